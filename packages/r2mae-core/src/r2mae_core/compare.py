@@ -1,0 +1,156 @@
+"""The comparison table: schemes side by side, mean ± sd over seeds, and ranks as the paper averages them."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from r2mae_core.records import Record
+
+Direction = Literal["max", "min"]
+
+
+def competition_ranks(values: Sequence[float], best: Direction = "max") -> list[int]:
+    """Return the rank of each value, 1 for the best; ties share the best rank (1, 2, 2, 4).
+
+    Args:
+        values: one per scheme.
+        best: whether large or small values are good.
+
+    Raises:
+        ValueError: a value is NaN, which has no rank.
+    """
+    from scipy.stats import rankdata
+
+    if any(math.isnan(value) for value in values):
+        raise ValueError(f"cannot rank NaN: {list(values)}")
+    signed = [-value if best == "max" else value for value in values]
+    return [int(rank) for rank in rankdata(signed, method="min")]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scheme on one task and metric: mean and sample standard deviation over `n_seeds` seeds."""
+
+    mean: float
+    sd: float | None
+    n_seeds: int
+    paper: float | None
+
+    def text(self) -> str:
+        """Return the cell as shown: `0.912 ± 0.004`, and the paper's value behind it if there is one."""
+        spread = f" ± {_number(self.sd, like=self.mean)}" if self.sd is not None else ""
+        paper = f" (paper {self.paper:g})" if self.paper is not None else ""
+        return f"{_number(self.mean)}{spread}{paper}"
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """Rows are schemes, columns are (task, metric) pairs; `mean_rank` averages the ranks of the ranked columns."""
+
+    schemes: list[str]
+    columns: list[tuple[str, str]]
+    cells: dict[tuple[str, str, str], Cell]
+    """(scheme, task, metric) → cell; a scheme that was not measured somewhere has no cell there."""
+    mean_rank: dict[str, float] | None
+
+    def header(self) -> list[str]:
+        """Return the column titles; the task is left out where there is only one."""
+        one_task = len({task for task, _ in self.columns}) == 1
+        titles = [metric if one_task else f"{task} {metric}" for task, metric in self.columns]
+        seeds = {cell.n_seeds for cell in self.cells.values()}
+        first = f"scheme (n = {seeds.pop()})" if len(seeds) == 1 else "scheme"
+        return [first, *titles, *(["mean rank"] if self.mean_rank else [])]
+
+    def rows(self) -> list[list[str]]:
+        """Return the body as text."""
+        body = []
+        for name in self.schemes:
+            cells = [self.cells.get((name, *column)) for column in self.columns]
+            rank = []
+            if self.mean_rank:
+                rank = [f"{self.mean_rank[name]:.2f}" if name in self.mean_rank else "–"]
+            body.append([name, *(cell.text() if cell else "–" for cell in cells), *rank])
+        return body
+
+    def markdown(self) -> str:
+        """Return a Markdown table."""
+        lines = [self.header(), ["---"] * len(self.header()), *self.rows()]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+    def csv(self) -> str:
+        """Return one line per cell, with full precision."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["scheme", "task", "metric", "mean", "sd", "n_seeds", "paper"])
+        for (name, task, metric), cell in self.cells.items():
+            writer.writerow([name, task, metric, cell.mean, cell.sd, cell.n_seeds, cell.paper])
+        return out.getvalue()
+
+    def rich(self, title: str | None = None) -> Any:
+        """Return a `rich.table.Table`."""
+        from rich.table import Table
+
+        table = Table(title=title)
+        for i, text in enumerate(self.header()):
+            table.add_column(text, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+
+def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None = None) -> ComparisonTable:
+    """Gather records into a table.
+
+    Args:
+        records: measured values; several seeds of a (scheme, task, metric) make one cell.
+        rank_by: the metrics that say which scheme is better, and in which direction. Each of their columns is ranked
+            over the schemes that were measured on all of them. None: no ranks.
+
+    Raises:
+        ValueError: there is no record, or a (scheme, task, metric, split, seed) appears twice.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for record in records:
+        key = (record.scheme, record.task, record.metric, record.split, record.seed)
+        if key in seen:
+            raise ValueError(f"two records for {key}")
+        seen.add(key)
+        groups.setdefault(key[:3], []).append(record)
+    if not groups:
+        raise ValueError("no records to compare")
+    cells = {key: _cell(group) for key, group in groups.items()}
+    schemes = list(dict.fromkeys(key[0] for key in cells))
+    columns = list(dict.fromkeys(key[1:] for key in cells))
+    return ComparisonTable(schemes, columns, cells, _mean_ranks(schemes, columns, cells, rank_by or {}))
+
+
+def _cell(group: list[Record]) -> Cell:
+    values = [record.value for record in group]
+    mean = math.fsum(values) / len(values)
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
+    return Cell(mean, sd, len(values), group[0].paper)
+
+
+def _mean_ranks(
+    schemes: list[str],
+    columns: list[tuple[str, str]],
+    cells: Mapping[tuple[str, str, str], Cell],
+    rank_by: Mapping[str, Direction],
+) -> dict[str, float] | None:
+    ranked = [column for column in columns if column[1] in rank_by]
+    complete = [name for name in schemes if all((name, *column) in cells for column in ranked)]
+    if not ranked or len(complete) < 2:
+        return None
+    ranks = [
+        competition_ranks([cells[name, *column].mean for name in complete], rank_by[column[1]]) for column in ranked
+    ]
+    return {name: sum(row[i] for row in ranks) / len(ranked) for i, name in enumerate(complete)}
+
+
+def _number(value: float, like: float | None = None) -> str:
+    size = abs(value if like is None else like)
+    return f"{value:.4f}" if size < 1 else f"{value:.3f}" if size < 10 else f"{value:.2f}"

@@ -1,0 +1,152 @@
+"""Which samples are in which batch, as a pure function of (seed, position): resumes in mid-epoch, bit for bit."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_core.randomness import derived_seed
+
+
+@lru_cache(maxsize=16)
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of `n` samples in an epoch, (n,) int64, read-only."""
+    order = np.random.Generator(np.random.Philox(derived_seed(seed, "order", epoch))).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Batches of sample indices. Ranks share the permutation and take turns, so two ranks see what one rank sees
+    under an accumulation of two.
+
+    Raises:
+        UserError: there are fewer samples than one batch needs.
+    """  # noqa: D205
+
+    n_samples: int
+    batch_size: int
+    seed: int = 0
+    drop_last: bool = True
+    """Leave out the last, smaller batch of an epoch. Other samples are left out in the next epoch."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.n_samples < 1 or (self.drop_last and self.n_samples < self.batch_size):
+            raise UserError(f"{self.n_samples} samples do not fill a batch of {self.batch_size}; lower the batch size")
+
+    def n_batches(self, world_size: int = 1) -> int:
+        """Return the batches of an epoch on one rank.
+
+        Raises:
+            UserError: the ranks' batches together need more samples than there are, or a smaller last batch would
+                leave a rank without one.
+        """
+        if world_size > 1 and not self.drop_last:
+            raise UserError("several ranks need drop_last=True, or one would wait for the other at the epoch's end")
+        n = self.n_samples // (self.batch_size * world_size)
+        if self.drop_last and n == 0:
+            raise UserError(f"{self.n_samples} samples do not fill {world_size} batches of {self.batch_size}")
+        return n if self.drop_last else -(-self.n_samples // self.batch_size)
+
+    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the sample indices of a rank's batch, (batch_size,) int64.
+
+        Args:
+            position: batches that this rank has seen before, over all epochs.
+            rank: which rank asks.
+            world_size: how many ranks there are.
+        """
+        epoch, turn = divmod(position, self.n_batches(world_size))
+        start = (turn * world_size + rank) * self.batch_size
+        return permutation(self.n_samples, self.seed, epoch)[start : start + self.batch_size]
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+class ResumableLoader:
+    """Batches in the order of a `BatchOrder`, from any position.
+
+    Lightning saves the position in its checkpoints and sets it on resume (its `state_dict` protocol). The epoch ends
+    where the permutation does. With workers, the position counts what was handed out, not what was fetched ahead.
+
+    Args:
+        order: which samples come when.
+        fetch: turns (batch_size,) indices into a batch, in this process. For data in memory or on the device.
+        dataset: instead of `fetch`, a map-style data set, read by a torch DataLoader.
+        num_workers: processes of that DataLoader.
+        collate: joins the samples of a batch; torch's default.
+        pin_memory: as in torch's DataLoader.
+    """
+
+    def __init__(
+        self,
+        order: BatchOrder,
+        fetch: Callable[[np.ndarray], Any] | None = None,
+        *,
+        dataset: Any = None,
+        num_workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if (fetch is None) == (dataset is None):
+            raise ValueError("give either fetch or dataset")
+        self.order, self.position = order, 0
+        self._fetch, self._loader = fetch, None
+        if dataset is not None:
+            import torch
+            from torch.utils.data import DataLoader
+
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=_FromHere(self),
+                num_workers=num_workers,
+                collate_fn=collate,
+                pin_memory=pin_memory,
+                persistent_workers=num_workers > 0,
+                generator=torch.Generator().manual_seed(order.seed % 2**63),
+            )
+
+    def __len__(self) -> int:
+        return self.order.n_batches(rank_and_world_size()[1])
+
+    def _rest_of_epoch(self) -> Iterator[np.ndarray]:
+        rank, world_size = rank_and_world_size()
+        first = self.position
+        for position in range(first, first - first % len(self) + len(self)):
+            yield self.order.batch(position, rank, world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = map(self._fetch, self._rest_of_epoch()) if self._fetch is not None else self._loader
+        for batch in batches:  # pyright: ignore[reportOptionalIterable]
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position, for a checkpoint."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved position."""
+        self.position = state["position"]
+
+
+class _FromHere:
+    """The rest of the loader's epoch as a DataLoader's batch sampler."""
+
+    def __init__(self, loader: ResumableLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (indices.tolist() for indices in self.loader._rest_of_epoch())
+
+    def __len__(self) -> int:
+        return len(self.loader)

@@ -1,0 +1,62 @@
+"""Result records: one measured number each, with all that is needed to trust it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import write_text
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured value."""
+
+    task: str
+    """What was evaluated, such as "digits" or "MNLI"."""
+    metric: str
+    """What was measured, such as "probe_accuracy"."""
+    value: float
+    scheme: str
+    """The mask scheme that pretrained the model."""
+    seed: int
+    n: int
+    """How many examples the value is computed on."""
+    split: str = "test"
+    seconds: float | None = None
+    """Wall time that training and evaluation took, where it was measured on its own."""
+    device: str | None = None
+    git: str | None = None
+    paper: float | None = None
+    """The value that the paper prints for this cell, if it prints one."""
+
+
+def write_records(path: Path, records: Iterable[Record]) -> Path:
+    """Write `{"records": […]}` atomically and return the path."""
+    write_text(path, json.dumps({"records": [asdict(record) for record in records]}, indent=1) + "\n")
+    return path
+
+
+def read_records(path: Path | str) -> list[Record]:
+    """Read the records of a `results.json`, or of a run folder that holds one.
+
+    Raises:
+        UserError: the file is missing, is no such file, or has records with missing or unknown fields.
+    """
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["records"]
+    except FileNotFoundError:
+        raise UserError(f"no results at {path}; name a run folder or its results.json") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{path} is not a {{"records": […]}} file: {error!r}') from None
+    names = {field.name for field in fields(Record)}
+    for i, row in enumerate(rows):
+        if unknown := set(row) - names:
+            raise UserError(f"{path}: record {i} has unknown fields {sorted(unknown)}")
+    try:
+        return [Record(**row) for row in rows]
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,1 @@
+"""The linear model behind mask-based pretraining."""

@@ -1,0 +1,169 @@
+"""Mask distributions: how the ratio of hidden features varies from row to row.
+
+A row enters the regression with probability equal to its ratio (section 3.1), so that the ratios *among the rows that
+entered* have density r·f(r)/E[r]. Everything the theory needs is an expectation under that density, by quadrature.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory.errors import TheoryError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_NODES = 48
+
+
+class MaskDistribution(ABC):
+    """The distribution of a row's mask ratio."""
+
+    @abstractmethod
+    def quadrature(self) -> tuple[Floats, Floats]:
+        """Ratios and weights, each of shape (Q,), with Σ weights·g(ratios) = E[r·g(r)] for smooth g."""
+
+    @abstractmethod
+    def ratios(self, uniforms: Floats) -> Floats:
+        """One ratio per uniform number in [0, 1), same shape: the inverse distribution function."""
+
+    @property
+    @abstractmethod
+    def upper(self) -> float:
+        """The largest ratio that can occur."""
+
+    @property
+    @abstractmethod
+    def is_continuous_at_one(self) -> bool:
+        """Whether ratios arbitrarily near 1, but below it, occur."""
+
+    @property
+    def mean(self) -> float:
+        """E[r], the share of rows that enter the regression."""
+        return float(self.quadrature()[1].sum())
+
+
+def _check(name: str, value: float) -> None:
+    if not 0 <= value <= 1:  # also refuses NaN
+        raise TheoryError(f"{name} must lie in [0, 1], got {value}")
+
+
+@dataclass(frozen=True)
+class Fixed(MaskDistribution):
+    """Every row has the same ratio."""
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        _check("a mask ratio", self.ratio)
+
+    def quadrature(self) -> tuple[Floats, Floats]:
+        return np.array([float(self.ratio)]), np.array([float(self.ratio)])
+
+    def ratios(self, uniforms: Floats) -> Floats:
+        return np.full(np.shape(uniforms), float(self.ratio))
+
+    @property
+    def upper(self) -> float:
+        return float(self.ratio)
+
+    @property
+    def is_continuous_at_one(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Uniform(MaskDistribution):
+    """R2MAE: each row's ratio is uniform on [low, high]; `Uniform(0, 1)` is MDLM's."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check("the lower mask ratio", self.low)
+        _check("the upper mask ratio", self.high)
+        if self.low > self.high:
+            raise TheoryError(f"the range of mask ratios is reversed: {self.low} > {self.high}")
+
+    def quadrature(self) -> tuple[Floats, Floats]:
+        width = self.high - self.low
+        if width == 0:
+            return Fixed(self.low).quadrature()
+        x, w = np.polynomial.legendre.leggauss(_NODES)
+        visible_end = 1 - self.high
+        if 0 < visible_end < width:
+            # Integrands behave like 1/(1 − r) near 1, which a substitution by log(1 − r) makes smooth.
+            lo, hi = np.log(visible_end), np.log(1 - self.low)
+            visible = np.exp(lo + (hi - lo) * (x + 1) / 2)
+            ratios, density = 1 - visible, w / 2 * (hi - lo) * visible / width
+        else:
+            ratios, density = self.low + width * (x + 1) / 2, w / 2
+        return ratios, density * ratios
+
+    def ratios(self, uniforms: Floats) -> Floats:
+        return self.low + (self.high - self.low) * np.asarray(uniforms, float)
+
+    @property
+    def upper(self) -> float:
+        return float(self.high)
+
+    @property
+    def is_continuous_at_one(self) -> bool:
+        return self.high == 1 and self.low < 1
+
+
+@dataclass(frozen=True)
+class Discrete(MaskDistribution):
+    """A row's ratio is `values[k]` with probability proportional to `weights[k]` (equal weights by default)."""
+
+    values: tuple[float, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+        weights = self.weights if self.weights is not None else (1.0,) * len(self.values)
+        object.__setattr__(self, "weights", tuple(float(w) for w in weights))
+        if not self.values:
+            raise TheoryError("a discrete mask distribution needs at least one ratio")
+        if len(weights) != len(self.values):
+            raise TheoryError(f"{len(self.values)} ratios but {len(weights)} weights")
+        for value in self.values:
+            _check("a mask ratio", value)
+        if not all(np.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
+            raise TheoryError(f"weights must be finite, not negative and not all zero, got {weights}")
+
+    @property
+    def _probabilities(self) -> Floats:
+        weights = np.array(self.weights, float)
+        return weights / weights.sum()
+
+    def quadrature(self) -> tuple[Floats, Floats]:
+        values = np.array(self.values, float)
+        return values, self._probabilities * values
+
+    def ratios(self, uniforms: Floats) -> Floats:
+        edges = np.cumsum(self._probabilities)[:-1]
+        return np.array(self.values)[np.searchsorted(edges, uniforms, side="right")]
+
+    @property
+    def upper(self) -> float:
+        return max(v for v, w in zip(self.values, self._probabilities, strict=True) if w > 0)
+
+    @property
+    def is_continuous_at_one(self) -> bool:
+        return False
+
+
+def as_mask(mask: MaskDistribution | float | tuple[float, float]) -> MaskDistribution:
+    """Read a number as `Fixed`, a pair as `Uniform`, and leave a distribution as it is."""
+    if isinstance(mask, MaskDistribution):
+        return mask
+    if isinstance(mask, tuple):
+        return Uniform(*mask)
+    return Fixed(mask)
