@@ -40,10 +40,11 @@ class Cell:
     paper: float | None
 
     def text(self) -> str:
-        """Return the cell as shown: `0.912 ± 0.004`, and the paper's value behind it if there is one."""
-        spread = f" ± {_number(self.sd, like=self.mean)}" if self.sd is not None else ""
+        """Return the cell as shown: `0.912 ±0.004`, and the paper's value behind it if there is one."""
+        digits = _digits(self.mean, self.sd)
+        spread = f" ±{self.sd:.{digits}f}" if self.sd is not None else ""
         paper = f" (paper {self.paper:g})" if self.paper is not None else ""
-        return f"{_number(self.mean)}{spread}{paper}"
+        return f"{self.mean:.{digits}f}{spread}{paper}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ComparisonTable:
         titles = [metric if one_task else f"{task} {metric}" for task, metric in self.columns]
         seeds = {cell.n_seeds for cell in self.cells.values()}
         first = f"scheme (n = {seeds.pop()})" if len(seeds) == 1 else "scheme"
-        return [first, *titles, *(["mean rank"] if self.mean_rank else [])]
+        return [first, *titles, *(["rank"] if self.mean_rank else [])]
 
     def rows(self) -> list[list[str]]:
         """Return the body as text."""
@@ -91,11 +92,12 @@ class ComparisonTable:
 
     def rich(self, title: str | None = None) -> Any:
         """Return a `rich.table.Table`."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=title)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for i, text in enumerate(self.header()):
-            table.add_column(text, justify="left" if i == 0 else "right", no_wrap=i == 0)
+            table.add_column(text.replace("_", " "), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for row in self.rows():
             table.add_row(*row)
         return table
@@ -151,6 +153,9 @@ def _mean_ranks(
     return {name: sum(row[i] for row in ranks) / len(ranked) for i, name in enumerate(complete)}
 
 
-def _number(value: float, like: float | None = None) -> str:
-    size = abs(value if like is None else like)
-    return f"{value:.4f}" if size < 1 else f"{value:.3f}" if size < 10 else f"{value:.2f}"
+def _digits(mean: float, sd: float | None) -> int:
+    """Return how many decimals tell something: two figures of the spread, or four of the value; never above five."""
+    scale, figures = (sd, 2) if sd else (abs(mean), 4)
+    if not scale or not math.isfinite(scale):
+        return 3
+    return min(max(figures - 1 - math.floor(math.log10(scale)), 0), 5)

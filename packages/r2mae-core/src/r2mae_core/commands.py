@@ -1,0 +1,151 @@
+"""The command line of every package: typed dataclasses in, one function call out.
+
+`--help` reads dataclasses that import no torch. A command's code is imported only when it runs.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from r2mae_core.errors import UserError
+
+_EPILOG = "A switch alone means true, --no-NAME false; dashes and underscores in names are the same."
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb: its options, where its code is, and its line in `--help`."""
+
+    config: type
+    """A frozen dataclass; attribute docstrings are the help of its options."""
+    target: str
+    """`module:function`, called with an instance of `config`."""
+    help: str
+
+
+def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the command, and return its exit code: 0 done, 1 failed with a message, 2 usage.
+
+    Args:
+        prog: the console script's name.
+        description: first line of `--help`.
+        commands: verb → command.
+        argv: arguments; None: those of the process.
+    """
+    package = next(iter(commands.values())).target.partition(".")[0]
+    parser = _parser(prog, package, description, commands)
+    try:
+        words = _with_plain_flags(commands, sys.argv[1:] if argv is None else argv)
+        parsed = parser.parse_args(_with_recipe_paths(package, words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    verb = parsed.command
+    command = commands[verb]
+    names = {field.name for field in fields(command.config)}
+    values = {name: value for name, value in parsed[verb].as_dict().items() if name in names}
+    module, _, function = command.target.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(command.config(**values))
+    except UserError as error:
+        print(f"{prog} {verb}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{prog} {verb}: interrupted", file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:  # a full disk, a missing permission: the system's own words, with the file's name
+        print(f"{prog} {verb}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _parser(prog: str, package: str, description: str, commands: Mapping[str, Command]) -> Any:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version(package)}")
+    verbs = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
+    for verb, command in commands.items():
+        options = ArgumentParser(description=command.help, epilog=_EPILOG)
+        known = f"YAML file, or a recipe's name: {', '.join(names)}" if (names := recipes(package)) else "YAML file"
+        options.add_argument("-c", "--config", action="config", help=known)
+        lists = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
+        options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
+        for name in lists:  # jsonargparse would want [a,b] for a list without a flag
+            options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
+        verbs.add_subcommand(verb, options, help=command.help)
+    return parser
+
+
+def recipes(package: str) -> list[str]:
+    """Return the names of a package's recipes, `configs/*.yaml`."""
+    folder = resources.files(package) / "configs"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()) if folder.is_dir() else []
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package.replace("_", "-"))
+
+
+def _required(config: type) -> list[Field[Any]]:
+    return [field for field in fields(config) if field.default is MISSING and field.default_factory is MISSING]
+
+
+def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
+    """Let --dry-run stand for --dry_run true, and --no-progress for --progress false."""
+    verb = next((word for word in argv if word in commands), None)
+    if verb is None:
+        return list(argv)
+    names = {field.name for field in fields(commands[verb].config)}
+    flags = {field.name for field in fields(commands[verb].config) if field.type in (bool, "bool")}
+    words: list[str] = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word[2:].replace("-", "_").partition("=") if word.startswith("--") else ("", "", "")
+        if name in flags and not equals and after.lower() not in ("true", "false"):
+            words.append(f"--{name}=true")
+        elif name.startswith("no_") and name.removeprefix("no_") in flags:
+            words.append(f"--{name.removeprefix('no_')}=false")
+        elif name in names:
+            words.append(f"--{name}" + (word[word.index("="):] if equals else ""))
+        else:
+            words.append(word)
+    return words
+
+
+def _with_recipe_paths(package: str, argv: Sequence[str]) -> list[str]:
+    """Replace a recipe's name after -c or --config by the path of its file."""
+    names, found = set(recipes(package)), []
+    for before, word in zip(["", *argv], argv, strict=False):
+        flag, _, name = word.partition("=") if word.startswith("--config=") else (before, "", word)
+        if flag in ("-c", "--config") and name in names:
+            path = str(resources.files(package) / "configs" / f"{name}.yaml")
+            found.append(path if flag == before else f"--config={path}")
+        else:
+            found.append(word)
+    return found
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Return a command's config as plain data for the run folder, without the options that do not change results."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name not in ("out", "progress")
+    }
+
+
+def say(message: Any = "") -> None:
+    """Print to the terminal; the one place where the packages do."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=not _is_table(message)).print(message)
+
+
+def _is_table(message: Any) -> bool:
+    return type(message).__module__.startswith("rich.table")

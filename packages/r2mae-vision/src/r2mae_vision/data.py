@@ -1,0 +1,166 @@
+"""Small image sets that live on the device as a whole: scikit-learn's digits and MNIST (paper, C.3)."""
+
+import gzip
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from r2mae_core import UserError
+from torch import Tensor
+
+_IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MNIST_FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A labelled image set, flattened: images (N, pixels) uint8, labels (N,) int64."""
+
+    name: str
+    side: int
+    """Height and width; pixels = side²."""
+    white: int
+    """The pixel value that means 1.0."""
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of an image."""
+        return self.train_images.shape[1]
+
+    @property
+    def n_classes(self) -> int:
+        """Classes: labels are 0 … n_classes - 1."""
+        return int(self.train_labels.max()) + 1
+
+    def to(self, device: str) -> "ImageData":
+        """Return the set on a device."""
+        tensors = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Return images as float32 in [0, 1]."""
+        return images.float() / self.white
+
+
+def load_images(name: str, root: Path | None = None, download: bool = False) -> ImageData:
+    """Load an image set.
+
+    Args:
+        name: "digits" (bundled with scikit-learn: 1,797 images of 8 × 8) or "mnist" (70,000 of 28 × 28).
+        root: folder of the MNIST files, also searched below `MNIST/raw`.
+        download: let torchvision fetch MNIST into `root` first.
+
+    Raises:
+        UserError: the set is unknown, or its files are missing, truncated or not what they should be.
+    """
+    loaders: dict[str, Callable[[Path | None, bool], ImageData]] = {"digits": _digits, "mnist": _mnist}
+    if name not in loaders:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(loaders)}")
+    return loaders[name](root, download)
+
+
+def _digits(root: Path | None, download: bool) -> ImageData:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images, labels = np.asarray(bunch["data"], dtype=np.uint8), np.asarray(bunch["target"], dtype=np.int64)
+    # The set has no official split: a quarter for testing, the same for everyone.
+    split = train_test_split(images, labels, test_size=0.25, stratify=labels, random_state=0)
+    train_images, test_images, train_labels, test_labels = map(torch.from_numpy, split)
+    return ImageData("digits", 8, 16, train_images, train_labels, test_images, test_labels)
+
+
+def _mnist(root: Path | None, download: bool) -> ImageData:
+    if root is None:
+        raise UserError(
+            "mnist needs --root DIR, a folder with "
+            + ", ".join(_MNIST_FILES.values())
+            + " (or the same with .gz); with --download they are fetched into it"
+        )
+    if download:
+        _download_mnist(root)
+    arrays = {}
+    for part, name in _MNIST_FILES.items():
+        array = read_idx(_find(root, name))
+        if part.endswith("images") and (array.ndim != 3 or array.shape[1] != array.shape[2]):
+            raise UserError(f"{name} should hold square images, but its shape is {array.shape}")
+        if part.endswith("labels") and array.ndim != 1:
+            raise UserError(f"{name} should hold labels, but its shape is {array.shape}")
+        arrays[part] = array
+    for split in ("train", "test"):
+        n_images, n_labels = len(arrays[f"{split}_images"]), len(arrays[f"{split}_labels"])
+        if n_images != n_labels:
+            raise UserError(f"{root}: {n_images} {split} images but {n_labels} {split} labels")
+    return ImageData(
+        "mnist",
+        arrays["train_images"].shape[1],
+        255,
+        torch.from_numpy(arrays["train_images"].reshape(len(arrays["train_images"]), -1)),
+        torch.from_numpy(arrays["train_labels"].astype(np.int64)),
+        torch.from_numpy(arrays["test_images"].reshape(len(arrays["test_images"]), -1)),
+        torch.from_numpy(arrays["test_labels"].astype(np.int64)),
+    )
+
+
+def _find(root: Path, name: str) -> Path:
+    """Return the path of an MNIST file; some mirrors write a dot before `idx`."""
+    dotted = name.replace("-idx", ".idx")
+    for folder in (root, root / "MNIST" / "raw"):
+        for candidate in (name, f"{name}.gz", dotted, f"{dotted}.gz"):
+            if (folder / candidate).is_file():
+                return folder / candidate
+    raise UserError(f"no {name} or {name}.gz in {root}; give the folder of the four MNIST files, or add --download")
+
+
+def _download_mnist(root: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    try:
+        MNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"torchvision could not download MNIST ({error}); put the four files into {root} and leave out --download"
+        ) from None
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file, plain or gzipped.
+
+    Returns:
+        the array; uint8 for the MNIST files.
+
+    Raises:
+        UserError: the file is not IDX, is truncated, or holds more than its header says.
+    """
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from None
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES or content[3] == 0:
+        raise UserError(f"{path} is not an IDX file: it starts with {content[:4].hex(' ') or 'nothing'}")
+    n_dims = content[3]
+    header = 4 + 4 * n_dims
+    if len(content) < header:
+        raise UserError(f"{path} is truncated: {len(content)} bytes, its header alone needs {header}")
+    shape = struct.unpack(f">{n_dims}I", content[4:header])
+    dtype = np.dtype(_IDX_TYPES[content[2]])
+    expected = header + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(content) != expected:
+        state = "truncated" if len(content) < expected else "too long"
+        raise UserError(f"{path} is {state}: {len(content)} bytes, its header says {expected}; fetch it again")
+    return np.frombuffer(content, dtype, offset=header).reshape(shape).copy()

@@ -1,0 +1,211 @@
+"""What a pretrained stack has learned: linear probe, effective rank, error at fixed ratios (paper, C.3)."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from r2mae_core import Record, RunFolder, UserError, compare, read_records
+from r2mae_core.commands import say
+from r2mae_core.data_order import permutation
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.masks import nested_masks
+from r2mae_core.run_folder import git_commit
+from torch import Tensor
+
+from r2mae_vision.data import ImageData, load_images
+from r2mae_vision.model import MLPAutoencoder, StackedLinear
+from r2mae_vision.options import Compare, Probe
+
+EVALUATION_RATIOS = (0.1, 0.5, 0.9)
+RANK_BY = {"probe_accuracy": "max"}
+
+
+@torch.no_grad()
+def embed(model: MLPAutoencoder, data: ImageData, images: Tensor, batch_size: int = 2048) -> Tensor:
+    """Return the second layer's output for uncorrupted images, (M, N, hidden2), batch norm in evaluation mode."""
+    model.eval()
+    n_models = len(model.seeds)
+    parts = [
+        model.encoder(data.scale(part).expand(n_models, -1, -1)) for part in images.split(batch_size)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def linear_probe(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    seeds: Sequence[int],
+    epochs: int = 15,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+) -> list[float]:
+    """Return each model's test accuracy with a linear classifier on its frozen features (paper, C.3).
+
+    Args:
+        train_features: (M, N, d).
+        train_labels: (N,) int64.
+        test_features: (M, N', d).
+        test_labels: (N',).
+        seeds: of start and data order, one per model.
+        epochs: passes over the training set.
+        batch_size: samples per step.
+        lr: Adam's learning rate.
+    """
+    n_models, n_samples, width = train_features.shape
+    device = train_features.device
+    head = StackedLinear(n_models, width, int(train_labels.max()) + 1)
+    for i, seed in enumerate(seeds):
+        head.reset(i, torch.Generator().manual_seed(seed))
+    head.to(device)
+    optimizer = torch.optim.Adam(head.parameters(), lr=lr, fused=True)
+    rows = torch.arange(n_models, device=device)[:, None]
+    for epoch in range(epochs):
+        orders = torch.from_numpy(np.stack([permutation(n_samples, seed, epoch) for seed in seeds])).to(device)
+        for batch in orders.split(batch_size, dim=1):
+            logits = head(train_features[rows, batch])
+            # Summed over models: each has its own mean over the batch.
+            loss = F.cross_entropy(logits.flatten(0, 1), train_labels[batch].flatten()) * n_models
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        predicted = head(test_features).argmax(-1)
+    return (predicted == test_labels).double().mean(1).tolist()
+
+
+def effective_rank(features: Tensor) -> list[float]:
+    """Return exp(H) of each model's features, H the entropy of the sum-normalised singular values (paper, figure 2D).
+
+    The paper's text says "the entropy"; the definition that it cites is its exponential, a number of dimensions
+    between 1 and the width.
+
+    Args:
+        features: (M, N, d). Not centred.
+    """
+    gram = torch.einsum("mnd,mne->mde", features.double(), features.double())
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    p = singular / singular.sum(-1, keepdim=True)
+    return torch.special.entr(p).sum(-1).exp().tolist()
+
+
+@torch.no_grad()
+def masked_error(
+    model: MLPAutoencoder, data: ImageData, images: Tensor, ratios: Sequence[float] = EVALUATION_RATIOS
+) -> Tensor:
+    """Return the mean squared error on hidden pixels at fixed ratios, (M, len(ratios)).
+
+    The masks are the same for every model, scheme and seed.
+    """
+    model.eval()
+    total, count = torch.zeros(len(model.seeds), len(ratios), dtype=torch.float64), 0
+    generator = torch.Generator(images.device).manual_seed(0)
+    for part in images.split(1024):
+        masks = nested_masks(part.shape, ratios, generator=generator)
+        scaled = data.scale(part)
+        for j, mask in enumerate(masks):
+            total[:, j] += model.masked_errors(scaled[None], mask.expand(len(model.seeds), -1, -1)).double().cpu() * len(part)
+        count += len(part)
+    return total / count
+
+
+def evaluate_members(
+    model: MLPAutoencoder,
+    data: ImageData,
+    schemes: Sequence[str],
+    *,
+    task: str | None = None,
+    epochs: int = 15,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    ratios: Sequence[float] = EVALUATION_RATIOS,
+    pretrain_seconds: float | None = None,
+    device: str = "cpu",
+) -> list[Record]:
+    """Judge every model of a stack.
+
+    Args:
+        model: the stack, on `device`.
+        data: the image set; moved to `device`.
+        schemes: the models' names in tables.
+        task: name of the task in the records; default the data set's.
+        epochs: epochs of the linear probe.
+        batch_size: samples per step of the probe.
+        lr: learning rate of the probe.
+        ratios: where the reconstruction error is measured.
+        pretrain_seconds: time of the whole stack's pretraining; the records hold each model's equal share.
+        device: where to compute.
+
+    Returns:
+        per model: probe_accuracy, effective_rank and one mse@ratio per ratio, all on the test images.
+    """
+    start = time.perf_counter()
+    data = data.to(device)
+    train_features, test_features = embed(model, data, data.train_images), embed(model, data, data.test_images)
+    accuracy = linear_probe(
+        train_features,
+        data.train_labels,
+        test_features,
+        data.test_labels,
+        seeds=model.seeds,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+    )
+    columns = {"probe_accuracy": accuracy, "effective_rank": effective_rank(test_features)}
+    errors = masked_error(model, data, data.test_images, ratios)
+    columns |= {f"mse@{ratio:g}": errors[:, j].tolist() for j, ratio in enumerate(ratios)}
+    seconds = None
+    if pretrain_seconds is not None:
+        seconds = (pretrain_seconds + time.perf_counter() - start) / len(schemes)
+    git, name = git_commit(), device_name(device)
+    return [
+        Record(
+            task or data.name,
+            metric,
+            values[i],
+            scheme,
+            seed,
+            len(data.test_images),
+            seconds=seconds,
+            device=name,
+            git=git,
+        )
+        for i, (scheme, seed) in enumerate(zip(schemes, model.seeds, strict=True))
+        for metric, values in columns.items()
+    ]
+
+
+def probe_command(config: Probe) -> None:
+    """`r2mae-vision probe`."""
+    from r2mae_vision.pretrain import load_model
+
+    file = config.run / "config.yaml"
+    if not file.exists():
+        raise UserError(f"{config.run} is no run folder of r2mae-vision pretrain: it has no config.yaml")
+    run = RunFolder(config.run, yaml.safe_load(file.read_text(encoding="utf-8")))
+    device = resolve_device(config.device)
+    root = run.config["root"]
+    data = load_images(run.config["data"], Path(root) if root else None)
+    model = load_model(run, data.n_pixels).to(device)
+    sampler = run.config["mask_ratio"]
+    arguments = ", ".join(f"{value:g}" for key, value in sampler["init_args"].items() if isinstance(value, float))
+    name = f"{sampler['class_path'].rpartition('.')[2]}({arguments})"
+    records = evaluate_members(
+        model, data, [name] * len(model.seeds), epochs=config.epochs, lr=config.lr, ratios=config.ratios, device=device
+    )
+    run.write_results(records)
+    say(compare(records).rich(f"{run.path} on {device_name(device)}"))
+    say(f"Done: {run.path / 'results.json'}")
+
+
+def compare_command(config: Compare) -> None:
+    """`r2mae-vision compare`."""
+    table = compare((record for run in config.runs for record in read_records(run)), RANK_BY)
+    say(table.markdown() if config.markdown else table.rich())

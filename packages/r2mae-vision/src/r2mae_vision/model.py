@@ -1,0 +1,109 @@
+"""The MLP masked autoencoder of the paper's MNIST experiment (C.3), many at once.
+
+Models of one shape that differ in ratio and seed are stacked along the first dimension and trained together: one such
+model leaves a GPU idle, and even on a CPU the stack is faster than its members one by one.
+"""
+
+import torch
+import torch.nn.functional as F
+from r2mae_core.randomness import derived_seed
+from torch import Tensor, nn
+
+
+class StackedLinear(nn.Module):
+    """M linear layers side by side: (M, B, in) → (M, B, out), initialised as `nn.Linear`."""
+
+    def __init__(self, n_models: int, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_models, fan_in, fan_out))
+        self.bias = nn.Parameter(torch.empty(n_models, 1, fan_out))
+
+    def reset(self, model: int, generator: torch.Generator) -> None:
+        """Draw the parameters of one model, as `nn.Linear` does."""
+        bound = self.weight.shape[1] ** -0.5
+        with torch.no_grad():
+            self.weight[model].uniform_(-bound, bound, generator=generator)
+            self.bias[model].uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedBatchNorm(nn.Module):
+    """M batch normalisations side by side over (M, B, width): one call with M · width channels."""
+
+    def __init__(self, n_models: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(n_models * width)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        n_models, batch, width = x.shape
+        flat = x.transpose(0, 1).reshape(batch, n_models * width)
+        return self.norm(flat).view(batch, n_models, width).transpose(0, 1)
+
+
+class MLPAutoencoder(nn.Module):
+    """M three-layer masked autoencoders: pixels → hidden1 → hidden2 → pixels, ReLU + batch norm, sigmoid output.
+
+    Args:
+        n_pixels: width of input and output.
+        hidden: (hidden1, hidden2); the second layer is the representation.
+        seeds: one model per entry; models with equal seeds start equal.
+    """
+
+    def __init__(self, n_pixels: int, hidden: tuple[int, int], seeds: tuple[int, ...] = (0,)) -> None:
+        super().__init__()
+        n_models = len(seeds)
+        self.n_pixels, self.hidden, self.seeds = n_pixels, tuple(hidden), tuple(seeds)
+        linears = [
+            StackedLinear(n_models, n_pixels, hidden[0]),
+            StackedLinear(n_models, hidden[0], hidden[1]),
+            StackedLinear(n_models, hidden[1], n_pixels),
+        ]
+        for i, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(derived_seed(seed, "init"))
+            for layer in linears:
+                layer.reset(i, generator)
+        self.encoder = nn.Sequential(
+            linears[0],
+            StackedBatchNorm(n_models, hidden[0]),
+            nn.ReLU(),
+            linears[1],
+            StackedBatchNorm(n_models, hidden[1]),
+            nn.ReLU(),
+        )
+        self.decoder = nn.Sequential(linears[2], nn.Sigmoid())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstruct images (M, B, pixels) in [0, 1], hidden pixels already zero."""
+        return self.decoder(self.encoder(images))
+
+    def masked_errors(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return each model's mean squared error on the hidden pixels, (M,).
+
+        Args:
+            images: (M, B, pixels), or anything that broadcasts to it.
+            masks: (M, B, pixels), True = hidden.
+        """
+        reconstruction = self(images.masked_fill(masks, 0.0))
+        squared = F.mse_loss(reconstruction, images.expand_as(reconstruction), reduction="none")
+        return (squared * masks).sum((1, 2)) / masks.sum((1, 2))
+
+    def single(self, model: int) -> nn.Sequential:
+        """Return one model as plain torch layers, independent of the stack: seven layers and the sigmoid."""
+        layers: list[nn.Module] = []
+        for layer in [*self.encoder, *self.decoder]:
+            if isinstance(layer, StackedLinear):
+                linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
+                linear.load_state_dict({"weight": layer.weight[model].T, "bias": layer.bias[model, 0]})
+                layers.append(linear)
+            elif isinstance(layer, StackedBatchNorm):
+                width = layer.norm.num_features // len(self.seeds)
+                channels = slice(model * width, (model + 1) * width)
+                state = layer.norm.state_dict()
+                norm = nn.BatchNorm1d(width)
+                norm.load_state_dict({k: v if v.dim() == 0 else v[channels] for k, v in state.items()})
+                layers.append(norm)
+            else:
+                layers.append(type(layer)())
+        return nn.Sequential(*layers)

@@ -1,0 +1,134 @@
+"""The paper's MNIST figures as a grid of experiments, and `reproduce`, which walks it (paper, figures 2A, 2D; C.3)."""
+
+import time
+from pathlib import Path
+
+import torch
+from r2mae_core import Fixed, Record, RunFolder, Uniform
+from r2mae_core.commands import resolved, say
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.schemes import with_seed
+
+from r2mae_vision.data import ImageData, load_images
+from r2mae_vision.evaluate import evaluate_members
+from r2mae_vision.options import Reproduce
+from r2mae_vision.plots import plot_fig2
+from r2mae_vision.pretrain import Member, pretrain_members
+
+BATCH_SIZE, LR = 128, 3e-3  # C.3
+DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-fig2"
+FIGURES = {
+    "fig2a": ("probe_error", "linear-probe error rate", "Figure 2A: probe error over the mask ratio"),
+    "fig2d": ("effective_rank", "effective rank of the embedding", "Figure 2D: effective rank over the mask ratio"),
+}
+
+
+def shapes(config: Reproduce) -> list[tuple[int, int]]:
+    """Return the (hidden1, hidden2) cells of the grid, the cheap ones first."""
+    return sorted(((h1, h2) for h1 in config.hidden1 for h2 in config.hidden2), key=lambda s: s[0] * s[1])
+
+
+def members(config: Reproduce) -> list[Member]:
+    """Return the models of one cell: every fixed ratio and every range, for each seed."""
+    samplers = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
+    samplers |= {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
+    return [
+        Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers.items()
+    ]
+
+
+def reproduce(config: Reproduce) -> RunFolder | None:
+    """Train and judge what is missing of the grid, draw the figure, and return the run folder (None: a dry run)."""
+    device = resolve_device(config.device)
+    if config.dry_run:
+        _dry_run(config, device)
+        return None
+    data = load_images(config.data, config.root, config.download)
+    # Both figures come from the same models, and a grid may go on on another device.
+    settings = {key: value for key, value in resolved(config).items() if key not in ("target", "dry_run", "device")}
+    run = RunFolder(config.out or DEFAULT_OUT, settings)
+    grid, records = shapes(config), []
+    say(f"{len(grid)} shapes × {len(members(config))} models of {config.epochs} epochs on {device_name(device)}")
+    for i, hidden in enumerate(grid):
+        start = time.perf_counter()
+        done, cell_records = _cell(config, hidden, data, run, device)
+        records += cell_records
+        state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
+        say(f"[{i + 1}/{len(grid)}] {hidden[0]}-{hidden[1]}: {state}")
+    run.write_results(records)
+    metric, ylabel, title = FIGURES[config.target]
+    figure = run.save_figure(f"{config.target}.png", plot_fig2(records, metric, ylabel, title))
+    say(f"Figure: {figure}\nRun folder: {run.path}")
+    return run
+
+
+def _cell(
+    config: Reproduce, hidden: tuple[int, int], data: ImageData, run: RunFolder, device: str
+) -> tuple[bool, list[Record]]:
+    """Return (whether the cell was done before, its records), training it if need be."""
+    cell = RunFolder(run.path / f"{hidden[0]}-{hidden[1]}", {**run.config, "hidden": list(hidden)})
+    if records := cell.results():
+        return True, records
+    start = time.perf_counter()
+    stack = members(config)
+    model = pretrain_members(
+        data,
+        stack,
+        cell,
+        hidden=hidden,
+        epochs=config.epochs,
+        batch_size=BATCH_SIZE,
+        lr=LR,
+        device=device,
+        progress=config.progress,
+    )
+    records = evaluate_members(
+        model,
+        data,
+        [member.scheme for member in stack],
+        task=f"{data.name} {hidden[0]}-{hidden[1]}",
+        epochs=config.epochs,
+        batch_size=BATCH_SIZE,
+        lr=LR,
+        pretrain_seconds=time.perf_counter() - start,
+        device=device,
+    )
+    cell.write_results(records)
+    return False, records
+
+
+def _dry_run(config: Reproduce, device: str) -> None:
+    """Print the grid, and what it would cost by the time of a few steps on made-up images."""
+    side, n_images = (28, 60_000) if config.data == "mnist" else (8, 1347)
+    pixels, total = side * side, 0.0
+    say(f"Models per shape: {', '.join(member.scheme for member in members(config))}")
+    for hidden in shapes(config):
+        seconds = _seconds_per_step(config, hidden, pixels, device) * (n_images // BATCH_SIZE) * config.epochs
+        total += seconds
+        say(f"  {hidden[0]}-{hidden[1]}: {len(members(config))} models, about {seconds / 60:.1f} min of pretraining")
+    say(f"About {total / 60:.0f} min of pretraining on {device_name(device)}, and about a fifth more for the probes.")
+
+
+def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, device: str) -> float:
+    from r2mae_core.masks import nested_masks
+
+    from r2mae_vision.model import MLPAutoencoder
+
+    stack = members(config)
+    model = MLPAutoencoder(pixels, hidden, tuple(member.seed for member in stack)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    images = torch.rand(1, BATCH_SIZE, pixels, device=device)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        masks = torch.cat(
+            [nested_masks(images.shape[1:], [0.5] * (len(stack) // len(config.seeds)), device=device)]
+            * len(config.seeds)
+        )
+        optimizer.zero_grad()
+        model.masked_errors(images, masks).sum().backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])  # the first step warms up

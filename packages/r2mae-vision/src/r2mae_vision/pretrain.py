@@ -1,0 +1,203 @@
+"""Pretraining of the MLP masked autoencoders: one stack of models, a ratio sampler and a seed for each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config
+from r2mae_core.commands import resolved, say
+from r2mae_core.data_order import BatchOrder, ResumableLoader
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.files import atomic_path
+from r2mae_core.masks import nested_masks
+from r2mae_core.run_folder import default_run_path
+from r2mae_core.samplers import Curriculum
+from r2mae_core.schemes import with_seed
+from r2mae_core.training import MaskedModule, train
+from torch import Tensor
+
+from r2mae_vision.data import ImageData, load_images
+from r2mae_vision.model import MLPAutoencoder
+from r2mae_vision.options import Pretrain
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a stack."""
+
+    scheme: str
+    """Its name in tables."""
+    sampler: RatioSampler
+    seed: int
+    """Seed of start, masks and data order; members that share it differ in the scheme alone."""
+
+
+class StackedOrder:
+    """The batch orders of several seeds, (n_seeds, batch_size) indices a step."""
+
+    def __init__(self, n_samples: int, batch_size: int, seeds: Sequence[int]) -> None:
+        self.orders = [BatchOrder(n_samples, batch_size, seed) for seed in seeds]
+
+    def n_batches(self, world_size: int = 1) -> int:
+        """Return the batches of an epoch."""
+        return self.orders[0].n_batches(world_size)
+
+    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the sample indices of every seed's batch."""
+        return np.stack([order.batch(position, rank, world_size) for order in self.orders])
+
+
+class StackedPretraining(MaskedModule):
+    """Lightning's view of a stack: each member has its own ratio, its seed's masks, and its own loss.
+
+    The members' losses are summed; no parameter is shared, so every member trains as if it were alone.
+    """
+
+    def __init__(self, model: MLPAutoencoder, members: Sequence[Member], lr: float) -> None:
+        super().__init__(members[0].sampler)
+        self.model, self.members, self.lr = model, tuple(members), lr
+        self.member_seeds = list(dict.fromkeys(member.seed for member in members))
+        self.of_seed = [[i for i, m in enumerate(members) if m.seed == seed] for seed in self.member_seeds]
+        # Which position of the seed-by-seed concatenation each member has.
+        order = [i for group in self.of_seed for i in group]
+        self.unsort = None if order == sorted(order) else np.argsort(order).tolist()
+
+    def masks(self, shape: tuple[int, int], ratios: Sequence[float], batch_idx: int) -> Tensor:
+        """Return masks (M, B, pixels): members of one seed share their scores, so their masks are nested."""
+        parts = []
+        for seed, group in zip(self.member_seeds, self.of_seed, strict=True):
+            generator = self.generator_for(seed, "mask", self.global_step, self.shard(batch_idx))
+            parts.append(nested_masks(shape, [ratios[i] for i in group], generator=generator))
+        masks = torch.cat(parts)
+        return masks if self.unsort is None else masks[self.unsort]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Take one step of every member; `batch` is (n_seeds, B, pixels) in [0, 1]."""
+        step, total = self.ratio_step()
+        ratios = [member.sampler.sample(step, total) for member in self.members]
+        masks = self.masks((batch.shape[1], batch.shape[2]), ratios, batch_idx)
+        which = [self.member_seeds.index(member.seed) for member in self.members]
+        losses = self.model.masked_errors(batch[which], masks)
+        if (step + 1) % self.trainer.log_every_n_steps == 0:
+            values = losses.detach().tolist()
+            metrics: dict[str, float | Tensor] = {}
+            for member, ratio, value in zip(self.members, ratios, values, strict=True):
+                metrics[f"{member.scheme}/seed{member.seed}/mask_ratio"] = ratio
+                metrics[f"{member.scheme}/seed{member.seed}/loss"] = value
+            self.log_now(metrics)
+        return losses.sum()
+
+    def masked_loss(self, batch: Any, draw: Any) -> Tensor:
+        """Not used: a stack has a ratio for each member, see `training_step`."""
+        raise TypeError("a stack draws a ratio for each member")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam; elementwise, so the members do not meet in it."""
+        return torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
+
+
+def pretrain_members(
+    data: ImageData,
+    members: Sequence[Member],
+    run: RunFolder,
+    *,
+    hidden: tuple[int, int],
+    epochs: int = 15,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    device: str = "auto",
+    progress: bool = True,
+) -> MLPAutoencoder:
+    """Train one model per member, all together, and return the stack in evaluation mode (paper, C.3).
+
+    Goes on from the run folder's last checkpoint if there is one.
+
+    Args:
+        data: the image set.
+        members: scheme, sampler and seed of each model.
+        run: where metrics and checkpoints go.
+        hidden: widths of the two hidden layers.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: Adam's learning rate.
+        device: "auto", "cpu", "cuda", "mps".
+        progress: show a progress bar.
+
+    Raises:
+        UserError: a member's scheme needs curriculum weights, which this model has not; a device is absent; or the
+            run was interrupted.
+    """
+    if curricula := [member.scheme for member in members if isinstance(member.sampler, Curriculum)]:
+        raise UserError(f"the MLP autoencoder has no curriculum weights; leave out {', '.join(curricula)}")
+    device = resolve_device(device)
+    data = data.to(device)
+    module = StackedPretraining(
+        MLPAutoencoder(data.n_pixels, hidden, tuple(member.seed for member in members)), members, lr
+    )
+    order = StackedOrder(len(data.train_images), batch_size, module.member_seeds)
+
+    def fetch(indices: np.ndarray) -> Tensor:
+        return data.scale(data.train_images[torch.from_numpy(indices).to(device)])
+
+    loader = ResumableLoader(order, fetch)  # pyright: ignore[reportArgumentType]
+    train(module, loader, run, max_epochs=epochs, device=device, progress=progress, samples_per_step=batch_size)
+    return module.model.to(device).eval()
+
+
+def pretrain(config: Pretrain) -> RunFolder:
+    """Pretrain as the config says and return the run folder, with `model.safetensors` in it."""
+    data = load_images(config.data, config.root, config.download)
+    sampler = sampler_from_config(config.mask_ratio, "vision")
+    members = [Member(str(config.mask_ratio), with_seed(sampler, seed), seed) for seed in config.seeds]
+    run = RunFolder(
+        config.out or default_run_path("r2mae-vision", "pretrain"),
+        {**resolved(config), "mask_ratio": sampler_to_config(sampler)},
+    )
+    model = pretrain_members(
+        data,
+        members,
+        run,
+        hidden=config.hidden,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        device=config.device,
+        progress=config.progress,
+    )
+    save_model(model, run)
+    return run
+
+
+def pretrain_command(config: Pretrain) -> None:
+    """`r2mae-vision pretrain`."""
+    device = resolve_device(config.device)
+    sampler = sampler_from_config(config.mask_ratio, "vision")
+    say(f"Pretraining on {config.data}, ratio {sampler.describe()}, on {device_name(device)}")
+    run = pretrain(config)
+    say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe --run {run.path}")
+
+
+def save_model(model: MLPAutoencoder, run: RunFolder) -> None:
+    """Write `model.safetensors`; the run's config.yaml says its shape."""
+    from safetensors.torch import save_file
+
+    with atomic_path(run.path / "model.safetensors") as temporary:
+        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
+
+
+def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
+    """Read the model that `pretrain` saved.
+
+    Raises:
+        UserError: the folder holds no finished pretraining.
+    """
+    from safetensors.torch import load_file
+
+    file = run.path / "model.safetensors"
+    if not file.exists():
+        raise UserError(f"no model.safetensors in {run.path}; run r2mae-vision pretrain --out {run.path} to its end")
+    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), tuple(run.config["seeds"]))
+    model.load_state_dict(load_file(file))
+    return model.eval()
