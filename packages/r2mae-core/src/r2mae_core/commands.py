@@ -73,9 +73,9 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
         options = ArgumentParser(description=command.help, epilog=_EPILOG)
         known = f"YAML file, or a recipe's name: {', '.join(names)}" if (names := recipes(package)) else "YAML file"
         options.add_argument("-c", "--config", action="config", help=known)
-        lists = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
+        lists: set[str | int] = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
         options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
-        for name in lists:  # jsonargparse would want [a,b] for a list without a flag
+        for name in map(str, lists):  # jsonargparse would want [a,b] for a list without a flag
             options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
         verbs.add_subcommand(verb, options, help=command.help)
     return parser
@@ -106,13 +106,14 @@ def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> l
     flags = {field.name for field in fields(commands[verb].config) if field.type in (bool, "bool")}
     words: list[str] = []
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, value = word[2:].replace("-", "_").partition("=") if word.startswith("--") else ("", "", "")
+        name, equals, _ = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        name = name.replace("-", "_")
         if name in flags and not equals and after.lower() not in ("true", "false"):
             words.append(f"--{name}=true")
         elif name.startswith("no_") and name.removeprefix("no_") in flags:
             words.append(f"--{name.removeprefix('no_')}=false")
         elif name in names:
-            words.append(f"--{name}" + (word[word.index("="):] if equals else ""))
+            words.append(f"--{name}" + (word[word.index("=") :] if equals else ""))
         else:
             words.append(word)
     return words
@@ -134,9 +135,7 @@ def _with_recipe_paths(package: str, argv: Sequence[str]) -> list[str]:
 def resolved(config: Any) -> dict[str, Any]:
     """Return a command's config as plain data for the run folder, without the options that do not change results."""
     return {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if field.name not in ("out", "progress")
+        field.name: getattr(config, field.name) for field in fields(config) if field.name not in ("out", "progress")
     }
 
 

@@ -62,7 +62,8 @@ class BatchOrder:
         """
         epoch, turn = divmod(position, self.n_batches(world_size))
         start = (turn * world_size + rank) * self.batch_size
-        return permutation(self.n_samples, self.seed, epoch)[start : start + self.batch_size]
+        # A copy: the cached permutation is read-only, which torch.from_numpy warns about.
+        return permutation(self.n_samples, self.seed, epoch)[start : start + self.batch_size].copy()
 
 
 def rank_and_world_size() -> tuple[int, int]:

@@ -14,7 +14,8 @@ def uniform_draw(seed: int, step: int, stream: int = 0) -> float:
     """
     import numpy as np
 
-    bits = np.random.Philox(key=[seed % 2**64, stream], counter=[step, 0, 0, 0]).random_raw()
+    key = np.array([seed % 2**64, stream], dtype=np.uint64)  # a plain list with large words would become floats
+    bits = np.random.Philox(key=key, counter=[step, 0, 0, 0]).random_raw()
     return (int(bits) >> 11) * 2.0**-53
 
 

@@ -122,9 +122,8 @@ def sampler_from_config(
         raise
     except ValueError as error:
         raise UserError(f"mask_ratio: {error}") from None
-    raise UserError(
-        f"mask_ratio must be a number, a scheme's name ({', '.join(scheme_names(modality))}) or a sampler, got {config!r}"
-    )
+    known = ", ".join(scheme_names(modality))
+    raise UserError(f"mask_ratio must be a number, a scheme's name ({known}) or a sampler, got {config!r}")
 
 
 def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:
@@ -210,6 +209,7 @@ def _register_paper_schemes() -> None:
         presets: dict[str, dict[str, Any]] = {
             "fixed": {"ratio": ratios["ratio"]},
             "high": {"ratio": ratios["highest"]},
+            "mdlm": {},
             "dynamic": {"start": ratios["high"], "end": ratios["low"]},
             "r2mae": spread,
             "r2mae+dynamic": {**spread, "high": _DYNAMIC_START.get(modality, ratios["high"])},

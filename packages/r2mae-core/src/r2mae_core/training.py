@@ -5,6 +5,7 @@ are functions of (seed, optimizer step, shard), so a resumed run equals an unint
 ranks equal one process that accumulates two batches.
 """
 
+import contextlib
 import logging
 import sys
 import time
@@ -16,12 +17,13 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from tqdm import tqdm
 
-from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.data_order import ResumableLoader, rank_and_world_size
 from r2mae_core.devices import resolve_device
 from r2mae_core.errors import UserError
 from r2mae_core.metrics_csv import MetricsCSV
@@ -32,7 +34,6 @@ from r2mae_core.samplers import Curriculum, MaskRatioSampler
 N_RATIO_BINS = 10
 # What Lightning warns of and we mean.
 _BY_DESIGN = (
-    ".*save_last=True.*save_top_k.*",  # one checkpoint, the last
     ".*exists and is not empty.*",  # a run folder that exists is a resume
     ".*GPU available but not used.*",  # the user said cpu
     ".*no `val_dataloader`.*",  # validation is optional
@@ -131,7 +132,7 @@ class MaskedModule(pl.LightningModule):
         draw = self.draw(batch_idx)
         loss = self.masked_loss(batch, draw)
         self._bins.add(draw.ratio, loss.detach())
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self.is_log_step():
             self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
         return loss
 
@@ -142,6 +143,10 @@ class MaskedModule(pl.LightningModule):
             generator = self.generator_for(0, "validation", batch_idx * world_size + rank)
             loss = self.masked_loss(batch, MaskDraw(ratio, generator))
             self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=len(batch))
+
+    def is_log_step(self) -> bool:
+        """Return whether this optimizer step is one that is logged."""
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
 
     def log_now(self, metrics: dict[str, float | Tensor]) -> None:
         """Send metrics to every logger. Reading device values waits for the device, so do it at log steps only."""
@@ -172,6 +177,19 @@ class _RatioBins:
         metrics["loss"] = torch.stack(list(self.sums.values())).sum() / sum(self.counts.values())
         self.sums, self.counts = {}, {}
         return metrics
+
+
+class _Position(pl.Callback):
+    """Keeps the data loader's position in the checkpoint; Lightning restores it in mid-epoch only."""
+
+    def __init__(self, loader: ResumableLoader) -> None:
+        self.loader = loader
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state_dict)
 
 
 class _Throughput(pl.Callback):
@@ -276,14 +294,18 @@ def train(
     device = resolve_device(device)
     checkpoint = ModelCheckpoint(
         dirpath=run.checkpoints,
-        save_last=True,
-        save_top_k=0,
+        filename="last",
+        save_top_k=1,  # without a monitor: the newest
         every_n_train_steps=checkpoint_every,
         every_n_epochs=None if checkpoint_every else 1,
         save_on_train_epoch_end=None if checkpoint_every else True,
         enable_version_counter=False,
     )
-    own: list[pl.Callback] = [checkpoint, *([_Progress()] if progress else [])]
+    own: list[pl.Callback] = [checkpoint]
+    if isinstance(loader, ResumableLoader):
+        own.append(_Position(loader))
+    if progress:
+        own.append(_Progress())
     if samples_per_step:
         own.append(_Throughput(samples_per_step))
     with warnings.catch_warnings():
@@ -307,10 +329,8 @@ def train(
             use_distributed_sampler=False,  # the loader knows its rank
             num_sanity_val_steps=0,
         )
-        try:
+        with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
             trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            pass
     if trainer.interrupted:
         kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
         raise UserError(
@@ -326,7 +346,7 @@ def _quiet_trainer(**arguments: Any) -> pl.Trainer:
     log.setLevel(logging.WARNING)
     try:
         return pl.Trainer(**arguments)
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError) as error:
         raise UserError(str(error).strip()) from None
     finally:
         log.setLevel(level)

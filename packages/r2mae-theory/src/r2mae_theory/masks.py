@@ -17,7 +17,7 @@ from r2mae_theory.errors import TheoryError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    Floats = NDArray[np.floating]
 
 _NODES = 48
 
@@ -64,17 +64,21 @@ class Fixed(MaskDistribution):
         _check("a mask ratio", self.ratio)
 
     def quadrature(self) -> tuple[Floats, Floats]:
+        """See `MaskDistribution.quadrature`."""
         return np.array([float(self.ratio)]), np.array([float(self.ratio)])
 
     def ratios(self, uniforms: Floats) -> Floats:
+        """See `MaskDistribution.ratios`."""
         return np.full(np.shape(uniforms), float(self.ratio))
 
     @property
     def upper(self) -> float:
+        """The largest ratio."""
         return float(self.ratio)
 
     @property
     def is_continuous_at_one(self) -> bool:
+        """Whether ratios just below 1 occur."""
         return False
 
 
@@ -92,6 +96,7 @@ class Uniform(MaskDistribution):
             raise TheoryError(f"the range of mask ratios is reversed: {self.low} > {self.high}")
 
     def quadrature(self) -> tuple[Floats, Floats]:
+        """See `MaskDistribution.quadrature`."""
         width = self.high - self.low
         if width == 0:
             return Fixed(self.low).quadrature()
@@ -107,14 +112,17 @@ class Uniform(MaskDistribution):
         return ratios, density * ratios
 
     def ratios(self, uniforms: Floats) -> Floats:
+        """See `MaskDistribution.ratios`."""
         return self.low + (self.high - self.low) * np.asarray(uniforms, float)
 
     @property
     def upper(self) -> float:
+        """The largest ratio."""
         return float(self.high)
 
     @property
     def is_continuous_at_one(self) -> bool:
+        """Whether ratios just below 1 occur."""
         return self.high == 1 and self.low < 1
 
 
@@ -144,19 +152,23 @@ class Discrete(MaskDistribution):
         return weights / weights.sum()
 
     def quadrature(self) -> tuple[Floats, Floats]:
+        """See `MaskDistribution.quadrature`."""
         values = np.array(self.values, float)
         return values, self._probabilities * values
 
     def ratios(self, uniforms: Floats) -> Floats:
+        """See `MaskDistribution.ratios`."""
         edges = np.cumsum(self._probabilities)[:-1]
         return np.array(self.values)[np.searchsorted(edges, uniforms, side="right")]
 
     @property
     def upper(self) -> float:
+        """The largest ratio."""
         return max(v for v, w in zip(self.values, self._probabilities, strict=True) if w > 0)
 
     @property
     def is_continuous_at_one(self) -> bool:
+        """Whether ratios just below 1 occur."""
         return False
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from r2mae_core import UserError
 from torch import Tensor
+
+from r2mae_core import UserError
 
 _IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MNIST_FILES = {
@@ -76,8 +77,8 @@ def _digits(root: Path | None, download: bool) -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    bunch = load_digits()
-    images, labels = np.asarray(bunch["data"], dtype=np.uint8), np.asarray(bunch["target"], dtype=np.int64)
+    pixels, digits = load_digits(return_X_y=True)
+    images, labels = pixels.astype(np.uint8), digits.astype(np.int64)
     # The set has no official split: a quarter for testing, the same for everyone.
     split = train_test_split(images, labels, test_size=0.25, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, split)

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
+from torch import Tensor
+
 from r2mae_core import Record, RunFolder, UserError, compare, read_records
 from r2mae_core.commands import say
+from r2mae_core.comparison import Direction
 from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import git_commit
-from torch import Tensor
-
 from r2mae_vision.data import ImageData, load_images
 from r2mae_vision.model import MLPAutoencoder, StackedLinear
 from r2mae_vision.options import Compare, Probe
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
-RANK_BY = {"probe_accuracy": "max"}
+RANK_BY: dict[str, Direction] = {"probe_accuracy": "max"}
 
 
 @torch.no_grad()
@@ -29,9 +30,7 @@ def embed(model: MLPAutoencoder, data: ImageData, images: Tensor, batch_size: in
     """Return the second layer's output for uncorrupted images, (M, N, hidden2), batch norm in evaluation mode."""
     model.eval()
     n_models = len(model.seeds)
-    parts = [
-        model.encoder(data.scale(part).expand(n_models, -1, -1)) for part in images.split(batch_size)
-    ]
+    parts = [model.encoder(data.scale(part).expand(n_models, -1, -1)) for part in images.split(batch_size)]
     return torch.cat(parts, dim=1)
 
 
@@ -110,7 +109,9 @@ def masked_error(
         masks = nested_masks(part.shape, ratios, generator=generator)
         scaled = data.scale(part)
         for j, mask in enumerate(masks):
-            total[:, j] += model.masked_errors(scaled[None], mask.expand(len(model.seeds), -1, -1)).double().cpu() * len(part)
+            total[:, j] += model.masked_errors(
+                scaled[None], mask.expand(len(model.seeds), -1, -1)
+            ).double().cpu() * len(part)
         count += len(part)
     return total / count
 

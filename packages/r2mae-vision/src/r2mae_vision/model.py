@@ -6,8 +6,9 @@ model leaves a GPU idle, and even on a CPU the stack is faster than its members 
 
 import torch
 import torch.nn.functional as F
-from r2mae_core.randomness import derived_seed
 from torch import Tensor, nn
+
+from r2mae_core.randomness import derived_seed
 
 
 class StackedLinear(nn.Module):

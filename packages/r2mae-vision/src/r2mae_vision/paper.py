@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 import torch
+
 from r2mae_core import Fixed, Record, RunFolder, Uniform
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.schemes import with_seed
-
 from r2mae_vision.data import ImageData, load_images
 from r2mae_vision.evaluate import evaluate_members
 from r2mae_vision.options import Reproduce
@@ -32,9 +32,7 @@ def members(config: Reproduce) -> list[Member]:
     """Return the models of one cell: every fixed ratio and every range, for each seed."""
     samplers = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
     samplers |= {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
-    return [
-        Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers.items()
-    ]
+    return [Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers.items()]
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
@@ -111,7 +109,6 @@ def _dry_run(config: Reproduce, device: str) -> None:
 
 def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, device: str) -> float:
     from r2mae_core.masks import nested_masks
-
     from r2mae_vision.model import MLPAutoencoder
 
     stack = members(config)

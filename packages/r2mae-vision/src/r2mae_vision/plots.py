@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from r2mae_core import Record, compare
 from r2mae_core.masks import nested_masks
-
 from r2mae_vision.data import ImageData
 from r2mae_vision.model import MLPAutoencoder
 
@@ -85,7 +85,9 @@ def plot_demo(
     rows = {"original": images, f"{SHOWN_RATIO:.0%} hidden": torch.where(mask[0], float("nan"), images)}
     # The visible pixels are given to the model, so only what it filled in is its own.
     rows |= {name: torch.where(mask[0], outputs[names.index(name)], images) for name in schemes}
-    bottom.suptitle(f"test images, their visible pixels, and what each scheme fills in at {SHOWN_RATIO:.0%} (first seed)")
+    bottom.suptitle(
+        f"test images, their visible pixels, and what each scheme fills in at {SHOWN_RATIO:.0%} (first seed)"
+    )
     grid = bottom.subplots(len(rows), n_shown, squeeze=False)
     for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
         for axes, picture in zip(axes_row, pictures.cpu(), strict=True):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import BatchOrder, ResumableLoader
@@ -16,8 +18,6 @@ from r2mae_core.run_folder import default_run_path
 from r2mae_core.samplers import Curriculum
 from r2mae_core.schemes import with_seed
 from r2mae_core.training import MaskedModule, train
-from torch import Tensor
-
 from r2mae_vision.data import ImageData, load_images
 from r2mae_vision.model import MLPAutoencoder
 from r2mae_vision.options import Pretrain
@@ -80,7 +80,7 @@ class StackedPretraining(MaskedModule):
         masks = self.masks((batch.shape[1], batch.shape[2]), ratios, batch_idx)
         which = [self.member_seeds.index(member.seed) for member in self.members]
         losses = self.model.masked_errors(batch[which], masks)
-        if (step + 1) % self.trainer.log_every_n_steps == 0:
+        if self.is_log_step():
             values = losses.detach().tolist()
             metrics: dict[str, float | Tensor] = {}
             for member, ratio, value in zip(self.members, ratios, values, strict=True):

@@ -72,8 +72,8 @@ class ComparisonTable:
             cells = [self.cells.get((name, *column)) for column in self.columns]
             rank = []
             if self.mean_rank:
-                rank = [f"{self.mean_rank[name]:.2f}" if name in self.mean_rank else "–"]
-            body.append([name, *(cell.text() if cell else "–" for cell in cells), *rank])
+                rank = [f"{self.mean_rank[name]:.2f}" if name in self.mean_rank else "-"]
+            body.append([name, *(cell.text() if cell else "-" for cell in cells), *rank])
         return body
 
     def markdown(self) -> str:

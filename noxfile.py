@@ -1,0 +1,183 @@
+# /// script
+# dependencies = ["nox[uv]>=2026.8.10"]
+# ///
+"""The sessions of the workspace: the same words for people and for CI. `nox -l` lists them.
+
+Every session has an environment of its own with the versions of the lock's date, and keeps it: a second run is fast.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.8.10"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests", "wheels", "matrix"]
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes three times as long with it
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+NAMES = {package: package.removeprefix("r2mae-") for package in PACKAGES}
+EACH = nox.parametrize("package", [nox.param(package, id=name) for package, name in NAMES.items()])
+
+
+def with_script(name):
+    """Return the parameters for the packages that have a file or folder of this name among their modules."""
+    found = [p for p in PACKAGES if (ROOT / "packages" / p / "src" / p.replace("-", "_") / name).exists()]
+    return nox.parametrize("package", [nox.param(package, id=NAMES[package]) for package in found])
+
+
+def sync(session, *arguments):
+    """Put exactly the named things and their dependencies into the session's environment."""
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--exact",
+        "--no-default-groups",
+        f"--python={session.virtualenv.location}",
+        *arguments,
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        external=True,
+    )
+
+
+def check_alone(session, package):
+    """Fail if a package that this one must not see can be imported."""
+    allowed = {package, "r2mae-core"} if package != "r2mae-theory" else {package}
+    forbidden = [name.replace("-", "_") for name in PACKAGES if name not in allowed]
+    forbidden += ["torch", "lightning"] if package == "r2mae-theory" else []
+    script = (
+        "import importlib.util, sys; seen = [m for m in sys.argv[1:] if importlib.util.find_spec(m)]; "
+        "sys.exit(f'must not be importable here: {seen}' if seen else 0)"
+    )
+    session.run("python", "-c", script, *forbidden)
+
+
+def run_tests(session, package):
+    sync(session, f"--package={package}", "--group=test")
+    check_alone(session, package)
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session
+@EACH
+def tests(session, package):
+    """Test one package in an environment that holds only it and its dependencies."""
+    run_tests(session, package)
+
+
+@nox.session
+@EACH
+def wheels(session, package):
+    """Build the package, install it from the built files alone, and run its --help."""
+    dist = ROOT / "dist"
+    wanted = [package] if package in ("r2mae-core", "r2mae-theory") else ["r2mae-core", package]
+    for name in wanted:
+        session.run_install("uv", "build", "--quiet", f"--package={name}", f"--out-dir={dist}", external=True)
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    session.run_install(
+        "uv",
+        "export",
+        "--quiet",
+        f"--package={package}",
+        "--no-emit-workspace",
+        "--no-hashes",
+        "--no-default-groups",
+        f"--output-file={constraints}",
+        external=True,
+        silent=True,
+    )
+    files = [str(max(dist.glob(f"{name.replace('-', '_')}-*.whl"))) for name in wanted]
+    session.run_install(
+        "uv", "pip", "install", "--quiet", "--reinstall-package", package, "-c", str(constraints), *files, external=True
+    )
+    check_alone(session, package)
+    with session.chdir(session.create_tmp()):  # away from the sources
+        session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__doc__.splitlines()[0])")
+        if (Path(session.bin) / package).exists():
+            session.run(package, "--help", silent=True)
+
+
+@nox.session
+def lint(session):
+    """Format, lint, import contracts, spelling."""
+    sync(session, "--only-group=lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    sources = os.pathsep.join(str(path) for path in ROOT.glob("packages/*/src"))
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources}, silent=True)
+    session.run("codespell", "packages", "docs", "benchmarks", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+@nox.session
+def types(session):
+    """Check the types of every package."""
+    sync(session, "--all-packages", "--group=types")
+    session.run("basedpyright", f"--pythonpath={session.virtualenv.location}/bin/python", "--level=error")
+
+
+@nox.session
+def docs(session):
+    """Build the documentation; every warning is an error."""
+    sync(session, "--all-packages", "--group=docs")
+    session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", "docs/_build/html")
+    session.log("open docs/_build/html/index.html")
+
+
+@nox.session
+@with_script("demo.py")
+def demo(session, package):
+    """Run the package's main job on small real data."""
+    sync(session, f"--package={package}")
+    session.run(package, "demo", *session.posargs)
+
+
+@nox.session
+@EACH
+def bench(session, package):
+    """Run the package's benchmarks: ours against a peer, in one run."""
+    scripts = sorted((ROOT / "benchmarks").glob(f"{NAMES[package]}_*.py"))
+    if not scripts:
+        session.skip(f"no benchmarks of {package}")
+    sync(session, f"--package={package}", "--group=test")
+    for script in scripts:
+        session.run("python", str(script), *session.posargs)
+
+
+def find_python(version):
+    """Return a working interpreter of this version, also one of pyenv's that is not selected, or None."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"))]
+    for candidate in filter(None, candidates):
+        if subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return str(candidate)
+    return None
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("version", ["3.12"])
+@nox.parametrize("package", [nox.param(p, id=NAMES[p]) for p in PACKAGES if NAMES[p] in ("core", "theory", "vision")])
+def matrix(session, package, version):
+    """Test a package on another Python, where the machine has it."""
+    python = find_python(version)
+    if python is None:
+        session.skip(f"no Python {version} on this machine")
+    home = ROOT / ".nox" / f"matrix-{version}-{NAMES[package]}"
+    session.run_install(
+        *("uv", "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", "--group=test"),
+        f"--python={python}",
+        env={"UV_PROJECT_ENVIRONMENT": str(home), "VIRTUAL_ENV": ""},
+        external=True,
+    )
+    session.run(str(home / "bin" / "python"), "-m", "pytest", f"packages/{package}/tests", *session.posargs)
+
+
+if __name__ == "__main__":
+    sys.exit(nox.main())

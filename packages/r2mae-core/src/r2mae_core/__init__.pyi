@@ -1,0 +1,45 @@
+from .comparison import ComparisonTable, compare
+from .curriculum import CurriculumWeights, sinkhorn, weighted_mean
+from .data_order import BatchOrder, ResumableLoader
+from .errors import UserError
+from .masks import bernoulli_mask, exact_mask, nested_masks
+from .records import Record, read_records, write_records
+from .run_folder import RunFolder
+from .samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform, sampler_to_config
+from .schemes import register_scheme, sampler_from_config, scheme, scheme_names, with_seed
+from .training import MaskDraw, MaskedModule, train
+
+__all__ = [
+    "BatchOrder",
+    "ComparisonTable",
+    "Curriculum",
+    "CurriculumWeights",
+    "Fixed",
+    "Grid",
+    "LinearDecay",
+    "MaskDraw",
+    "MaskRatioSampler",
+    "MaskedModule",
+    "RatioSampler",
+    "Record",
+    "ResumableLoader",
+    "RunFolder",
+    "Uniform",
+    "UserError",
+    "bernoulli_mask",
+    "compare",
+    "exact_mask",
+    "nested_masks",
+    "read_records",
+    "register_scheme",
+    "sampler_from_config",
+    "sampler_to_config",
+    "scheme",
+    "scheme_names",
+    "sinkhorn",
+    "train",
+    "weighted_mean",
+    "with_seed",
+    "write_records",
+]
+__version__: str

@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from r2mae_core import UserError
+from r2mae_core.commands import Command, resolved, run
+from r2mae_core.samplers import RatioSampler
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str
+    """Who."""
+    mask_ratio: RatioSampler | float | str = "r2mae"
+    """Scheme."""
+    dry_run: bool = False
+    """Only say it."""
+    progress: bool = True
+    """Bar."""
+    steps: int = 3
+    """How many."""
+    out: Path | None = None
+    """Where."""
+
+
+@dataclass(frozen=True)
+class Many:
+    runs: tuple[Path, ...]
+    """Folders."""
+
+
+seen = []
+
+
+def work(options):
+    if options.name == "bad":
+        raise UserError("no such name; try another")
+    if options.name == "full":
+        raise OSError(28, "No space left on device", "out.bin")
+    if options.name == "stop":
+        raise KeyboardInterrupt
+    seen.append(options)
+
+
+def many(options):
+    seen.append(options)
+
+
+@pytest.fixture
+def call(monkeypatch):
+    seen.clear()
+    # The target is imported by name from an installed package; here it is this module.
+    monkeypatch.setitem(sys.modules, "r2mae_core.fake", sys.modules[__name__])
+    commands = {
+        "work": Command(Options, "r2mae_core.fake:work", "Do it."),
+        "many": Command(Many, "r2mae_core.fake:many", "Do many."),
+    }
+    return lambda *argv: run("prog", "Description.", commands, argv)
+
+
+def test_defaults_flags_switches_and_samplers(call):
+    assert call("work", "anna") == 0
+    assert seen == [Options("anna")]
+    assert call("work", "anna", "--dry-run", "--no-progress", "--steps=5") == 0
+    assert seen[-1] == Options("anna", dry_run=True, progress=False, steps=5)
+    assert call("work", "anna", "--dry_run", "false", "--mask_ratio", "0.4", "--out", "x/y") == 0
+    assert seen[-1] == Options("anna", mask_ratio=0.4, out=Path("x/y"))
+    assert call("work", "anna", "--mask-ratio", "Uniform", "--mask_ratio.low", "0.1", "--mask_ratio.high=0.3") == 0
+    assert seen[-1].mask_ratio == {
+        "class_path": "r2mae_core.Uniform",
+        "init_args": {"low": 0.1, "high": 0.3, "seed": 0},
+    }
+    assert call("many", "a", "b") == 0
+    assert [Path(p) for p in seen[-1].runs] == [Path("a"), Path("b")]
+
+
+def test_yaml_comes_before_flags(call, tmp_path):
+    (tmp_path / "c.yaml").write_text("steps: 7\nmask_ratio: {class_path: Fixed, init_args: {ratio: 0.2}}\n")
+    assert call("work", "anna", "-c", "c.yaml", "--progress", "false") == 0
+    assert seen[-1].steps == 7
+    assert seen[-1].progress is False
+    assert seen[-1].mask_ratio["init_args"] == {"ratio": 0.2}
+    assert call("work", "anna", "-c", "c.yaml", "--steps", "9") == 0
+    assert seen[-1].steps == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bad", "prog work: no such name; try another"),
+        ("full", "prog work: [Errno 28] No space left on device: 'out.bin'"),
+        ("stop", "prog work: interrupted"),
+    ],
+)
+def test_failures_are_one_line_and_exit_1(call, capsys, name, message):
+    assert call("work", name) == 1
+    err = capsys.readouterr().err.strip()
+    assert err == message
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["wrok"],
+        ["work"],
+        ["work", "a", "--stpes", "3"],
+        ["work", "a", "--steps", "many"],
+        ["work", "a", "-c", "no.yaml"],
+    ],
+)
+def test_wrong_usage_exits_2_without_a_traceback(call, capsys, argv):
+    assert call(*argv) == 2
+    err = capsys.readouterr().err
+    assert "usage:" in err
+    assert "Traceback" not in err
+
+
+def test_help_is_complete(call, capsys):
+    assert call("--help") == 0
+    assert "Do it." in capsys.readouterr().out
+    assert call("work", "--help") == 0
+    text = capsys.readouterr().out
+    assert "Scheme." in text
+    assert "r2mae_core.Uniform" in text
+    assert "--no-NAME" in text
+
+
+def test_resolved_config_leaves_out_what_changes_no_result():
+    assert resolved(Options("a")) == {"name": "a", "mask_ratio": "r2mae", "dry_run": False, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import r2mae_core; r2mae_core.Uniform(0, 1); r2mae_core.scheme('r2mae', modality='dna')", "numpy torch"),
+        ("import r2mae_core; r2mae_core.Uniform(0, 1).sample(3)", "torch lightning"),
+        ("import r2mae_core.commands", "numpy torch jsonargparse"),
+        ("import r2mae_core; r2mae_core.exact_mask((2, 3), 0.5); r2mae_core.sinkhorn", "lightning"),
+        ("from r2mae_core import compare, Record; compare([Record('t', 'm', 1.0, 's', 0, 1)])", "torch"),
+    ],
+)
+def test_imports_stay_light(code, absent):
+    check = f"{code}\nimport sys; print([m for m in {absent.split()!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    import r2mae_core
+
+    for name in r2mae_core.__all__:
+        assert getattr(r2mae_core, name).__doc__, name
+    with pytest.raises(AttributeError):
+        r2mae_core.nothing  # noqa: B018

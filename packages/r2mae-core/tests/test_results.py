@@ -1,0 +1,156 @@
+"""Records, comparison table, run folder, metrics."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from r2mae_core import Record, RunFolder, UserError, compare, read_records, write_records
+from r2mae_core.comparison import competition_ranks
+from r2mae_core.files import atomic_path
+from r2mae_core.metrics_csv import MetricsCSV, read_metrics
+
+# Table 2 of the paper: accuracies on MNLI, QQP, SST-2, QNLI and the mean rank that it prints.
+TABLE_2 = {
+    "medium": {
+        "MLM default": ([80.8, 89.8, 89.9, 86.3], 3.25),
+        "Fixed MR 0.4": ([80.3, 89.7, 90.1, 86.6], 3.75),
+        "MDLM": ([79.4, 89.8, 89.3, 85.4], 4.50),
+        "Dynamic MR": ([80.8, 90.1, 90.5, 87.1], 1.50),
+        "R2MAE": ([80.9, 90.1, 90.6, 86.7], 1.25),
+    },
+    "base": {
+        "MLM default": ([81.5, 90.7, 91.7, 87.8], 3.00),
+        "Fixed MR 0.4": ([81.7, 90.7, 91.2, 88.5], 3.25),
+        "MDLM": ([80.3, 90.3, 91.4, 87.7], 4.50),
+        "Dynamic MR": ([81.8, 90.7, 91.4, 89.1], 2.00),
+        "R2MAE": ([81.9, 90.8, 91.9, 88.6], 1.25),
+    },
+}
+TASKS = ["MNLI", "QQP", "SST-2", "QNLI"]
+
+
+@pytest.mark.parametrize("size", TABLE_2)
+def test_ranks_of_table_2_come_out_as_printed(size):
+    records = [
+        Record(task, "accuracy", value, scheme, 0, n=1)
+        for scheme, (values, _) in TABLE_2[size].items()
+        for task, value in zip(TASKS, values, strict=True)
+    ]
+    table = compare(records, {"accuracy": "max"})
+    assert table.mean_rank == {scheme: rank for scheme, (_, rank) in TABLE_2[size].items()}
+
+
+def test_competition_ranks():
+    assert competition_ranks([3.0, 5.0, 3.0, 1.0]) == [2, 1, 2, 4]
+    assert competition_ranks([3.0, 5.0, 3.0, 1.0], "min") == [2, 4, 2, 1]
+    with pytest.raises(ValueError, match="cannot rank NaN"):
+        competition_ranks([1.0, math.nan])
+
+
+def records():
+    values = {"a": [0.9, 0.92, 0.94], "b": [0.5, 0.5, 0.5]}
+    return [
+        Record("digits", "accuracy", value, scheme, seed, n=450, paper=0.91 if scheme == "a" else None)
+        for scheme, row in values.items()
+        for seed, value in enumerate(row)
+    ]
+
+
+def test_table_shows_mean_sd_n_and_the_papers_value():
+    table = compare(records(), {"accuracy": "max"})
+    cell = table.cells["a", "digits", "accuracy"]
+    assert (cell.mean, cell.sd, cell.n_seeds) == (
+        pytest.approx(0.92),
+        pytest.approx(np.std([0.9, 0.92, 0.94], ddof=1)),
+        3,
+    )
+    assert table.header() == ["scheme (n = 3)", "accuracy", "rank"]
+    assert table.rows() == [["a", "0.920 ±0.020 (paper 0.91)", "1.00"], ["b", "0.5000 ±0.0000", "2.00"]]
+    assert table.markdown().splitlines()[2] == "| a | 0.920 ±0.020 (paper 0.91) | 1.00 |"
+    assert table.csv().splitlines()[0] == "scheme,task,metric,mean,sd,n_seeds,paper"
+    assert len(table.csv().splitlines()) == 3
+
+
+def test_a_scheme_that_was_not_measured_everywhere_is_not_ranked():
+    more = [*records(), Record("mnist", "accuracy", 0.9, "a", 0, n=1), Record("mnist", "accuracy", 0.8, "c", 0, n=1)]
+    table = compare(more, {"accuracy": "max"})
+    assert table.mean_rank is None  # a alone is complete
+    assert table.rows()[1][1:] == ["0.5000 ±0.0000", "-"]
+
+
+def test_no_records_and_double_records():
+    with pytest.raises(ValueError, match="no records"):
+        compare([])
+    with pytest.raises(ValueError, match="two records"):
+        compare([*records(), records()[0]])
+
+
+def test_records_round_trip(tmp_path):
+    assert read_records(write_records(tmp_path / "results.json", records())) == records()
+    assert read_records(tmp_path) == records()
+    assert set(json.loads((tmp_path / "results.json").read_text())["records"][0]) == {
+        "task", "metric", "value", "scheme", "seed", "n", "split", "seconds", "device", "git", "paper",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no results at"),
+        ("{", "is not a"),
+        ("[]", "is not a"),
+        ('{"records": [{"task": "x", "color": 1}]}', r"record 0 has unknown fields \['color'\]"),
+        ('{"records": [{"task": "x"}]}', "missing"),
+    ],
+)
+def test_bad_record_files(tmp_path, text, message):
+    file = tmp_path / "results.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_records(file)
+
+
+def test_run_folder_is_opened_again_with_the_same_config_only(tmp_path):
+    config = {"lr": 0.1, "mask_ratio": {"class_path": "Uniform", "init_args": {"low": 0.1}}, "seeds": (0, 1)}
+    run = RunFolder(tmp_path / "run", config)
+    run.write_results(records())
+    again = RunFolder(tmp_path / "run", config)
+    assert again.results() == records()
+    versions = json.loads((run.path / "versions.json").read_text())
+    assert versions["packages"]["torch"]
+    other = {**config, "lr": 0.2, "mask_ratio": {"class_path": "Uniform", "init_args": {"low": 0.3}}}
+    with pytest.raises(UserError, match=r"lr is 0.1 there and 0.2 here; mask_ratio.init_args.low is 0.1 there and 0.3"):
+        RunFolder(tmp_path / "run", other)
+
+
+def test_run_folder_refuses_a_folder_of_other_things(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+        RunFolder(tmp_path, {})
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def break_off():
+        with atomic_path(target) as temporary:
+            temporary.write_text("new, but")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        break_off()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_metrics_are_appended_and_the_later_line_counts(tmp_path):
+    file = tmp_path / "metrics.csv"
+    MetricsCSV(file).log_metrics({"loss": 1.0, "epoch": 0}, 1)
+    MetricsCSV(file).log_metrics({"loss": 0.5, "mask_ratio": 0.3}, 2)
+    MetricsCSV(file).log_metrics({"loss": 0.4}, 2)  # a resumed run writes the step again
+    assert file.read_text().splitlines()[0] == "step,metric,value"
+    assert read_metrics(file) == {"loss": [(1, 1.0), (2, 0.4)], "mask_ratio": [(2, 0.3)]}

@@ -1,0 +1,221 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
+from r2mae_core.devices import resolve_device
+from r2mae_core.metrics_csv import read_metrics
+from r2mae_core.randomness import derived_seed
+
+_spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+tiny = importlib.util.module_from_spec(_spec)
+sys.modules["tiny"] = tiny  # workers unpickle the data set by this name
+_spec.loader.exec_module(tiny)
+TinyMAE, fit = tiny.TinyMAE, tiny.fit
+
+torch.set_num_threads(1)
+
+
+class StopAt(pl.Callback):
+    """Breaks the run off in the middle of a step, as a power cut would."""
+
+    def __init__(self, step, error=RuntimeError):
+        self.step, self.error = step, error
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise self.error("power cut")
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "stop"),
+    [(None, 1, 7), (None, 3, 12), (0, 1, 12), (0, 3, 7), (2, 1, 7), (2, 3, 12)],
+)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, workers, accumulate, stop):
+    # 12 batches an epoch: checkpoints fall in mid-epoch and on an epoch's end; the power cut comes between two of them.
+    arguments = {"workers": workers, "accumulate_grad_batches": accumulate, "checkpoint_every": 4}
+    whole, _ = fit(tmp_path / "whole", **arguments)
+    first = TinyMAE(Uniform(0.2, 0.8, seed=1), seed=3)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "cut", module=first, callbacks=[StopAt(stop)], **arguments)
+    resumed, trainer = fit(tmp_path / "cut", **arguments)
+    assert trainer.global_step == 20
+    assert min(step for step, _ in resumed.trace) == stop // 4 * 4  # it did resume, from the last checkpoint
+    assert {**first.trace, **resumed.trace} == whole.trace  # ratios, masks, data order, losses
+    assert same_weights(whole, resumed)
+
+
+def test_epoch_end_checkpoints_resume_too(tmp_path):
+    whole, _ = fit(tmp_path / "whole", max_steps=-1, max_epochs=3)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "cut", max_steps=-1, max_epochs=3, callbacks=[StopAt(30)])
+    resumed, _ = fit(tmp_path / "cut", max_steps=-1, max_epochs=3)
+    assert min(step for step, _ in resumed.trace) == 24
+    assert same_weights(whole, resumed)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    done, _ = fit(tmp_path / "run", max_steps=-1, max_epochs=2)
+    again, trainer = fit(tmp_path / "run", max_steps=-1, max_epochs=2)
+    assert again.trace == {}
+    assert trainer.global_step == 24
+    assert same_weights(done, again)
+
+
+def test_checkpoints_hold_tensors_numbers_and_strings_only(tmp_path):
+    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+
+
+def test_micro_batches_of_a_step_share_the_ratio_and_differ_in_masks(tmp_path):
+    module, _ = fit(tmp_path / "run", accumulate_grad_batches=3, max_steps=4)
+    sampler = Uniform(0.2, 0.8, seed=1)
+    for step in range(4):
+        draws = [value for (s, _), value in module.trace.items() if s == step]
+        assert [ratio for ratio, *_ in draws] == [sampler.sample(step)] * 3
+        assert len({str(mask) for _, mask, *_ in draws}) == 3
+
+
+def test_ratio_per_micro_batch_is_an_option(tmp_path):
+    module = TinyMAE(Uniform(0.2, 0.8, seed=1), ratio_per="micro_batch")
+    fit(tmp_path / "run", module=module, accumulate_grad_batches=3, max_steps=4)
+    ratios = [ratio for ratio, *_ in module.trace.values()]
+    assert ratios == [Uniform(0.2, 0.8, seed=1).sample(i) for i in range(12)]
+
+
+def test_the_sampler_knows_the_length_of_the_training(tmp_path):
+    module = TinyMAE(LinearDecay(0.9, 0.3))
+    fit(tmp_path / "run", module=module, max_steps=-1, max_epochs=2, accumulate_grad_batches=2)
+    ratios = [module.trace[key][0] for key in sorted(module.trace)]
+    assert ratios[0] == 0.9
+    assert ratios[-1] == 0.3
+    assert len(set(ratios)) == 12
+
+
+def test_curriculum_reaches_the_loss(tmp_path):
+    seen = []
+
+    class Sees(TinyMAE):
+        def masked_loss(self, batch, draw):
+            seen.append((draw.ratio, draw.column, draw.multiplier))
+            return super().masked_loss(batch, draw)
+
+    sampler = Curriculum(Grid.spaced(0.1, 0.5), freeze_steps=3)
+    fit(tmp_path / "run", module=Sees(sampler), max_steps=8)
+    assert seen == [(sampler.sample(s, 8), sampler.column(s, 8), sampler.multiplier(s, 8)) for s in range(8)]
+    assert {multiplier for _, _, multiplier in seen[:3]} == {0.0}
+
+
+def test_metrics_have_the_ratio_and_the_loss_per_bin(tmp_path):
+    module, _ = fit(tmp_path / "run", log_every=5, samples_per_step=8)
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    sampler = Uniform(0.2, 0.8, seed=1)
+    assert metrics["mask_ratio"] == [(s, sampler.sample(s)) for s in (4, 9, 14, 19)]
+    assert all(value > 0 for _, value in metrics["samples_per_second"])
+    losses = {step: value[3] for (step, _), value in module.trace.items()}
+    assert metrics["loss"][1][1] == pytest.approx(sum(losses[s] for s in range(5, 10)) / 5, rel=1e-5)
+    bins = {}
+    for step in range(5):
+        bins.setdefault(int(sampler.sample(step) * 10), []).append(losses[step])
+    for i, values in bins.items():
+        name = f"loss/ratio_{i / 10:g}_to_{(i + 1) / 10:g}"
+        assert metrics[name][0] == (4, pytest.approx(sum(values) / len(values), rel=1e-5))
+
+
+def test_validation_masks_depend_on_neither_scheme_nor_seed(tmp_path):
+    held_out = torch.utils.data.DataLoader(tiny.samples(40), batch_size=20)
+    masks = {}
+    for i, module in enumerate([TinyMAE(Fixed(0.3), seed=5), TinyMAE(Uniform(0.1, 0.9), seed=6)]):
+        seen = masks[i] = []
+
+        def spy(batch, draw, seen=seen):
+            seen.append((draw.ratio, exact_mask(batch.shape, draw.ratio, generator=draw.generator).tolist()))
+            return batch.sum() * 0
+
+        original = module.masked_loss
+        module.masked_loss = lambda b, d, m=module, o=original, s=spy: o(b, d) if m.training else s(b, d)
+        fit(tmp_path / str(i), module=module, max_steps=-1, max_epochs=2, validation_loader=held_out)
+    assert masks[0] == masks[1]
+    assert [ratio for ratio, _ in masks[0][:5]] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    half = len(masks[0]) // 2
+    assert masks[0][:half] == masks[0][half:]  # the same in every epoch
+
+
+def test_validation_loss_is_logged_per_ratio(tmp_path):
+    fit(
+        tmp_path / "run",
+        max_steps=-1,
+        max_epochs=2,
+        validation_loader=torch.utils.data.DataLoader(tiny.samples(20), batch_size=20),
+    )
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert len(metrics["val_loss/ratio_0.5"]) == 2
+
+
+def test_training_learns(tmp_path):
+    module, _ = fit(tmp_path / "run", max_steps=-1, max_epochs=60)
+    data = tiny.samples()
+    module.eval()
+    with torch.no_grad():
+        loss = module.masked_loss(data, MaskDraw(0.3, torch.Generator().manual_seed(0))).item()
+    assert loss < 0.5 * data.var().item()  # predicting zero gets 1.0 of the variance
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+    script = Path(__file__).with_name("tiny.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launcher, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for step in ranks[0]["trace"]:
+        (ratio0, mask0, data0, _), (ratio1, mask1, data1, _) = (rank["trace"][step] for rank in ranks)
+        assert ratio0 == ratio1
+        assert mask0 != mask1
+        assert data0 != data1
+
+    # The reference: plain torch, one process, 16 samples a step.
+    module = TinyMAE(Uniform(0.2, 0.8, seed=1), dropout=0.0)
+    optimizer, data, order = module.configure_optimizers(), tiny.samples(), BatchOrder(96, 8)
+    for step in range(6):
+        batch = torch.cat([data[torch.from_numpy(order.batch(step, rank, 2))] for rank in range(2)])
+        ratio = Uniform(0.2, 0.8, seed=1).sample(step)
+        seeds = [derived_seed(3, "mask", step, shard) for shard in range(2)]
+        mask = torch.cat([exact_mask((8, 12), ratio, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        loss = (((module.net(batch.masked_fill(mask, 0.0)) - batch) ** 2) * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name])
+        assert ranks[0]["weights"][name].allclose(value, atol=1e-5)
+
+    # And one process that accumulates two micro-batches goes through the same shards.
+    accumulated = TinyMAE(Uniform(0.2, 0.8, seed=1), dropout=0.0, seed=3)
+    fit(tmp_path / "one", module=accumulated, accumulate_grad_batches=2, max_steps=6)
+    assert all(accumulated.state_dict()[k].allclose(v, atol=1e-5) for k, v in module.state_dict().items())
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    with pytest.raises(UserError, match=r"interrupted at step 9.*--out .*run goes on from its last checkpoint"):
+        fit(tmp_path / "run", checkpoint_every=4, callbacks=[StopAt(9, KeyboardInterrupt)])
+    whole, _ = fit(tmp_path / "whole")
+    resumed, _ = fit(tmp_path / "run", checkpoint_every=4)
+    assert same_weights(whole, resumed)
+
+
+def test_devices():
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(UserError, match=r"'cuda' was asked for, but torch .* sees no CUDA GPU"):
+        resolve_device("cuda")
+    with pytest.raises(UserError, match="unknown device 'tpu'; known: auto, cpu, cuda, mps"):
+        resolve_device("tpu")

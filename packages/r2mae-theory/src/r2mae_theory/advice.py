@@ -1,0 +1,179 @@
+"""Which mask ratio suits a user's data: every feature in turn is the target, its risk curve predicted by the theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory.data import Table, clean
+from r2mae_theory.errors import TheoryError
+from r2mae_theory.masks import Fixed, Uniform
+from r2mae_theory.targets import Targets
+from r2mae_theory.validate import Validation, validate_curve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.floating]
+
+DEFAULT_RATIOS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+_BOOTSTRAP_TARGETS = 100  # targets per bootstrap replicate: enough to average over, and keeps 1,000 features in seconds
+_RANGE_WIDTHS = (0.2, 0.3, 0.4)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Predicted risk curves and what they recommend.
+
+    A curve is the average over targets of the excess risk R, divided by the average null risk: 1 is predicting nothing.
+    """
+
+    ratios: Floats
+    """Fixed ratios, shape (R,)."""
+    curve: Floats
+    """Normalised risk at each ratio, shape (R,)."""
+    ranges: tuple[tuple[float, float], ...]
+    range_curve: Floats
+    """Normalised risk of each range, shape (len(ranges),)."""
+    best_ratio: float
+    best_range: tuple[float, float]
+    """The best of `ranges`, all at least 0.2 wide: a range of no width would be the best fixed ratio."""
+    bootstrap_ratios: Floats
+    """The best ratio on each bootstrap replicate of the samples."""
+    bootstrap_ranges: tuple[tuple[float, float], ...]
+    near_best: tuple[float, float]
+    """The smallest and largest ratio of the valley around the best whose risk is within 1 % of the best."""
+    per_target: Floats
+    """The best ratio of each target alone, shape (J,)."""
+    targets: tuple[str, ...]
+    n_samples: int
+    n_features: int
+    notes: tuple[str, ...]
+    validation: Validation | None = None
+
+    @property
+    def ratio_interval(self) -> tuple[float, float] | None:
+        """The 5th and 95th percentile of the best ratio over bootstrap replicates; None without a bootstrap."""
+        if not len(self.bootstrap_ratios):
+            return None
+        low, high = np.percentile(self.bootstrap_ratios, [5, 95])
+        return float(low), float(high)
+
+
+def advise(
+    X: ArrayLike | Table,
+    n_samples: int | None = None,
+    ratios: Sequence[float] = DEFAULT_RATIOS,
+    targets: str | Sequence[int] = "all",
+    *,
+    shrinkage: float | str = "auto",
+    n_bootstrap: int = 20,
+    validate: bool = False,
+    seed: int = 0,
+) -> Advice:
+    """Predict the risk of masked regression on the user's data, for fixed ratios and ranges.
+
+    Args:
+        X: samples by features, shape (n, p), or a `Table` from `read_table`.
+        n_samples: rows that the planned training will have (default: those given).
+        ratios: fixed ratios to compare, each in (0, 1).
+        targets: "all", or indices of the columns of X that take the target's part.
+        shrinkage: of the sample correlation matrix; "auto" is Ledoit and Wolf's.
+        n_bootstrap: bootstrap replicates over samples (0 for none); each uses at most 100 of the targets.
+        validate: also fit real masked regressions and score them on held-out rows.
+        seed: of the bootstrap and the validation.
+
+    Raises:
+        DataError: if the data cannot be used; see `clean`.
+        TheoryError: for arguments out of range.
+    """
+    table = X if isinstance(X, Table) else clean(X)
+    n, p = table.X.shape
+    size = n if n_samples is None else n_samples
+    grid = np.unique(np.asarray(ratios, float))
+    if size < 1 or not len(grid) or not ((grid > 0) & (grid < 1)).all() or n_bootstrap < 0:
+        raise TheoryError(f"n_samples must be positive and ratios lie inside (0, 1), got {n_samples} and {ratios}")
+    chosen, notes = _targets(table, targets)
+    ranges = candidate_ranges(grid)
+    masks = [*(Fixed(float(r)) for r in grid), *(Uniform(*pair) for pair in ranges)]
+    rng = np.random.default_rng(seed)
+
+    def curves(rows: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        model = Targets(standardise(rows), shrinkage, columns)
+        risks = model.risks(masks, size)
+        return risks.mean(axis=1) / model.null.mean(), risks
+
+    pooled, risks = curves(table.X, chosen)
+    fixed, ranged = pooled[: len(grid)], pooled[len(grid) :]
+    if not np.isfinite(fixed).any():
+        raise TheoryError("the predicted risk diverges at every ratio given")
+    few = (
+        chosen if len(chosen) <= _BOOTSTRAP_TARGETS else np.sort(rng.choice(chosen, _BOOTSTRAP_TARGETS, replace=False))
+    )
+    best_ratios, best_ranges = [], []
+    for _ in range(n_bootstrap):
+        rows = table.X[rng.integers(0, n, n)]
+        if (rows.std(axis=0) == 0).any():  # a rare feature can be constant on a replicate
+            continue
+        again, _ = curves(rows, few)
+        best_ratios.append(grid[np.argmin(again[: len(grid)])])
+        if ranges:
+            best_ranges.append(ranges[int(np.argmin(again[len(grid) :]))])
+    if len(best_ratios) < n_bootstrap:
+        notes.append(f"{n_bootstrap - len(best_ratios)} bootstrap replicates had a constant feature and were left out")
+    best = int(np.argmin(fixed))
+    return Advice(
+        ratios=grid,
+        curve=fixed,
+        ranges=tuple(ranges),
+        range_curve=ranged,
+        best_ratio=float(grid[best]),
+        best_range=ranges[int(np.argmin(ranged))] if ranges else (float(grid[best]), float(grid[best])),
+        bootstrap_ratios=np.array(best_ratios),
+        bootstrap_ranges=tuple(best_ranges),
+        near_best=_valley(grid, fixed, best),
+        per_target=grid[np.argmin(risks[: len(grid)], axis=0)],
+        targets=tuple(table.names[k] for k in chosen),
+        n_samples=size,
+        n_features=p,
+        notes=(*table.notes, *notes),
+        validation=validate_curve(table.X, grid, size, chosen, shrinkage, rng) if validate else None,
+    )
+
+
+def standardise(X: Floats) -> Floats:
+    """Columns with mean 0 and variance 1, so that every feature counts the same and diag(Σ) = I."""
+    return (X - X.mean(axis=0)) / X.std(axis=0)
+
+
+def candidate_ranges(ratios: Floats) -> list[tuple[float, float]]:
+    """Ranges 0.2, 0.3 and 0.4 wide whose ends lie among the ratios (to 1e-6)."""
+    ends = {round(float(r), 6) for r in ratios}
+    pairs = [(r, round(r + w, 6)) for w in _RANGE_WIDTHS for r in sorted(ends)]
+    return [pair for pair in pairs if pair[1] in ends]
+
+
+def _targets(table: Table, targets: str | Sequence[int]) -> tuple[NDArray[np.intp], list[str]]:
+    if isinstance(targets, str):
+        if targets != "all":
+            raise TheoryError(f'targets must be "all" or column indices, got {targets!r}')
+        return np.arange(table.X.shape[1]), []
+    where = {int(column): k for k, column in enumerate(table.columns)}
+    lost = [k for k in targets if k not in where]
+    kept = np.array([where[k] for k in targets if k in where], dtype=int)
+    if not len(kept):
+        raise TheoryError(f"none of the target columns {list(targets)} is among the usable features")
+    return kept, [f"{len(lost)} target columns are not usable: {lost[:5]}"] if lost else []
+
+
+def _valley(grid: Floats, curve: Floats, best: int) -> tuple[float, float]:
+    low = high = best
+    while low > 0 and curve[low - 1] <= 1.01 * curve[best]:
+        low -= 1
+    while high + 1 < len(grid) and curve[high + 1] <= 1.01 * curve[best]:
+        high += 1
+    return float(grid[low]), float(grid[high])

@@ -1,0 +1,104 @@
+"""The paper's closed forms: Theorem 1 (Σ = I) and Corollary 1 (one spike)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from r2mae_theory.errors import DivergentRiskError, TheoryError
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A risk in closed form with the split that the paper's statement makes; `total` = `bias` + `variance`."""
+
+    total: float
+    bias: float
+    variance: float
+
+
+def transition_ratio(gamma: float) -> float | None:
+    """The ratio at which the risk blows up, r = γ, or None where every ratio interpolates (γ ≥ 1)."""
+    return gamma if gamma < 1 else None
+
+
+def sweet_spot(gamma: float, strength: float) -> float | None:
+    """The ratio at which the bias along the spike vanishes, 1 + rλ = γ/r (after Corollary 1).
+
+    Args:
+        gamma: p / n.
+        strength: λ of the spike.
+
+    Returns:
+        The root in (0, 1), or None where there is none.
+    """
+    ratio = gamma if strength == 0 else (-1 + (1 + 4 * strength * gamma) ** 0.5) / (2 * strength)
+    return ratio if 0 < ratio < 1 else None
+
+
+def isotropic_risk(norm: float, sigma: float, gamma: float, ratio: float) -> ClosedForm:
+    """Theorem 1, Σ = I, on either side of the threshold γ = r.
+
+    The bias is Lemma 1's, conditional on the masks: ‖β‖²(1 − r/γ) above the threshold and 0 below.
+
+    Args:
+        norm: ‖β‖.
+        sigma: standard deviation of the noise.
+        gamma: p / n.
+        ratio: mask ratio in [0, 1).
+
+    Raises:
+        DivergentRiskError: at γ = r, or at r = 1.
+    """
+    _check(sigma, gamma, ratio)
+    noise = (sigma**2 + ratio * norm**2) / (1 - ratio)
+    if gamma == ratio:
+        raise DivergentRiskError(f"the risk is infinite at the threshold gamma = ratio = {ratio}")
+    if gamma > ratio:
+        bias, variance = norm**2 * (1 - ratio / gamma), noise * ratio / (gamma - ratio)
+    else:
+        bias, variance = 0.0, noise * gamma / (ratio - gamma)
+    return ClosedForm(bias + variance, bias, variance)
+
+
+def spiked_risk(norm: float, alignment: float, strength: float, sigma: float, gamma: float, ratio: float) -> ClosedForm:
+    """Corollary 1, Σ = I + λvvᵀ with a delocalised unit vector v, above the threshold.
+
+    The bias is that of the mean estimator: (1 + λ)·(bias along v)² + (bias across v)².
+
+    Args:
+        norm: ‖β‖.
+        alignment: a = vᵀβ.
+        strength: λ ≥ 0.
+        sigma: standard deviation of the noise.
+        gamma: p / n.
+        ratio: mask ratio in (0, 1).
+
+    Raises:
+        TheoryError: below the threshold (γ < r), where Corollary 1 says nothing; `predict_risk` does.
+    """
+    _check(sigma, gamma, ratio)
+    if not 0 < ratio < gamma:
+        raise TheoryError(f"Corollary 1 holds for 0 < ratio < gamma, got ratio = {ratio}, gamma = {gamma}")
+    if strength < 0 or abs(alignment) > norm * (1 + 1e-12):
+        raise TheoryError("the spike's strength must not be negative, nor the alignment exceed the norm of beta")
+    r, q, a, lam = ratio, 1 - ratio, alignment, strength
+    g = gamma / r
+    b2 = max(norm**2 - a**2, 0.0)
+    kappa = q * (g - 1)
+    noise = sigma**2 + r * b2 + (1 + lam) * a**2 * r / (1 + q * lam)
+    along = a * (1 + r * lam - g) / (q * lam + g)
+    seen = q * (1 + q * lam)  # variance of the masked spike direction
+    effective = a * (1 + lam) / (1 + q * lam)
+    shrunk = q * b2 / (q + kappa) ** 2 + seen * effective**2 / (seen + kappa) ** 2
+    variance = (noise + kappa**2 * shrunk) / (1 - 1 / g) / (q * g)
+    bias = (1 + lam) * along**2 + b2 * (1 - 1 / g) ** 2
+    return ClosedForm(bias + variance, bias, variance)
+
+
+def _check(sigma: float, gamma: float, ratio: float) -> None:
+    if not gamma > 0 or not sigma >= 0:
+        raise TheoryError(f"gamma must be positive and sigma not negative, got gamma = {gamma}, sigma = {sigma}")
+    if not 0 <= ratio <= 1:
+        raise TheoryError(f"a mask ratio must lie in [0, 1], got {ratio}")
+    if ratio == 1:
+        raise DivergentRiskError("at a mask ratio of 1 nothing is visible: the formula diverges")

@@ -1,0 +1,240 @@
+"""The asymptotic risk of masked regression for any covariance, any β and any mask distribution.
+
+R = E‖β̂ − β‖²_Σ of the minimum-norm fit on masked rows, by the deterministic equivalent of `fixed_point`. For one ratio
+it is Theorem 1 (Σ = I), Corollary 1 and Theorem 2 (spiked) of the paper; a ratio that differs from row to row (R2MAE)
+and a general Σ are this package's extension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from r2mae_theory import fixed_point
+from r2mae_theory.covariance import LowRankCovariance
+from r2mae_theory.errors import DivergentRiskError, TheoryError
+from r2mae_theory.masks import as_mask
+from r2mae_theory.resolvents import DenseResolvent, LowRankResolvent, SpectralResolvent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from r2mae_theory.covariance import Covariance
+    from r2mae_theory.masks import MaskDistribution
+    from r2mae_theory.resolvents import Resolvent
+
+    Floats = NDArray[np.floating]
+    Mask = MaskDistribution | float | tuple[float, float]
+
+Method = Literal["auto", "exact", "spectral"]
+_THRESHOLD_WIDTH = 1e-9  # |1 − p/n_eff| below which the regression is taken to sit on the threshold
+
+
+@dataclass(frozen=True)
+class Risk:
+    """The predicted risk of one setting; `total` = `bias` + `variance`."""
+
+    total: float
+    """R = E‖β̂ − β‖²_Σ on unmasked samples."""
+    bias: float
+    """‖E β̂ − β‖²_Σ, the mean over samples, masks and noise (Lemma 1's, given the masks, is larger)."""
+    variance: float
+    """E‖β̂ − E β̂‖²_Σ."""
+    null: float
+    """βᵀΣβ, the risk of predicting nothing."""
+    effective_n: float
+    """Rows that take part in the regression, n·E[r]."""
+    gamma_effective: float
+    """p / effective_n; above 1 the fit interpolates."""
+    magnitude: float
+    """E β̂ᵀΣβ̂, the mean square prediction (figure 1D)."""
+
+    @property
+    def normalized(self) -> float:
+        """R / null, as the paper's tables report it."""
+        return self.total / self.null
+
+
+@dataclass(frozen=True)
+class RiskTable:
+    """Risks of J mask distributions for K pairs (β, σ): arrays of shape (J, K), or (J,) where only the mask matters."""
+
+    masks: tuple[MaskDistribution, ...]
+    total: Floats
+    bias: Floats
+    variance: Floats
+    magnitude: Floats
+    null: Floats
+    """Shape (K,)."""
+    effective_n: Floats
+    """Shape (J,)."""
+    notes: tuple[str, ...]
+    """Shape (J,): why a risk is infinite, or empty."""
+
+    @property
+    def normalized(self) -> Floats:
+        """R / null, shape (J, K)."""
+        return self.total / self.null
+
+    def pick(self, j: int, k: int = 0) -> Risk:
+        """One entry as a `Risk`."""
+        N = float(self.effective_n[j])
+        gamma = self._p / N if N > 0 else float("inf")
+        columns = (self.total, self.bias, self.variance)
+        total, bias, variance = (float(c[j, k]) for c in columns)
+        return Risk(total, bias, variance, float(self.null[k]), N, gamma, float(self.magnitude[j, k]))
+
+    _p: int = 0
+
+
+def predict_risk(
+    covariance: Covariance, beta: ArrayLike, sigma: float, n: float, mask: Mask, method: Method = "auto"
+) -> Risk:
+    """The asymptotic risk of one setting.
+
+    Args:
+        covariance: Σ, p×p.
+        beta: ground truth, shape (p,).
+        sigma: standard deviation of the noise.
+        n: training samples before any is left out.
+        mask: a distribution of ratios; a number means `Fixed`, a pair `Uniform`.
+        method: "auto" and "exact" are exact at every Σ (O(p) where the eigenbasis or a low rank allows it); "spectral"
+            replaces diag(Σ) by its mean, which is O(p) for any Σ and right for Haar eigenvectors as p grows.
+
+    Raises:
+        DivergentRiskError: exactly at the interpolation threshold, or for ratios reaching 1 above it.
+        ConvergenceError: if the fixed point was not found.
+        TheoryError: for input of the wrong shape or range.
+    """
+    table = risk_table(covariance, np.asarray(beta, float), sigma, n, [mask], method)
+    if table.notes[0]:
+        raise DivergentRiskError(table.notes[0])
+    return table.pick(0)
+
+
+def risk_curve(
+    covariance: Covariance, beta: ArrayLike, sigma: float, n: float, ratios: Sequence[Mask], method: Method = "auto"
+) -> RiskTable:
+    """`predict_risk` at many ratios or ranges in one go; where the risk diverges it is infinite, with a note.
+
+    Returns:
+        A table with one column (K = 1).
+    """
+    return risk_table(covariance, np.asarray(beta, float), sigma, n, ratios, method)
+
+
+def risk_table(
+    covariance: Covariance,
+    betas: ArrayLike,
+    sigmas: ArrayLike,
+    n: float,
+    masks: Sequence[Mask],
+    method: Method = "auto",
+) -> RiskTable:
+    """Risks of J masks for K targets that share Σ: the fixed point, which depends on neither β nor σ, is solved once.
+
+    Args:
+        covariance: Σ, p×p.
+        betas: shape (p,) or (p, K).
+        sigmas: one number or shape (K,).
+        n: training samples before any is left out.
+        masks: J mask distributions, numbers or pairs.
+        method: see `predict_risk`.
+    """
+    columns, noise = _checked(covariance, betas, sigmas, n)
+    laws = tuple(as_mask(mask) for mask in masks)
+    null = (columns * covariance.multiply(columns)).sum(axis=0)
+    J, K = len(laws), columns.shape[1]
+    # Where nothing is learnt (no row takes part) the fit is 0: risk = null.
+    out = {
+        "total": np.tile(null, (J, 1)),
+        "bias": np.tile(null, (J, 1)),
+        "variance": np.zeros((J, K)),
+        "magnitude": np.zeros((J, K)),
+    }
+    counts = np.array([rows_taking_part(law, n) for law in laws])
+    notes = tuple(divergence(law, count, covariance.p) for law, count in zip(laws, counts, strict=True))
+    for j, note in enumerate(notes):
+        if note:
+            out["total"][j] = out["variance"][j] = out["magnitude"][j] = np.inf
+    live = np.array([j for j in range(J) if counts[j] > 0 and not notes[j]], dtype=int)
+    if len(live):
+        rows = fixed_point.Rows.of([laws[j] for j in live], n, covariance.p)
+        resolvent, start = _resolvent(covariance, columns, method), None
+        if not isinstance(resolvent, SpectralResolvent):  # the spectral answer is a start within a few percent
+            near = fixed_point.solve(SpectralResolvent.of(covariance, columns[:, :0]), rows)
+            start = (near.A, near.B)
+        solution = fixed_point.solve(resolvent, rows, start)
+        for name, values in assemble(rows, solution, null, noise).items():
+            out[name][live] = values
+    return RiskTable(laws, **out, null=null, effective_n=counts, notes=notes, _p=covariance.p)
+
+
+def assemble(
+    rows: fixed_point.Rows, solution: fixed_point.FixedPoint, null: Floats, sigmas: Floats
+) -> dict[str, Floats]:
+    """Risk, its parts and the prediction's magnitude from a solved fixed point; arrays of shape (J, K).
+
+    `null` has shape (K,) or (J, K); `sigmas` has shape (K,) or (J, 1, K).
+    """
+    u, v, inverse_d = rows.coefficients(solution.A, solution.B)
+    values, q = solution.values, 1 - rows.ratios
+    scale = rows.mean(q * inverse_d)[:, None]  # m = E[q/d]·TΣβ
+    cross, energy, spread = scale * values.cross, scale**2 * values.energy, scale**2 * values.spread
+    # τ² without the part that depends on the variance itself: (J, Q, K)
+    own = null[:, None] if null.ndim == 2 else null  # (J, 1, K) where each problem has its own targets
+    q3, r3 = q[:, :, None], rows.ratios[:, :, None]
+    tau = sigmas**2 + own - 2 * q3 * cross[:, None] + q3**2 * energy[:, None] + q3 * r3 * spread[:, None]
+    weight = rows.weights * inverse_d
+    g = np.stack([np.einsum("jq,jqk->jk", weight * u, tau), np.einsum("jq,jqk->jk", weight * v, tau)], axis=1)
+    K, M = fixed_point.response(values, rows.count), fixed_point.coupling(rows, u, v)
+    V = np.linalg.solve(np.eye(2) - K @ M, K @ g)[:, 0]
+    bias = np.maximum(null - 2 * cross + energy, 0.0)
+    return {"total": bias + V, "bias": bias, "variance": V, "magnitude": energy + V}
+
+
+def _resolvent(covariance: Covariance, betas: Floats, method: Method) -> Resolvent:
+    if method not in ("auto", "exact", "spectral"):
+        raise TheoryError(f'method must be "auto", "exact" or "spectral", got {method!r}')
+    if method == "spectral" or (method == "auto" and covariance.is_flat):
+        return SpectralResolvent.of(covariance, betas)
+    if isinstance(covariance, LowRankCovariance) and len(covariance.strengths) <= covariance.p // 4:
+        return LowRankResolvent(covariance, betas)
+    return DenseResolvent(covariance, betas)
+
+
+def rows_taking_part(law: MaskDistribution, n: float) -> float:
+    """n·E[r], less the rows that would enter with every feature hidden (an atom at ratio 1)."""
+    ratios, weights = law.quadrature()
+    return float(n * weights[ratios < 1].sum())
+
+
+def divergence(law: MaskDistribution, count: float, p: int) -> str:
+    """Why the risk is infinite with `count` rows and p features, or an empty string."""
+    if count > 0 and abs(1 - p / count) < _THRESHOLD_WIDTH:
+        return f"{law} puts exactly as many rows as features ({p}) into the fit: at this threshold the risk is infinite"
+    if law.is_continuous_at_one and count < p:
+        return (
+            f"{law} reaches a ratio of 1 above the interpolation threshold (p/n_eff = {p / count:.3g}): "
+            "the variance diverges like log(1/(1 - r)); end the range below 1"
+        )
+    return ""
+
+
+def _checked(covariance: Covariance, betas: ArrayLike, sigmas: ArrayLike, n: float) -> tuple[Floats, Floats]:
+    columns = np.asarray(betas, float)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    if columns.ndim != 2 or columns.shape[0] != covariance.p:
+        raise TheoryError(f"beta has shape {np.shape(betas)}, but the covariance has {covariance.p} features")
+    if not np.isfinite(columns).all():
+        raise TheoryError("beta has entries that are not finite")
+    noise = np.broadcast_to(np.asarray(sigmas, float), (columns.shape[1],)) if np.ndim(sigmas) < 2 else None
+    if noise is None or not np.isfinite(noise).all() or (noise < 0).any():
+        raise TheoryError(f"sigma must be finite and not negative, got {sigmas}")
+    if not (np.isfinite(n) and n > 0):
+        raise TheoryError(f"the number of samples must be positive, got {n}")
+    return columns, noise

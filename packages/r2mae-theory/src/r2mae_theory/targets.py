@@ -1,0 +1,102 @@
+"""Every feature in turn as the target of a masked regression on all the others, from one eigendecomposition.
+
+With Ω = Σ⁻¹, regressing feature j on the rest has β_j = −Ω_·j/Ω_jj and noise variance 1/Ω_jj. Leaving feature j out of
+a resolvent Q = (cI + aΣ)⁻¹ is a rank-one (Schur) update, T_j = Q − Q e_j e_jᵀ Q / Q_jj, so all that a target needs are
+(Q)_jj, (Q²)_jj and (Q³)_jj: sums over the eigenvalues weighted by its squared eigenvector entries. Features are
+standardised, which makes diag(Σ) = I and this exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory import fixed_point
+from r2mae_theory.covariance import shrunk_moment
+from r2mae_theory.errors import DataError
+from r2mae_theory.resolvents import Evaluation, SpectralResolvent
+from r2mae_theory.risk import assemble, divergence, rows_taking_part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from r2mae_theory.masks import MaskDistribution
+
+    Floats = NDArray[np.floating]
+
+_SINGULAR = 1e-10
+
+
+class TargetResolvent:
+    """T_j for the targets in `targets`; problem number i of `evaluate` is target `targets[index[i]]`."""
+
+    def __init__(self, values: Floats, vectors: Floats, targets: NDArray[np.intp]) -> None:
+        """Hold the spectrum of a correlation matrix: eigenvalues (p,) and eigenvectors (p, p)."""
+        self.p = len(values) - 1
+        self.scale = 1.0
+        self._values = values
+        self._powers = np.ascontiguousarray(vectors[targets] ** 2)
+
+    def evaluate(self, identity: Floats, a: Floats, b: Floats, index: NDArray[np.intp]) -> Evaluation:
+        """See `Resolvent.evaluate`; K = 1, the target's own β."""
+        p, c = self.p, identity + b
+        powers = self._powers if len(index) == len(self._powers) else self._powers[index]
+        t = 1 / (c[:, None] + a[:, None] * self._values)
+        t2 = t * t
+        q1 = np.einsum("jk,jk->j", powers, t)
+        q2 = np.einsum("jk,jk->j", powers, t2)
+        q3 = np.einsum("jk,jk,jk->j", powers, t2, t)
+        trace = t.sum(axis=1) - q2 / q1
+        square = t2.sum(axis=1) - 2 * q3 / q1 + (q2 / q1) ** 2
+        s = (p - c * trace) / a  # from aΣT = I − cT
+        sd = (trace - c * square) / a
+        ss = (s - c * sd) / a
+        # w = T_j Σ_j β_j = −Q_·j/(a Q_jj) off the target, and Σ_jj = 1.
+        remainder = (1 - c * q1) / (a * q1)  # e_jᵀΣQ e_j / Q_jj
+        cross = (1 - remainder) / a
+        energy = (1 - 2 * remainder + (q1 - c * q2) / (a * q1**2)) / a**2
+        spread = (q2 / q1**2 - 1) / a**2
+        return Evaluation(s, trace, ss, sd, square, cross[:, None], energy[:, None], spread[:, None])
+
+
+class Targets:
+    """The regressions of standardised data: their spectra, noise and null risks, and their predicted risks."""
+
+    def __init__(self, standardised: Floats, shrinkage: float | str, targets: NDArray[np.intp]) -> None:
+        """Estimate the correlation matrix of standardised rows, shape (n, p), once for all targets."""
+        S = shrunk_moment(standardised, shrinkage)
+        self._values, vectors = np.linalg.eigh(S)
+        if self._values[0] < _SINGULAR:
+            raise DataError(
+                "the sample covariance is singular, so some features are exact combinations of others: "
+                'use shrinkage="auto" or a positive number'
+            )
+        self._resolvent = TargetResolvent(self._values, vectors, targets)
+        precision = vectors[targets] ** 2 @ (1 / self._values)
+        self.noise = 1 / precision
+        """What no regression can remove, 1/Ω_jj as a share of the target's variance; shape (J,)."""
+        self.null = S.diagonal()[targets] - self.noise
+        """βᵀΣβ of each target, shape (J,)."""
+
+    def risks(self, masks: Sequence[MaskDistribution], n: float) -> Floats:
+        """Predicted excess risk of each target under each mask, shape (masks, targets); infinite where it diverges."""
+        return np.array([self._one(mask, n) for mask in masks])
+
+    def _one(self, mask: MaskDistribution, n: float) -> Floats:
+        J, p = len(self.noise), self._resolvent.p
+        count = rows_taking_part(mask, n)
+        if count == 0:
+            return self.null.copy()
+        if divergence(mask, count, p):
+            return np.full(J, np.inf)
+        single = fixed_point.Rows.of([mask], n, p)
+        # The full spectrum at the same aspect ratio is a start within O(1/p) of every target's own fixed point.
+        stretched = fixed_point.Rows(single.ratios, single.weights, single.count * (p + 1) / p, single.above)
+        whole = SpectralResolvent(self._values, np.ones(p + 1), np.zeros((p + 1, 0)))
+        near = fixed_point.solve(whole, stretched)
+        rows = single.take(np.zeros(J, dtype=int))
+        solution = fixed_point.solve(self._resolvent, rows, (np.repeat(near.A, J), np.repeat(near.B, J)))
+        return assemble(rows, solution, self.null[:, None], np.sqrt(self.noise)[:, None, None])["total"][:, 0]

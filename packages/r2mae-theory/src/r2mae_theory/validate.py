@@ -1,0 +1,107 @@
+"""Real masked regressions on held-out rows of the user's data, beside the prediction for the same targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory.errors import DataError
+from r2mae_theory.masks import Fixed
+from r2mae_theory.solve import NormalSolver
+from r2mae_theory.targets import Targets
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.floating]
+
+_MAX_TARGETS = 24
+_REPEATS = 6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean squared error over targets as a share of their variance: measured on held-out rows, and predicted."""
+
+    measured: Floats
+    """Shape (R,)."""
+    sem: Floats
+    """Standard error over repeats, shape (R,)."""
+    predicted: Floats
+    """Excess risk plus irreducible noise, from the training half alone; shape (R,)."""
+    measured_ratio: float
+    predicted_ratio: float
+    steps_apart: int
+    """Grid steps between the two minima."""
+    is_clear: bool
+    """Whether the measured curve two grid steps either side of its minimum lies more than 2 standard errors above it."""
+    n_samples: int
+    n_targets: int
+
+
+def validate_curve(
+    X: Floats,
+    ratios: Floats,
+    n_samples: int,
+    targets: NDArray[np.intp],
+    shrinkage: float | str,
+    rng: np.random.Generator,
+) -> Validation:
+    """Fit masked regressions on half of the rows, score them on the other half, for at most 24 of the targets.
+
+    Args:
+        X: samples by features, shape (n, p).
+        ratios: ascending, shape (R,).
+        n_samples: rows per regression before any is left out; at most half of the data is used.
+        targets: columns that take the target's part.
+        shrinkage: of the training half's correlation matrix.
+        rng: draws the split, the targets, the rows and the masks.
+
+    Raises:
+        DataError: if half of the data is too small or has a constant feature.
+    """
+    order = rng.permutation(len(X))
+    train, test = X[order[: len(X) // 2]], X[order[len(X) // 2 :]]
+    moving = train.std(axis=0) > 0
+    if len(train) < 5 or moving.sum() < 2:
+        raise DataError("too few rows or varying features to hold half of the data out")
+    centre, spread = train[:, moving].mean(axis=0), train[:, moving].std(axis=0)
+    train, test = (train[:, moving] - centre) / spread, (test[:, moving] - centre) / spread
+    position = np.cumsum(moving) - 1
+    usable = position[targets[moving[targets]]]
+    chosen = usable if len(usable) <= _MAX_TARGETS else np.sort(rng.choice(usable, _MAX_TARGETS, replace=False))
+    size = min(n_samples, len(train))
+    errors = np.array([[_error(train, test, float(r), size, chosen, rng) for r in ratios] for _ in range(_REPEATS)])
+    model = Targets(train, shrinkage, chosen)
+    predicted = model.risks([Fixed(float(r)) for r in ratios], size).mean(axis=1) + model.noise.mean()
+    measured, sem = errors.mean(axis=0), errors.std(axis=0, ddof=1) / np.sqrt(_REPEATS)
+    found, expected = int(np.argmin(measured)), int(np.argmin(predicted))
+    rivals = [k for k in (found - 2, found + 2) if 0 <= k < len(ratios)]
+    clear = bool(rivals) and all(measured[k] - measured[found] > 2 * np.hypot(sem[k], sem[found]) for k in rivals)
+    return Validation(
+        measured=measured,
+        sem=sem,
+        predicted=predicted,
+        measured_ratio=float(ratios[found]),
+        predicted_ratio=float(ratios[expected]),
+        steps_apart=abs(found - expected),
+        is_clear=clear,
+        n_samples=size,
+        n_targets=len(chosen),
+    )
+
+
+def _error(
+    train: Floats, test: Floats, ratio: float, size: int, targets: NDArray[np.intp], rng: np.random.Generator
+) -> float:
+    """Mean over targets of the held-out squared error, by the protocol of appendix C.1 on real rows."""
+    rows = train[rng.choice(len(train), size, replace=False)]
+    total = 0.0
+    for j in targets:
+        entered = rows[rng.random(size) < ratio]
+        features, target = np.delete(entered, j, axis=1), entered[:, j]
+        fit = NormalSolver(features * (rng.random(features.shape) >= ratio)).fit(target)
+        total += float(((test[:, j] - np.delete(test, j, axis=1) @ fit) ** 2).mean())
+    return total / len(targets)

@@ -1,0 +1,138 @@
+"""Advice on real data: exact per target, close to what real masked regressions show, and plain about bad data."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_digits
+
+from r2mae_theory import Covariance, DataError, Fixed, TheoryError, Uniform, advise, predict_risk, read_table
+from r2mae_theory.advice import standardise
+from r2mae_theory.covariance import shrunk_moment
+from r2mae_theory.data import clean
+from r2mae_theory.targets import Targets
+
+DATA = {"digits": load_digits().data, "cancer": load_breast_cancer().data}
+
+
+@pytest.mark.parametrize("n", [12, 300])
+@pytest.mark.parametrize("mask", [Fixed(0.4), Uniform(0.1, 0.7)])
+def test_rank_one_updates_equal_leaving_the_feature_out(n, mask):
+    X = standardise(DATA["cancer"])
+    S, chosen = shrunk_moment(X, 0.1), np.array([0, 7, 29])
+    got = Targets(X, 0.1, chosen)
+    for risk, noise, null, j in zip(got.risks([mask], n)[0], got.noise, got.null, chosen, strict=True):
+        rest = np.arange(len(S)) != j
+        cov = Covariance.from_matrix(S[np.ix_(rest, rest)])
+        beta = np.linalg.solve(cov.matrix, S[rest, j])
+        assert noise == pytest.approx(S[j, j] - beta @ S[rest, j], rel=1e-10)
+        assert null == pytest.approx(cov.quadratic(beta), rel=1e-10)
+        assert risk == pytest.approx(predict_risk(cov, beta, noise**0.5, n, mask).total, rel=1e-7)
+
+
+# Where the measured minimum is clear, the predicted one is at most a grid step away; the README lists all cases.
+@pytest.mark.parametrize(
+    ("name", "n"), [("digits", 60), ("digits", 200), ("cancer", 40), ("cancer", 60), ("cancer", 100)]
+)
+def test_predicted_minimum_is_where_real_regressions_have_theirs(name, n):
+    found = advise(DATA[name], n, n_bootstrap=0, validate=True).validation
+    assert found is not None
+    assert found.is_clear
+    assert found.steps_apart <= 1
+
+
+def test_bootstrap_ranges_and_targets():
+    found = advise(DATA["cancer"], 20, n_bootstrap=8, targets=[0, 3, 5])
+    assert len(found.bootstrap_ratios) == 8
+    low, high = found.ratio_interval
+    assert low <= found.best_ratio <= high
+    assert found.best_ratio == found.ratios[found.curve.argmin()]
+    assert found.range_curve.min() == found.range_curve[found.ranges.index(found.best_range)]
+    assert found.near_best[0] <= found.best_ratio <= found.near_best[1]
+    assert found.targets == ("0", "3", "5")
+    assert len(found.per_target) == 3
+    again = advise(DATA["cancer"], 20, n_bootstrap=8, targets=[0, 3, 5])
+    assert (again.bootstrap_ratios == found.bootstrap_ratios).all()
+
+
+def test_many_features_take_seconds():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 30)) @ rng.standard_normal((30, 600)) + rng.standard_normal((400, 600))
+    start = time.perf_counter()
+    assert advise(X, n_bootstrap=0).n_features == 600
+    assert time.perf_counter() - start < 10
+
+
+def test_dirty_data_are_cleaned_and_the_loss_is_told():
+    X = DATA["cancer"].copy()
+    X[:, 2] = 4.0
+    X[3, 5] = np.nan
+    X[7, 6] = np.inf
+    X[: len(X) - 10, 9] = np.nan
+    table = clean(X, [f"f{k}" for k in range(30)])
+    assert table.X.shape == (len(X) - 2, 28)
+    told = " ".join(table.notes)
+    assert "f2" in told
+    assert "f9" in told
+    assert "2 of 569 rows" in told
+    found = advise(table, 20, n_bootstrap=0, targets=[2, 5])
+    assert found.targets == ("f5",)
+    assert any("[2]" in note for note in found.notes)
+    with pytest.raises(TheoryError, match="none of the target"):
+        advise(table, 20, targets=[2])
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.ones((9, 5)), "only 9 complete samples"),
+        (np.ones((50, 5)), "usable features"),
+        (np.zeros((0, 5)), "only 0"),
+        (np.ones(7), "shape"),
+        ([["a", "b"]] * 20, "not numeric"),
+    ],
+)
+def test_unusable_data_are_refused(X, message):
+    with pytest.raises(DataError, match=message):
+        advise(X)
+
+
+def test_bad_arguments_are_refused():
+    X = DATA["cancer"]
+    for change in ({"ratios": [0.0, 0.5]}, {"n_samples": 0}, {"targets": "some"}, {"shrinkage": 2.0}):
+        with pytest.raises(TheoryError):
+            advise(X, **change)
+    with pytest.raises(DataError, match="singular"):
+        advise(np.column_stack([X, X[:, 0] + X[:, 1]]), 20, shrinkage=0.0)
+
+
+def test_readers(tmp_path):
+    X = DATA["cancer"][:40, :6]
+    np.save(tmp_path / "a.npy", X)
+    np.savez(tmp_path / "a.npz", X=X, other=X[:, :2])
+    np.savez(tmp_path / "two.npz", a=X, b=X)
+    header = "id,f0,f1,f2,f3,f4,f5\n"
+    body = "\n".join(f"row{k}," + ",".join(map(str, row)) for k, row in enumerate(X))
+    (tmp_path / "a.csv").write_text(header + body + "\n")
+    (tmp_path / "bare.csv").write_text("\n".join(",".join(map(str, row)) for row in X))
+    for name in ("a.npy", "a.npz", "a.csv", "bare.csv"):
+        assert np.allclose(read_table(tmp_path / name).X, X)
+    table = read_table(tmp_path / "a.csv")
+    assert table.names == ("f0", "f1", "f2", "f3", "f4", "f5")
+    assert "id" in table.notes[0]
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "text.csv").write_text("a,b\nx,y\nz,w\n")
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n1\n")
+    (tmp_path / "odd.txt").write_text("1")
+    (tmp_path / "bad.npy").write_bytes(b"not an array")
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name in ("empty.csv", "text.csv", "ragged.csv", "odd.txt", "none.csv", "two.npz", "bad.npy", "pickle.npy"):
+        with pytest.raises(DataError):
+            read_table(tmp_path / name)
+
+
+def test_formats_that_need_more_say_so(tmp_path):
+    for name, package in (("a.parquet", "pandas"), ("a.h5ad", "anndata")):
+        (tmp_path / name).write_bytes(b"not really")
+        with pytest.raises(DataError, match=f"{package}|cannot read"):
+            read_table(tmp_path / name)

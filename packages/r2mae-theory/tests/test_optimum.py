@@ -1,0 +1,50 @@
+"""The optima are optima."""
+
+import numpy as np
+import pytest
+
+from r2mae_theory import Fixed, TheoryError, Uniform, covariance, optimal_range, optimal_ratio, predict_risk, risk_curve
+
+SPIKED = covariance.spiked(200, 30, np.ones(200))
+BETA = SPIKED.directions[:, 0]
+
+
+def test_best_ratio_beats_a_fine_grid():
+    best = optimal_ratio(SPIKED, BETA, 0.5, 100)
+    grid = np.linspace(0.01, 0.99, 981)
+    curve = risk_curve(SPIKED, BETA, 0.5, 100, grid).total[:, 0]
+    assert isinstance(best.mask, Fixed)
+    assert best.risk <= curve.min() * (1 + 1e-9)
+    assert best.mask.ratio == pytest.approx(grid[curve.argmin()], abs=2e-3)
+    assert best.risk == pytest.approx(predict_risk(SPIKED, BETA, 0.5, 100, best.mask).total)
+
+
+def test_best_ratio_crosses_the_threshold_if_that_pays():
+    # Far more samples than features: the valley lies below the threshold, beyond the peak at r = 0.1.
+    best = optimal_ratio(covariance.isotropic(200), np.ones(200), 0.5, 2000)
+    assert isinstance(best.mask, Fixed)
+    assert best.mask.ratio > 0.12
+
+
+def test_best_range_with_a_width_beats_a_grid_of_ranges():
+    best = optimal_range(SPIKED, BETA, 0.5, 100, min_width=0.2)
+    assert isinstance(best.mask, Uniform)
+    assert best.mask.high - best.mask.low >= 0.2 - 1e-12
+    grid = [(float(lo), float(lo + w)) for w in (0.2, 0.3, 0.5) for lo in np.arange(0.02, 0.98 - w, 0.02)]
+    assert best.risk <= risk_curve(SPIKED, BETA, 0.5, 100, grid).total.min() * (1 + 1e-4)
+    assert best.risk > optimal_ratio(SPIKED, BETA, 0.5, 100).risk
+
+
+def test_several_targets_are_averaged():
+    betas = np.column_stack([BETA, np.eye(200)[:, 0] - BETA * BETA[0]])
+    both = optimal_ratio(SPIKED, betas, 0.5, 100)
+    apart = [optimal_ratio(SPIKED, b, 0.5, 100) for b in betas.T]
+    assert both.normalized >= np.mean([o.normalized for o in apart])
+
+
+def test_bad_bounds_are_refused():
+    for bounds in ((0.0, 0.5), (0.6, 0.5), (0.5, 1.0)):
+        with pytest.raises(TheoryError):
+            optimal_ratio(SPIKED, BETA, 0.5, 100, bounds)
+    with pytest.raises(TheoryError):
+        optimal_range(SPIKED, BETA, 0.5, 100, min_width=1.0)

@@ -1,0 +1,19 @@
+from .data import ImageData, load_images, read_idx
+from .evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
+from .model import MLPAutoencoder
+from .pretrain import Member, pretrain_members
+
+__all__ = [
+    "ImageData",
+    "MLPAutoencoder",
+    "Member",
+    "effective_rank",
+    "embed",
+    "evaluate_members",
+    "linear_probe",
+    "load_images",
+    "masked_error",
+    "pretrain_members",
+    "read_idx",
+]
+__version__: str
