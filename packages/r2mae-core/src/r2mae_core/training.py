@@ -329,8 +329,12 @@ def train(
             use_distributed_sampler=False,  # the loader knows its rank
             num_sanity_val_steps=0,
         )
-        with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
-            trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
+        try:
+            with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
+                trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
+        finally:
+            if isinstance(loader, ResumableLoader):
+                loader.close()
     if trainer.interrupted:
         kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
         raise UserError(

@@ -1,0 +1,162 @@
+"""The figures of the linear model: 1A to 1G, 3 and 4. Sizes that the paper's text lost are marked in `paper.CHOICES`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory import covariance as models
+from r2mae_theory.panels import Experiment, Panel, Series
+from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, random_unit, spectrum, theory_series
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from r2mae_theory.panels import Record
+    from r2mae_theory.paper import Size
+
+ALIGNMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (5.0, 10.0, 20.0, 50.0)
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+_FINE = np.round(np.linspace(0.01, 0.97, 97), 4)
+_P, _SIGMA = 400, 0.5
+_RATIO, _RISK = "mask ratio r", "risk / null risk"
+
+
+def _panel(
+    title: str, scenes: Sequence[Scene], size: Size, ymax: float | None, what: str = "total"
+) -> tuple[Panel, list[Record]]:
+    lines, dots, records = [], [], []
+    for k, scene in enumerate(scenes):
+        fine = [r for r in _FINE.tolist() if abs(r - scene.covariance.p / scene.n) > 1e-6]
+        coarse = [r for r in size.ratios if abs(r - scene.covariance.p / scene.n) > 1e-6]
+        lines.append(theory_series(scene, fine, what, k))
+        found, marks = compare(scene, coarse, size.repeats, size.seed, size.n_jobs, k, what)
+        dots.append(marks)
+        records += [{"panel": title, **record} for record in found]
+    label = _RISK if what == "total" else "mean square prediction / null risk"
+    return Panel(title, _RATIO, label, [*lines, *dots], 1.0 if what == "total" else None, ymax), records
+
+
+def _together(name: str, parts: Sequence[tuple[Panel, list[Record]]], remark: str = "") -> Experiment:
+    records = [record for _, found in parts for record in found]
+    return Experiment(name, records, [panel for panel, _ in parts], _best(records), remark)
+
+
+def _best(records: Sequence[Record]) -> list[Record]:
+    """One line per curve: where theory and simulation have their minimum on the simulated grid."""
+    lines: list[Record] = []
+    for key in dict.fromkeys((r["panel"], r["setting"]) for r in records):
+        curve = [r for r in records if (r["panel"], r["setting"]) == key]
+        theory = min(curve, key=lambda r: float(r["theory"] or 0))
+        measured = min(curve, key=lambda r: float(r["simulated"] or 0))
+        gaps = [abs(float(r["simulated"] or 0) / float(r["theory"] or 1) - 1) for r in curve]
+        lines.append(
+            {
+                "panel": key[0],
+                "setting": key[1],
+                "best ratio (theory)": theory["ratio"],
+                "risk/null": theory["theory"],
+                "best ratio (simulated)": measured["ratio"],
+                "simulated risk/null": measured["simulated"],
+                "median gap %": 100 * float(np.median(gaps)),
+            }
+        )
+    return lines
+
+
+def fig1a(size: Size) -> Experiment:
+    """Theorem 1, over- and underparametrised."""
+    cov, beta = models.isotropic(_P), random_unit(_P, size.seed)
+    parts = [
+        _panel(f"1A: isotropic, γ = {_P / n:g}", [Scene(f"n = {n}", cov, beta, _SIGMA, n)], size, top)
+        for n, top in ((200, 4.0), (1000, 12.0))
+    ]
+    return _together("fig1a", parts)
+
+
+def _spiked(strength: float, alignment: float, label: str, seed: int, ones: bool = False) -> Scene:
+    cov = models.spiked(_P, strength, np.ones(_P) if ones else None, seed)
+    return Scene(label, cov, aligned(cov, alignment, seed + 1), _SIGMA, 200)
+
+
+def fig1b(size: Size) -> Experiment:
+    """Risk against the alignment a of β with the spike, λ = 20."""
+    scenes = [_spiked(20, a, f"a = {a:g}", size.seed) for a in ALIGNMENTS]
+    return _together("fig1b", [_panel("1B: spiked, λ = 20", scenes, size, 2.5)])
+
+
+def fig1c(size: Size) -> Experiment:
+    """Risk against the strength λ of the spike, a = 1."""
+    scenes = [_spiked(s, 1.0, f"λ = {s:g}", size.seed) for s in STRENGTHS]
+    return _together("fig1c", [_panel("1C: spiked, a = 1", scenes, size, 2.5)])
+
+
+def fig1d(size: Size) -> Experiment:
+    """Magnitude of the prediction against the alignment, λ = 20."""
+    scenes = [_spiked(20, a, f"a = {a:g}", size.seed) for a in ALIGNMENTS]
+    return _together("fig1d", [_panel("1D: prediction magnitude, λ = 20", scenes, size, 3.0, "magnitude")])
+
+
+def fig3(size: Size) -> Experiment:
+    """The spiked model with an all-ones direction: risk and magnitude for every λ and a."""
+    parts = []
+    for what, top in (("total", 2.5), ("magnitude", 3.0)):
+        for strength in STRENGTHS:
+            scenes = [_spiked(strength, a, f"a = {a:g}", size.seed, ones=True) for a in ALIGNMENTS]
+            parts.append(_panel(f"3: λ = {strength:g}", scenes, size, top, what))
+    return _together("fig3", parts)
+
+
+def fig1e(size: Size) -> Experiment:
+    """General spectra; β an eigenvector at a quantile of the spectrum."""
+    parts = []
+    for n in (100, 200):
+        for name in SPECTRA:
+            cov = spectrum(name, _P, size.seed)
+            scenes = [Scene(f"quantile {q:g}", cov, eigenvector(cov, q), _SIGMA, n) for q in QUANTILES]
+            parts.append(_panel(f"1E: {name}, n = {n}", scenes, size, 2.0))
+    return _together("fig1e", parts)
+
+
+def fig1f(size: Size) -> Experiment:
+    """Published BERT accuracies per mask ratio under the transformation of C.2: same intercept, same late slope."""
+    from r2mae_theory.paper import BERT_ACCURACY, BERT_RATIOS
+
+    del size
+    records, curves = [], []
+    for task, accuracy in BERT_ACCURACY.items():
+        error = dict(zip(BERT_RATIOS, (1 - np.array(accuracy) / 100).tolist(), strict=True))
+        intercept = error[0.15] - 0.15 * (error[0.30] - error[0.15]) / 0.15
+        slope = (error[0.80] - error[0.40]) / 0.40
+        shifted = [(error[r] - intercept) / slope for r in BERT_RATIOS]
+        curves.append(Series(task, BERT_RATIOS, shifted))
+        for r, value in zip(BERT_RATIOS, shifted, strict=True):
+            records.append({"task": task, "ratio": r, "error": error[r], "transformed": value})
+    panel = Panel("1F: BERT, error per mask ratio (C.2)", _RATIO, "error, shifted and scaled", curves, 0.0)
+    return Experiment("fig1f", records, [panel])
+
+
+def _block(name: str, seeds: Sequence[int], size: Size) -> Experiment:
+    parts = []
+    for n, rank, eigenvalue in ((200, 4, 10.0), (100, 40, 50.0), (40, 40, 200.0)):
+        scenes = []
+        for seed in seeds:
+            cov = models.block(_P, rank, eigenvalue, seed)
+            beta = cov.multiply(random_unit(_P, seed + 1))
+            scenes.append(Scene(f"sample {seed}", cov, beta, _SIGMA, n))
+        title = f"{name[3:].upper()}: rank {rank}, eigenvalue {eigenvalue:g}, n = {n}"
+        parts.append(_panel(title, scenes, size, 2.0))
+    remark = "Ours alone: the ratio curves of the paper's vision models are not at hand as numbers."
+    return _together(name, parts, remark)
+
+
+def fig1g(size: Size) -> Experiment:
+    """The block model, β a Σ-weighted uniform vector."""
+    return _block("fig1g", (0,), size)
+
+
+def fig4(size: Size) -> Experiment:
+    """Three more draws of the block model."""
+    return _block("fig4", (1, 2, 3), size)

@@ -1,0 +1,100 @@
+"""Settings of the linear model, and theory and simulation side by side along a curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory import covariance as models
+from r2mae_theory.errors import TheoryError
+from r2mae_theory.panels import Series
+from r2mae_theory.risk import risk_table
+from r2mae_theory.simulate import simulate_risk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from r2mae_theory.panels import Record
+    from r2mae_theory.representations import Covariance
+
+    Floats = NDArray[np.floating]
+
+SPECTRA = ("uniform", "beta", "latent")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A covariance, a ground truth, the noise and the number of samples, with a name for tables and legends."""
+
+    label: str
+    covariance: Covariance
+    beta: Floats
+    sigma: float
+    n: int
+
+
+def random_unit(p: int, seed: int) -> Floats:
+    """A vector of uniform entries, normalised (figure 1A)."""
+    vector = np.random.default_rng(seed).uniform(size=p)
+    return vector / np.linalg.norm(vector)
+
+
+def aligned(spiked: models.LowRankCovariance, alignment: float, seed: int) -> Floats:
+    """A unit vector β with vᵀβ = alignment (figures 1B to 1D)."""
+    v = spiked.directions[:, 0]
+    across = np.random.default_rng(seed).uniform(size=spiked.p)
+    across -= v * (v @ across)
+    return alignment * v + np.sqrt(1 - alignment**2) * across / np.linalg.norm(across)
+
+
+def spectrum(name: str, p: int, seed: int) -> Covariance:
+    """One of figure 1E's covariances: "uniform", "beta" or "latent" (with p latent factors, this package's choice)."""
+    if name == "uniform":
+        return models.uniform_spectrum(p, seed=seed)
+    if name == "beta":
+        return models.beta_spectrum(p, seed=seed)
+    if name == "latent":
+        return models.latent_space(p, p, seed)
+    raise TheoryError(f"unknown spectrum {name!r}, known are {SPECTRA}")
+
+
+def eigenvector(covariance: Covariance, quantile: float) -> Floats:
+    """The eigenvector whose eigenvalue stands at a quantile of the spectrum."""
+    return covariance.eigenvectors[:, round(quantile * (covariance.p - 1))]
+
+
+def theory_series(scene: Scene, ratios: Sequence[float], what: str, color: int) -> Series:
+    """A predicted curve over null risk; `what` is "total" or "magnitude"."""
+    table = risk_table(scene.covariance, scene.beta, scene.sigma, scene.n, list(ratios))
+    values = getattr(table, what)[:, 0] / table.null[0]
+    return Series(scene.label, list(ratios), values.tolist(), color=color)
+
+
+def compare(
+    scene: Scene, ratios: Sequence[float], n_repeats: int, seed: int, n_jobs: int, color: int, what: str = "total"
+) -> tuple[list[Record], Series]:
+    """Simulate along a curve beside the prediction: records for the table, and dots over null risk."""
+    table = risk_table(scene.covariance, scene.beta, scene.sigma, scene.n, list(ratios))
+    records: list[Record] = []
+    dots, errors = [], []
+    for j, ratio in enumerate(ratios):
+        measured = simulate_risk(scene.covariance, scene.beta, scene.sigma, scene.n, ratio, n_repeats, seed + j, n_jobs)
+        dots.append(measured.normalized if what == "total" else measured.magnitude / measured.null)
+        errors.append(measured.sd / measured.null if what == "total" else 0.0)
+        records.append(
+            {
+                "setting": scene.label,
+                "ratio": float(ratio),
+                "theory": float(table.normalized[j, 0]),
+                "simulated": measured.normalized,
+                "sd": measured.sd / measured.null,
+                "theory magnitude": float(table.magnitude[j, 0] / table.null[0]),
+                "magnitude": measured.magnitude / measured.null,
+                "repeats": n_repeats,
+            }
+        )
+    return records, Series("", list(ratios), dots, errors if what == "total" else None, dots=True, color=color)
