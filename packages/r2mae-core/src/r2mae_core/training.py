@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -308,10 +308,8 @@ def train(
         own.append(_Progress())
     if samples_per_step:
         own.append(_Throughput(samples_per_step))
-    with warnings.catch_warnings():
-        for by_design in _BY_DESIGN:
-            warnings.filterwarnings("ignore", message=by_design)
-        trainer = _quiet_trainer(
+    with _quiet_lightning():
+        trainer = _trainer(
             max_epochs=max_epochs,
             max_steps=max_steps,
             accelerator={"cuda": "gpu"}.get(device, device),
@@ -343,14 +341,24 @@ def train(
     return trainer
 
 
-def _quiet_trainer(**arguments: Any) -> pl.Trainer:
-    """Build a trainer without Lightning's advertisements and device banner: the command says what it runs on."""
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = log.level
-    log.setLevel(logging.WARNING)
+def _trainer(**arguments: Any) -> pl.Trainer:
+    """Build a trainer; what Lightning refuses of the user's options becomes a message."""
     try:
         return pl.Trainer(**arguments)
     except (MisconfigurationException, ValueError) as error:
         raise UserError(str(error).strip()) from None
-    finally:
-        log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners, tips and the warnings about what we mean: the command says what it does."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for by_design in _BY_DESIGN:
+            warnings.filterwarnings("ignore", message=by_design)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -1,4 +1,4 @@
-"""The figures of the linear model: 1A to 1G, 3 and 4. Sizes that the paper's text lost are marked in `paper.CHOICES`."""
+"""The figures of the linear model: 1A to 1G, 3 and 4. `paper.CHOICES` lists the sizes that the text does not give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from r2mae_theory import covariance as models
 from r2mae_theory.panels import Experiment, Panel, Series
-from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, random_unit, spectrum, theory_series
+from r2mae_theory.published import BERT_ACCURACY, BERT_RATIOS
+from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, predict, random_unit, spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +28,16 @@ _RATIO, _RISK = "mask ratio r", "risk / null risk"
 def _panel(
     title: str, scenes: Sequence[Scene], size: Size, ymax: float | None, what: str = "total"
 ) -> tuple[Panel, list[Record]]:
+    gamma = scenes[0].covariance.p / scenes[0].n
+    fine, coarse = ([r for r in ratios if abs(r - gamma) > 1e-6] for ratios in (_FINE.tolist(), size.ratios))
+    kind, key, error = (0, "simulated", "sd") if what == "total" else (1, "magnitude", None)
     lines, dots, records = [], [], []
-    for k, scene in enumerate(scenes):
-        fine = [r for r in _FINE.tolist() if abs(r - scene.covariance.p / scene.n) > 1e-6]
-        coarse = [r for r in size.ratios if abs(r - scene.covariance.p / scene.n) > 1e-6]
-        lines.append(theory_series(scene, fine, what, k))
-        found, marks = compare(scene, coarse, size.repeats, size.seed, size.n_jobs, k, what)
-        dots.append(marks)
+    curves, expected = predict(scenes, fine), predict(scenes, coarse)
+    for k, (scene, curve, point) in enumerate(zip(scenes, curves, expected, strict=True)):
+        found = compare(scene, coarse, point, size.repeats, size.seed, size.n_jobs)
+        spread = [float(r[error] or 0) for r in found] if error else None
+        lines.append(Series(scene.label, fine, curve[kind].tolist(), color=k))
+        dots.append(Series("", coarse, [float(r[key] or 0) for r in found], spread, dots=True, color=k))
         records += [{"panel": title, **record} for record in found]
     label = _RISK if what == "total" else "mean square prediction / null risk"
     return Panel(title, _RATIO, label, [*lines, *dots], 1.0 if what == "total" else None, ymax), records
@@ -122,8 +126,6 @@ def fig1e(size: Size) -> Experiment:
 
 def fig1f(size: Size) -> Experiment:
     """Published BERT accuracies per mask ratio under the transformation of C.2: same intercept, same late slope."""
-    from r2mae_theory.paper import BERT_ACCURACY, BERT_RATIOS
-
     del size
     records, curves = [], []
     for task, accuracy in BERT_ACCURACY.items():

@@ -17,8 +17,8 @@ _MAX_COLUMNS = 3
 
 
 def draw(panels: list[Panel]) -> Figure:
-    """Lay panels out on a grid of at most three columns."""
-    columns = min(_MAX_COLUMNS, len(panels))
+    """Lay panels out on a grid without ragged ends where that is easy."""
+    columns = {4: 2, 8: 4}.get(len(panels), min(_MAX_COLUMNS, len(panels)))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)

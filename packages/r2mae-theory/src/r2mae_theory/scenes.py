@@ -9,7 +9,6 @@ import numpy as np
 
 from r2mae_theory import covariance as models
 from r2mae_theory.errors import TheoryError
-from r2mae_theory.panels import Series
 from r2mae_theory.risk import risk_table
 from r2mae_theory.simulate import simulate_risk
 
@@ -67,34 +66,41 @@ def eigenvector(covariance: Covariance, quantile: float) -> Floats:
     return covariance.eigenvectors[:, round(quantile * (covariance.p - 1))]
 
 
-def theory_series(scene: Scene, ratios: Sequence[float], what: str, color: int) -> Series:
-    """A predicted curve over null risk; `what` is "total" or "magnitude"."""
-    table = risk_table(scene.covariance, scene.beta, scene.sigma, scene.n, list(ratios))
-    values = getattr(table, what)[:, 0] / table.null[0]
-    return Series(scene.label, list(ratios), values.tolist(), color=color)
+def predict(scenes: Sequence[Scene], ratios: Sequence[float]) -> list[tuple[Floats, Floats]]:
+    """Risk and prediction magnitude over null risk of each scene, each of shape (R,).
+
+    Scenes that share covariance, noise and n share one table, since the fixed point does not depend on β.
+    """
+    first = scenes[0]
+    if all(s.covariance is first.covariance and (s.sigma, s.n) == (first.sigma, first.n) for s in scenes):
+        betas = np.column_stack([s.beta for s in scenes])
+        table = risk_table(first.covariance, betas, first.sigma, first.n, list(ratios))
+        return list(zip(table.normalized.T, (table.magnitude / table.null).T, strict=True))
+    return [predict([s], ratios)[0] for s in scenes]
 
 
 def compare(
-    scene: Scene, ratios: Sequence[float], n_repeats: int, seed: int, n_jobs: int, color: int, what: str = "total"
-) -> tuple[list[Record], Series]:
-    """Simulate along a curve beside the prediction: records for the table, and dots over null risk."""
-    table = risk_table(scene.covariance, scene.beta, scene.sigma, scene.n, list(ratios))
+    scene: Scene,
+    ratios: Sequence[float],
+    predicted: tuple[Floats, Floats],
+    n_repeats: int,
+    seed: int,
+    n_jobs: int,
+) -> list[Record]:
+    """Simulate along a curve beside its prediction; everything over null risk."""
     records: list[Record] = []
-    dots, errors = [], []
     for j, ratio in enumerate(ratios):
         measured = simulate_risk(scene.covariance, scene.beta, scene.sigma, scene.n, ratio, n_repeats, seed + j, n_jobs)
-        dots.append(measured.normalized if what == "total" else measured.magnitude / measured.null)
-        errors.append(measured.sd / measured.null if what == "total" else 0.0)
         records.append(
             {
                 "setting": scene.label,
                 "ratio": float(ratio),
-                "theory": float(table.normalized[j, 0]),
+                "theory": float(predicted[0][j]),
                 "simulated": measured.normalized,
                 "sd": measured.sd / measured.null,
-                "theory magnitude": float(table.magnitude[j, 0] / table.null[0]),
+                "theory magnitude": float(predicted[1][j]),
                 "magnitude": measured.magnitude / measured.null,
                 "repeats": n_repeats,
             }
         )
-    return records, Series("", list(ratios), dots, errors if what == "total" else None, dots=True, color=color)
+    return records

@@ -90,9 +90,9 @@ def plot_demo(
     )
     grid = bottom.subplots(len(rows), n_shown, squeeze=False)
     for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
-        for axes, picture in zip(axes_row, pictures.cpu(), strict=True):
+        for axes, picture in zip(axes_row, pictures.cpu().numpy(), strict=True):
             axes.set_facecolor("#cfd8e3")
-            axes.imshow(picture.view(data.side, data.side), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(picture.reshape(data.side, data.side), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
     return figure
