@@ -116,6 +116,13 @@ def lint(session):
     session.run("codespell", "packages", "docs", "benchmarks", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
+@nox.session(venv_backend="none")
+def hooks(session):
+    """Run lint once and install its ruff as a git hook."""
+    session.run("nox", "-s", "lint", external=True)
+    session.run(str(ROOT / ".nox" / "lint" / "bin" / "prek"), "install", external=True)
+
+
 @nox.session
 def types(session):
     """Check the types of every package."""

@@ -44,9 +44,8 @@ def line(what, ours, other, unit=1e3):
 
 
 def main():
-    print(
-        f"{os.environ.get('OMP_NUM_THREADS', 'unset')} BLAS thread(s), numpy {np.__version__}, p = {P}, n = {N}, r = {RATIO}"
-    )
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
+    print(f"BLAS threads: {threads}, numpy {np.__version__}, p = {P}, n = {N}, r = {RATIO}")
     print(f"{'':<62} {'ours [ms]':>10} {'other [ms]':>10} {'ratio':>10}")
     dense = covariance.uniform_spectrum(P, seed=0)
     beta, root = dense.eigenvectors[:, -1].copy(), np.linalg.cholesky(dense.matrix)
@@ -67,9 +66,8 @@ def main():
     for name, cov in (("dense", dense), ("spiked", covariance.spiked(P, 20, seed=0))):
         S = cov.matrix
         factor = np.linalg.cholesky(S)
-        ours = seconds(lambda: simulate_risk(cov, beta, SIGMA, N, RATIO, 40)) / 40
-        obvious = np.random.default_rng(1)
-        other = seconds(lambda: [obvious_repeat(S, factor, beta, N, RATIO, obvious) for _ in range(40)]) / 40
+        ours = seconds(lambda c=cov: simulate_risk(c, beta, SIGMA, N, RATIO, 40)) / 40
+        other = seconds(lambda S=S, L=factor: [obvious_repeat(S, L, beta, N, RATIO, rng) for _ in range(40)]) / 40
         line(f"a whole repeat, {name} covariance, against the obvious version", ours, other)
 
     # A risk curve against 50 repeats per point, by our simulation and by the obvious one (10 timed, times 5).

@@ -31,7 +31,7 @@ def test_rank_one_updates_equal_leaving_the_feature_out(n, mask):
 
 
 def test_predicted_minimum_is_where_real_regressions_have_theirs():
-    """Where the measured minimum is clear, the predicted one is at most a grid step away; the README lists the cases."""
+    """Where the measured minimum is clear, the predicted one is at most a grid step away."""
     cases = [(name, n) for name in DATA for n in (20, 60, 100, 200)]
     found = {case: advise(DATA[case[0]], case[1], n_bootstrap=0, validate=True).validation for case in cases}
     clear = {case: v.steps_apart for case, v in found.items() if v.is_clear}

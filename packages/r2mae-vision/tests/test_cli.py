@@ -133,3 +133,16 @@ def test_help_is_quick_and_loads_nothing_heavy():
     code += "print([m for m in ('torch','numpy','lightning','sklearn','matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_every_recipe_is_one_of_its_command(call):
+    import r2mae_vision.cli as cli
+    from r2mae_core.commands import recipes
+
+    found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_vision", verb)}
+    assert {("pretrain", "paper-mnist"), ("reproduce", "overparametrised"), ("demo", "mnist")} <= found
+    for verb, name in found:
+        needed = ["fig2a"] if verb == "reproduce" else []
+        code, out, _ = call(verb, *needed, "-c", name, "--print_config")
+        assert code == 0, (verb, name)
+        assert yaml.safe_load(out)["data"] == "mnist"

@@ -23,7 +23,7 @@ class Command:
     config: type
     """A frozen dataclass; attribute docstrings are the help of its options."""
     target: str
-    """`module:function`, called with an instance of `config`."""
+    """Where its code is, as "module:function"; called with an instance of `config`."""
     help: str
 
 
@@ -40,7 +40,7 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     parser = _parser(prog, package, description, commands)
     try:
         words = _with_plain_flags(commands, sys.argv[1:] if argv is None else argv)
-        parsed = parser.parse_args(_with_recipe_paths(package, words))
+        parsed = parser.parse_args(_with_recipe_paths(package, commands, words))
     except SystemExit as stop:
         return int(stop.code or 0)
     verb = parsed.command
@@ -71,7 +71,11 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
     verbs = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     for verb, command in commands.items():
         options = ArgumentParser(description=command.help, epilog=_EPILOG)
-        known = f"YAML file, or a recipe's name: {', '.join(names)}" if (names := recipes(package)) else "YAML file"
+        known = (
+            f"YAML file, or a recipe's name: {', '.join(names)}"
+            if (names := sorted(recipes(package, verb)))
+            else "YAML file"
+        )
         options.add_argument("-c", "--config", action="config", help=known)
         lists: set[str | int] = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
         options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
@@ -81,10 +85,10 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
     return parser
 
 
-def recipes(package: str) -> list[str]:
-    """Return the names of a package's recipes, `configs/*.yaml`."""
-    folder = resources.files(package) / "configs"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()) if folder.is_dir() else []
+def recipes(package: str, verb: str) -> dict[str, str]:
+    """Return a command's recipes, name → path: the files `configs/<verb>/<name>.yaml` of the package."""
+    folder = resources.files(package) / "configs" / verb
+    return {file.name.removesuffix(".yaml"): str(file) for file in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _version(package: str) -> str:
@@ -119,16 +123,16 @@ def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> l
     return words
 
 
-def _with_recipe_paths(package: str, argv: Sequence[str]) -> list[str]:
+def _with_recipe_paths(package: str, commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
     """Replace a recipe's name after -c or --config by the path of its file."""
-    names, found = set(recipes(package)), []
+    verb = next((word for word in argv if word in commands), "")
+    paths, found = recipes(package, verb) if verb else {}, []
     for before, word in zip(["", *argv], argv, strict=False):
-        flag, _, name = word.partition("=") if word.startswith("--config=") else (before, "", word)
-        if flag in ("-c", "--config") and name in names:
-            path = str(resources.files(package) / "configs" / f"{name}.yaml")
-            found.append(path if flag == before else f"--config={path}")
+        if word.startswith("--config="):
+            name = word.removeprefix("--config=")
+            found.append(f"--config={paths.get(name, name)}")
         else:
-            found.append(word)
+            found.append(paths.get(word, word) if before in ("-c", "--config") else word)
     return found
 
 

@@ -145,8 +145,9 @@ class MaskedModule(pl.LightningModule):
             self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=len(batch))
 
     def is_log_step(self) -> bool:
-        """Return whether this optimizer step is one that is logged."""
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
+        """Return whether this optimizer step is one that is logged: every so many, and the last."""
+        step, every = self.global_step + 1, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        return step % every == 0 or step == self.total_steps()
 
     def log_now(self, metrics: dict[str, float | Tensor]) -> None:
         """Send metrics to every logger. Reading device values waits for the device, so do it at log steps only."""

@@ -28,10 +28,10 @@ def parse(
         The command, its configuration object, its positional argument (or None) and the value of `--out`.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=description)
+    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     chooser = parser.add_subcommands(required=True, dest="command")
     for command in commands:
-        sub = ArgumentParser(description=command.config.__doc__)
+        sub = ArgumentParser(description=command.config.__doc__, allow_abbrev=False)
         if command.positional:
             sub.add_argument(command.positional, type=command.kind, help=command.help)
         sub.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")

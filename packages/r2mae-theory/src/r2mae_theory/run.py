@@ -219,15 +219,13 @@ def advise_command(config: AdviseConfig, file: str, out: Path) -> None:
                 max(2.0, 1.3 * float(v.measured.min())),
             )
         )
-    say(
-        f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets, planned n = {found.n_samples}"
-    )
+    counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
+    say(f"{counts}, planned n = {found.n_samples}")
     _finish(Experiment("advice", records, panels, remark="\n".join(found.notes)), out)
     interval = found.ratio_interval
     spread = f" (5 to 95 % over bootstrap: {interval[0]:g} to {interval[1]:g})" if interval else ""
-    say(
-        f"recommended ratio: {found.best_ratio:g}{spread}; within 1 % of the best: {found.near_best[0]:g} to {found.near_best[1]:g}"
-    )
+    say(f"recommended ratio: {found.best_ratio:g}{spread}")
+    say(f"within 1 % of the best: {found.near_best[0]:g} to {found.near_best[1]:g}")
     say(f"recommended range, at least 0.2 wide: {found.best_range[0]:g} to {found.best_range[1]:g}")
     low, middle, high = np.percentile(found.per_target, [5, 50, 95])
     say(f"best ratio of single targets: {middle:g} (5 to 95 %: {low:g} to {high:g})")

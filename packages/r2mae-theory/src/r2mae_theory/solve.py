@@ -25,7 +25,7 @@ class NormalSolver:
 
     def __init__(self, Z: Floats) -> None:
         # A row without a visible feature says nothing; it would only make ZZᵀ singular.
-        self._kept = Z.any(axis=1)
+        self._kept = np.einsum("ij,ij->i", Z, Z) > 0
         self._all_kept = bool(self._kept.all())
         self._Z = Z if self._all_kept else Z[self._kept]
         self._rows = len(Z)

@@ -1,0 +1,35 @@
+"""The packages of the workspace agree with each other. Reads files only: in isolation no sibling can be imported."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parents[2]
+PROJECTS = {path.parent.name: tomllib.loads(path.read_text()) for path in PACKAGES.glob("*/pyproject.toml")}
+
+
+def test_all_six_are_here():
+    assert set(PROJECTS) == {f"r2mae-{n}" for n in ("core", "vision", "text", "dna", "singlecell", "theory")}
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_versions_bounds_and_files_agree(name):
+    project, core = PROJECTS[name]["project"], PROJECTS["r2mae-core"]["project"]
+    assert project["name"] == name
+    for field in ("version", "requires-python", "license"):
+        assert project[field] == core[field]
+    assert (PACKAGES / name / "README.md").read_text().startswith(f"# {name}\n")
+    assert (PACKAGES / name / "LICENSE").read_text() == (PACKAGES / "r2mae-core" / "LICENSE").read_text()
+    dependencies = " ".join(project["dependencies"])
+    # A bare name would become an unbounded requirement in the wheel.
+    assert ("r2mae-core>=0.1,<0.2" in dependencies) == (name not in ("r2mae-core", "r2mae-theory"))
+    if "lightning" in dependencies:
+        assert "lightning>=2.6.1,!=2.6.2,!=2.6.3" in dependencies
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, p in PROJECTS.items() if "scripts" not in p["project"] and n != "r2mae-core"]
+)
+def test_a_package_without_a_command_says_that_it_is_a_placeholder(name):
+    assert "placeholder" in (PACKAGES / name / "src" / name.replace("-", "_") / "__init__.py").read_text()
