@@ -1,4 +1,4 @@
-"""When can a range of ratios beat the best fixed ratio? A search by the exact theory; draws docs/theory-r2mae-vs-fixed.png.
+"""When can a range of ratios beat the best fixed ratio? A search by the exact theory, and the figure of its page.
 
     OMP_NUM_THREADS=1 python benchmarks/theory_range_search.py
 

@@ -2,12 +2,14 @@ from .comparison import ComparisonTable, compare
 from .curriculum import CurriculumWeights, sinkhorn, weighted_mean
 from .data_order import BatchOrder, ResumableLoader
 from .errors import UserError
+from .masked_module import MaskDraw, MaskedModule
 from .masks import bernoulli_mask, exact_mask, nested_masks
 from .records import Record, read_records, write_records
 from .run_folder import RunFolder
-from .samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform, sampler_to_config
-from .schemes import register_scheme, sampler_from_config, scheme, scheme_names, with_seed
-from .training import MaskDraw, MaskedModule, train
+from .sampler_config import sampler_from_config, sampler_to_config, with_seed
+from .samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
+from .schemes import register_scheme, scheme, scheme_names
+from .training import train
 
 __all__ = [
     "BatchOrder",

@@ -4,12 +4,10 @@ A sampler is a pure function of (seed, step). It has no state to save, so every 
 run draws the same ratio at the same step.
 """
 
-import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from r2mae_core.randomness import uniform_draw
 
@@ -317,50 +315,3 @@ class Curriculum(RatioSampler):
     def describe(self) -> str:  # noqa: D102
         goal = "an easy mask" if self.k0 else "easy to hard"
         return f"{self.ratio.describe()}, with learned loss weights ({goal})"
-
-
-def sampler_to_config(sampler: RatioSampler) -> dict[str, Any]:
-    """Return a sampler as plain data, `{"class_path": …, "init_args": {…}}`, ready for YAML.
-
-    Raises:
-        ValueError: the sampler is not a dataclass, so its arguments cannot be read back.
-    """
-    if not hasattr(sampler, "__dataclass_fields__"):
-        raise ValueError(f"{sampler!r} cannot be written to a config: make its class a dataclass")
-    name = type(sampler).__name__
-    home = "r2mae_core" if type(sampler).__module__ == __name__ else type(sampler).__module__
-    arguments = {field.name: getattr(sampler, field.name) for field in fields(sampler)}  # pyright: ignore[reportArgumentType]
-    return {
-        "class_path": f"{home}.{name}",
-        "init_args": {
-            key: sampler_to_config(value)
-            if isinstance(value, RatioSampler)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-            for key, value in arguments.items()
-        },
-    }
-
-
-def sampler_from_class_path(config: Mapping[str, Any]) -> RatioSampler:
-    """Build a sampler from what `sampler_to_config` returned. The class path may be a bare built-in name.
-
-    Raises:
-        ValueError: the class cannot be found, or its arguments are wrong.
-    """
-    path = str(config["class_path"])
-    home, _, name = path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(home or "r2mae_core"), name)
-    except (ImportError, AttributeError) as error:
-        known = ", ".join(sorted(cls.__name__ for cls in RatioSampler.__subclasses__()))
-        raise ValueError(f"no mask-ratio sampler {path!r}: {error}; built in: {known}") from None
-    arguments = {
-        key: sampler_from_class_path(value) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in (config.get("init_args") or {}).items()
-    }
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"wrong arguments for {path}: {error}") from None

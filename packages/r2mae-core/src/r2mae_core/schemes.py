@@ -1,7 +1,6 @@
 """Named mask schemes: the paper's table of ratios per modality, and the user's own (paper, section 4 and C.5-C.8)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from r2mae_core.errors import UserError
@@ -10,10 +9,8 @@ from r2mae_core.samplers import (
     Fixed,
     Grid,
     LinearDecay,
-    MaskRatioSampler,
     RatioSampler,
     Uniform,
-    sampler_from_class_path,
 )
 
 Factory = Callable[..., RatioSampler]
@@ -85,59 +82,6 @@ def scheme(name: str, modality: str | None = None, **overrides: Any) -> RatioSam
     except (TypeError, ValueError) as error:
         reason = str(error).split("() ")[-1]
         raise UserError(f"mask scheme {name!r}: {reason}") from None
-
-
-def sampler_from_config(
-    config: "float | str | Mapping[str, Any] | RatioSampler", modality: str | None = None, seed: int | None = None
-) -> RatioSampler:
-    """Turn what a user can write in YAML or on the command line into a sampler.
-
-    Args:
-        config: a number (a fixed ratio), a scheme's name, `{"scheme": name, **overrides}`,
-            `{"class_path": …, "init_args": {…}}`, or a sampler, which passes through.
-        modality: where a scheme's ratios come from.
-        seed: seed of the draws, where the config gives none. A sampler that passes through keeps its own.
-
-    Raises:
-        UserError: none of these, or arguments out of range.
-    """
-    if isinstance(config, MaskRatioSampler):
-        return config  # pyright: ignore[reportReturnType]
-    try:
-        if isinstance(config, Mapping) and "class_path" in config:
-            arguments = dict(config.get("init_args") or {})
-            sampler = sampler_from_class_path({**config, "init_args": arguments})
-            return sampler if seed is None or "seed" in arguments else with_seed(sampler, seed)
-        if isinstance(config, Mapping) and "scheme" in config:
-            overrides = {key: value for key, value in config.items() if key != "scheme"}
-            sampler = scheme(config["scheme"], modality, **overrides)
-            return sampler if seed is None or "seed" in overrides else with_seed(sampler, seed)
-        if isinstance(config, str):
-            ratio = _as_number(config)
-            sampler = Fixed(ratio) if ratio is not None else scheme(config, modality)
-            return sampler if seed is None else with_seed(sampler, seed)
-        if isinstance(config, int | float) and not isinstance(config, bool):
-            return Fixed(config)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"mask_ratio: {error}") from None
-    known = ", ".join(scheme_names(modality))
-    raise UserError(f"mask_ratio must be a number, a scheme's name ({known}) or a sampler, got {config!r}")
-
-
-def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:
-    """Return the sampler with another seed; one that draws nothing is returned as it is."""
-    if isinstance(sampler, Curriculum):
-        return replace(sampler, ratio=with_seed(sampler.ratio, seed))
-    return replace(sampler, seed=seed) if hasattr(sampler, "seed") else sampler  # pyright: ignore[reportArgumentType]
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _fixed(ratio: float) -> RatioSampler:

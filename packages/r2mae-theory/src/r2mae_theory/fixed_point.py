@@ -3,7 +3,7 @@
 A row of ratio r = 1 − q has covariance q²Σ + qrD. With a tiny ridge λ, d = λ + q²A + qrB, T = (I + E[q²/d]Σ +
 E[qr/d]D)⁻¹, A = tr(ΣT)/N and B = tr(DT)/N. Here the limit λ → 0 is taken exactly: above the interpolation threshold
 (N < p) λ drops out of d, below it A, B and T are of order λ and the identity drops out of T. So nothing depends on how
-small a ridge one dares to take. J problems are solved at a time by Newton's method on (log A, log B).
+small a ridge one dares to take. J problems are solved at a time by Newton's method.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating]
 
-_MAX_EVALUATIONS = 100
-_TOLERANCE = 1e-9  # of a Newton step in log A, log B; the error left after the step is of the order of its square
+_MAX_EVALUATIONS = 200
+_TOLERANCE = 1e-9  # of a Newton step, relative to A and B; the error left after the step is of the order of its square
 _CLOSE = 1e-5  # a step this small is taken, evaluated once more, and trusted
 
 
@@ -90,7 +90,7 @@ def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None 
     """Find (A, B) for J problems.
 
     Raises:
-        ConvergenceError: if some problem is not solved after 100 evaluations; the message gives its residual.
+        ConvergenceError: if some problem is not solved after 200 evaluations; the message gives its residual.
     """
     J = len(rows.count)
     gamma = resolvent.p / rows.count
@@ -101,45 +101,49 @@ def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None 
                 rows.above, resolvent.scale * (gamma - 1), gamma / (q * (1 - gamma))
             )  # exact for Σ ∝ I
         start = (isotropic, isotropic)
-    x = np.log(np.stack(start, axis=1))
+    y = np.stack(start, axis=1)
     active = np.arange(J)
     best: dict[str, Floats] = {}
-    residual = np.full(J, np.inf)
-    previous, step, final = x.copy(), np.zeros_like(x), np.zeros(J, dtype=bool)
+    residual, last = np.full(J, np.inf), np.zeros(J, dtype=bool)
     for count in range(1, _MAX_EVALUATIONS + 1):
-        part = rows.take(active)
-        A, B = np.exp(x[active]).T
-        u, v, _ = part.coefficients(A, B)
+        part, now = rows.take(active), y[active]
+        u, v, _ = part.coefficients(now[:, 0], now[:, 1])
         values = resolvent.evaluate(part.above.astype(float), part.mean(u), part.mean(v), active)
         for name, column in vars(values).items():
             best.setdefault(name, np.zeros((J, *column.shape[1:])))[active] = column
-        image = np.log(np.stack([values.s, values.d], axis=1) / part.count[:, None])
-        G = image - x[active]
-        size = np.abs(G).max(axis=1)
-        worse = ~(size < 2 * residual[active]) & ~final[active]
-        KM = np.matmul(response(values, part.count), coupling(part, u, v))
-        X = np.stack([A, B], axis=1)
-        jacobian = np.eye(2) - KM * X[:, None, :] / np.exp(image)[:, :, None]
-        move = np.linalg.solve(jacobian, G[:, :, None])[:, :, 0]
-        move *= np.minimum(1.0, 2.0 / np.maximum(np.abs(move).max(axis=1), 1e-300))[:, None]  # at most e² at a time
-        stride = np.abs(move).max(axis=1)
-        done = final[active] | (stride < _TOLERANCE)
-        # A step that made things worse is halved from where it started; any other is replaced by the next one.
-        back = worse & (count > 1)
-        step[active] = np.where(back[:, None], step[active] / 2, move)
-        previous[active] = np.where(back[:, None], previous[active], x[active])
-        residual[active] = np.where(back, residual[active], size)
-        final[active] = ~back & (stride < _CLOSE)
-        x[active] = np.where(done[:, None], x[active], previous[active] + step[active])
+        gap = np.stack([values.s, values.d], axis=1) / part.count[:, None] - now
+        residual[active] = np.abs(gap / now).max(axis=1)
+        after, safe = _newton(now, gap, np.matmul(response(values, part.count), coupling(part, u, v)))
+        stride = np.abs(after / now - 1).max(axis=1)
+        done = safe & (last[active] | (stride < _TOLERANCE))
+        last[active] = safe & (stride < _CLOSE)
+        bound = np.where(part.above, resolvent.scale * gamma[active], 10 * now.max(axis=1))
+        after = np.where(safe[:, None], after, bound[:, None])
+        y[active] = np.where(done[:, None], now, after)
         active = active[~done]
         if not len(active):
-            A, B = np.exp(x).T
-            return FixedPoint(A, B, type(values)(**best), count)
+            return FixedPoint(y[:, 0], y[:, 1], type(values)(**best), count)
     worst = active[np.argmax(residual[active])]
     raise ConvergenceError(
         f"the fixed point did not converge in {_MAX_EVALUATIONS} evaluations: residual {residual[worst]:.2g} "
         f"at p/n_eff = {gamma[worst]:.6g}"
     )
+
+
+def _newton(now: Floats, gap: Floats, slope: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """One Newton step on Φ(y) − y, shape (J, 2), and whether it can be trusted.
+
+    Φ is positive and concave, its slope KM has no negative entry. Where I − KM is an M-matrix (positive diagonal and
+    determinant) the tangent lies above Φ, so the step ends at a point with Φ(y) ≤ y, and from such a point Newton's
+    method descends to the root without ever leaving that set. Where it is not, the caller restarts from a y so large
+    that Φ(y) ≤ y is sure: above the threshold tr(Σ)/N, since T ≤ I.
+    """
+    a, b, c, d = 1 - slope[:, 0, 0], -slope[:, 0, 1], -slope[:, 1, 0], 1 - slope[:, 1, 1]
+    determinant = a * d - b * c
+    trusted = (a > 0) & (d > 0) & (determinant > 0)
+    divisor = np.where(trusted, determinant, 1.0)
+    step = np.stack([d * gap[:, 0] - b * gap[:, 1], a * gap[:, 1] - c * gap[:, 0]], axis=1) / divisor[:, None]
+    return now + step, trusted & (now + step > 0).all(axis=1)
 
 
 def response(values: Evaluation, count: Floats) -> Floats:

@@ -2,11 +2,10 @@
 
 import time
 
-from r2mae_core import Fixed, RunFolder, compare, scheme
+from r2mae_core import Fixed, RunFolder, compare, scheme, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.run_folder import default_run_path
-from r2mae_core.schemes import with_seed
 from r2mae_vision.data import load_images
 from r2mae_vision.evaluate import RANK_BY, evaluate_members
 from r2mae_vision.options import Demo

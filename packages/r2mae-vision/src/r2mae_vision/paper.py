@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Fixed, Record, RunFolder, Uniform
+from r2mae_core import Fixed, Record, RunFolder, Uniform, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.schemes import with_seed
 from r2mae_vision.data import ImageData, load_images
 from r2mae_vision.evaluate import evaluate_members
 from r2mae_vision.options import Reproduce

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config
+from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import BatchOrder, ResumableLoader
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.files import atomic_path
+from r2mae_core.masked_module import MaskedModule
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import default_run_path
 from r2mae_core.samplers import Curriculum
-from r2mae_core.schemes import with_seed
-from r2mae_core.training import MaskedModule, train
+from r2mae_core.training import train
 from r2mae_vision.data import ImageData, load_images
 from r2mae_vision.model import MLPAutoencoder
 from r2mae_vision.options import Pretrain

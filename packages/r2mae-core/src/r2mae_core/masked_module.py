@@ -1,0 +1,157 @@
+"""Where the sampler meets Lightning: the base of every modality's pretraining module.
+
+Ratio, masks, dropout and data order are functions of (seed, optimizer step, shard), so a resumed run equals an
+uninterrupted one bit for bit, and two ranks equal one process that accumulates two batches.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.randomness import derived_seed
+from r2mae_core.samplers import Curriculum, MaskRatioSampler
+
+N_RATIO_BINS = 10
+
+
+@dataclass(frozen=True)
+class MaskDraw:
+    """What the seam hands to `masked_loss`: everything random about one micro-batch."""
+
+    ratio: float
+    """Fraction to hide."""
+    generator: torch.Generator
+    """Source of the masks, on the module's device; depends on (seed, step, shard)."""
+    column: int = 0
+    """Column of the curriculum weights that belongs to the ratio."""
+    multiplier: float = 0.0
+    """Factor on the gradient of the curriculum head; 0: frozen, every weight is 1."""
+
+
+class MaskedModule(pl.LightningModule):
+    """Base of every modality's pretraining module.
+
+    Subclasses give `masked_loss` and `configure_optimizers`.
+
+    Args:
+        mask_ratio: the scheme.
+        seed: of masks and dropout.
+        ratio_per: "step": one ratio per optimizer step, shared by ranks and accumulated micro-batches (the paper's
+            "every mini-batch"); "micro_batch": a new one for each micro-batch, the same on every rank.
+        validation_ratios: validation computes the loss at each of these, with masks that depend on the batch alone,
+            so that schemes can be compared.
+    """
+
+    def __init__(
+        self,
+        mask_ratio: MaskRatioSampler,
+        *,
+        seed: int = 0,
+        ratio_per: Literal["step", "micro_batch"] = "step",
+        validation_ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    ) -> None:
+        super().__init__()
+        self.mask_ratio, self.seed, self.ratio_per = mask_ratio, seed, ratio_per
+        self.validation_ratios = tuple(validation_ratios)
+        self._generator: torch.Generator | None = None
+        self._bins = _RatioBins()
+
+    @abstractmethod
+    def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
+        """Return the scalar loss of a batch on its hidden positions."""
+
+    def total_steps(self) -> int | None:
+        """Return the optimizer steps of the whole training, or None where it has no end."""
+        steps = self.trainer.estimated_stepping_batches
+        return int(steps) if steps != float("inf") else None
+
+    def ratio_step(self) -> tuple[int, int | None]:
+        """Return (step, total_steps) as the sampler counts them."""
+        step, total = self.global_step, self.total_steps()
+        if self.ratio_per == "step":
+            return step, total
+        per_step = self.trainer.accumulate_grad_batches
+        return self.trainer.fit_loop.total_batch_idx, None if total is None else total * per_step
+
+    def shard(self, batch_idx: int) -> int:
+        """Return which part of the optimizer step's global batch this micro-batch is.
+
+        Rank r's i-th micro-batch of w ranks is shard i · w + r, so ranks and accumulation are interchangeable.
+        """
+        rank, world_size = rank_and_world_size()
+        return batch_idx % self.trainer.accumulate_grad_batches * world_size + rank
+
+    def generator_for(self, seed: int, *position: int | str) -> torch.Generator:
+        """Return the module's generator, set to a state that depends on (seed, position) alone."""
+        if self._generator is None or self._generator.device != self.device:
+            self._generator = torch.Generator(self.device)
+        return self._generator.manual_seed(derived_seed(seed, *position))
+
+    def draw(self, batch_idx: int) -> MaskDraw:
+        """Return ratio and masks' generator of this micro-batch, and seed dropout."""
+        step, total = self.ratio_step()
+        position = (self.global_step, self.shard(batch_idx))
+        torch.manual_seed(derived_seed(self.seed, "dropout", *position))
+        generator = self.generator_for(self.seed, "mask", *position)
+        ratio = self.mask_ratio.sample(step, total)
+        if isinstance(self.mask_ratio, Curriculum):
+            column, multiplier = self.mask_ratio.column(step, total), self.mask_ratio.multiplier(step, total)
+            return MaskDraw(ratio, generator, column, multiplier)
+        return MaskDraw(ratio, generator)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        draw = self.draw(batch_idx)
+        loss = self.masked_loss(batch, draw)
+        self._bins.add(draw.ratio, loss.detach())
+        if self.is_log_step():
+            self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        rank, world_size = rank_and_world_size()
+        for ratio in self.validation_ratios:
+            # The module's seed is left out: every scheme and seed is judged on the same masks.
+            generator = self.generator_for(0, "validation", batch_idx * world_size + rank)
+            loss = self.masked_loss(batch, MaskDraw(ratio, generator))
+            self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=len(batch))
+
+    def is_log_step(self) -> bool:
+        """Return whether this optimizer step is one that is logged: every so many, and the last."""
+        step, every = self.global_step + 1, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        return step % every == 0 or step == self.total_steps()
+
+    def log_now(self, metrics: dict[str, float | Tensor]) -> None:
+        """Send metrics to every logger. Reading device values waits for the device, so do it at log steps only."""
+        values = {name: float(value) for name, value in metrics.items()}
+        for logger in self.loggers:
+            logger.log_metrics(values, self.global_step)
+
+
+class _RatioBins:
+    """Mean loss per bin of the ratio. Sums stay on the device; counts and bins are known on the host."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, Tensor] = {}
+        self.counts: dict[int, int] = {}
+
+    def add(self, ratio: float, loss: Tensor) -> None:
+        bin_index = min(int(ratio * N_RATIO_BINS), N_RATIO_BINS - 1)
+        self.sums[bin_index] = self.sums[bin_index] + loss if bin_index in self.sums else loss
+        self.counts[bin_index] = self.counts.get(bin_index, 0) + 1
+
+    def flush(self) -> dict[str, float | Tensor]:
+        if not self.counts:
+            return {}
+        metrics: dict[str, float | Tensor] = {
+            f"loss/ratio_{i / N_RATIO_BINS:g}_to_{(i + 1) / N_RATIO_BINS:g}": self.sums[i] / self.counts[i]
+            for i in sorted(self.counts)
+        }
+        metrics["loss"] = torch.stack(list(self.sums.values())).sum() / sum(self.counts.values())
+        self.sums, self.counts = {}, {}
+        return metrics
