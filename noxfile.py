@@ -94,10 +94,9 @@ def wheels(session, package):
         external=True,
         silent=True,
     )
+    reinstall = [f"--reinstall-package={name}" for name in wanted]  # a version that was built before counts as met
     files = [str(max(dist.glob(f"{name.replace('-', '_')}-*.whl"))) for name in wanted]
-    session.run_install(
-        "uv", "pip", "install", "--quiet", "--reinstall-package", package, "-c", str(constraints), *files, external=True
-    )
+    session.run_install("uv", "pip", "install", "--quiet", *reinstall, "-c", str(constraints), *files, external=True)
     check_alone(session, package)
     with session.chdir(session.create_tmp()):  # away from the sources
         session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__doc__.splitlines()[0])")

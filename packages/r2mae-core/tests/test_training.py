@@ -77,6 +77,14 @@ def test_checkpoints_hold_tensors_numbers_and_strings_only(tmp_path):
     assert checkpoint["global_step"] == 4
 
 
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(file), "surprise": Path("x")}, file)
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, or holds more than tensors.*remove it"):
+        fit(tmp_path / "run", max_steps=6, checkpoint_every=2)
+
+
 def test_micro_batches_of_a_step_share_the_ratio_and_differ_in_masks(tmp_path):
     module, _ = fit(tmp_path / "run", accumulate_grad_batches=3, max_steps=4)
     sampler = Uniform(0.2, 0.8, seed=1)

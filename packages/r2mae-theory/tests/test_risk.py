@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from r2mae_theory import (
+    ConvergenceError,
     Covariance,
     Discrete,
     DivergentRiskError,
@@ -11,6 +12,7 @@ from r2mae_theory import (
     TheoryError,
     Uniform,
     covariance,
+    fixed_point,
     isotropic_risk,
     predict_risk,
     risk_curve,
@@ -18,6 +20,7 @@ from r2mae_theory import (
     spiked_risk,
     sweet_spot,
 )
+from r2mae_theory.resolvents import SpectralResolvent
 
 P = 300
 
@@ -232,3 +235,26 @@ def test_bad_arguments_are_refused(change, message):
         spiked_risk(1, 1, 5, 0.5, 0.4, 0.6)
     with pytest.raises(DivergentRiskError):
         isotropic_risk(1, 1, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("count", [0.9, 0.98, 0.999, 1.001, 1.02, 1.1])
+@pytest.mark.parametrize("mask", [Fixed(0.03), Fixed(0.9), Uniform(0.1, 0.8), Uniform(0.5, 0.999)])
+def test_wide_spectra_next_to_the_threshold_are_solved(count, mask):
+    """Eigenvalues over eight decades: the fixed point still satisfies its own equations."""
+    values = np.logspace(-4, 4, 80)
+    cov = Covariance.from_matrix(np.diag(values))
+    betas = np.ones((80, 1)) / values[:, None]
+    rows = fixed_point.Rows.of([mask], 80 * count / mask.mean, 80)
+    resolvent = SpectralResolvent.of(cov, betas)
+    solved = fixed_point.solve(resolvent, rows)
+    u, v, _ = rows.coefficients(solved.A, solved.B)
+    again = resolvent.evaluate(rows.above.astype(float), rows.mean(u), rows.mean(v), np.arange(1))
+    assert again.s / rows.count == pytest.approx(solved.A, rel=1e-6)
+    assert again.d / rows.count == pytest.approx(solved.B, rel=1e-6)
+    assert solved.evaluations < 60
+
+
+def test_no_convergence_is_said(beta, monkeypatch):
+    monkeypatch.setattr(fixed_point, "_MAX_EVALUATIONS", 1)
+    with pytest.raises(ConvergenceError, match="did not converge in 1 evaluations"):
+        predict_risk(scaled_features(), beta, 0.5, 150, (0.3, 0.8))

@@ -36,12 +36,13 @@ class RunFolder:
         config_file = self.path / "config.yaml"
         if config_file.exists():
             _refuse_other_config(self.path, yaml.safe_load(config_file.read_text(encoding="utf-8")), self.config)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no config.yaml of a run; name another folder")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+            # The config first, and whole at once: another rank may open the folder at the same moment.
             write_text(config_file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     def __fspath__(self) -> str:
         return str(self.path)

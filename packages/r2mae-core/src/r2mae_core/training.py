@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pickle
 import sys
 import time
 import warnings
@@ -88,9 +89,12 @@ class _Progress(pl.Callback):
     ) -> None:
         self.bar.update(trainer.global_step - self.bar.n)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if hasattr(self, "bar"):
-            self.bar.close()
+            self.bar.close()  # before the message
 
 
 def train(
@@ -183,6 +187,11 @@ def train(
         try:
             with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
                 trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"{run.last_checkpoint} is damaged, or holds more than tensors, numbers and strings, which this "
+                "program never writes and does not load; remove it to start again"
+            ) from None
         finally:
             if isinstance(loader, ResumableLoader):
                 loader.close()

@@ -117,8 +117,8 @@ def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None 
         stride = np.abs(after / now - 1).max(axis=1)
         done = safe & (last[active] | (stride < _TOLERANCE))
         last[active] = safe & (stride < _CLOSE)
-        bound = np.where(part.above, resolvent.scale * gamma[active], 10 * now.max(axis=1))
-        after = np.where(safe[:, None], after, bound[:, None])
+        restart = np.where(part.above[:, None], resolvent.scale * gamma[active, None], 4 * (gap + now))
+        after = np.where(safe[:, None], after, restart)
         y[active] = np.where(done[:, None], now, after)
         active = active[~done]
         if not len(active):
@@ -136,7 +136,7 @@ def _newton(now: Floats, gap: Floats, slope: Floats) -> tuple[Floats, NDArray[np
     Φ is positive and concave, its slope KM has no negative entry. Where I − KM is an M-matrix (positive diagonal and
     determinant) the tangent lies above Φ, so the step ends at a point with Φ(y) ≤ y, and from such a point Newton's
     method descends to the root without ever leaving that set. Where it is not, the caller restarts from a y so large
-    that Φ(y) ≤ y is sure: above the threshold tr(Σ)/N, since T ≤ I.
+    that Φ(y) ≤ y: above the threshold tr(Σ)/N, since T ≤ I; below it 4Φ(y), which also turns towards the root's A : B.
     """
     a, b, c, d = 1 - slope[:, 0, 0], -slope[:, 0, 1], -slope[:, 1, 0], 1 - slope[:, 1, 1]
     determinant = a * d - b * c
