@@ -22,6 +22,7 @@ nox.options.sessions = ["lint", "types", "tests", "wheels", "matrix"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes three times as long with it
 
 ROOT = Path(__file__).parent
+UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))  # nox[uv] brings its own
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 NAMES = {package: package.removeprefix("r2mae-") for package in PACKAGES}
 EACH = nox.parametrize("package", [nox.param(package, id=name) for package, name in NAMES.items()])
@@ -118,7 +119,7 @@ def lint(session):
 @nox.session(venv_backend="none")
 def hooks(session):
     """Run lint once and install its ruff as a git hook."""
-    session.run("nox", "-s", "lint", external=True)
+    session.run(sys.executable, "-m", "nox", "-s", "lint", external=True)
     session.run(str(ROOT / ".nox" / "lint" / "bin" / "prek"), "install", external=True)
 
 
@@ -177,7 +178,7 @@ def matrix(session, package, version):
         session.skip(f"no Python {version} on this machine")
     home = ROOT / ".nox" / f"matrix-{version}-{NAMES[package]}"
     session.run_install(
-        *("uv", "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", "--group=test"),
+        *(UV, "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", "--group=test"),
         f"--python={python}",
         env={"UV_PROJECT_ENVIRONMENT": str(home), "VIRTUAL_ENV": ""},
         external=True,

@@ -121,6 +121,7 @@ def test_run_folder_is_opened_again_with_the_same_config_only(tmp_path):
     assert again.results() == records()
     versions = json.loads((run.path / "versions.json").read_text())
     assert versions["packages"]["torch"]
+    assert RunFolder(tmp_path / "run", {**config, "device": "cuda"}).results()
     other = {**config, "lr": 0.2, "mask_ratio": {"class_path": "Uniform", "init_args": {"low": 0.3}}}
     with pytest.raises(UserError, match=r"lr is 0.1 there and 0.2 here; mask_ratio.init_args.low is 0.1 there and 0.3"):
         RunFolder(tmp_path / "run", other)

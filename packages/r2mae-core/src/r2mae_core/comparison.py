@@ -96,8 +96,10 @@ class ComparisonTable:
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for i, text in enumerate(self.header()):
-            table.add_column(text.replace("_", " "), justify="left" if i == 0 else "right", no_wrap=i == 0)
+        columns = zip(*([cell.replace("_", " ") for cell in row] for row in [self.header(), *self.rows()]), strict=True)
+        for i, texts in enumerate(columns):
+            longest_word = max(len(word) for text in texts for word in text.split())
+            table.add_column(texts[0], justify="right" if i else "left", no_wrap=not i, min_width=longest_word)
         for row in self.rows():
             table.add_row(*row)
         return table

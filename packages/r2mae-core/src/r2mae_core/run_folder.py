@@ -130,10 +130,11 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _refuse_other_config(path: Path, there: Any, here: Mapping[str, Any]) -> None:
-    if there == here:
-        return
     old, new = _flat(there), _flat(here)
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    # A run may go on on another device.
+    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key != "device"]
+    if not keys:
+        return
     shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
     more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
     raise UserError(f"{path} holds a run of another config: {shown}{more}; name another folder with --out")
