@@ -11,6 +11,7 @@ from r2mae_core import (
     sampler_from_config,
     scheme,
     scheme_names,
+    short_name,
     with_seed,
 )
 from r2mae_core import schemes as schemes_module
@@ -134,6 +135,19 @@ def test_what_a_user_can_write(config, sampler):
 def test_bad_configs_get_one_message(config, message):
     with pytest.raises(UserError, match=message):
         sampler_from_config(config, "vision")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        (Fixed(0.5), "Fixed(0.5)"),
+        (Uniform(0.6, 0.9, seed=3), "Uniform(0.6, 0.9)"),
+        (Uniform(0.05, LinearDecay(0.55, 0.05)), "Uniform(0.05, LinearDecay(0.55, 0.05))"),
+        (Curriculum(Grid.spaced(0.1, 0.5)), "Curriculum(Grid(10 values, 0.1, 0.5))"),
+    ],
+)
+def test_short_names_for_tables(sampler, name):
+    assert short_name(sampler) == name
 
 
 def test_with_seed_reaches_the_sampler_that_draws():

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from r2mae_core.errors import UserError
-from r2mae_core.samplers import Curriculum, Fixed, MaskRatioSampler, RatioSampler
+from r2mae_core.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler
 from r2mae_core.schemes import scheme, scheme_names
 
 
@@ -47,6 +47,21 @@ def sampler_from_config(
         raise UserError(f"mask_ratio: {error}") from None
     known = ", ".join(scheme_names(modality))
     raise UserError(f"mask_ratio must be a number, a scheme's name ({known}) or a sampler, got {config!r}")
+
+
+def short_name(sampler: MaskRatioSampler) -> str:
+    """Return a name for tables, such as "Uniform(0.6, 0.9)": the class and its ratios, without the seed."""
+    if not isinstance(sampler, RatioSampler):
+        return type(sampler).__name__
+    values = [getattr(sampler, field.name) for field in fields(sampler)]  # pyright: ignore[reportArgumentType]
+    shown = [
+        f"{value:g}" if isinstance(value, float) else short_name(value)
+        for value in values
+        if isinstance(value, float | RatioSampler)
+    ]
+    if isinstance(sampler, Grid):
+        shown = [f"{len(sampler.values)} values", *(f"{bound:g}" for bound in sampler.bounds(0))]
+    return f"{type(sampler).__name__}({', '.join(shown)})"
 
 
 def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records
+from r2mae_core import Record, RunFolder, UserError, compare, read_records, sampler_from_config, short_name
 from r2mae_core.commands import say
 from r2mae_core.comparison import Direction
 from r2mae_core.data_order import permutation
@@ -195,9 +195,7 @@ def probe_command(config: Probe) -> None:
     root = run.config["root"]
     data = load_images(run.config["data"], Path(root) if root else None)
     model = load_model(run, data.n_pixels).to(device)
-    sampler = run.config["mask_ratio"]
-    arguments = ", ".join(f"{value:g}" for key, value in sampler["init_args"].items() if isinstance(value, float))
-    name = f"{sampler['class_path'].rpartition('.')[2]}({arguments})"
+    name = short_name(sampler_from_config(run.config["mask_ratio"], "vision"))
     records = evaluate_members(
         model, data, [name] * len(model.seeds), epochs=config.epochs, lr=config.lr, ratios=config.ratios, device=device
     )

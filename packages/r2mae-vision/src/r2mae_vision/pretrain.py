@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config, with_seed
+from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config, short_name, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import BatchOrder, ResumableLoader
 from r2mae_core.devices import device_name, resolve_device
@@ -150,7 +150,7 @@ def pretrain(config: Pretrain) -> RunFolder:
     """Pretrain as the config says and return the run folder, with `model.safetensors` in it."""
     data = load_images(config.data, config.root, config.download)
     sampler = sampler_from_config(config.mask_ratio, "vision")
-    members = [Member(str(config.mask_ratio), with_seed(sampler, seed), seed) for seed in config.seeds]
+    members = [Member(short_name(sampler), with_seed(sampler, seed), seed) for seed in config.seeds]
     run = RunFolder(
         config.out or default_run_path("r2mae-vision", "pretrain"),
         {**resolved(config), "mask_ratio": sampler_to_config(sampler)},
