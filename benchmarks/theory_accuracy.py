@@ -42,10 +42,8 @@ def main():
         print(f"p = {p}, {len(rows)} settings, {repeats} repeats: mean {100 * gaps.mean():+.2f} %", end=", ")
         print(f"mean absolute {100 * np.abs(gaps).mean():.2f} %", end=", ")
         worst = max(rows, key=lambda row: abs(row[0]))
-        print(
-            f"worst {100 * worst[0]:+.1f} % ± {100 * worst[1]:.1f} % at {worst[2:]} (model, low, high, gamma, sigma)",
-            flush=True,
-        )
+        print(f"worst {100 * worst[0]:+.1f} % ± {100 * worst[1]:.1f} %", end=" ")
+        print(f"at {worst[2:]} (model, low, high, gamma, sigma)", flush=True)
 
 
 if __name__ == "__main__":

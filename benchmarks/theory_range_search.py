@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.optimize import minimize
 
-from r2mae_theory import Fixed, Uniform, predict_risk, risk_curve, simulate_risk
-from r2mae_theory.covariance import DenseCovariance, haar
+from r2mae_theory import Fixed, Uniform, risk_curve
+from r2mae_theory.covariance import DenseCovariance
 
 P = 200
 FIXED = [Fixed(float(r)) for r in np.round(np.linspace(0.005, 0.995, 199), 6)]
@@ -103,35 +102,6 @@ def random_search(count, rng):
     return np.array(rows, float)
 
 
-def directed_search(rng, starts, objective):
-    """Nelder-Mead over a few spikes, their share in β, γ, σ and the range, for the least margin."""
-
-    def unpack(x):
-        values = np.sort(np.concatenate([np.ones(P - 3), 1 + np.exp(np.clip(x[:3], -4, 7))]))
-        share = np.exp(np.clip(x[3:6], -8, 4))
-        beta = np.full(P, np.sqrt(1 / P))
-        beta[-3:] = np.sqrt(share)
-        beta /= np.sqrt(beta**2 @ values)
-        setting = Setting(values, beta, float(np.exp(np.clip(x[6], -3, 3))), float(np.exp(np.clip(x[7], -5, 1.5))))
-        middle = 1 / (1 + np.exp(-x[8]))
-        half = min(middle, 1 - middle) * 0.98 / (1 + np.exp(-x[9])) + 0.005
-        return setting, (max(middle - half, 1e-3), min(middle + half, 0.999))
-
-    def margin(x):
-        setting, pair = unpack(x)
-        found = setting.margins([pair])
-        useful = (1 + found[0][0]) * found[3] < 1  # a comparison of two fits that are worse than none says little
-        return found[objective][0] if useful and np.isfinite(found[objective][0]) else 1e3
-
-    best = (np.inf, None)
-    for _ in range(starts):
-        x0 = rng.standard_normal(10) * [2, 2, 2, 2, 2, 2, 1, 1, 1, 1]
-        found = minimize(margin, x0, method="Nelder-Mead", options={"maxfev": 250, "xatol": 1e-3, "fatol": 1e-7})
-        if found.fun < best[0]:
-            best = (float(found.fun), unpack(found.x))
-    return best
-
-
 def targets_with_different_optima():
     """The "universal representation" case: a strong and a weak direction, averaged, over how much each counts."""
     values = np.sort(np.concatenate([np.ones(P - 2), [6.0, 60.0]]))
@@ -150,26 +120,20 @@ def targets_with_different_optima():
     return np.array(rows)
 
 
-def confirm(setting, pair, repeats):
-    """Simulate one found setting at p = 200 with Haar eigenvectors: range, midpoint and best fixed ratio."""
-    basis = haar(P, np.random.default_rng(0))
-    cov = DenseCovariance.from_spectrum(setting.cov.eigenvalues, basis)
-    beta, n = basis @ setting.beta, round(P / setting.gamma)
-    masks = (Uniform(*pair), Fixed(sum(pair) / 2), Fixed(setting.best_fixed()[0]))
-    return [
-        (predict_risk(cov, beta, setting.sigma, n, m).total, simulate_risk(cov, beta, setting.sigma, n, m, repeats, 1))
-        for m in masks
-    ]
-
-
 def figure(rows, mixture, path):
     drawing = Figure(figsize=(13, 3.9), layout="constrained")
     FigureCanvasAgg(drawing)
     left, middle, right = drawing.subplots(1, 3)
     width = rows[:, 1] - rows[:, 0]
-    left.scatter(width, 100 * np.maximum(rows[:, 6], 1e-7), s=2, alpha=0.25, lw=0)
-    left.set(xscale="log", yscale="log", xlabel="width of the range", ylabel="% above the best fixed ratio")
-    left.set_title(f"range against best fixed ratio: {(rows[:, 6] < 0).sum()} of {len(rows)} below", fontsize=10)
+    won = rows[:, 6] < -1e-9
+    left.scatter(
+        width[~won], 100 * rows[~won, 6], s=2, alpha=0.25, lw=0, color="C0", label="above the best fixed ratio"
+    )
+    left.scatter(width[won], 100 * rows[won, 6], s=5, lw=0, color="C3", label="below the best fixed ratio")
+    left.set(xscale="log", xlabel="width of the range", ylabel="% above the best fixed ratio", xlim=(1e-3, 1))
+    left.set_yscale("symlog", linthresh=0.01)
+    left.legend(fontsize=7, frameon=False)
+    left.set_title(f"range against best fixed ratio: {won.sum()} of {len(rows)} below", fontsize=10)
     below = rows[:, 7] < 0
     middle.scatter(
         rows[~below, 2], 100 * rows[~below, 7], s=2, alpha=0.25, lw=0, color="C0", label="above its midpoint"
@@ -193,8 +157,7 @@ def figure(rows, mixture, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=6000, help="random settings, ten ranges each")
-    parser.add_argument("--starts", type=int, default=25, help="starts of each directed search")
+    parser.add_argument("--count", type=int, default=1500, help="random settings, ten ranges each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
@@ -202,22 +165,16 @@ def main():
     rows = random_search(options.count, rng)
     narrow = rows[rows[:, 8] == 1]
     print(f"{options.count} settings, {len(rows)} ranges ({time.perf_counter() - start:.0f} s)")
-    print(f"below the best fixed ratio: {(rows[:, 6] < 0).sum()}; least margin {rows[:, 6].min():.3e}")
-    print(f"  of these centred on the best ratio: {(narrow[:, 6] < 0).sum()} of {len(narrow)}")
+    print(f"below the best fixed ratio: {(rows[:, 6] < -1e-9).sum()}; least margin {rows[:, 6].min():.3e}")
+    won = rows[rows[:, 6] < -1e-9]
+    if len(won):
+        print(f"  their best fixed ratio: median {np.median(won[:, 4]):.4f}, largest {won[:, 4].max():.4f}")
+    print(f"  of these centred on the best ratio: {(narrow[:, 6] < -1e-9).sum()} of {len(narrow)}")
     for name, part in (("all", rows), ("gamma < 0.5", rows[rows[:, 2] < 0.5]), ("gamma > 2", rows[rows[:, 2] > 2])):
         low = (part[:, 7] < 0).mean()
         margin = 100 * np.median(part[:, 7])
         print(f"below its midpoint, {name}: {100 * low:.2f} % of {len(part)}; median margin {margin:.2f} %")
-    outcome = {"settings": options.count, "ranges": len(rows), "below best": int((rows[:, 6] < 0).sum())}
-    for objective, name in ((0, "the best fixed ratio"), (1, "its midpoint")):
-        value, (setting, pair) = directed_search(rng, options.starts, objective)
-        print(f"directed search, range against {name}: least margin {100 * value:.4f} % at", end=" ")
-        print(f"U({pair[0]:.3f}, {pair[1]:.3f}), gamma {setting.gamma:.3f}, sigma {setting.sigma:.3g},", end=" ")
-        print(f"top eigenvalues {setting.cov.eigenvalues[-3:].round(2)}, best fixed {setting.best_fixed()[0]:.3f}")
-        outcome[f"directed, {name}"] = value
-        if value < 0:
-            for what, (theory, got) in zip(("range", "midpoint", "best"), confirm(setting, pair, 200), strict=True):
-                print(f"  {what}: theory (p = {P}, dense) {theory:.4f}, simulated {got.mean:.4f} ± {got.sem:.4f}")
+    outcome = {"settings": options.count, "ranges": len(rows), "below best": int((rows[:, 6] < -1e-9).sum())}
     mixture = targets_with_different_optima()
     print("strong and weak target averaged: weight, best fixed ratio, % above it of the best range 0.02/0.2/0.4 wide")
     for row in mixture[::4]:

@@ -55,13 +55,11 @@ def main():
         fixed, mixed = (simulate_risk(cov, beta, sigma, round(n), m, options.repeats, 1) for m in (centre, pair))
         gap = 100 * (mixed.samples.mean() / fixed.samples.mean() - 1)
         error = 100 * (mixed.samples - fixed.samples).std() / np.sqrt(options.repeats) / fixed.mean
-        print(
-            f"p = 1000, strength {strength}, gamma {gamma}, sigma {sigma}, best fixed {centre:.4f}, U({pair[0]:.4f}, {pair[1]:.4f}):"
-        )
+        where = f"best fixed {centre:.4f}, U({pair[0]:.4f}, {pair[1]:.4f})"
+        print(f"p = 1000, strength {strength}, gamma {gamma}, sigma {sigma}, {where}:")
         print(f"  theory {least:.5f} fixed, {ranged:.5f} range ({100 * (ranged / least - 1):+.2f} %)")
-        print(
-            f"  simulation {fixed.mean:.5f} ± {fixed.sem:.5f}, {mixed.mean:.5f} ± {mixed.sem:.5f} ({gap:+.2f} ± {error:.2f} %)"
-        )
+        print(f"  simulation {fixed.mean:.5f} ± {fixed.sem:.5f}, {mixed.mean:.5f} ± {mixed.sem:.5f}", end=" ")
+        print(f"({gap:+.2f} ± {error:.2f} %)")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Advice:
     """Normalised risk of each range, shape (len(ranges),)."""
     best_ratio: float
     best_range: tuple[float, float]
-    """The best of `ranges`, all at least 0.2 wide: a range of no width would be the best fixed ratio."""
+    """The best of `ranges`, all at least 0.2 wide; its risk is mostly above that of the best fixed ratio."""
     bootstrap_ratios: Floats
     """The best ratio on each bootstrap replicate of the samples."""
     bootstrap_ranges: tuple[tuple[float, float], ...]
