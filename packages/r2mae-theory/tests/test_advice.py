@@ -130,8 +130,42 @@ def test_readers(tmp_path):
             read_table(tmp_path / name)
 
 
-def test_formats_that_need_more_say_so(tmp_path):
-    for name, package in (("a.parquet", "pandas"), ("a.h5ad", "anndata")):
+def test_parquet_and_h5ad_are_read(tmp_path):
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    X = rng.poisson(1.0, (30, 5)).astype(np.float32)
+    frame = pd.DataFrame(X, columns=list("abcde")).assign(label="x", flag=X[:, 0] > 1)
+    frame.to_parquet(tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    assert table.names == ("a", "b", "c", "d", "e", "flag")
+    assert np.array_equal(table.X[:, :5], X)
+    assert table.notes == ("dropped 1 columns that are not numeric: label",)
+    for name, counts in (("dense", X), ("sparse", sp.csr_matrix(X))):
+        cells = anndata.AnnData(counts, var=pd.DataFrame(index=[f"gene{k}" for k in range(5)]))
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+        table = read_table(tmp_path / f"{name}.h5ad")
+        assert np.array_equal(table.X, X)
+        assert table.names[0] == "gene0"
+    frame[["label"]].to_parquet(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match="no numeric column"):
+        read_table(tmp_path / "text.parquet")
+    for name in ("bad.parquet", "bad.h5ad"):
         (tmp_path / name).write_bytes(b"not really")
-        with pytest.raises(DataError, match=f"{package}|cannot read"):
+        with pytest.raises(DataError, match=f"cannot read {name}"):
+            read_table(tmp_path / name)
+
+
+def test_formats_that_need_more_say_so(tmp_path, monkeypatch):
+    import importlib
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    for name, package in (("a.parquet", "pandas and pyarrow"), ("a.h5ad", "anndata")):
+        (tmp_path / name).write_bytes(b"not really")
+        with pytest.raises(DataError, match=rf"needs {package}: pip install 'r2mae-theory\[files\]'"):
             read_table(tmp_path / name)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from r2mae_theory.cli import main
+from r2mae_theory.experiment import QUICK, Size
 from r2mae_theory.output import text_table, write_atomically
-from r2mae_theory.paper import EXPERIMENTS, QUICK, Size, reproduce
+from r2mae_theory.paper import EXPERIMENTS, reproduce
 from r2mae_theory.tables import TABLES
 
 
@@ -96,7 +97,7 @@ def test_advise(tmp_path, capsys):
         tmp_path / "x.npy",
         rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12)) + rng.standard_normal((200, 12)),
     )
-    assert run_cli("advise", tmp_path / "x.npy", "--validate", "true", "--n_samples", 20, "--out", tmp_path / "o") == 0
+    assert run_cli("advise", tmp_path / "x.npy", "--validate", "--n-samples", 20, "--out", tmp_path / "o") == 0
     told = capsys.readouterr().out
     assert "recommended ratio" in told
     assert "held-out rows" in told
@@ -178,3 +179,13 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert text_table([{"a": 1, "b": None}, {"a": 2.5}]).splitlines()[1].split() == ["1", "-"]
+
+
+def test_switches_and_dashes_read_as_in_the_other_packages():
+    from r2mae_theory.arguments import with_plain_flags
+    from r2mae_theory.cli import COMMANDS
+
+    words = ["advise", "x.npy", "--validate", "--n-samples=20", "--no-validate", "--validate", "false"]
+    assert with_plain_flags(COMMANDS, words) == [
+        "advise", "x.npy", "--validate=true", "--n_samples=20", "--validate=false", "--validate", "false",
+    ]  # fmt: skip

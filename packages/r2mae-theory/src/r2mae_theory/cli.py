@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from r2mae_theory._arguments import Command, parse
-from r2mae_theory.configs import (
+from r2mae_theory.arguments import Command, parse
+from r2mae_theory.errors import TheoryError
+from r2mae_theory.options import (
     AdviseConfig,
     DemoConfig,
     Experiments,
@@ -14,7 +15,6 @@ from r2mae_theory.configs import (
     RiskConfig,
     SimulateConfig,
 )
-from r2mae_theory.errors import TheoryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command, config, positional, out = parse("r2mae-theory", _DESCRIPTION, COMMANDS, None if argv is None else [*argv])
     # Only now, so that --help needs neither numpy nor matplotlib.
-    from r2mae_theory import run
+    from r2mae_theory import commands
 
     try:
-        run.COMMANDS[command.name](config, positional, run.folder(command.name, out))
+        commands.COMMANDS[command.name](config, positional, commands.folder(command.name, out))
     except (TheoryError, OSError) as error:
         sys.stderr.write(f"r2mae-theory {command.name}: {error}\n".replace("\n", " ").rstrip() + "\n")
         return 1

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from r2mae_theory import covariance as models
-from r2mae_theory.panels import Experiment, Panel, Series
+from r2mae_theory.experiment import Experiment, Panel, Series
 from r2mae_theory.published import BERT_ACCURACY, BERT_RATIOS
 from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, predict, random_unit, spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from r2mae_theory.panels import Record
-    from r2mae_theory.paper import Size
+    from r2mae_theory.experiment import Record, Size
 
 ALIGNMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (5.0, 10.0, 20.0, 50.0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from r2mae_theory.panels import Record
+    from r2mae_theory.experiment import Record
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r2mae_theory import figures
+from r2mae_theory.experiment import FULL, Experiment, Size
 from r2mae_theory.tables import reproduce_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from r2mae_theory.panels import Experiment
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much to run: the ratios that are simulated, repeats per ratio, and where random numbers start."""
-
-    ratios: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
-    repeats: int = 50
-    table_seeds: tuple[int, ...] = (2, 12, 22, 32, 42)
-    table_repeats: int = 50
-    seed: int = 0
-    n_jobs: int = 1
-
-
-FULL = Size()
-QUICK = Size(ratios=tuple(round(0.1 * k, 2) for k in range(1, 10)), repeats=8, table_seeds=(2,), table_repeats=10)
 
 CHOICES = """Not in the paper's text, chosen here: p = 400, sigma = 0.5, n (200 and 1000 in 1A, 200 in 1B to 1D and 3,
 100 and 200 in 1E), strengths and alignments of the spike, quantiles of the eigenvector, Beta(2, 5), p latent factors,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from r2mae_theory.panels import Panel
+    from r2mae_theory.experiment import Panel
 
 _MAX_COLUMNS = 3
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from r2mae_theory.panels import Record
+    from r2mae_theory.experiment import Record
     from r2mae_theory.representations import Covariance
 
     Floats = NDArray[np.floating]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from r2mae_theory.experiment import Experiment, Panel, Series
 from r2mae_theory.masks import Fixed, Uniform
 from r2mae_theory.output import save_json
-from r2mae_theory.panels import Experiment, Panel, Series
 from r2mae_theory.risk import risk_table
 from r2mae_theory.scenes import eigenvector, spectrum
 from r2mae_theory.simulate import simulate_risk
@@ -18,8 +18,7 @@ from r2mae_theory.simulate import simulate_risk
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from r2mae_theory.panels import Record
-    from r2mae_theory.paper import Size
+    from r2mae_theory.experiment import Record, Size
 
 
 @dataclass(frozen=True)

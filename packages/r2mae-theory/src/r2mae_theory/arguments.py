@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -43,10 +44,28 @@ def parse(
         )
         sub.add_class_arguments(command.config, as_group=False)
         chooser.add_subcommand(command.name, sub, help=command.config.__doc__)
-    found = parser.parse_args(argv)
+    found = parser.parse_args(with_plain_flags(commands, sys.argv[1:] if argv is None else argv))
     command = next(c for c in commands if c.name == found.command)
     values = vars(found[command.name].clone())
     out = values.pop("out")
     values.pop("config", None)
     positional = values.pop(command.positional, None) if command.positional else None
     return command, command.config(**values), positional, out
+
+
+def with_plain_flags(commands: list[Command], argv: list[str]) -> list[str]:
+    """Let --quick stand for --quick true, --no-quick for --quick false, and dashes for underscores in names."""
+    command = next((c for c in commands if c.name in argv), None)
+    options = {f.name: f.type for f in fields(command.config)} if command else {}  # pyright: ignore[reportArgumentType]
+    words = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_") if word.startswith("--") else ""
+        positive = name.removeprefix("no_")
+        if name != positive and options.get(positive) in (bool, "bool"):
+            words.append(f"--{positive}=false")
+        elif options.get(name) in (bool, "bool") and not equals and after.lower() not in ("true", "false"):
+            words.append(f"--{name}=true")
+        else:
+            words.append(f"--{name}{equals}{value}" if name in options else word)
+    return words

@@ -15,9 +15,9 @@ from r2mae_theory import figures
 from r2mae_theory.advice import advise
 from r2mae_theory.data import read_table
 from r2mae_theory.errors import TheoryError
+from r2mae_theory.experiment import FULL, QUICK, Experiment, Panel, Series, Size
 from r2mae_theory.output import save_figure, save_json, text_table
-from r2mae_theory.panels import Experiment, Panel, Series
-from r2mae_theory.paper import CHOICES, EXPERIMENTS, FULL, QUICK, Size, reproduce
+from r2mae_theory.paper import CHOICES, EXPERIMENTS, reproduce
 from r2mae_theory.plots import draw
 from r2mae_theory.risk import risk_curve
 from r2mae_theory.scenes import aligned, eigenvector, random_unit, spectrum
@@ -26,8 +26,8 @@ from r2mae_theory.simulate import simulate_risk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from r2mae_theory.configs import AdviseConfig, DemoConfig, ReproduceConfig, Setting, SimulateConfig
-    from r2mae_theory.panels import Record
+    from r2mae_theory.experiment import Record
+    from r2mae_theory.options import AdviseConfig, DemoConfig, ReproduceConfig, Setting, SimulateConfig
     from r2mae_theory.representations import Covariance
 
 _DEMO_RATIOS = tuple(round(0.1 * k, 2) for k in range(1, 10))

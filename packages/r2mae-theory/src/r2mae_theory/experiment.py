@@ -1,4 +1,4 @@
-"""What an experiment hands over: records for the table and panels for the figure. Nothing here draws or prints."""
+"""What an experiment takes (its size) and hands over (records and panels). Nothing here draws or prints."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ class Experiment:
     summary: list[Record] | None = None
     """A short table to print where the records are too many."""
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to run: the ratios that are simulated, repeats per ratio, and where random numbers start."""
+
+    ratios: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
+    repeats: int = 50
+    table_seeds: tuple[int, ...] = (2, 12, 22, 32, 42)
+    table_repeats: int = 50
+    seed: int = 0
+    n_jobs: int = 1
+
+
+FULL = Size()
+QUICK = Size(ratios=tuple(round(0.1 * k, 2) for k in range(1, 10)), repeats=8, table_seeds=(2,), table_repeats=10)
