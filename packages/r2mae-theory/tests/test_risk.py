@@ -258,3 +258,16 @@ def test_no_convergence_is_said(beta, monkeypatch):
     monkeypatch.setattr(fixed_point, "_MAX_EVALUATIONS", 1)
     with pytest.raises(ConvergenceError, match="did not converge in 1 evaluations"):
         predict_risk(scaled_features(), beta, 0.5, 150, (0.3, 0.8))
+
+
+@pytest.mark.parametrize("n", [60, 130, 400])
+def test_following_the_curve_finds_what_solving_each_point_finds(n):
+    """Dense path: extrapolated starts against independent solves, uneven variances, ratios and ranges mixed."""
+    rng = np.random.default_rng(3)
+    factor = rng.standard_normal((120, 200)) * np.exp(rng.standard_normal((120, 1)))
+    cov = covariance.Covariance.from_matrix(factor @ factor.T / 200)
+    target = rng.standard_normal(120)
+    masks = [0.9, 0.1, (0.2, 0.5), 0.5, 0.7, (0.4, 0.8), 0.3, (0.1, 0.3), 0.2, 0.6]
+    together = risk_curve(cov, target, 0.5, n, masks).total[:, 0]
+    each = [predict_risk(cov, target, 0.5, n, mask).total for mask in masks]
+    assert together == pytest.approx(each, rel=1e-6)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_EVALUATIONS = 200
 _TOLERANCE = 1e-9  # of a Newton step, relative to A and B; the error left after the step is of the order of its square
+_FOLLOW_TOLERANCE = 1e-8  # where an evaluation costs a p×p inverse: the error of the risk is of this order
 _CLOSE = 1e-5  # a step this small is taken, evaluated once more, and trusted
 
 
@@ -84,10 +85,23 @@ class FixedPoint:
     B: Floats
     values: Evaluation
     evaluations: int
+    refined: Floats
+    """(A, B) after one more step, to twice as many digits, shape (J, 2); nothing was evaluated there."""
 
 
-def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None = None) -> FixedPoint:
+def solve(
+    resolvent: Resolvent,
+    rows: Rows,
+    start: tuple[Floats, Floats] | None = None,
+    tolerance: float = _TOLERANCE,
+) -> FixedPoint:
     """Find (A, B) for J problems.
+
+    Args:
+        resolvent: evaluates T.
+        rows: the J problems.
+        start: where to begin, (A, B) each of shape (J,); None: the isotropic answer.
+        tolerance: relative size of a Newton step that need not be taken any more.
 
     Raises:
         ConvergenceError: if some problem is not solved after 200 evaluations; the message gives its residual.
@@ -102,6 +116,7 @@ def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None 
             )  # exact for Σ ∝ I
         start = (isotropic, isotropic)
     y = np.stack(start, axis=1)
+    refined = y.copy()
     active = np.arange(J)
     best: dict[str, Floats] = {}
     residual, last = np.full(J, np.inf), np.zeros(J, dtype=bool)
@@ -115,19 +130,60 @@ def solve(resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None 
         residual[active] = np.abs(gap / now).max(axis=1)
         after, safe = _newton(now, gap, np.matmul(response(values, part.count), coupling(part, u, v)))
         stride = np.abs(after / now - 1).max(axis=1)
-        done = safe & (last[active] | (stride < _TOLERANCE))
+        done = safe & (last[active] | (stride < tolerance))
         last[active] = safe & (stride < _CLOSE)
         restart = np.where(part.above[:, None], resolvent.scale * gamma[active, None], 4 * (gap + now))
         after = np.where(safe[:, None], after, restart)
-        y[active] = np.where(done[:, None], now, after)
+        refined[active] = after
+        y[active] = np.where(done[:, None], now, after)  # where A and B stay, the evaluation belongs to them
         active = active[~done]
         if not len(active):
-            return FixedPoint(y[:, 0], y[:, 1], type(values)(**best), count)
+            return FixedPoint(y[:, 0], y[:, 1], type(values)(**best), count, refined)
     worst = active[np.argmax(residual[active])]
     raise ConvergenceError(
         f"the fixed point did not converge in {_MAX_EVALUATIONS} evaluations: residual {residual[worst]:.2g} "
         f"at p/n_eff = {gamma[worst]:.6g}"
     )
+
+
+def follow(resolvent: Resolvent, rows: Rows, near: FixedPoint) -> FixedPoint:
+    """Find (A, B) for J problems one after another, for a resolvent that is costly to evaluate.
+
+    How far a cheap answer is off changes slowly from one mask to the next, so a polynomial through the last
+    six problems predicts it, mostly to 1e-8, and one evaluation per problem is enough.
+
+    Args:
+        resolvent: evaluates T.
+        rows: the J problems.
+        near: a cheap approximate answer to the same problems.
+    """
+    J = len(rows.count)
+    spread = np.ptp(np.where(rows.weights > 0, rows.ratios, rows.ratios[:, :1]), axis=1) > 0
+    order = np.lexsort((rows.count, spread, rows.above))  # neighbours are alike: regime, fixed or range, size
+    guess, found, refined = np.stack([near.A, near.B], axis=1), np.empty((J, 2)), np.empty((J, 2))
+    columns: dict[str, Floats] = {}
+    done: list[int] = []
+    evaluations = 0
+    for j in order:
+        if done and (rows.above[done[-1]], spread[done[-1]]) != (rows.above[j], spread[j]):
+            done = []
+        past = done[-6:]
+        correction = np.zeros(2)
+        if past:
+            x, off = rows.count[past], np.log(refined[past] / guess[past])
+            # Lagrange's polynomial through the past problems, at this one; equal sizes add nothing.
+            unique = np.unique(x, return_index=True)[1]
+            x, off = x[unique], off[unique]
+            basis = [np.prod((rows.count[j] - np.delete(x, k)) / (x[k] - np.delete(x, k))) for k in range(len(x))]
+            correction = np.asarray(basis) @ off
+        start = guess[j] * np.exp(correction)
+        one = solve(resolvent, rows.take(np.array([j])), (start[:1], start[1:]), _FOLLOW_TOLERANCE)
+        found[j], refined[j] = (one.A[0], one.B[0]), one.refined[0]
+        evaluations += one.evaluations
+        for name, column in vars(one.values).items():
+            columns.setdefault(name, np.zeros((J, *column.shape[1:])))[j] = column[0]
+        done.append(int(j))
+    return FixedPoint(found[:, 0], found[:, 1], type(near.values)(**columns), evaluations, refined)
 
 
 def _newton(now: Floats, gap: Floats, slope: Floats) -> tuple[Floats, NDArray[np.bool_]]:

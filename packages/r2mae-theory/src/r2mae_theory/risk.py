@@ -164,11 +164,12 @@ def risk_table(
     live = np.array([j for j in range(J) if counts[j] > 0 and not notes[j]], dtype=int)
     if len(live):
         rows = fixed_point.Rows.of([laws[j] for j in live], n, covariance.p)
-        resolvent, start = _resolvent(covariance, columns, method), None
-        if not isinstance(resolvent, SpectralResolvent):  # the spectral answer is a start within a few percent
+        resolvent = _resolvent(covariance, columns, method)
+        if isinstance(resolvent, SpectralResolvent):
+            solution = fixed_point.solve(resolvent, rows)
+        else:  # the spectral answer is near
             near = fixed_point.solve(SpectralResolvent.of(covariance, columns[:, :0]), rows)
-            start = (near.A, near.B)
-        solution = fixed_point.solve(resolvent, rows, start)
+            solution = fixed_point.follow(resolvent, rows, near)
         for name, values in assemble(rows, solution, null, noise).items():
             out[name][live] = values
     return RiskTable(laws, **out, null=null, effective_n=counts, notes=notes, _p=covariance.p)
