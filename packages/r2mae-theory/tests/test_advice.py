@@ -130,6 +130,8 @@ def test_readers(tmp_path):
             read_table(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore::Warning:anndata")  # about pandas and about its own names
+@pytest.mark.filterwarnings("ignore:.*infer_string.*")
 def test_parquet_and_h5ad_are_read(tmp_path):
     import anndata
     import pandas as pd
