@@ -170,6 +170,11 @@ def test_validation_loss_is_logged_per_ratio(tmp_path):
     assert len(metrics["val_loss/ratio_0.5"]) == 2
 
 
+def test_n_samples_of_any_batch():
+    module, x = TinyMAE(Fixed(0.5)), torch.zeros(7, 12)
+    assert [module.n_samples(b) for b in (x, (x, 1), {"images": x, "labels": None}, [{"a": x}])] == [7] * 4
+
+
 def test_training_learns(tmp_path):
     module, _ = fit(tmp_path / "run", max_steps=-1, max_epochs=60)
     data = tiny.samples()

@@ -5,7 +5,7 @@ uninterrupted one bit for bit, and two ranks equal one process that accumulates 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,6 +66,12 @@ class MaskedModule(pl.LightningModule):
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
         """Return the scalar loss of a batch on its hidden positions."""
 
+    def n_samples(self, batch: Any) -> int:
+        """Return how many samples a batch holds: the first dimension of its first tensor."""
+        while not isinstance(batch, Tensor):
+            batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+        return batch.shape[0]
+
     def total_steps(self) -> int | None:
         """Return the optimizer steps of the whole training, or None where it has no end."""
         steps = self.trainer.estimated_stepping_batches
@@ -115,11 +121,12 @@ class MaskedModule(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
         rank, world_size = rank_and_world_size()
+        n = self.n_samples(batch)
         for ratio in self.validation_ratios:
             # The module's seed is left out: every scheme and seed is judged on the same masks.
             generator = self.generator_for(0, "validation", batch_idx * world_size + rank)
             loss = self.masked_loss(batch, MaskDraw(ratio, generator))
-            self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=len(batch))
+            self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=n)
 
     def is_log_step(self) -> bool:
         """Return whether this optimizer step is one that is logged: every so many, and the last."""

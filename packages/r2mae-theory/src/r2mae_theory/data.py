@@ -144,10 +144,15 @@ def _csv(file: Path) -> _Raw:
             kept.append(name)
         except ValueError:
             text.append(name)
+    return np.array(columns).T, kept, _without_text(file, kept, text)
+
+
+def _without_text(file: Path, kept: list[str], text: list[str]) -> list[str]:
+    """Say which columns are not numeric; refuse a table that has no other."""
     notes = [f"dropped {len(text)} columns that are not numeric: {_some(text)}"] if text else []
-    if not columns:
+    if not kept:
         raise DataError(f"{file.name} has no numeric column" + _because(notes))
-    return np.array(columns).T, kept, notes
+    return notes
 
 
 def _is_number(cell: str) -> bool:
@@ -169,10 +174,8 @@ def _parquet(file: Path) -> _Raw:
         raise DataError(f"cannot read {file.name}: {error}") from error
     numeric = frame.select_dtypes(include=["number", "bool"])
     text = [str(c) for c in frame.columns if c not in numeric.columns]
-    notes = [f"dropped {len(text)} columns that are not numeric: {_some(text)}"] if text else []
-    if not numeric.shape[1]:
-        raise DataError(f"{file.name} has no numeric column" + _because(notes))
-    return numeric.to_numpy(dtype=float, na_value=np.nan), [str(c) for c in numeric.columns], notes
+    kept = [str(c) for c in numeric.columns]
+    return numeric.to_numpy(dtype=float, na_value=np.nan), kept, _without_text(file, kept, text)
 
 
 def _h5ad(file: Path) -> _Raw:
