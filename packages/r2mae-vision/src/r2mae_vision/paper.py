@@ -18,7 +18,11 @@ BATCH_SIZE, LR = 128, 3e-3  # C.3
 DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-fig2"
 FIGURES = {
     "fig2a": ("probe_error", "linear-probe error rate", "Figure 2A: probe error over the mask ratio"),
-    "fig2d": ("effective_rank", "effective rank of the embedding", "Figure 2D: effective rank over the mask ratio"),
+    "fig2d": (
+        "relative_rank",
+        "effective rank / width of the embedding",
+        "Figure 2D: effective rank over the mask ratio",
+    ),
 }
 
 

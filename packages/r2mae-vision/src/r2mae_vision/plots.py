@@ -103,11 +103,11 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
 
     Args:
         records: tasks named "<data> <hidden1>-<hidden2>", schemes named "fixed r" and "U(low, high)".
-        metric: which metric; "probe_error" is 1 - probe_accuracy.
+        metric: which metric; "probe_error" is 1 - probe_accuracy, "relative_rank" is effective_rank over the width.
         ylabel: the axis label.
         title: the figure's title.
     """
-    source = "probe_accuracy" if metric == "probe_error" else metric
+    source = {"probe_error": "probe_accuracy", "relative_rank": "effective_rank"}.get(metric, metric)
     table = compare([record for record in records if record.metric == source])
     shapes: dict[int, list[tuple[int, str]]] = {}
     for task in dict.fromkeys(task for task, _ in table.columns):
@@ -117,21 +117,21 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
     panels = figure.subplots(1, len(shapes), squeeze=False)[0]
     for axes, (hidden1, tasks) in zip(panels, sorted(shapes.items()), strict=True):
         for i, (hidden2, task) in enumerate(sorted(tasks)):
-            points = []
+            points, scale = [], hidden2 if metric == "relative_rank" else 1
             for name in table.schemes:
                 cell = table.cells.get((name, task, source))
                 if cell is None:
                     continue
-                value = 1 - cell.mean if metric == "probe_error" else cell.mean
+                value = 1 - cell.mean if metric == "probe_error" else cell.mean / scale
                 ratio = _fixed_ratio(name)
                 if ratio is not None:
-                    points.append((ratio, value, cell.sd or 0.0))
+                    points.append((ratio, value, (cell.sd or 0.0) / scale))
                 else:
                     low, high = map(float, name[2:-1].split(", "))
                     axes.plot([low, high], [value, value], color=f"C{i}", linestyle=":", linewidth=1.5)
             xs, ys, sds = zip(*sorted(points), strict=True)
             axes.errorbar(xs, ys, sds, color=f"C{i}", marker="o", markersize=4, capsize=2, label=str(hidden2))
         axes.set(xlabel="mask ratio", ylabel=ylabel, title=f"first layer {hidden1} wide")
-        axes.legend(title="second layer", fontsize="small")
-    figure.suptitle(f"{title} (dotted: R2MAE over the range it spans; bars: sd over seeds)")
+        axes.legend(title="second layer", fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.suptitle(f"{title}\n(dotted: R2MAE over the range it spans; bars: sd over seeds)")
     return figure
