@@ -5,6 +5,7 @@ import time
 from r2mae_core import Fixed, RunFolder, compare, scheme, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.files import write_text
 from r2mae_core.run_folder import default_run_path
 from r2mae_vision.data import load_images
 from r2mae_vision.evaluate import RANK_BY, evaluate_members
@@ -58,7 +59,7 @@ def demo(config: Demo) -> RunFolder:
     )
     run.write_results(records)
     table = compare((record for record in records if record.scheme in SCHEMES), RANK_BY)
-    (run.path / "table.md").write_text(table.markdown(), encoding="utf-8")
+    write_text(run.path / "table.md", table.markdown())
     figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, list(SCHEMES)))
     say(table.rich(f"{data.name}: {len(data.test_images)} test images"))
     say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that the embedding uses.")
