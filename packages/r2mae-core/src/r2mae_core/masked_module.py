@@ -119,14 +119,17 @@ class MaskedModule(pl.LightningModule):
             self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Log the loss at every validation ratio and return their mean."""
         rank, world_size = rank_and_world_size()
-        n = self.n_samples(batch)
+        n, losses = self.n_samples(batch), []
         for ratio in self.validation_ratios:
             # The module's seed is left out: every scheme and seed is judged on the same masks.
             generator = self.generator_for(0, "validation", batch_idx * world_size + rank)
             loss = self.masked_loss(batch, MaskDraw(ratio, generator))
             self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=n)
+            losses.append(loss)
+        return torch.stack(losses).mean()
 
     def is_log_step(self) -> bool:
         """Return whether this optimizer step is one that is logged: every so many, and the last."""

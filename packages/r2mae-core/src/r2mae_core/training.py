@@ -33,7 +33,7 @@ _BY_DESIGN = (
 )
 
 
-class _Position(pl.Callback):
+class LoaderPosition(pl.Callback):
     """Keeps the data loader's position in the checkpoint; Lightning restores it in mid-epoch only."""
 
     def __init__(self, loader: ResumableLoader) -> None:
@@ -160,7 +160,7 @@ def train(
     )
     own: list[pl.Callback] = [checkpoint]
     if isinstance(loader, ResumableLoader):
-        own.append(_Position(loader))
+        own.append(LoaderPosition(loader))
     if progress:
         own.append(_Progress())
     if samples_per_step:
