@@ -1,0 +1,60 @@
+"""Checkpoints after each epoch, so that an interrupted `R2MAE.train` goes on as if nothing had happened."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from scvi.train._logger import SimpleLogger
+
+from r2mae_core.data_order import ResumableLoader
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+from r2mae_core.metrics_csv import MetricsCSV
+from r2mae_core.training import LoaderPosition
+
+
+class EpochCheckpoint(pl.Callback):
+    """Writes the whole state at the end of each epoch. Not a `ModelCheckpoint`, which scvi-tools would replace."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; every rank takes part, the first one writes."""
+        if trainer.world_size > 1:
+            trainer.save_checkpoint(self.file)
+            return
+        with atomic_path(self.file) as temporary:
+            trainer.save_checkpoint(temporary)
+
+
+def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the trainer's arguments with checkpoints in `folder`, and with the one to go on from if it is there.
+
+    Args:
+        folder: gets `checkpoints/last.ckpt` and `metrics.csv`.
+        loader: whose position is kept, if it is a `ResumableLoader`.
+        trainer_kwargs: what the user gave.
+
+    Raises:
+        UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    callbacks = [*trainer_kwargs.get("callbacks", ()), EpochCheckpoint(last)]
+    if isinstance(loader, ResumableLoader):
+        callbacks.append(LoaderPosition(loader))
+    loggers = trainer_kwargs.get("logger") or SimpleLogger()
+    loggers = loggers if isinstance(loggers, list) else [loggers]
+    arguments = {**trainer_kwargs, "callbacks": callbacks, "logger": [*loggers, MetricsCSV(folder / "metrics.csv")]}
+    if last.exists():
+        try:
+            torch.load(last, map_location="cpu", weights_only=True)  # Lightning's own loading is not so careful
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+            raise UserError(
+                f"{last} is damaged, or holds more than tensors, numbers and strings, which this program never writes "
+                "and does not load; remove it to start again"
+            ) from None
+        arguments["ckpt_path"] = last
+    return arguments

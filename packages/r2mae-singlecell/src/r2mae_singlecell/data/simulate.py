@@ -1,0 +1,223 @@
+"""Made-up atlases with known truth: counts of cells from donors with an age and a disease.
+
+No donor-labelled counts can be had without a download, so tests and demos of the donor-level evaluation use these. The
+logarithm of a cell's expected proportions is a sum of
+
+    gene level + cell-type programme + donor effect + batch effect + age programme · age + disease programme of its type
+
+and counts are negative binomial around it. The donor effect is what makes leakage show: a probe that has seen cells of
+a test donor recognises the donor, and knows its age. Age and disease act through programmes that all donors share, so
+a probe that has seen other donors only must learn those.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+
+Layout = Literal["hlca", "seaad", "seaad-allen"]
+LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
+ADNC = ("Not AD", "Low", "Intermediate", "High")
+AT_ONCE = 50_000  # cells drawn in one go
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Sizes and strengths of an atlas; strengths are standard deviations of natural logarithms."""
+
+    n_donors: int = 40
+    n_cells: int = 20_000
+    n_genes: int = 2000
+    n_types: int = 8
+    n_batches: int = 4
+    depth: float = 1500.0
+    """Median counts of a cell."""
+    type_effect: float = 0.8
+    donor_effect: float = 0.2
+    batch_effect: float = 0.2
+    age_effect: float = 0.25
+    """Of the age programme, for a donor one standard deviation of age above the mean."""
+    disease_effect: float = 0.35
+    affected_types: float = 0.5
+    """Fraction of the cell types that the disease changes."""
+    dispersion: float = 2.0
+    """Inverse dispersion θ of the counts."""
+    unknown: float = 0.05
+    """Fraction of cells whose type is not known, and of donors whose age is not."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            UserError: there are too few donors, cells, genes, types or batches.
+        """
+        least = {"n_donors": 6, "n_cells": self.n_donors, "n_genes": 20, "n_types": 2, "n_batches": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise UserError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The programmes that all cells share."""
+
+    level: np.ndarray
+    types: np.ndarray
+    donors: np.ndarray
+    batches: np.ndarray
+    age: np.ndarray
+    diseases: np.ndarray
+    """(diseases, types, genes)."""
+
+
+def simulate_atlas(config: Simulation, layout: Layout = "hlca") -> Any:
+    """Return an atlas as AnnData in the layout of a real one, log-normalised X included.
+
+    Args:
+        config: sizes and strengths.
+        layout: "hlca" or "seaad" (CELLxGENE: counts in `raw.X`), or "seaad-allen" (counts in `layers["UMIs"]`).
+
+    Raises:
+        UserError: the layout is unknown.
+    """
+    import anndata
+
+    if layout not in ("hlca", "seaad", "seaad-allen"):
+        raise UserError(f"unknown layout {layout!r}; known: hlca, seaad, seaad-allen")
+    rng = np.random.default_rng([config.seed, 5])
+    names = LUNG_DISEASES if layout == "hlca" else ADNC
+    donors = _donors(config, len(names), rng)
+    truth = _programmes(config, len(names), rng)
+    cells = pd.DataFrame({"donor": np.sort(rng.integers(0, config.n_donors, config.n_cells))})
+    mixture = rng.dirichlet(np.full(config.n_types, 3.0), config.n_donors)
+    cells["type"] = [rng.choice(config.n_types, p=mixture[d]) for d in cells["donor"]]
+    cells = cells.join(donors, on="donor")
+    counts = sp.vstack(
+        [_counts(config, truth, cells.iloc[at : at + AT_ONCE], rng) for at in range(0, len(cells), AT_ONCE)],
+        format="csr",
+    )
+    obs = _hlca_obs(config, cells, rng) if layout == "hlca" else _seaad_obs(config, cells, rng, layout)
+    obs.index = [f"cell{i}" for i in range(len(obs))]
+    var = pd.DataFrame(
+        {"feature_name": [f"GENE{g}" for g in range(config.n_genes)], "age_programme": truth.age},
+        index=[f"ENSG{g:011d}" for g in range(config.n_genes)],
+    )
+    adata = anndata.AnnData(_log_normalised(counts), obs, var)
+    if layout == "seaad-allen":
+        adata.layers["UMIs"] = counts
+    else:
+        adata.raw = anndata.AnnData(counts, obs[[]], var)
+    return adata
+
+
+def write_atlas(config: Simulation, target: Path, layout: Layout = "hlca") -> Path:
+    """Write a simulated atlas as h5ad and return its path."""
+    adata = simulate_atlas(config, layout)
+    with atomic_path(target) as temporary:
+        adata.write_h5ad(temporary)
+    return target
+
+
+def _donors(config: Simulation, n_diseases: int, rng: np.random.Generator) -> pd.DataFrame:
+    age = rng.uniform(20, 89, config.n_donors).round()
+    return pd.DataFrame(
+        {
+            "age": age,
+            "z": (age - age.mean()) / age.std(),
+            "disease": rng.permutation(np.arange(config.n_donors) % n_diseases),
+            "batch": rng.permutation(np.arange(config.n_donors) % config.n_batches),
+            "depth": np.exp(rng.normal(0, 0.2, config.n_donors)),
+        }
+    )
+
+
+def _programmes(config: Simulation, n_diseases: int, rng: np.random.Generator) -> _Truth:
+    def sparse(shape: tuple[int, ...], strength: float, share: float) -> np.ndarray:
+        return rng.normal(0, strength, shape) * (rng.random(shape) < share)
+
+    affected = rng.permutation(config.n_types) < config.affected_types * config.n_types
+    direction = sparse((config.n_types, config.n_genes), config.disease_effect, 0.2) * affected[:, None]
+    severity = np.linspace(0, 1.5, n_diseases)
+    own = sparse((n_diseases, 1, config.n_genes), config.disease_effect, 0.1) * affected[None, :, None]
+    own[0] = 0.0
+    return _Truth(
+        level=rng.normal(0, 1.5, config.n_genes),
+        types=sparse((config.n_types, config.n_genes), config.type_effect, 0.3),
+        donors=sparse((config.n_donors, config.n_genes), config.donor_effect, 1.0),
+        batches=sparse((config.n_batches, config.n_genes), config.batch_effect, 1.0),
+        age=sparse((config.n_genes,), config.age_effect, 0.3),
+        diseases=severity[:, None, None] * direction[None] + own,
+    )
+
+
+def _counts(config: Simulation, truth: _Truth, cells: pd.DataFrame, rng: np.random.Generator) -> sp.csr_matrix:
+    donor, kind = cells["donor"].to_numpy(), cells["type"].to_numpy()
+    log_rate = (
+        truth.level
+        + truth.types[kind]
+        + truth.donors[donor]
+        + truth.batches[cells["batch"].to_numpy()]
+        + cells["z"].to_numpy()[:, None] * truth.age
+        + truth.diseases[cells["disease"].to_numpy(), kind]
+    ).astype(np.float32)
+    rate = np.exp(log_rate - log_rate.max(axis=1, keepdims=True))
+    library = config.depth * cells["depth"].to_numpy() * np.exp(rng.normal(0, 0.35, len(cells)))
+    mean = rate / rate.sum(axis=1, keepdims=True) * library[:, None].astype(np.float32)
+    counts = rng.poisson(mean * rng.standard_gamma(config.dispersion, mean.shape, np.float32) / config.dispersion)
+    return sp.csr_matrix(counts.astype(np.float32))
+
+
+def _log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    return (sp.diags_array((1e4 / np.maximum(totals, 1)).astype(np.float32)) @ counts).log1p().tocsr()
+
+
+def _hlca_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    obs = pd.DataFrame(
+        {
+            "donor_id": [f"donor{d}" for d in cells["donor"]],
+            "dataset": [f"study{b}" for b in cells["batch"]],
+            "ann_finest_level": [f"type {t}" for t in cells["type"]],
+            "disease": [LUNG_DISEASES[d] for d in cells["disease"]],
+            "age_or_mean_of_age_range": cells["age"].to_numpy(),
+        }
+    )
+    obs.loc[rng.random(len(obs)) < config.unknown, "ann_finest_level"] = "Unknown"
+    ageless = rng.random(config.n_donors) < config.unknown
+    obs.loc[ageless[cells["donor"].to_numpy()], "age_or_mean_of_age_range"] = np.nan
+    return obs
+
+
+def _seaad_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator, layout: str) -> pd.DataFrame:
+    """Two fine types in each of half as many subclasses; a cell of an odd type is `-SEAAD` where the pathology is high."""
+    kind, stage = cells["type"].to_numpy(), cells["disease"].to_numpy()
+    subclass = np.array([f"Subclass{t // 2}" for t in kind])
+    supertype = np.array([f"Subclass{t // 2}_{t % 2 + 1}" for t in kind], dtype=object)
+    changed = (kind // 2 % 2 == 0) & (kind % 2 == 1) & (stage >= 2)
+    supertype[changed] += "-SEAAD"
+    reference = cells["donor"].to_numpy() < max(1, config.n_donors // 16)
+    adnc = np.where(reference, "Reference", np.array(ADNC)[stage])
+    age = cells["age"].to_numpy().astype(int)
+    common = {"Subclass": subclass, "Supertype": supertype, "Neurotypical reference": np.where(reference, "True", "False")}
+    donor = [f"H20.33.{d:03d}" for d in cells["donor"]]
+    chemistry = np.where(cells["batch"].to_numpy() % 2 == 0, "10x 3' v3", "10x multiome")
+    if layout == "seaad-allen":
+        broad = np.where(age >= 85, "90+", age.astype(str))
+        return pd.DataFrame(
+            {
+                "Donor ID": donor,
+                "Overall AD neuropathological Change": adnc,
+                "Age at Death": broad,
+                "method": chemistry,
+                **common,
+            }
+        )
+    stages = np.where(age >= 85, "80 year-old and over stage", [f"{a}-year-old stage" for a in age])
+    return pd.DataFrame({"donor_id": donor, "ADNC": adnc, "development_stage": stages, "assay": chemistry, **common})

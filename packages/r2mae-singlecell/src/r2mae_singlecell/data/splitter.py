@@ -1,0 +1,110 @@
+"""scvi-tools' split of the cells, with loaders that resume, know their rank, and hand out sparse rows."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
+from torch import Tensor
+
+from r2mae_core.data_order import BatchOrder, ResumableLoader, rank_and_world_size
+from r2mae_core.errors import UserError
+from r2mae_singlecell.data.counts import CountMatrix
+
+COVARIATES = (
+    REGISTRY_KEYS.BATCH_KEY,
+    REGISTRY_KEYS.CAT_COVS_KEY,
+    REGISTRY_KEYS.CONT_COVS_KEY,
+    REGISTRY_KEYS.SIZE_FACTOR_KEY,
+)
+
+
+class CountSplitter(DataSplitter):
+    """A `DataSplitter` whose batches are gathered from a `CountMatrix` in the order of a `BatchOrder`.
+
+    Args:
+        adata_manager: of the registered AnnData.
+        batch_size: cells a step on each device; no more than there are training cells.
+        seed: of the order of the cells.
+        device: where training happens: the counts are kept there if they fit.
+        **kwargs: those of `DataSplitter`: `train_size`, `validation_size`, `external_indexing`, …
+
+    Raises:
+        UserError: there are fewer than two training cells, which batch norm cannot work with.
+    """
+
+    def __init__(
+        self, adata_manager: Any, *, batch_size: int, seed: int = 0, device: Any = "cpu", **kwargs: Any
+    ) -> None:
+        super().__init__(adata_manager, batch_size=batch_size, drop_last=False, **kwargs)
+        super().setup()
+        if len(self.train_idx) < 2:
+            raise UserError(f"{len(self.train_idx)} training cells are too few: batch norm needs two or more")
+        counts = CountMatrix(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(device)
+        fetch = batch_maker(counts, covariate_tensors(adata_manager))
+        train_idx, val_idx = np.asarray(self.train_idx), np.asarray(self.val_idx)
+        # The last, smaller batch is left out: one cell alone would break batch norm, and ranks stay together.
+        order = BatchOrder(len(train_idx), min(batch_size, len(train_idx)), seed)
+        self.train_loader = ResumableLoader(order, lambda positions: fetch(train_idx[positions]))
+        self.val_loader = InOrder(val_idx, batch_size, fetch) if len(val_idx) else None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing: the split is made at once."""
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training loader, always the same one."""
+        return self.train_loader
+
+    def val_dataloader(self) -> Any:
+        """Return the validation loader, or an empty list."""
+        return self.val_loader if self.val_loader is not None else []
+
+
+class InOrder:
+    """Batches of given cells in their order; ranks take turns, and a rest that not every rank could share is left out.
+
+    Args:
+        cells: their indices.
+        batch_size: cells a batch.
+        fetch: turns indices into a batch.
+    """
+
+    def __init__(self, cells: np.ndarray, batch_size: int, fetch: Callable[[np.ndarray], Any]) -> None:
+        self.parts = [cells[i : i + batch_size] for i in range(0, len(cells), batch_size)]
+        self.fetch = fetch
+
+    def __len__(self) -> int:
+        world_size = rank_and_world_size()[1]
+        return len(self.parts) // world_size if world_size > 1 else len(self.parts)
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, world_size = rank_and_world_size()
+        return map(self.fetch, self.parts[rank : len(self) * world_size : world_size])
+
+
+def covariate_tensors(adata_manager: Any) -> dict[str, Tensor]:
+    """Return the registered covariates of all cells, each (cells, …)."""
+    found = {}
+    for key in COVARIATES:
+        if key in adata_manager.data_registry:
+            values = adata_manager.get_from_registry(key)
+            array = values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
+            whole = key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.CAT_COVS_KEY)
+            found[key] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64 if whole else np.float32))
+    return found
+
+
+def batch_maker(counts: CountMatrix, covariates: dict[str, Tensor]) -> Callable[[np.ndarray], dict[str, Any]]:
+    """Return the function that turns cells' indices into a batch: sparse rows under `X`, and the covariates."""
+
+    def fetch(cells: np.ndarray) -> dict[str, Any]:
+        index = torch.from_numpy(cells)
+        return {
+            REGISTRY_KEYS.X_KEY: counts.rows(cells),
+            **{key: values.index_select(0, index) for key, values in covariates.items()},
+        }
+
+    return fetch

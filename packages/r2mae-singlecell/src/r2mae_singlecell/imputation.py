@@ -1,0 +1,257 @@
+"""What the model says about genes that it does not see: expression, imputation, likelihood, samples."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
+from torch import Tensor
+
+from r2mae_core.errors import UserError
+from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.masking import gene_folds
+
+
+class ImputationMixin(BaseModelClass):
+    """Methods of `R2MAE` that decode."""
+
+    module: Any
+
+    def batches(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, dataloader: Any = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield batches of checked data in its order, and put the network into evaluation mode.
+
+        Raises:
+            UserError: the genes are not the model's, or a category (a batch, say) was not in its training data.
+        """
+        self.module.eval()
+        if dataloader is not None:
+            return iter(dataloader)
+        if adata is not None:
+            check_genes(adata, self._genes)
+        try:
+            adata = self._validate_anndata(adata)
+        except ValueError as error:
+            if "not found in source registry" not in str(error):
+                raise
+            raise UserError(
+                f"{error} The model does not know this category. R2MAE.load_query_data(adata, model) returns a model "
+                "that can learn it; or give the cells a category that it knows."
+            ) from None
+        return iter(self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size))
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: Any = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+        dataloader: Any = None,
+    ) -> pd.DataFrame | np.ndarray:
+        """Return the decoded expression of cells whose genes are all seen.
+
+        Args:
+            adata: of the same genes; None: the training data.
+            indices: which cells; None: all.
+            transform_batch: decode every cell as one of this batch; several: their average; None: its own batch.
+            gene_list: genes to return; None: all.
+            library_size: what a cell's expression sums to over all genes; "latent": its observed library size.
+            batch_size: cells at a time.
+            return_numpy: return an array, not a data frame.
+            dataloader: batches of a data module, in place of `adata`; then an array is returned.
+
+        Raises:
+            UserError: a batch or gene is unknown.
+        """
+        genes = self._positions(gene_list)
+        codes = self._batch_codes(transform_batch)
+        rows = [
+            sum(self._decoded(tensors, None, code, library_size)[:, genes] for code in codes) / len(codes)
+            for tensors in self.batches(adata, indices, batch_size, dataloader)
+        ]
+        values = np.concatenate([np.asarray(row) for row in rows])
+        return values if return_numpy or dataloader is not None else self._frame(values, adata, indices, genes)
+
+    def get_reconstruction(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        mask_ratio: float | None = None,
+        genes: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Impute genes from the others: no returned value was computed from the count that it stands for.
+
+        Args:
+            adata: of the same genes; None: the training data.
+            indices: which cells; None: all.
+            mask_ratio: return every gene; in each pass a random group of about this fraction is hidden, until all
+                have been.
+            genes: or hide exactly these, together, and return them.
+            library_size: as in `get_normalized_expression`. The size itself is counted from all genes.
+            seed: of the groups.
+            batch_size: cells at a time.
+
+        Raises:
+            UserError: not exactly one of `mask_ratio` and `genes` is given, or a gene is unknown.
+        """
+        if (mask_ratio is None) == (genes is None):
+            raise UserError("give either mask_ratio (impute every gene) or genes (hide and impute these)")
+        wanted = self._positions(genes)
+        folds = [torch.from_numpy(wanted)] if mask_ratio is None else _folds(self.module.n_input, mask_ratio, seed)
+        rows = []
+        for tensors in self.batches(adata, indices, batch_size):
+            row = np.empty((len(tensors[REGISTRY_KEYS.X_KEY]), self.module.n_input), dtype=np.float32)
+            for fold in folds:
+                row[:, fold] = self._decoded(tensors, fold, None, library_size)[:, fold]
+            rows.append(row[:, wanted])
+        return self._frame(np.concatenate(rows), adata, indices, wanted)
+
+    @torch.inference_mode()
+    def get_masked_nll(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        per: Literal["cell", "gene"] = "cell",
+        mask_ratio: float = 0.25,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> pd.Series:
+        """Return the negative log-likelihood of every count given the genes that are not hidden with it.
+
+        Every gene is hidden once, in a random group of about `mask_ratio` of all.
+
+        Args:
+            adata: of the same genes; None: the training data.
+            indices: which cells; None: all.
+            per: mean over the genes of each cell, or over the cells for each gene.
+            mask_ratio: fraction hidden in one pass; 0.25 is the paper's default ratio.
+            seed: of the groups.
+            batch_size: cells at a time.
+        """
+        if per not in ("cell", "gene"):
+            raise UserError(f"per must be 'cell' or 'gene', got {per!r}")
+        folds, cells, genes, n_cells = _folds(self.module.n_input, mask_ratio, seed), [], 0.0, 0
+        for tensors in self.batches(adata, indices, batch_size):
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            nll = torch.cat([self.module.hidden_nll(tensors, fold.to(self.module.device)) for fold in folds], dim=1)
+            cells.append(nll.mean(1).cpu().numpy())
+            genes, n_cells = genes + nll.double().sum(0).cpu().numpy(), n_cells + len(nll)
+        if per == "cell":
+            return pd.Series(np.concatenate(cells), self._cell_names(adata, indices), name="masked_nll")
+        order = torch.cat(folds).numpy()
+        return pd.Series(genes / n_cells, self._genes[order], name="masked_nll").iloc[np.argsort(order)]
+
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        gene_list: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Draw counts from the likelihood given each cell's latent, which itself has no spread in this model.
+
+        Args:
+            adata: of the same genes; None: the training data.
+            indices: which cells; None: all.
+            n_samples: draws per cell.
+            gene_list: genes to return; None: all.
+            batch_size: cells at a time.
+            seed: of the draws.
+
+        Returns:
+            (cells, genes), or (cells, genes, n_samples) for several.
+        """
+        genes = self._positions(gene_list)
+        return np.concatenate(
+            [
+                self.module.sample(tensors, n_samples, seed=seed + i).numpy()[:, genes]
+                for i, tensors in enumerate(self.batches(adata, indices, batch_size))
+            ]
+        )
+
+    def differential_expression(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: there is no posterior to compare."""
+        raise _no_posterior("differential_expression", "scanpy.tl.rank_genes_groups on get_normalized_expression()")
+
+    def get_latent_library_size(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: the library size is observed, not inferred."""
+        raise _no_posterior("get_latent_library_size", "the sum of a cell's counts, which is what the model uses")
+
+    def get_elbo(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: there is no evidence bound."""
+        raise _no_posterior("get_elbo", "get_masked_nll()")
+
+    get_marginal_ll = get_elbo
+    get_reconstruction_error = get_elbo
+
+    @torch.inference_mode()
+    def _decoded(
+        self, tensors: dict[str, Tensor], columns: Tensor | None, batch: int | None, library_size: float | str
+    ) -> np.ndarray:
+        """Return (cells, genes) expression, with `columns` hidden from the encoder."""
+        hidden = columns.to(self.module.device) if columns is not None else None
+        inference = self.module.inference(**self.module._get_inference_input(tensors), columns=hidden)
+        inputs = self.module._get_generative_input(tensors, inference)
+        px = self.module.generative(**inputs, transform_batch=batch)["px"]
+        expression = px.mu if library_size == "latent" else px.scale * float(library_size)
+        return expression.cpu().numpy()
+
+    @property
+    def _genes(self) -> pd.Index:
+        return pd.Index(np.asarray(self.get_var_names()))
+
+    def _positions(self, names: Sequence[str] | None) -> np.ndarray:
+        known = self._genes
+        if names is None:
+            return np.arange(len(known))
+        positions = known.get_indexer(list(names))
+        if (positions < 0).any():
+            unknown = [name for name, at in zip(names, positions, strict=True) if at < 0]
+            raise UserError(f"{len(unknown)} genes are unknown to the model, such as {unknown[0]!r}")
+        return positions
+
+    def _batch_codes(self, transform_batch: Any) -> list[int | None]:
+        if transform_batch is None:
+            return [None]
+        registry = self.registry_["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        known = list(registry["categorical_mapping"])
+        several = isinstance(transform_batch, list | tuple | np.ndarray)
+        wanted = list(transform_batch) if several else [transform_batch]
+        if unknown := [batch for batch in wanted if batch not in known]:
+            raise UserError(f"unknown batch {unknown[0]!r}; the model knows {known}")
+        return [known.index(batch) for batch in wanted]
+
+    def _cell_names(self, adata: AnnData | None, indices: Sequence[int] | None) -> pd.Index:
+        names = (adata if adata is not None else self.adata).obs_names
+        return names if indices is None else names[indices]
+
+    def _frame(
+        self, values: np.ndarray, adata: AnnData | None, indices: Sequence[int] | None, genes: np.ndarray
+    ) -> pd.DataFrame:
+        return pd.DataFrame(values, self._cell_names(adata, indices), self._genes[genes])
+
+
+def _folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:
+    try:
+        return gene_folds(n_genes, ratio, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _no_posterior(method: str, instead: str) -> NotImplementedError:
+    return NotImplementedError(f"R2MAE has no posterior over latents, so {method} has no meaning; use {instead}")

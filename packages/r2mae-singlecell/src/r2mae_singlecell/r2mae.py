@@ -1,0 +1,321 @@
+"""`R2MAE`: the masked autoencoder behind scvi-tools' interface."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model._utils import parse_device_args
+from scvi.model.base import ArchesMixin, BaseModelClass, UnsupervisedTrainingMixin
+
+from r2mae_core import Curriculum, Grid, MaskRatioSampler, RatioSampler, Uniform, UserError, sampler_from_config, scheme
+from r2mae_core.sampler_config import sampler_to_config
+from r2mae_singlecell.checks import check_counts, check_genes
+from r2mae_singlecell.checkpoints import resumable
+from r2mae_singlecell.data.splitter import CountSplitter
+from r2mae_singlecell.export import ExportMixin
+from r2mae_singlecell.imputation import ImputationMixin
+from r2mae_singlecell.model import MaskedAutoencoder
+from r2mae_singlecell.pretrain import MaskedPlan
+
+logger = logging.getLogger(__name__)
+MISSING = "r2mae_missing"
+"""Column of a query's `var`: genes that the reference has and the query lacks."""
+
+
+class R2MAE(ExportMixin, ImputationMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+    """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
+
+    Args:
+        adata: registered with `R2MAE.setup_anndata`; None for a model that is loaded or trained by a data module.
+        registry: of a data module, or of a loaded model.
+        n_hidden: width of the hidden layers. The paper's widths are lost; 1024 and 512 are our choice.
+        n_latent: width of the latent space.
+        n_layers: hidden layers of the encoder.
+        dropout_rate: dropout in the hidden layers; the paper names none.
+        mask_ratio: a scheme's name ("r2mae", "fixed", "mdlm", "dynamic", "r2mae+cl", …), a number, or a sampler.
+        curriculum: learn loss weights besides: "easy-to-hard" (the paper's CL) or "k0" (its CL (k=0)). A fixed ratio
+            becomes CL-MAE, a range becomes R2MAE + CL with ten ratios. A scheme such as "r2mae+cl" says it already.
+        datamodule: of scvi-tools, in place of `adata`.
+
+    Example:
+        >>> R2MAE.setup_anndata(adata, layer="counts", batch_key="batch")  # doctest: +SKIP
+        >>> model = R2MAE(adata, mask_ratio="r2mae")  # doctest: +SKIP
+        >>> model.train(max_epochs=50)  # doctest: +SKIP
+        >>> adata.obsm["X_r2mae"] = model.get_latent_representation()  # doctest: +SKIP
+    """
+
+    _module_cls = MaskedAutoencoder
+    _training_plan_cls = MaskedPlan
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        n_hidden: int = 1024,
+        n_latent: int = 512,
+        n_layers: int = 2,
+        dropout_rate: float = 0.0,
+        mask_ratio: MaskRatioSampler | str | float | dict[str, Any] = "r2mae",
+        curriculum: Literal["easy-to-hard", "k0"] | None = None,
+        datamodule: Any = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        self.mask_ratio = as_sampler(mask_ratio, curriculum, seed=int(scvi.settings.seed or 0))
+        if isinstance(mask_ratio, RatioSampler) and hasattr(mask_ratio, "__dataclass_fields__"):
+            mask_ratio = sampler_to_config(mask_ratio)  # plain data in the saved model
+        stats = self.summary_stats
+        n_cats = (
+            self.adata_manager.get_state_registry(REGISTRY_KEYS.CAT_COVS_KEY).n_cats_per_key
+            if self.adata_manager is not None and REGISTRY_KEYS.CAT_COVS_KEY in self.adata_manager.data_registry
+            else self._cats_of_registry()
+        )
+        self.module = self._module_cls(
+            n_input=stats.n_vars,
+            n_batch=stats.n_batch,
+            n_cats_per_cov=n_cats,
+            n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_layers=n_layers,
+            dropout_rate=dropout_rate,
+            n_columns=self.mask_ratio.n_columns if isinstance(self.mask_ratio, Curriculum) else 0,
+        )
+        self._model_summary_string = (
+            f"R2MAE with n_hidden: {n_hidden}, n_latent: {n_latent}, n_layers: {n_layers}, "
+            f"mask ratio: {self.mask_ratio.describe()}"
+        )
+        self.missing_genes_: np.ndarray | None = None
+        """Positions of genes that the query lacks: hidden in any case, and left out of the loss."""
+        self.init_params_ = self._get_init_params(locals())
+
+    def _cats_of_registry(self) -> list[int] | None:
+        fields = (self.registry_ or {}).get("field_registries", {})
+        state = fields.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {})
+        return list(state["n_cats_per_key"]) if "n_cats_per_key" in state else None
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Say where counts and covariates are, as for scvi-tools' `SCVI`.
+
+        Args:
+            adata: cells × genes.
+            layer: key of `adata.layers` with the counts; None: `adata.X`.
+            batch_key: column of `adata.obs` with the batch.
+            labels_key: column with labels; not used in training.
+            size_factor_key: column with size factors; None: the sum of a cell's counts.
+            categorical_covariate_keys: further categorical columns.
+            continuous_covariate_keys: continuous columns.
+            **kwargs: scvi-tools' own, when it transfers a registry.
+
+        Raises:
+            UserError: there are negative counts, or gene names appear twice.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check_counts(adata, layer)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 400,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        datamodule: Any = None,
+        precision: Any = "32-true",
+        resume: Path | str | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Args:
+            max_epochs: epochs; None: scvi-tools' heuristic by the number of cells. The paper's is 50.
+            accelerator: "auto", "cpu", "gpu", …
+            devices: which or how many of them.
+            train_size: share of the cells to train on; None: 0.9, the paper's.
+            validation_size: share to validate on; None: the rest.
+            shuffle_set_split: split at random.
+            batch_size: cells a step.
+            early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it are understood.
+            datasplitter_kwargs: further arguments of the split, such as `external_indexing`.
+            plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios` of `MaskedPlan`.
+            datamodule: of scvi-tools, for a model made without AnnData.
+            precision: Lightning's name, such as "bf16-mixed".
+            resume: folder for a checkpoint after each epoch and `metrics.csv`; if it holds a checkpoint already, training
+                goes on from there, and ends as if it had never stopped.
+            **trainer_kwargs: of scvi-tools' and Lightning's trainer.
+
+        Raises:
+            UserError: the checkpoint is damaged, the loss is not a number, or there are too few cells.
+        """
+        seed = int(scvi.settings.seed or 0)
+        plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
+        if self.missing_genes_ is not None and len(self.missing_genes_):
+            present = np.setdiff1d(np.arange(self.module.n_input), self.missing_genes_)
+            plan_kwargs["candidates"] = torch.from_numpy(present)
+        if datamodule is None:
+            _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+            datamodule = CountSplitter(
+                self.adata_manager,
+                batch_size=batch_size,
+                seed=plan_kwargs["seed"],
+                device=device,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                **(datasplitter_kwargs or {}),
+            )
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+        if resume is not None:
+            trainer_kwargs = resumable(Path(resume), getattr(datamodule, "train_loader", None), trainer_kwargs)
+        trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            early_stopping=early_stopping,
+            plan_kwargs=plan_kwargs,
+            datamodule=datamodule,
+            precision=precision,
+            **trainer_kwargs,
+        )
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Any = None,
+    ) -> np.ndarray:
+        """Return the latent of every cell, (cells, n_latent), from uncorrupted counts.
+
+        Args:
+            adata: of the same genes; None: the training data.
+            indices: which cells; None: all.
+            batch_size: cells at a time.
+            dataloader: batches of a data module, in place of `adata`.
+        """
+        return np.concatenate(
+            [
+                self.module.inference(**self.module._get_inference_input(tensors))["z"].float().cpu().numpy()
+                for tensors in self.batches(adata, indices, batch_size, dataloader)
+            ]
+        )
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: "str | R2MAE",
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Give a query the reference's genes in its order. Missing genes are treated as hidden ones.
+
+        A missing gene is a column of zeros, which is what a hidden gene is in training: the model was trained for it.
+        `adata.var["r2mae_missing"]` says which they are, and training on the query leaves them out of the loss.
+
+        Args:
+            adata: the query.
+            reference_model: a model, or the folder of a saved one.
+            return_reference_var_names: only return the reference's genes.
+            inplace: change `adata`, or return a new one.
+        """
+        names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+        if return_reference_var_names:
+            return names
+        present = names.isin(adata.var_names)
+        prepared = super().prepare_query_anndata(adata, reference_model, inplace=inplace)
+        target = adata if inplace else prepared
+        target.var[MISSING] = ~present
+        if n_missing := int((~present).sum()):
+            logger.info("%d of %d genes are missing in the query and treated as hidden.", n_missing, len(names))
+        return prepared
+
+    @classmethod
+    def load_query_data(
+        cls, adata: AnnData | None = None, reference_model: "str | R2MAE | None" = None, **kwargs: Any
+    ) -> "R2MAE":
+        """Return a copy of the reference that can be trained on a query with new batches (scArches).
+
+        Args:
+            adata: the query, after `prepare_query_anndata`.
+            reference_model: a model, or the folder of a saved one.
+            **kwargs: scvi-tools' options of what is frozen.
+
+        Raises:
+            UserError: the genes are not the reference's.
+        """
+        if adata is not None and reference_model is not None:
+            names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+            check_genes(adata, names)
+        model = super().load_query_data(adata, reference_model, **kwargs)
+        if adata is not None and MISSING in adata.var:
+            model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
+        return model
+
+
+def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:
+    """Return the sampler that was asked for, with learned loss weights if `curriculum` says so.
+
+    Args:
+        mask_ratio: what `r2mae_core.sampler_from_config` understands.
+        curriculum: "easy-to-hard", "k0" or None.
+        seed: of the draws, where `mask_ratio` gives none.
+
+    Raises:
+        UserError: the scheme is unknown, or has no form with a curriculum.
+    """
+    sampler = sampler_from_config(mask_ratio, "singlecell", seed)
+    if curriculum is None or isinstance(sampler, Curriculum):
+        return sampler
+    if curriculum not in ("easy-to-hard", "k0"):
+        raise UserError(f"curriculum must be 'easy-to-hard', 'k0' or None, got {curriculum!r}")
+    if isinstance(sampler, Uniform):
+        low, high = sampler.bounds(0)
+        sampler = Grid.spaced(low, high, 10, sampler.seed)
+    like = scheme("cl", "singlecell")
+    n_columns = len(sampler.values) if isinstance(sampler, Grid) else like.n_columns  # pyright: ignore[reportAttributeAccessIssue]
+    return Curriculum(sampler, n_columns, curriculum == "k0", like.freeze_steps, like.ramp)  # pyright: ignore[reportAttributeAccessIssue]
