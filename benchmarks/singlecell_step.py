@@ -88,7 +88,11 @@ def main():
             torch.cuda.synchronize if device == "cuda" else None,
         )
         parameters = sum(p.numel() for p in ours.parameters())
-        report(f"Training step, {name} ({parameters / 1e6:.1f} M parameters), {BATCH} cells, loss differs by {gap:.0e}", times, "ours")
+        report(
+            f"Training step, {name} ({parameters / 1e6:.1f} M parameters), {BATCH} cells, loss differs by {gap:.0e}",
+            times,
+            "ours",
+        )
         print(f"\nours: {BATCH / times['ours']:,.0f} cells/s")
 
 

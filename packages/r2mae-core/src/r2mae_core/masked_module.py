@@ -103,7 +103,7 @@ class MaskedModule(pl.LightningModule):
         """Return ratio and masks' generator of this micro-batch, and seed dropout."""
         step, total = self.ratio_step()
         position = (self.global_step, self.shard(batch_idx))
-        torch.manual_seed(derived_seed(self.seed, "dropout", *position))
+        _seed_device(self.device, derived_seed(self.seed, "dropout", *position))
         generator = self.generator_for(self.seed, "mask", *position)
         ratio = self.mask_ratio.sample(step, total)
         if isinstance(self.mask_ratio, Curriculum):
@@ -141,6 +141,18 @@ class MaskedModule(pl.LightningModule):
         values = {name: float(value) for name, value in metrics.items()}
         for logger in self.loggers:
             logger.log_metrics(values, self.global_step)
+
+
+def _seed_device(device: torch.device, seed: int) -> None:
+    """Seed the default generator of the device.
+
+    Not `torch.manual_seed`: where torch was built for a GPU that is absent, it keeps a stack trace of every call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 class _RatioBins:

@@ -69,7 +69,7 @@ class _Throughput(pl.Callback):
             self.since = (now, trainer.global_step)
 
 
-class _Progress(pl.Callback):
+class StepProgress(pl.Callback):
     """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -162,10 +162,10 @@ def train(
     if isinstance(loader, ResumableLoader):
         own.append(LoaderPosition(loader))
     if progress:
-        own.append(_Progress())
+        own.append(StepProgress())
     if samples_per_step:
         own.append(_Throughput(samples_per_step))
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = _trainer(
             max_epochs=max_epochs,
             max_steps=max_steps,
@@ -212,15 +212,17 @@ def _trainer(**arguments: Any) -> pl.Trainer:
 
 
 @contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's banners, tips and the warnings about what we mean: the command says what it does."""
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for by_design in _BY_DESIGN:
             warnings.filterwarnings("ignore", message=by_design)
         try:
             yield
         finally:
-            log.setLevel(level)
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)

@@ -1,4 +1,7 @@
-"""Masked models of gene expression with any mask-ratio scheme. Names load on first use (`__init__.pyi` says from where)."""
+"""Masked models of gene expression with any mask-ratio scheme.
+
+Names load on first use; `__init__.pyi` says from where.
+"""
 
 import lazy_loader
 

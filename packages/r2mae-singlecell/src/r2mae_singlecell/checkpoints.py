@@ -24,10 +24,10 @@ class EpochCheckpoint(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; every rank takes part, the first one writes."""
         if trainer.world_size > 1:
-            trainer.save_checkpoint(self.file)
+            trainer.save_checkpoint(self.file, weights_only=False)
             return
         with atomic_path(self.file) as temporary:
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary, weights_only=False)
 
 
 def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from r2mae_core.errors import UserError
 from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.data.counts import CountMatrix, SparseRows
+from r2mae_singlecell.data.splitter import InOrder, batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
+
+BATCH_SIZE = 1024
+"""Cells at a time where the caller names none."""
 
 
 class ImputationMixin(BaseModelClass):
@@ -31,7 +36,8 @@ class ImputationMixin(BaseModelClass):
         """
         self.module.eval()
         if dataloader is not None:
-            return iter(dataloader)
+            yield from map(self._with_dense_counts, dataloader)
+            return
         if adata is not None:
             check_genes(adata, self._genes)
         try:
@@ -43,7 +49,17 @@ class ImputationMixin(BaseModelClass):
                 f"{error} The model does not know this category. R2MAE.load_query_data(adata, model) returns a model "
                 "that can learn it; or give the cells a category that it knows."
             ) from None
-        return iter(self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size))
+        manager = self.get_anndata_manager(adata, required=True)
+        cells = np.arange(adata.n_obs) if indices is None else _as_positions(indices)
+        fetch = batch_maker(CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)), covariate_tensors(manager))
+        yield from map(self._with_dense_counts, InOrder(cells, batch_size or BATCH_SIZE, fetch))
+
+    def _with_dense_counts(self, tensors: dict[str, Any]) -> dict[str, Tensor]:
+        x, device = tensors[REGISTRY_KEYS.X_KEY], self.module.device
+        if isinstance(x, SparseRows):
+            x = x.to(device).dense(self.module.n_input)
+        covariates = {key: value.to(device) for key, value in tensors.items() if key != REGISTRY_KEYS.X_KEY}
+        return {REGISTRY_KEYS.X_KEY: x.to(device), **covariates}
 
     def get_normalized_expression(
         self,
@@ -145,7 +161,6 @@ class ImputationMixin(BaseModelClass):
             raise UserError(f"per must be 'cell' or 'gene', got {per!r}")
         folds, cells, genes, n_cells = _folds(self.module.n_input, mask_ratio, seed), [], 0.0, 0
         for tensors in self.batches(adata, indices, batch_size):
-            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
             nll = torch.cat([self.module.hidden_nll(tensors, fold.to(self.module.device)) for fold in folds], dim=1)
             cells.append(nll.mean(1).cpu().numpy())
             genes, n_cells = genes + nll.double().sum(0).cpu().numpy(), n_cells + len(nll)
@@ -153,6 +168,21 @@ class ImputationMixin(BaseModelClass):
             return pd.Series(np.concatenate(cells), self._cell_names(adata, indices), name="masked_nll")
         order = torch.cat(folds).numpy()
         return pd.Series(genes / n_cells, self._genes[order], name="masked_nll").iloc[np.argsort(order)]
+
+    def predict_proportions(self, cells: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """Return the predicted gene proportions of cells of the model's data, with some genes hidden.
+
+        Args:
+            cells: (n,) positions in the data.
+            hidden: (n_hidden,) positions of the genes to hide.
+
+        Returns:
+            (n, genes), rows summing to 1.
+        """
+        columns = torch.from_numpy(hidden)
+        return np.concatenate(
+            [self._decoded(tensors, columns, None, 1.0) for tensors in self.batches(None, cells, None)]
+        )
 
     def posterior_predictive_sample(
         self,
@@ -244,6 +274,11 @@ class ImputationMixin(BaseModelClass):
         self, values: np.ndarray, adata: AnnData | None, indices: Sequence[int] | None, genes: np.ndarray
     ) -> pd.DataFrame:
         return pd.DataFrame(values, self._cell_names(adata, indices), self._genes[genes])
+
+
+def _as_positions(indices: Sequence[int]) -> np.ndarray:
+    cells = np.asarray(indices)
+    return np.flatnonzero(cells) if cells.dtype == bool else cells
 
 
 def _folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:

@@ -8,9 +8,7 @@ from torch import Tensor
 from r2mae_core.masks import n_masked
 
 
-def hidden_columns(
-    n_genes: int, ratio: float, generator: torch.Generator, candidates: Tensor | None = None
-) -> Tensor:
+def hidden_columns(n_genes: int, ratio: float, generator: torch.Generator, candidates: Tensor | None = None) -> Tensor:
     """Draw the gene columns to hide: exactly max(1, round(ratio · n)) of the candidates.
 
     The count is known on the host, so nothing waits for the device.

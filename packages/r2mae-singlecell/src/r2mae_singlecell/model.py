@@ -99,7 +99,7 @@ class MaskedAutoencoder(BaseModuleClass):
         batch, cats = tensors[REGISTRY_KEYS.BATCH_KEY].long(), tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
         return batch, *(torch.split(cats.long(), 1, dim=1) if cats is not None else ())
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         x = tensors[REGISTRY_KEYS.X_KEY].float()
         size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         # At least one count: an empty cell would have a library of log 0.
@@ -128,7 +128,7 @@ class MaskedAutoencoder(BaseModuleClass):
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
-    ) -> dict[str, Any]:  # noqa: ARG002
+    ) -> dict[str, Any]:
         return {
             "z": inference_outputs["z"],
             "log_library": inference_outputs["log_library"],

@@ -1,12 +1,10 @@
 """`R2MAE`: the masked autoencoder behind scvi-tools' interface."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
@@ -20,24 +18,22 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 from scvi.model._utils import parse_device_args
-from scvi.model.base import ArchesMixin, BaseModelClass, UnsupervisedTrainingMixin
+from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from r2mae_core import Curriculum, Grid, MaskRatioSampler, RatioSampler, Uniform, UserError, sampler_from_config, scheme
 from r2mae_core.sampler_config import sampler_to_config
-from r2mae_singlecell.checks import check_counts, check_genes
 from r2mae_singlecell.checkpoints import resumable
+from r2mae_singlecell.checks import check_counts
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.export import ExportMixin
 from r2mae_singlecell.imputation import ImputationMixin
+from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
-from r2mae_singlecell.pretrain import MaskedPlan
-
-logger = logging.getLogger(__name__)
-MISSING = "r2mae_missing"
-"""Column of a query's `var`: genes that the reference has and the query lacks."""
+from r2mae_singlecell.plan import MaskedPlan
+from r2mae_singlecell.query import QueryMixin
 
 
-class R2MAE(ExportMixin, ImputationMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
 
     Args:
@@ -181,8 +177,8 @@ class R2MAE(ExportMixin, ImputationMixin, ArchesMixin, UnsupervisedTrainingMixin
             plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios` of `MaskedPlan`.
             datamodule: of scvi-tools, for a model made without AnnData.
             precision: Lightning's name, such as "bf16-mixed".
-            resume: folder for a checkpoint after each epoch and `metrics.csv`; if it holds a checkpoint already, training
-                goes on from there, and ends as if it had never stopped.
+            resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
+                training goes on from there, and ends as if it had never stopped.
             **trainer_kwargs: of scvi-tools' and Lightning's trainer.
 
         Raises:
@@ -244,57 +240,32 @@ class R2MAE(ExportMixin, ImputationMixin, ArchesMixin, UnsupervisedTrainingMixin
             ]
         )
 
-    @classmethod
-    def prepare_query_anndata(
-        cls,
-        adata: AnnData,
-        reference_model: "str | R2MAE",
-        return_reference_var_names: bool = False,
-        inplace: bool = True,
-    ) -> AnnData | pd.Index | None:
-        """Give a query the reference's genes in its order. Missing genes are treated as hidden ones.
+    @torch.no_grad()
+    def recalibrate_batch_norm(self, mask_ratio: float = 0.0, batch_size: int = 400, seed: int = 0) -> None:
+        """Compute the running statistics of batch norm anew, on the training cells at one mask ratio.
 
-        A missing gene is a column of zeros, which is what a hidden gene is in training: the model was trained for it.
-        `adata.var["r2mae_missing"]` says which they are, and training on the query leaves them out of the loss.
+        Training gathers them at the ratios of the scheme, but embeddings are made of uncorrupted cells, and genes are
+        imputed at other ratios. The paper does not do this; it is off unless you call it.
 
         Args:
-            adata: the query.
-            reference_model: a model, or the folder of a saved one.
-            return_reference_var_names: only return the reference's genes.
-            inplace: change `adata`, or return a new one.
+            mask_ratio: fraction hidden; 0 for embeddings.
+            batch_size: cells at a time.
+            seed: of the masks.
         """
-        names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
-        if return_reference_var_names:
-            return names
-        present = names.isin(adata.var_names)
-        prepared = super().prepare_query_anndata(adata, reference_model, inplace=inplace)
-        target = adata if inplace else prepared
-        target.var[MISSING] = ~present
-        if n_missing := int((~present).sum()):
-            logger.info("%d of %d genes are missing in the query and treated as hidden.", n_missing, len(names))
-        return prepared
-
-    @classmethod
-    def load_query_data(
-        cls, adata: AnnData | None = None, reference_model: "str | R2MAE | None" = None, **kwargs: Any
-    ) -> "R2MAE":
-        """Return a copy of the reference that can be trained on a query with new batches (scArches).
-
-        Args:
-            adata: the query, after `prepare_query_anndata`.
-            reference_model: a model, or the folder of a saved one.
-            **kwargs: scvi-tools' options of what is frozen.
-
-        Raises:
-            UserError: the genes are not the reference's.
-        """
-        if adata is not None and reference_model is not None:
-            names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
-            check_genes(adata, names)
-        model = super().load_query_data(adata, reference_model, **kwargs)
-        if adata is not None and MISSING in adata.var:
-            model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
-        return model
+        norms = [layer for layer in self.module.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain average
+        generator = torch.Generator(self.module.device).manual_seed(seed)
+        for tensors in self.batches(None, self.train_indices, batch_size):
+            self.module.train()
+            columns = hidden_columns(self.module.n_input, mask_ratio, generator) if mask_ratio else None
+            inference = self.module.inference(**self.module._get_inference_input(tensors), columns=columns)
+            self.module.generative(**self.module._get_generative_input(tensors, inference))
+        self.module.eval()
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:

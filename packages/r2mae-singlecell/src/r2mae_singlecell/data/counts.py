@@ -22,6 +22,10 @@ class SparseRows(NamedTuple):
     values: Tensor
     """(n_nonzero,) its count."""
 
+    def to(self, device: torch.device | str) -> "SparseRows":
+        """Return the rows on a device."""
+        return SparseRows(*(part.to(device, non_blocking=True) for part in self))
+
     def dense(self, n_genes: int) -> Tensor:
         """Return the rows as (cells, n_genes) float32, on the device where the parts are."""
         n_cells, n_nonzero = len(self.lengths), len(self.columns)

@@ -1,5 +1,6 @@
 """Real counts without a download: the blood cells that scanpy carries, turned back into integers."""
 
+import warnings
 from importlib import resources
 from typing import Any
 
@@ -26,7 +27,8 @@ def load_pbmc() -> Any:
     file = resources.files(_FILE[0]) / _FILE[1]
     if not file.is_file():
         raise UserError(f"this scanpy carries no {_FILE[1]}; install one that does, such as scanpy 1.11")
-    with resources.as_file(file) as path:
+    with resources.as_file(file) as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the file is older than the places of its neighbour graph
         source = anndata.read_h5ad(path)
     raw = source.raw.X.toarray() if sp.issparse(source.raw.X) else np.asarray(source.raw.X)
     counts = np.expm1(raw) * source.obs["n_counts"].to_numpy()[:, None] / 1e4

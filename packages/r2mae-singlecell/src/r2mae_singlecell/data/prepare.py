@@ -79,7 +79,9 @@ def prepare_atlas(
         if counts.in_raw:
             var = _table(file, "raw/var", source)
         if counts.shape != (len(obs), len(var)):
-            raise UserError(f"{source}: {atlas.counts} is {counts.shape}, but there are {len(obs)} cells × {len(var)} genes")
+            raise UserError(
+                f"{source}: {atlas.counts} is {counts.shape}, but there are {len(obs)} cells × {len(var)} genes"
+            )
         totals, highest = _totals(counts, progress)
         if not (totals > 0).any():
             raise UserError(f"{source}: {atlas.counts} holds no counts at all")
@@ -91,7 +93,9 @@ def prepare_atlas(
         keep = ~empty & (n_expressed >= minimum)
         standard = atlas.standard_obs(obs).loc[keep]
         with atomic_path(target) as temporary:
-            _write(temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], atlas.name, progress)
+            _write(
+                temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], atlas.name, progress
+            )
     dropped = {
         "no count in any variable gene": int(empty.sum()),
         f"fewer than {minimum} variable genes": int((~keep & ~empty).sum()),
@@ -114,7 +118,9 @@ class _Counts:
         self.matrix = sparse_dataset(element) if hasattr(element, "keys") else element
         self.shape: tuple[int, int] = tuple(self.matrix.shape)
         if getattr(self.matrix, "format", "csr") != "csr":
-            raise UserError(f"{source}: {path} is stored by genes (CSC); rewrite it by cells: adata.X = adata.X.tocsr()")
+            raise UserError(
+                f"{source}: {path} is stored by genes (CSC); rewrite it by cells: adata.X = adata.X.tocsr()"
+            )
 
     def blocks(self, genes: np.ndarray | None, what: str, progress: bool) -> Iterator[sp.csr_matrix]:
         """Yield the blocks of cells, with all genes or with some."""

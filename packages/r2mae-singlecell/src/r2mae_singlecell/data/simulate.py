@@ -38,10 +38,10 @@ class Simulation:
     n_batches: int = 4
     depth: float = 1500.0
     """Median counts of a cell."""
-    type_effect: float = 0.8
+    type_effect: float = 0.4
     donor_effect: float = 0.2
     batch_effect: float = 0.2
-    age_effect: float = 0.25
+    age_effect: float = 0.12
     """Of the age programme, for a donor one standard deviation of age above the mean."""
     disease_effect: float = 0.35
     affected_types: float = 0.5
@@ -196,7 +196,7 @@ def _hlca_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator)
 
 
 def _seaad_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator, layout: str) -> pd.DataFrame:
-    """Two fine types in each of half as many subclasses; a cell of an odd type is `-SEAAD` where the pathology is high."""
+    """Two fine types in each subclass; a cell of the second is `-SEAAD` where the pathology is high."""
     kind, stage = cells["type"].to_numpy(), cells["disease"].to_numpy()
     subclass = np.array([f"Subclass{t // 2}" for t in kind])
     supertype = np.array([f"Subclass{t // 2}_{t % 2 + 1}" for t in kind], dtype=object)
@@ -205,7 +205,11 @@ def _seaad_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator
     reference = cells["donor"].to_numpy() < max(1, config.n_donors // 16)
     adnc = np.where(reference, "Reference", np.array(ADNC)[stage])
     age = cells["age"].to_numpy().astype(int)
-    common = {"Subclass": subclass, "Supertype": supertype, "Neurotypical reference": np.where(reference, "True", "False")}
+    common = {
+        "Subclass": subclass,
+        "Supertype": supertype,
+        "Neurotypical reference": np.where(reference, "True", "False"),
+    }
     donor = [f"H20.33.{d:03d}" for d in cells["donor"]]
     chemistry = np.where(cells["batch"].to_numpy() % 2 == 0, "10x 3' v3", "10x multiome")
     if layout == "seaad-allen":

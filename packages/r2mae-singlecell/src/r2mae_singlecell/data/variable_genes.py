@@ -19,7 +19,9 @@ def normalized_dispersion(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     mean = np.where(mean == 0, 1e-12, mean)
     dispersion = variance / mean
     with np.errstate(divide="ignore"):
-        table = pd.DataFrame({"mean": np.log1p(mean), "dispersion": np.log(np.where(dispersion == 0, np.nan, dispersion))})
+        table = pd.DataFrame(
+            {"mean": np.log1p(mean), "dispersion": np.log(np.where(dispersion == 0, np.nan, dispersion))}
+        )
     groups = table.groupby(pd.cut(table["mean"], bins=N_BINS), observed=True)["dispersion"]
     centre, spread = groups.transform("mean"), groups.transform("std")
     # A gene alone in its bin has no spread: scanpy gives it the dispersion 1.

@@ -1,0 +1,117 @@
+"""The training plan: core's seam inside scvi-tools' trainer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler
+from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.errors import UserError
+from r2mae_singlecell.data.counts import SparseRows
+from r2mae_singlecell.masking import hidden_columns
+from r2mae_singlecell.model import MaskedAutoencoder
+
+VALIDATION_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
+
+
+class MaskedPlan(MaskedModule):
+    """One ratio and one set of hidden genes per mini-batch; the mean loss of the hidden genes (paper, C.8).
+
+    Args:
+        module: the network.
+        mask_ratio: the scheme.
+        lr: Adam's learning rate.
+        weight_decay: Adam's, added to the gradient; not on the curriculum head.
+        eps: Adam's. scvi-tools' default of 0.01 would matter for the curriculum, whose multiplier acts by its sign.
+        seed: of ratios' masks and dropout.
+        validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
+        candidates: int64 indices of the genes that may be hidden; None: all.
+    """
+
+    module: MaskedAutoencoder
+
+    def __init__(
+        self,
+        module: MaskedAutoencoder,
+        *,
+        mask_ratio: MaskRatioSampler,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        eps: float = 1e-8,
+        seed: int = 0,
+        validation_ratios: Sequence[float] = VALIDATION_RATIOS,
+        candidates: Tensor | None = None,
+    ) -> None:
+        super().__init__(mask_ratio, seed=seed, validation_ratios=validation_ratios)
+        self.module = module
+        self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
+        self.candidates = candidates
+        self._sum: Tensor | float = 0.0
+        self._n_batches = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over what is to be trained; the curriculum head has no weight decay, so it rests while frozen."""
+        head = set(self.module.curriculum.parameters()) if self.module.curriculum is not None else set()
+        wanted = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in wanted if p not in head], "weight_decay": self.weight_decay}]
+        if head:
+            groups.append({"params": [p for p in wanted if p in head], "weight_decay": 0.0})
+        return torch.optim.Adam(groups, lr=self.lr, eps=self.eps, fused=True)
+
+    def n_samples(self, batch: dict[str, Any]) -> int:
+        """Return the cells of a batch."""
+        return len(batch[REGISTRY_KEYS.BATCH_KEY])
+
+    def masked_loss(self, batch: dict[str, Any], draw: MaskDraw) -> Tensor:  # noqa: D102
+        tensors = self.with_dense_counts(batch)
+        candidates = self.candidates.to(self.device) if self.candidates is not None else None
+        columns = hidden_columns(self.module.n_input, draw.ratio, draw.generator, candidates)
+        nll = self.module.hidden_nll(tensors, columns)
+        weights = self._weights(tensors[REGISTRY_KEYS.X_KEY], draw)
+        return nll.mean() if weights is None else (weights.index_select(1, columns) * nll).mean()
+
+    def _weights(self, x: Tensor, draw: MaskDraw) -> Tensor | None:
+        """Return the curriculum weights, (cells, genes), or None where they are all exactly 1."""
+        frozen = draw.multiplier == 0.0 and rank_and_world_size()[1] == 1  # DDP wants every parameter in the graph
+        if self.module.curriculum is None or frozen or not self.training:
+            return None
+        weights = self.module.curriculum(x.log1p(), draw.column, draw.multiplier)
+        if self.is_log_step():
+            self.log_now({"curriculum/log_spread": self.module.curriculum.log_spread(weights)})
+        return weights
+
+    def with_dense_counts(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch with its counts as (cells, genes) float32, made here on the device."""
+        x = batch[REGISTRY_KEYS.X_KEY]
+        if isinstance(x, SparseRows):
+            return {**batch, REGISTRY_KEYS.X_KEY: x.dense(self.module.n_input)}
+        return {**batch, REGISTRY_KEYS.X_KEY: x.to_dense() if x.layout != torch.strided else x}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
+        loss = super().training_step(batch, batch_idx)
+        self._sum, self._n_batches = self._sum + loss.detach(), self._n_batches + 1
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss under scvi-tools' names, and stop if it is not a number."""
+        loss = torch.as_tensor(self._sum) / max(self._n_batches, 1)
+        self._sum, self._n_batches = 0.0, 0
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss:g} after epoch {self.current_epoch} (step {self.global_step}); "
+                "lower the learning rate (plan_kwargs={'lr': …}), or train in float32"
+            )
+        self._log_both("train_loss", "reconstruction_loss_train", loss)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
+        loss = super().validation_step(batch, batch_idx)
+        self._log_both("validation_loss", "reconstruction_loss_validation", loss, self.n_samples(batch))
+        return loss
+
+    def _log_both(self, name: str, alias: str, value: Tensor, n: int = 1) -> None:
+        sync = rank_and_world_size()[1] > 1
+        for key in (name, alias):
+            self.log(key, value, prog_bar=key == name, on_step=False, on_epoch=True, batch_size=n, sync_dist=sync)

@@ -1,0 +1,73 @@
+"""New data for a trained model: other genes, other batches."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.model.base import ArchesMixin
+
+from r2mae_singlecell.checks import check_genes
+
+logger = logging.getLogger(__name__)
+MISSING = "r2mae_missing"
+"""Column of a query's `var`: genes that the reference has and the query lacks."""
+
+
+class QueryMixin(ArchesMixin):
+    """Methods of `R2MAE` that map a query to a reference."""
+
+    missing_genes_: np.ndarray | None
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: "str | R2MAE",
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Give a query the reference's genes in its order. Missing genes are treated as hidden ones.
+
+        A missing gene is a column of zeros, which is what a hidden gene is in training: the model was trained for it.
+        `adata.var["r2mae_missing"]` says which they are, and training on the query leaves them out of the loss.
+
+        Args:
+            adata: the query.
+            reference_model: a model, or the folder of a saved one.
+            return_reference_var_names: only return the reference's genes.
+            inplace: change `adata`, or return a new one.
+        """
+        names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+        if return_reference_var_names:
+            return names
+        present = names.isin(adata.var_names)
+        prepared = super().prepare_query_anndata(adata, reference_model, inplace=inplace)
+        target = adata if inplace else prepared
+        target.var[MISSING] = ~present
+        if n_missing := int((~present).sum()):
+            logger.info("%d of %d genes are missing in the query and treated as hidden.", n_missing, len(names))
+        return prepared
+
+    @classmethod
+    def load_query_data(
+        cls, adata: AnnData | None = None, reference_model: "str | R2MAE | None" = None, **kwargs: Any
+    ) -> "R2MAE":
+        """Return a copy of the reference that can be trained on a query with new batches (scArches).
+
+        Args:
+            adata: the query, after `prepare_query_anndata`.
+            reference_model: a model, or the folder of a saved one.
+            **kwargs: scvi-tools' options of what is frozen.
+
+        Raises:
+            UserError: the genes are not the reference's.
+        """
+        if adata is not None and reference_model is not None:
+            names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+            check_genes(adata, names)
+        model = super().load_query_data(adata, reference_model, **kwargs)
+        if adata is not None and MISSING in adata.var:
+            model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
+        return model
