@@ -115,6 +115,21 @@ def test_selected_column_has_mean_one(arguments):
     assert w.std() > 0.05  # the head says something
 
 
+@pytest.mark.parametrize("arguments", [{}, {"n_features": 30, "hidden": (16, 32), "offset": 1e-9}])
+def test_one_column_is_that_of_the_whole_matrix_with_its_gradient(arguments):
+    torch.manual_seed(0)
+    head = CurriculumWeights(30, **arguments)
+    torch.nn.init.normal_(head.head[-1].weight, std=3.0)
+    x, slope = torch.randn(12, 30), torch.randn(12, 30) if arguments else torch.randn(12)
+    gradients = []
+    for weights in (head(x, 4), head.matrix(x)[..., 4]):
+        head.zero_grad()
+        (weights * slope).sum().backward()
+        gradients.append(head.head[0].weight.grad.clone())
+    assert head(x, 4).allclose(head.matrix(x)[..., 4], rtol=1e-4, atol=1e-6)
+    assert gradients[0].allclose(gradients[1], rtol=1e-3, atol=1e-5)
+
+
 def test_multiplier_scales_the_heads_gradient_and_nothing_flows_into_the_input():
     loss = torch.rand(50, generator=torch.Generator().manual_seed(1))
     grads = {}

@@ -81,23 +81,23 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
     """
     import scvi
 
+    from r2mae_core.training import quiet_lightning
     from r2mae_singlecell.pretrain import pretraining_split
 
-    scvi.settings.seed = settings.seed
     data = adata.to_memory() if adata.isbacked else adata.copy()
-    scvi.model.SCVI.setup_anndata(data, batch_key="batch" if "batch" in data.obs else None)
     n_latent = int(name.removeprefix("scvi=")) if name.startswith("scvi=") else 10
-    model = scvi.model.SCVI(data, n_latent=n_latent, gene_likelihood="nb")
-    model.train(
-        max_epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
-        enable_progress_bar=False,
-        datasplitter_kwargs={
-            "drop_last": True,
-            "external_indexing": [*pretraining_split(data.n_obs), np.array([], int)],
-        },
-    )
+    with quiet_lightning():
+        scvi.settings.seed = settings.seed
+        scvi.model.SCVI.setup_anndata(data, batch_key="batch" if "batch" in data.obs else None)
+        model = scvi.model.SCVI(data, n_latent=n_latent, gene_likelihood="nb")
+        split = [*pretraining_split(data.n_obs), np.array([], dtype=int)]
+        model.train(
+            max_epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
+            enable_progress_bar=False,
+            datasplitter_kwargs={"drop_last": True, "external_indexing": split},
+        )
     return model
 
 

@@ -125,7 +125,9 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if preset not in wanted:
         say(f"Note: {config.target} is of {wanted[0]}, and {config.data} is laid out as {preset}.")
     baselines = config.baselines if probing else tuple(name for name in config.baselines if name.startswith("scvi"))
-    cells = [(name, seed) for name in (*baselines, *config.schemes) for seed in config.seeds]
+    once = config.seeds[:1]  # nothing is drawn in the expression itself, or in an embedding that is given
+    cells = [(name, seed) for name in baselines for seed in (config.seeds if name.startswith("scvi") else once)]
+    cells += [(name, seed) for name in config.schemes for seed in config.seeds]
     if config.dry_run:
         _dry_run(config, adata, device, cells)
         return None

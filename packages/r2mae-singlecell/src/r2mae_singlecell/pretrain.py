@@ -98,7 +98,7 @@ def pretrain_run(
             )
         except (KeyboardInterrupt, SystemExit):
             raise UserError(
-                f"interrupted; the same command with --out {run.path} goes on from the last whole epoch"
+                f"interrupted; {run.path} keeps the last whole epoch, and the same command with the same --out goes on there"
             ) from None
     model.export(run.path / "model")
     return model

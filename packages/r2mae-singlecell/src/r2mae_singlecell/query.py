@@ -19,12 +19,13 @@ class QueryMixin(ArchesMixin):
     """Methods of `R2MAE` that map a query to a reference."""
 
     missing_genes_: np.ndarray | None
+    is_query_: bool
 
     @classmethod
     def prepare_query_anndata(
         cls,
         adata: AnnData,
-        reference_model: "str | R2MAE",
+        reference_model: Any,
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> AnnData | pd.Index | None:
@@ -51,10 +52,10 @@ class QueryMixin(ArchesMixin):
         return prepared
 
     @classmethod
-    def load_query_data(
-        cls, adata: AnnData | None = None, reference_model: "str | R2MAE | None" = None, **kwargs: Any
-    ) -> "R2MAE":
+    def load_query_data(cls, adata: AnnData | None = None, reference_model: Any = None, **kwargs: Any) -> Any:
         """Return a copy of the reference that can be trained on a query with new batches (scArches).
+
+        It trains without weight decay: Adam would move the frozen weights by it, at full speed.
 
         Args:
             adata: the query, after `prepare_query_anndata`.
@@ -68,6 +69,7 @@ class QueryMixin(ArchesMixin):
             names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
             check_genes(adata, names)
         model = super().load_query_data(adata, reference_model, **kwargs)
+        model.is_query_ = not kwargs.get("unfrozen", False)
         if adata is not None and MISSING in adata.var:
             model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
         return model

@@ -97,6 +97,8 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         )
         self.missing_genes_: np.ndarray | None = None
         """Positions of genes that the query lacks: hidden in any case, and left out of the loss."""
+        self.is_query_ = False
+        """Whether most weights are frozen, by `load_query_data`."""
         self.init_params_ = self._get_init_params(locals())
 
     def _cats_of_registry(self) -> list[int] | None:
@@ -186,6 +188,8 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         """
         seed = int(scvi.settings.seed or 0)
         plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
+        if self.is_query_:
+            plan_kwargs.setdefault("weight_decay", 0.0)
         if self.missing_genes_ is not None and len(self.missing_genes_):
             present = np.setdiff1d(np.arange(self.module.n_input), self.missing_genes_)
             plan_kwargs["candidates"] = torch.from_numpy(present)
@@ -205,6 +209,7 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if resume is not None:
             trainer_kwargs = resumable(Path(resume), getattr(datamodule, "train_loader", None), trainer_kwargs)
+        self.module.train()  # a loaded model is in evaluation mode
         trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
         super().train(
             max_epochs=max_epochs,

@@ -28,7 +28,7 @@ def load_pbmc() -> Any:
     if not file.is_file():
         raise UserError(f"this scanpy carries no {_FILE[1]}; install one that does, such as scanpy 1.11")
     with resources.as_file(file) as path, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the file is older than the places of its neighbour graph
+        warnings.simplefilter("ignore")  # the file is in an old form of h5ad
         source = anndata.read_h5ad(path)
     raw = source.raw.X.toarray() if sp.issparse(source.raw.X) else np.asarray(source.raw.X)
     counts = np.expm1(raw) * source.obs["n_counts"].to_numpy()[:, None] / 1e4

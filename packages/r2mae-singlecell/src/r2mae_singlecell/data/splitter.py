@@ -1,5 +1,6 @@
 """scvi-tools' split of the cells, with loaders that resume, know their rank, and hand out sparse rows."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,7 +40,9 @@ class CountSplitter(DataSplitter):
     def __init__(
         self, adata_manager: Any, *, batch_size: int, seed: int = 0, device: Any = "cpu", **kwargs: Any
     ) -> None:
-        super().__init__(adata_manager, batch_size=batch_size, drop_last=False, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Last batch will have a small size")  # ours leaves it out
+            super().__init__(adata_manager, batch_size=batch_size, drop_last=False, **kwargs)
         super().setup()
         if len(self.train_idx) < 2:
             raise UserError(f"{len(self.train_idx)} training cells are too few: batch norm needs two or more")

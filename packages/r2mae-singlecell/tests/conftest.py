@@ -1,0 +1,92 @@
+import os
+import warnings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, sklearn and numba load
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests hold on any machine; GPU checks are benchmarks
+torch.set_num_threads(1)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import scvi
+
+scvi.settings.verbosity = 30
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a default run folder never lands in the checkout
+
+
+def _make_adata(n_cells=120, n_genes=40, seed=0):
+    """Counts with two cell types, two batches and covariates."""
+    import anndata
+
+    rng = np.random.default_rng(seed)
+    kind, batch = rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
+    rates = np.exp(rng.normal(0, 1, (2, n_genes)) + rng.normal(0, 0.2, (2, 1)))[kind]
+    adata = anndata.AnnData(sp.csr_matrix(rng.poisson(rates).astype(np.float32)))
+    adata.obs_names = [f"cell{i}" for i in range(n_cells)]
+    adata.var_names = [f"gene{i}" for i in range(n_genes)]
+    adata.obs["kind"], adata.obs["batch"] = np.array(["a", "b"])[kind], np.array(["x", "y"])[batch]
+    adata.obs["chemistry"] = np.array(["v2", "v3", "v4"])[rng.integers(0, 3, n_cells)]
+    adata.obs["percent_mito"] = rng.random(n_cells)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def make_adata():
+    return _make_adata
+
+
+@pytest.fixture
+def adata():
+    return _make_adata()
+
+
+@pytest.fixture(scope="session")
+def train():
+    """A function that sets up and trains a small model, quietly."""
+    from r2mae_core.training import quiet_lightning
+    from r2mae_singlecell import R2MAE
+
+    def run(data, *, setup=None, seed=0, max_epochs=3, batch_size=32, plan_kwargs=None, init=None, **arguments):
+        with quiet_lightning():
+            scvi.settings.seed = seed
+            R2MAE.setup_anndata(data, **({"batch_key": "batch"} if setup is None else setup))
+            model = R2MAE(data, **{"n_hidden": 32, "n_latent": 8, **(init or {})})
+            model.train(
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                accelerator="cpu",
+                enable_progress_bar=False,
+                plan_kwargs=plan_kwargs,
+                **arguments,
+            )
+        return model
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(train):
+    """A model trained on `make_adata()`, shared by tests that do not change it."""
+    return train(_make_adata(), max_epochs=60)
+
+
+def _same_weights(a, b):
+    a, b = a.module.state_dict(), b.module.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="session")
+def same_weights():
+    return _same_weights

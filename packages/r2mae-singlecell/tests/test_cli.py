@@ -1,0 +1,223 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+from r2mae_core import read_records
+from r2mae_singlecell.cli import main
+from r2mae_singlecell.paper import COLUMNS, PUBLISHED, ROWS
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A simulated atlas, prepared by the commands."""
+    folder = tmp_path_factory.mktemp("atlas")
+    for argv in (
+        ["simulate", folder / "a.h5ad", "--n-donors", 30, "--n-cells", 3000, "--n-genes", 400],
+        ["prepare", folder / "a.h5ad", folder / "p.h5ad", "--n-genes", 300, "--no-progress"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in argv])
+        assert stop.value.code == 0
+    return folder / "p.h5ad"
+
+
+SIZE = ("--n-hidden", 64, "--n-latent", 32, "--batch-size", 100, "--device", "cpu", "--no-progress")
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory):
+    """A model pretrained by the command."""
+    out = tmp_path_factory.mktemp("runs") / "r2mae"
+    with pytest.raises(SystemExit) as stop:
+        main([str(w) for w in ("pretrain", prepared, "--out", out, "--epochs", 30, *SIZE)])
+    assert stop.value.code == 0
+    return out
+
+
+def test_probes_beat_shuffled_labels_and_the_expression(call, prepared, run):
+    """The end-to-end bar: chance is 0 (age) and 1/3 (disease); a broken encoder stays there."""
+    code, out, err = call("probe", prepared, run, "--out", "probe", "--n-splits", 3, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "Uniform" not in out
+    values = {}
+    for record in read_records(Path("probe")):
+        values.setdefault((record.scheme, record.task, record.metric), []).append(record.value)
+    mean = {key: np.mean(value) for key, value in values.items()}
+    assert mean["r2mae", "age", "spearman_donor"] > 0.6
+    assert mean["r2mae", "age", "spearman_donor"] > mean["shuffled", "age", "spearman_donor"] + 0.4
+    assert mean["r2mae", "cell_type", "balanced_accuracy"] > 0.5
+    assert mean["shuffled", "cell_type", "balanced_accuracy"] < 0.3
+    assert mean["r2mae", "age", "spearman_cell"] > mean["log-norm", "age", "spearman_cell"]
+    assert "| r2mae |" in Path("probe/table.md").read_text()
+
+
+def test_reconstruction_beats_the_mean_profile(call, prepared, run):
+    code, out, _ = call("reconstruct", prepared, run, "--out", "rec", "--ratios", "[0.3,0.7]", "--device", "cpu")
+    assert code == 0
+    records = read_records(Path("rec"))
+    assert [r.metric for r in records] == ["pearson@0.3", "pearson@0.7"]
+    adata = anndata.read_h5ad(prepared)
+    from r2mae_singlecell import reconstruction_pearson
+    from r2mae_singlecell.pretrain import pretraining_split
+
+    train, cells = pretraining_split(adata.n_obs)
+    mean = np.asarray(adata.X[train].sum(0)).ravel() / adata.X[train].sum()
+    plain = reconstruction_pearson(lambda block, hidden: np.tile(mean, (len(block), 1)), adata.X, cells, ratios=(0.3,))
+    assert records[0].value > plain[0].value + 0.004
+    assert records[0].value > records[1].value > 0
+
+
+def test_embed(call, prepared, run):
+    code, out, _ = call("embed", run, prepared, "z.h5ad", "--device", "cpu")
+    assert code == 0
+    assert "obsm['X_r2mae'] with 32 dimensions" in out
+    adata = anndata.read_h5ad("z.h5ad")
+    assert adata.obsm["X_r2mae"].shape == (adata.n_obs, 32)
+    assert list(adata.obs_names) == list(anndata.read_h5ad(prepared, backed="r").obs_names)
+
+
+def test_run_folder_and_resume(call, prepared, run):
+    assert {"config.yaml", "versions.json", "metrics.csv", "model", "checkpoints"} <= {p.name for p in run.iterdir()}
+    code, out, err = call("pretrain", prepared, "--out", run, "--epochs", 31, *SIZE)
+    assert code == 1
+    assert "holds a run of another config: epochs is 30 there and 31 here" in err
+
+
+def test_samplers_on_the_command_line(call, prepared):
+    code, out, _ = call(
+        "pretrain", prepared, "--out", "u", "--epochs", 1, *SIZE,
+        "--mask_ratio", "Uniform", "--mask_ratio.low", 0.2, "--mask_ratio.high", 0.4,
+    )  # fmt: skip
+    assert code == 0
+    assert "uniform from 0.2 to 0.4" in out
+    assert (
+        json.loads((Path("u") / "model" / "model.json").read_text())["arguments"]["mask_ratio"]["init_args"]["low"]
+        == 0.2
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "layout"), [("table4", "seaad"), ("table8", "hlca")])
+def test_reproduce_walks_a_table_and_goes_on(call, target, layout):
+    call("simulate", "a.h5ad", "--layout", layout, "--n-donors", 32, "--n-cells", 1200, "--n-genes", 150)
+    call("prepare", "a.h5ad", "p.h5ad", "--n-genes", 100, "--no-progress")
+    argv = ["reproduce", target, "p.h5ad", "--n-splits", 1, "--epochs", 2, "--seeds", "[0,1]", *SIZE]
+    argv += ["--schemes", "[r2mae,r2mae+cl]", "--max-cells", 20]
+    code, out, _ = call(*argv, "--dry-run")
+    assert code == 0
+    assert "h of pretraining" in out
+    code, out, err = call(*argv)
+    assert (code, err) == (0, "")
+    n_cells = 1 + 2 + 4 if target == "table4" else 2 + 4  # the expression once, scVI twice, two schemes twice
+    assert f"[{n_cells}/{n_cells}] r2mae+cl, seed 1" in out
+    records = read_records(Path("runs/r2mae-singlecell-reproduce-p") / f"{target}.json")
+    printed = {(r.scheme, r.task, r.metric): r.paper for r in records}
+    for i, (task, metric) in enumerate(COLUMNS[target]):
+        assert printed["r2mae", task, metric] == PUBLISHED[target]["r2mae"][i]
+    start = time.perf_counter()
+    code, out, _ = call(*argv)
+    assert out.count("done before") == n_cells
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "score"),
+    [
+        ("table4", "log-norm", 0.560), ("table4", "scvi", 0.605), ("table4", "fixed", 0.667), ("table4", "low", 0.582),
+        ("table4", "high", 0.632), ("table4", "mdlm", 0.678), ("table4", "dynamic", 0.636), ("table4", "cl", 0.654),
+        ("table4", "r2mae", 0.697), ("table4", "r2mae+dynamic", 0.665), ("table4", "r2mae+cl", 0.683),
+        ("table4", "r2mae+cl-k0", 0.662), ("table6", "log-norm", 0.636), ("table6", "scvi", 0.711),
+        ("table6", "fixed", 0.731), ("table6", "low", 0.732), ("table6", "high", 0.729), ("table6", "mdlm", 0.716),
+        ("table6", "dynamic", 0.736), ("table6", "cl", 0.741), ("table6", "cl-k0", 0.638), ("table6", "r2mae", 0.744),
+        ("table6", "r2mae+dynamic", 0.744), ("table6", "r2mae+cl", 0.729), ("table6", "r2mae+cl-k0", 0.737),
+    ],
+)  # fmt: skip
+def test_published_rows_have_the_printed_average(target, row, score):
+    """The paper prints each row's mean: a slip in copying would show."""
+    assert np.mean(PUBLISHED[target][row]) == pytest.approx(score, abs=6e-4)
+
+
+def test_published_tables_are_complete():
+    for target, rows in PUBLISHED.items():
+        assert set(rows) <= set(ROWS)
+        assert all(len(values) == len(COLUMNS[target]) for values in rows.values())
+
+
+def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
+    for i, (argv, message) in enumerate(
+        {
+            ("pretrain", "nothing.h5ad"): "no file nothing.h5ad; `r2mae-singlecell prepare",
+            ("pretrain", prepared.with_name("a.h5ad")): "was not prepared; run",
+            ("pretrain", prepared, "--mask_ratio", "r3mae"): "unknown mask scheme 'r3mae' for singlecell",
+            ("pretrain", prepared, "--device", "cuda"): "sees no CUDA GPU",
+            ("probe", prepared, tmp_path): "no run folder of pretrain",
+            ("probe", prepared, run, "--tasks", "[sex]"): "unknown task 'sex'; known: cell_type, disease, age",
+            ("probe", prepared, run, "--baselines", "[umap]"): "unknown baseline 'umap'",
+            ("probe", prepared, run, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",
+            ("reconstruct", prepared, run, "--baselines", "[pca]"): "'pca' predicts no genes",
+            ("compare", tmp_path): "no results at",
+            ("simulate", "x.h5ad", "--n-donors", 2): "n_donors must be at least 6",
+        }.items()
+    ):
+        code, _, err = call(*argv, *(("--out", f"out{i}") if argv[0] not in ("compare", "simulate") else ()))
+        assert (code, "Traceback" in err) == (1, False), argv
+        assert message in err, err
+    assert call("pretrain")[0] == 2
+    assert call("train")[0] == 2
+
+
+def test_damaged_file(call, prepared, tmp_path):
+    (tmp_path / "cut.h5ad").write_bytes(prepared.read_bytes()[:3000])
+    code, _, err = call("pretrain", tmp_path / "cut.h5ad")
+    assert code == 1
+    assert "cannot be read as h5ad; is it whole?" in err
+
+
+def test_unfinished_run_is_named(call, prepared, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("scheme: r2mae\nseed: 0\n")
+    code, _, err = call("probe", prepared, tmp_path / "run")
+    assert code == 1
+    assert "holds no trained model; its training did not end" in err
+
+
+@pytest.mark.slow
+def test_demo(call):
+    code, out, err = call("demo", "--out", "demo", "--n-seeds", 1, "--epochs", 20, "--n-latent", 16)
+    assert (code, err) == (0, "")
+    for text in ("7 models", "700 blood cells", "log-norm", "pca 50", "mdlm", "scvi=16", "Figures: "):
+        assert text in out
+    for name in ("pearson.png", "umap.png"):
+        assert (Path("demo/figures") / name).read_bytes()[:4] == b"\x89PNG"
+    records = {(r.scheme, r.metric): r.value for r in read_records(Path("demo"))}
+    assert records["log-norm", "balanced_accuracy"] > 0.6  # ten classes: chance is 0.1
+    assert records["r2mae", "pearson@0.1"] > 0.55  # the mean profile of the training cells gets 0.527
+    assert Path("demo/table.md").exists()
+
+
+def test_help_and_import_are_fast():
+    code = (
+        "import sys, time; t = time.perf_counter(); import r2mae_singlecell; from r2mae_singlecell.cli import main\n"
+        "try: main(['pretrain', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'scvi', 'anndata', 'scanpy', 'pandas'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--mask_ratio" in done.stdout

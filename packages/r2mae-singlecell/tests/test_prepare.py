@@ -1,0 +1,189 @@
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+from r2mae_core import UserError
+from r2mae_singlecell import CountMatrix, Simulation, load_pbmc, prepare_atlas, simulate_atlas
+from r2mae_singlecell.data.presets import PRESETS, detect, exact_age, known_labels, numeric_age
+
+SMALL = Simulation(n_donors=32, n_cells=800, n_genes=120, n_types=4, depth=300)
+
+
+@pytest.fixture(scope="module", params=["hlca", "seaad", "seaad-allen"])
+def atlas(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("atlas") / f"{request.param}.h5ad"
+    adata = simulate_atlas(SMALL, request.param)
+    adata.write_h5ad(path)
+    return request.param, adata, path
+
+
+def counts_of(adata, layout):
+    return adata.layers["UMIs"] if layout == "seaad-allen" else adata.raw.X
+
+
+def test_layouts_are_detected_and_their_counts_kept(atlas, tmp_path):
+    layout, source, path = atlas
+    prepared = prepare_atlas(path, tmp_path / "p.h5ad", n_genes=60, progress=False, block=150)
+    adata = anndata.read_h5ad(prepared.path)
+    assert prepared.preset == layout
+    assert np.issubdtype(adata.X.dtype, np.integer)
+    whole = pd.DataFrame(counts_of(source, layout).toarray(), source.obs_names, source.var_names)
+    assert np.array_equal(adata.X.toarray(), whole.loc[adata.obs_names, adata.var_names])
+    assert list(adata.obs.columns) == ["donor", "batch", "cell_type", "disease", "age", "is_reference"]
+    if layout == "hlca":
+        unknown = source.obs["ann_finest_level"].loc[adata.obs_names] == "Unknown"
+        assert np.array_equal(adata.obs["cell_type"].isna(), unknown)
+        assert unknown.any()
+        assert not adata.obs["is_reference"].any()
+    else:
+        assert adata.obs["is_reference"].sum() > 0
+        kept = set(adata.obs["cell_type"].dropna())
+        assert kept == {"Subclass0_1", "Subclass0_2", "Subclass0_2-SEAAD"}  # the subclass with a disease's type
+        assert adata.obs["age"].isna().any()  # broad classes have no exact age
+
+
+def test_genes_are_scanpys_choice(atlas, tmp_path):
+    layout, source, path = atlas
+    prepared = prepare_atlas(path, tmp_path / "p.h5ad", n_genes=50, progress=False, block=77)
+    reference = anndata.AnnData(counts_of(source, layout).copy(), var=source.var[[]])
+    sc.pp.normalize_total(reference)
+    sc.pp.log1p(reference)
+    sc.pp.highly_variable_genes(reference, n_top_genes=50)
+    assert set(anndata.read_h5ad(prepared.path).var_names) == set(reference.var_names[reference.var["highly_variable"]])
+
+
+def test_genes_are_scanpys_choice_on_real_counts(tmp_path):
+    adata = load_pbmc()
+    for name in ("donor", "batch", "disease"):
+        adata.obs[name] = "one"
+    adata.obs["age"] = 50
+    adata.write_h5ad(tmp_path / "pbmc.h5ad")
+    columns = {name: name for name in ("donor", "batch", "disease", "age", "cell_type")}
+    prepared = prepare_atlas(tmp_path / "pbmc.h5ad", tmp_path / "p.h5ad", "none", columns, n_genes=200, progress=False)
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, n_top_genes=200)
+    assert set(anndata.read_h5ad(prepared.path).var_names) == set(adata.var_names[adata.var["highly_variable"]])
+
+
+def test_prepared_counts_are_memory_mapped(atlas, tmp_path):
+    _, _, path = atlas
+    prepared = prepare_atlas(path, tmp_path / "p.h5ad", n_genes=60, progress=False)
+    backed = anndata.read_h5ad(prepared.path, backed="r")
+    counts = CountMatrix(backed.X)
+    assert isinstance(counts.csr.data, np.memmap)
+    assert isinstance(counts.csr.indices, np.memmap)
+    cells = np.array([600, 3, 51])
+    in_memory = anndata.read_h5ad(prepared.path).X[cells].toarray()
+    assert np.array_equal(counts.rows(cells).dense(60).numpy(), in_memory)
+
+
+def test_thin_cells_are_dropped_and_counted(tmp_path):
+    adata = simulate_atlas(SMALL, "hlca")
+    raw = adata.raw.to_adata()
+    thin = np.zeros(800, bool)
+    thin[:30] = True
+    X = raw.X.toarray()
+    X[thin] = 0
+    X[:25, 0] = 1  # one gene each; five cells are empty
+    raw.X = sp.csr_matrix(X)
+    adata.raw = raw
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    prepared = prepare_atlas(tmp_path / "a.h5ad", tmp_path / "p.h5ad", n_genes=120, progress=False)
+    assert prepared.n_cells == 770
+    assert prepared.dropped == {"no count in any variable gene": 5, "fewer than 20 variable genes": 25}
+    assert any("dropped 25 cells: fewer than 20" in line for line in prepared.lines())
+    kept = prepare_atlas(tmp_path / "a.h5ad", tmp_path / "q.h5ad", n_genes=120, min_genes=0, progress=False)
+    assert kept.n_cells == 795
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr.*", "ignore:.*Consolidated.*", "ignore:.*separators.*")
+def test_zarr_gives_the_same(tmp_path):
+    adata = simulate_atlas(SMALL, "hlca")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata.write_zarr(tmp_path / "a.zarr")
+    for name in ("h5ad", "zarr"):
+        prepare_atlas(tmp_path / f"a.{name}", tmp_path / f"from-{name}.h5ad", n_genes=60, progress=False)
+    one, two = (anndata.read_h5ad(tmp_path / f"from-{name}.h5ad") for name in ("h5ad", "zarr"))
+    assert (one.X != two.X).nnz == 0
+    assert one.obs.equals(two.obs)
+
+
+def write(adata, path):
+    adata.write_h5ad(path)
+    return path
+
+
+def test_bad_files(tmp_path):
+    target = tmp_path / "p.h5ad"
+    adata = simulate_atlas(SMALL, "hlca")
+
+    def refused(path, match, *arguments):
+        with pytest.raises(UserError, match=match):
+            prepare_atlas(path, target, *arguments, progress=False)
+        assert not target.exists()
+
+    whole = write(adata, tmp_path / "a.h5ad")
+    refused(tmp_path / "nothing.h5ad", "no file")
+    (tmp_path / "cut.h5ad").write_bytes(whole.read_bytes()[:5000])
+    refused(tmp_path / "cut.h5ad", "cannot be read as h5ad; is it whole")
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["x"] = 1
+    refused(tmp_path / "other.h5ad", "is no AnnData file: it has no obs")
+    refused(whole, r"fractional values such as [\d.]+; these are normalised", "hlca", {"counts": "X"})
+    refused(whole, "has no counts at layers/raw", "hlca", {"counts": "layers/raw"})
+    refused(whole, "unknown preset 'mouse'; known: auto, none, hlca", "mouse")
+    refused(whole, "obs has no column 'ADNC'", "seaad", {"donor": "donor_id", "batch": "dataset"})
+    refused(whole, "without a preset, name the columns: --donor, --batch", "none")
+    negative = adata.copy()
+    raw = negative.raw.to_adata()
+    raw.X.data[7] = -1
+    negative.raw = raw
+    refused(write(negative, tmp_path / "n.h5ad"), r"raw/X, cells 0 to 800: negative or missing values")
+    by_gene = adata.copy()
+    by_gene.layers["csc"] = sp.csc_matrix(by_gene.raw.X)
+    refused(write(by_gene, tmp_path / "c.h5ad"), r"stored by genes \(CSC\)", "hlca", {"counts": "layers/csc"})
+
+
+def test_detection_says_what_is_missing():
+    with pytest.raises(UserError, match=r"fits no known atlas \(hlca lacks \['age_or_mean"):
+        detect({"donor_id", "dataset", "ann_finest_level", "disease"})
+    both = set(PRESETS["hlca"].columns()) | set(PRESETS["seaad"].columns())
+    with pytest.raises(UserError, match=r"several layouts \(hlca, seaad\); name one with --preset"):
+        detect(both)
+
+
+def test_ages_and_labels():
+    stages = pd.Series(
+        ["63-year-old stage", "80 year-old and over stage", "unknown", "7-year-old stage", "adult stage"]
+    )
+    assert exact_age(stages).tolist()[::3] == [63, 7]
+    assert exact_age(stages).isna().tolist() == [False, True, True, False, True]
+    assert numeric_age(pd.Series(["71", "90+", 55.5, None])).tolist()[:3:2] == [71, 55.5]
+    labels = known_labels(pd.Series(["T cell", "Unknown", "None", None, "nan"]))
+    assert labels.notna().tolist() == [True, False, False, False, False]
+
+
+def test_blood_cells_are_whole_counts():
+    adata = load_pbmc()
+    assert adata.shape == (700, 765)
+    assert (adata.X.data == adata.X.data.round()).all()
+    assert adata.X.data.min() == 1
+    assert adata.obs["cell_type"].nunique() == 10
+
+
+def test_simulation_is_reproducible_and_has_the_wanted_size():
+    one, two, other = (simulate_atlas(Simulation(n_cells=300, n_genes=50, seed=s)) for s in (0, 0, 1))
+    assert (one.raw.X != two.raw.X).nnz == 0
+    assert one.shape == (300, 50)
+    assert (one.raw.X != other.raw.X).nnz > 0
+    totals = np.asarray(one.raw.X.sum(1)).ravel()
+    assert 1000 < np.median(totals) < 2200
+    with pytest.raises(UserError, match="n_donors must be at least 6, got 3"):
+        Simulation(n_donors=3)
+    with pytest.raises(UserError, match="unknown layout 'mouse'"):
+        simulate_atlas(SMALL, "mouse")
