@@ -29,8 +29,8 @@ def prepared(tmp_path_factory):
     """A simulated atlas, prepared by the commands."""
     folder = tmp_path_factory.mktemp("atlas")
     for argv in (
-        ["simulate", folder / "a.h5ad", "--n-donors", 30, "--n-cells", 3000, "--n-genes", 400],
-        ["prepare", folder / "a.h5ad", folder / "p.h5ad", "--n-genes", 300, "--no-progress"],
+        ["simulate", folder / "a.h5ad", "--n-donors", 30, "--n-cells", 4000, "--n-genes", 1000],
+        ["prepare", folder / "a.h5ad", folder / "p.h5ad", "--n-genes", 800, "--no-progress"],
     ):
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in argv])
@@ -38,7 +38,7 @@ def prepared(tmp_path_factory):
     return folder / "p.h5ad"
 
 
-SIZE = ("--n-hidden", 64, "--n-latent", 32, "--batch-size", 100, "--device", "cpu", "--no-progress")
+SIZE = ("--n-hidden", 128, "--n-latent", 64, "--batch-size", 100, "--device", "cpu", "--no-progress")
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +46,30 @@ def run(prepared, tmp_path_factory):
     """A model pretrained by the command."""
     out = tmp_path_factory.mktemp("runs") / "r2mae"
     with pytest.raises(SystemExit) as stop:
-        main([str(w) for w in ("pretrain", prepared, "--out", out, "--epochs", 30, *SIZE)])
+        main([str(w) for w in ("pretrain", prepared, "--out", out, "--epochs", 50, *SIZE)])
     assert stop.value.code == 0
     return out
 
 
 def test_probes_beat_shuffled_labels_and_the_expression(call, prepared, run):
-    """The end-to-end bar: chance is 0 (age) and 1/3 (disease); a broken encoder stays there."""
-    code, out, err = call("probe", prepared, run, "--out", "probe", "--n-splits", 3, "--device", "cpu")
+    """The end-to-end bar: chance is 0 (age) and 1/8 (cell type); a broken encoder is below the expression itself."""
+    argv = ["probe", prepared, run, "--out", "probe", "--n-splits", 2, "--tasks", "[cell_type,age]", "--device", "cpu"]
+    code, _, err = call(*argv)
     assert (code, err) == (0, "")
-    assert "Uniform" not in out
     values = {}
     for record in read_records(Path("probe")):
-        values.setdefault((record.scheme, record.task, record.metric), []).append(record.value)
+        values.setdefault((record.scheme, record.metric), []).append(record.value)
     mean = {key: np.mean(value) for key, value in values.items()}
-    assert mean["r2mae", "age", "spearman_donor"] > 0.6
-    assert mean["r2mae", "age", "spearman_donor"] > mean["shuffled", "age", "spearman_donor"] + 0.4
-    assert mean["r2mae", "cell_type", "balanced_accuracy"] > 0.5
-    assert mean["shuffled", "cell_type", "balanced_accuracy"] < 0.3
-    assert mean["r2mae", "age", "spearman_cell"] > mean["log-norm", "age", "spearman_cell"]
+    assert mean["r2mae", "spearman_donor"] > 0.85
+    assert mean["r2mae", "spearman_donor"] > mean["shuffled", "spearman_donor"] + 0.4
+    assert mean["r2mae", "spearman_cell"] > mean["log-norm", "spearman_cell"] + 0.05
+    assert mean["r2mae", "balanced_accuracy"] > 0.9
+    assert mean["shuffled", "balanced_accuracy"] < 0.3
     assert "| r2mae |" in Path("probe/table.md").read_text()
 
 
 def test_reconstruction_beats_the_mean_profile(call, prepared, run):
-    code, out, _ = call("reconstruct", prepared, run, "--out", "rec", "--ratios", "[0.3,0.7]", "--device", "cpu")
+    code, _, _ = call("reconstruct", prepared, run, "--out", "rec", "--ratios", "[0.3,0.7]", "--device", "cpu")
     assert code == 0
     records = read_records(Path("rec"))
     assert [r.metric for r in records] == ["pearson@0.3", "pearson@0.7"]
@@ -81,23 +81,22 @@ def test_reconstruction_beats_the_mean_profile(call, prepared, run):
     mean = np.asarray(adata.X[train].sum(0)).ravel() / adata.X[train].sum()
     plain = reconstruction_pearson(lambda block, hidden: np.tile(mean, (len(block), 1)), adata.X, cells, ratios=(0.3,))
     assert records[0].value > plain[0].value + 0.004
-    assert records[0].value > records[1].value > 0
 
 
 def test_embed(call, prepared, run):
     code, out, _ = call("embed", run, prepared, "z.h5ad", "--device", "cpu")
     assert code == 0
-    assert "obsm['X_r2mae'] with 32 dimensions" in out
+    assert "obsm['X_r2mae'] with 64 dimensions" in out
     adata = anndata.read_h5ad("z.h5ad")
-    assert adata.obsm["X_r2mae"].shape == (adata.n_obs, 32)
+    assert adata.obsm["X_r2mae"].shape == (adata.n_obs, 64)
     assert list(adata.obs_names) == list(anndata.read_h5ad(prepared, backed="r").obs_names)
 
 
 def test_run_folder_and_resume(call, prepared, run):
     assert {"config.yaml", "versions.json", "metrics.csv", "model", "checkpoints"} <= {p.name for p in run.iterdir()}
-    code, out, err = call("pretrain", prepared, "--out", run, "--epochs", 31, *SIZE)
+    code, _, err = call("pretrain", prepared, "--out", run, "--epochs", 51, *SIZE)
     assert code == 1
-    assert "holds a run of another config: epochs is 30 there and 31 here" in err
+    assert "holds a run of another config: epochs is 50 there and 51 here" in err
 
 
 def test_samplers_on_the_command_line(call, prepared):
@@ -168,6 +167,7 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("pretrain", prepared, "--mask_ratio", "r3mae"): "unknown mask scheme 'r3mae' for singlecell",
             ("pretrain", prepared, "--device", "cuda"): "sees no CUDA GPU",
             ("probe", prepared, tmp_path): "no run folder of pretrain",
+            ("probe", prepared, run, run): "two runs are r2mae with seed 0",
             ("probe", prepared, run, "--tasks", "[sex]"): "unknown task 'sex'; known: cell_type, disease, age",
             ("probe", prepared, run, "--baselines", "[umap]"): "unknown baseline 'umap'",
             ("probe", prepared, run, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",

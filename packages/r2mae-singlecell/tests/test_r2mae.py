@@ -52,7 +52,7 @@ def test_network_is_the_one_of_the_paper(trained):
 
 
 def test_training_beats_the_mean_profile(trained):
-    """Hidden genes are predicted from the others: better than by the average cell, which a broken encoder would give."""
+    """Hidden genes are predicted from the others: better than by the average cell, as a broken encoder would."""
     adata = trained.adata
     mean = np.asarray(adata.X.sum(0)).ravel()
     truth = np.log1p(adata.X.toarray())

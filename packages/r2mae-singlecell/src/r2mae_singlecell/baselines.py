@@ -26,7 +26,8 @@ def log_normalized(counts: Any, target_sum: float = 1e4) -> sp.csr_matrix:
     """Return log1p of the counts scaled to `target_sum` per cell, sparse float32."""
     csr = sp.csr_matrix(counts, dtype=np.float32)
     totals = np.maximum(np.asarray(csr.sum(axis=1)).ravel(), 1.0)
-    return (sp.diags_array((target_sum / totals).astype(np.float32)) @ csr).log1p().tocsr()
+    scaled: Any = sp.diags_array((target_sum / totals).astype(np.float32)) @ csr
+    return scaled.log1p().tocsr()
 
 
 def check_baseline(name: str) -> None:
@@ -66,7 +67,7 @@ def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any
     return train_scvi(name, adata, settings).get_latent_representation()
 
 
-def pca(X: sp.csr_matrix, n_components: int, seed: int = 0) -> np.ndarray:
+def pca(X: Any, n_components: int, seed: int = 0) -> np.ndarray:
     """Return principal components of sparse data, centred without making it dense."""
     from sklearn.decomposition import PCA
 

@@ -68,14 +68,14 @@ def probe_command(config: options.Probe) -> RunFolder:
     """Run `r2mae-singlecell probe`."""
     adata = read_prepared(config.data)
     tasks = chosen_tasks(adata, config.tasks)
+    identities = run_identities(config.runs)
     for name in config.baselines:
         check_baseline(name)
     run = RunFolder(config.out or default_run_path("r2mae-singlecell", "probe"), resolved(config))
     device = resolve_device(config.device)
     protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
     result = ProbeResult()
-    for path in config.runs:
-        scheme, seed = run_identity(path)
+    for path, (scheme, seed) in identities.items():
         embedding = load_run(path, adata, device).get_latent_representation()
         add(result, probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
     settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
@@ -89,14 +89,14 @@ def probe_command(config: options.Probe) -> RunFolder:
 def reconstruct(config: options.Reconstruct) -> RunFolder:
     """Run `r2mae-singlecell reconstruct`."""
     adata = read_prepared(config.data)
+    identities = run_identities(config.runs)
     run = RunFolder(config.out or default_run_path("r2mae-singlecell", "reconstruct"), resolved(config))
     device = resolve_device(config.device)
     cells = pretraining_split(adata.n_obs)[1][: config.max_cells]
     records: list[Record] = []
     common: dict[str, Any] = {"ratios": config.ratios, "genes": config.genes}
     counts = adata.to_memory().X if adata.isbacked else adata.X
-    for path in config.runs:
-        scheme, seed = run_identity(path)
+    for path, (scheme, seed) in identities.items():
         predict = load_run(path, adata, device).predict_proportions
         records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
     for name in config.baselines:
@@ -160,13 +160,23 @@ def load_run(path: Path, adata: Any, device: str) -> Any:
     return R2MAE.from_export(path / "model", adata, device=resolve_device(device))
 
 
-def run_identity(path: Path) -> tuple[str, int]:
-    """Return scheme and seed of a run folder."""
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        return str(config["scheme"]), int(config["seed"])
-    except (OSError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no run folder of pretrain: {error}") from None
+def run_identities(paths: Sequence[Path]) -> dict[Path, tuple[str, int]]:
+    """Return run folder → (scheme, seed).
+
+    Raises:
+        UserError: a folder is none of `pretrain`, or two have the same scheme and seed, so a table would mix them up.
+    """
+    found: dict[Path, tuple[str, int]] = {}
+    for path in paths:
+        try:
+            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+            identity = str(config["scheme"]), int(config["seed"])
+        except (OSError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no run folder of pretrain: {error}") from None
+        if identity in found.values() or path in found:
+            raise UserError(f"two runs are {identity[0]} with seed {identity[1]}; judge them in two calls")
+        found[path] = identity
+    return found
 
 
 def add(result: ProbeResult, more: ProbeResult) -> None:

@@ -110,7 +110,7 @@ def _umap(embedding: np.ndarray) -> np.ndarray:
     adata = AnnData(embedding.astype(np.float32))
     sc.pp.neighbors(adata, use_rep="X", random_state=0)
     sc.tl.umap(adata, random_state=0)
-    return adata.obsm["X_umap"]
+    return np.asarray(adata.obsm["X_umap"])
 
 
 def _progress(config: Demo, done: int, total: int, what: str) -> int:

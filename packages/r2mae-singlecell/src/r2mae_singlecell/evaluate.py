@@ -128,7 +128,7 @@ def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -
     chosen = np.zeros(len(obs), bool)
     by_donor = pd.Series(np.flatnonzero(eligible)).groupby(donors[eligible]).indices
     cells = np.flatnonzero(eligible)
-    for donor in sorted(by_donor):
+    for donor in sorted(map(str, by_donor)):
         own = cells[by_donor[donor]]
         chosen[rng.permutation(own)[: protocol.max_cells]] = True
     chosen &= labelled
@@ -193,7 +193,7 @@ def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.nd
 def _macro_f1(y: np.ndarray, predicted: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(y, predicted, average="macro", labels=np.unique(y), zero_division=0.0))
+    return float(f1_score(y, predicted, average="macro", labels=np.unique(y), zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def _spearman(y: np.ndarray, predicted: np.ndarray, donors: np.ndarray) -> dict[str, tuple[float, int]]:
@@ -203,7 +203,8 @@ def _spearman(y: np.ndarray, predicted: np.ndarray, donors: np.ndarray) -> dict[
 
     def rho(a: Any, b: Any) -> float:
         constant = np.ptp(a) == 0 or np.ptp(b) == 0
-        return 0.0 if constant else float(spearmanr(a, b).statistic)
+        result: Any = spearmanr(a, b)
+        return 0.0 if constant else float(result.statistic)
 
     return {
         "spearman_cell": (rho(y, predicted), len(y)),

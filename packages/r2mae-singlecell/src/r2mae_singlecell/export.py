@@ -18,6 +18,10 @@ FORMAT = 1
 class ExportMixin(BaseModelClass):
     """Methods of `R2MAE` that write and read models."""
 
+    module: Any
+    init_params_: Any
+    missing_genes_: Any
+
     @classmethod
     def load(cls, dir_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load what `save` wrote. It is a pickle, as of every scvi-tools model: load only files that you trust.

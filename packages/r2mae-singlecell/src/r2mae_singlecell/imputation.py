@@ -27,7 +27,7 @@ class ImputationMixin(BaseModelClass):
     module: Any
 
     def batches(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, dataloader: Any = None
+        self, adata: AnnData | None, indices: Any, batch_size: int | None, dataloader: Any = None
     ) -> Iterator[dict[str, Tensor]]:
         """Yield batches of checked data in its order, and put the network into evaluation mode.
 
@@ -49,7 +49,7 @@ class ImputationMixin(BaseModelClass):
                 f"{error} The model does not know this category. R2MAE.load_query_data(adata, model) returns a model "
                 "that can learn it; or give the cells a category that it knows."
             ) from None
-        manager = self.get_anndata_manager(adata, required=True)
+        manager: Any = self.get_anndata_manager(adata, required=True)
         cells = np.arange(adata.n_obs) if indices is None else _as_positions(indices)
         fetch = batch_maker(CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)), covariate_tensors(manager))
         yield from map(self._with_dense_counts, InOrder(cells, batch_size or BATCH_SIZE, fetch))
@@ -258,8 +258,9 @@ class ImputationMixin(BaseModelClass):
     def _batch_codes(self, transform_batch: Any) -> list[int | None]:
         if transform_batch is None:
             return [None]
-        registry = self.registry_["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
-        known = list(registry["categorical_mapping"])
+        registry: Any = self.registry_
+        state = registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        known = list(state["categorical_mapping"])
         several = isinstance(transform_batch, list | tuple | np.ndarray)
         wanted = list(transform_batch) if several else [transform_batch]
         if unknown := [batch for batch in wanted if batch not in known]:
@@ -267,7 +268,8 @@ class ImputationMixin(BaseModelClass):
         return [known.index(batch) for batch in wanted]
 
     def _cell_names(self, adata: AnnData | None, indices: Sequence[int] | None) -> pd.Index:
-        names = (adata if adata is not None else self.adata).obs_names
+        data: Any = adata if adata is not None else self.adata
+        names = data.obs_names
         return names if indices is None else names[indices]
 
     def _frame(

@@ -99,7 +99,9 @@ class MaskedAutoencoder(BaseModuleClass):
         batch, cats = tensors[REGISTRY_KEYS.BATCH_KEY].long(), tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
         return batch, *(torch.split(cats.long(), 1, dim=1) if cats is not None else ())
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+    def _get_inference_input(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tensors: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Any]:
         x = tensors[REGISTRY_KEYS.X_KEY].float()
         size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         # At least one count: an empty cell would have a library of log 0.
@@ -126,7 +128,7 @@ class MaskedAutoencoder(BaseModuleClass):
         hidden = x if columns is None else x.index_fill(1, columns, 0.0)
         return {"z": self.encode(hidden, *covariates, cont=cont_covs), "log_library": log_library}
 
-    def _get_generative_input(
+    def _get_generative_input(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
     ) -> dict[str, Any]:
         return {
@@ -162,7 +164,7 @@ class MaskedAutoencoder(BaseModuleClass):
         return LossOutput(loss=nll.mean(), reconstruction_loss=nll.sum(-1))
 
     @torch.inference_mode()
-    def sample(
+    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, tensors: dict[str, Tensor], n_samples: int = 1, columns: Tensor | None = None, seed: int = 0
     ) -> Tensor:
         """Draw counts given the latent: (cells, genes), or (cells, genes, n_samples) for several, on the CPU."""
@@ -170,6 +172,7 @@ class MaskedAutoencoder(BaseModuleClass):
         px = self.generative(**self._get_generative_input(tensors, inference))["px"]
         generator = torch.Generator(px.mu.device).manual_seed(seed)
         theta = px.theta.expand(n_samples, *px.mu.shape)
-        rate = torch._standard_gamma(theta, generator=generator) * px.mu / px.theta
+        rate = torch._standard_gamma(theta, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+        rate = rate * px.mu / px.theta
         counts = torch.poisson(rate.clamp_max(1e8), generator=generator).movedim(0, -1).cpu()
         return counts.squeeze(-1) if n_samples == 1 else counts

@@ -98,7 +98,7 @@ def pretrain_run(
             )
         except (KeyboardInterrupt, SystemExit):
             raise UserError(
-                f"interrupted; {run.path} keeps the last whole epoch, and the same command with the same --out goes on there"
+                f"interrupted; {run.path} keeps the last whole epoch; the same command with this --out goes on"
             ) from None
     model.export(run.path / "model")
     return model

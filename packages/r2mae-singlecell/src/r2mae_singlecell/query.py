@@ -22,7 +22,7 @@ class QueryMixin(ArchesMixin):
     is_query_: bool
 
     @classmethod
-    def prepare_query_anndata(
+    def prepare_query_anndata(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
         adata: AnnData,
         reference_model: Any,
@@ -40,11 +40,11 @@ class QueryMixin(ArchesMixin):
             return_reference_var_names: only return the reference's genes.
             inplace: change `adata`, or return a new one.
         """
-        names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+        names: Any = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
         if return_reference_var_names:
             return names
         present = names.isin(adata.var_names)
-        prepared = super().prepare_query_anndata(adata, reference_model, inplace=inplace)
+        prepared: Any = super().prepare_query_anndata(adata, reference_model, inplace=inplace)
         target = adata if inplace else prepared
         target.var[MISSING] = ~present
         if n_missing := int((~present).sum()):
@@ -52,7 +52,9 @@ class QueryMixin(ArchesMixin):
         return prepared
 
     @classmethod
-    def load_query_data(cls, adata: AnnData | None = None, reference_model: Any = None, **kwargs: Any) -> Any:
+    def load_query_data(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, adata: Any = None, reference_model: Any = None, **kwargs: Any
+    ) -> Any:
         """Return a copy of the reference that can be trained on a query with new batches (scArches).
 
         It trains without weight decay: Adam would move the frozen weights by it, at full speed.

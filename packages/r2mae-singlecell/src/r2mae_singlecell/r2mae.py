@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import rich.pretty  # noqa: F401  scvi-tools' view_anndata_setup uses it and does not import it
 import scvi
 import torch
 from anndata import AnnData
@@ -74,8 +75,8 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         self.mask_ratio = as_sampler(mask_ratio, curriculum, seed=int(scvi.settings.seed or 0))
         if isinstance(mask_ratio, RatioSampler) and hasattr(mask_ratio, "__dataclass_fields__"):
             mask_ratio = sampler_to_config(mask_ratio)  # plain data in the saved model
-        stats = self.summary_stats
-        n_cats = (
+        stats: Any = self.summary_stats
+        n_cats: Any = (
             self.adata_manager.get_state_registry(REGISTRY_KEYS.CAT_COVS_KEY).n_cats_per_key
             if self.adata_manager is not None and REGISTRY_KEYS.CAT_COVS_KEY in self.adata_manager.data_registry
             else self._cats_of_registry()
@@ -102,7 +103,8 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         self.init_params_ = self._get_init_params(locals())
 
     def _cats_of_registry(self) -> list[int] | None:
-        fields = (self.registry_ or {}).get("field_registries", {})
+        registry: Any = self.registry_ or {}
+        fields = registry.get("field_registries", {})
         state = fields.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {})
         return list(state["n_cats_per_key"]) if "n_cats_per_key" in state else None
 
@@ -147,7 +149,7 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    def train(
+    def train(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         max_epochs: int | None = None,
         accelerator: str = "auto",
@@ -194,7 +196,7 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             present = np.setdiff1d(np.arange(self.module.n_input), self.missing_genes_)
             plan_kwargs["candidates"] = torch.from_numpy(present)
         if datamodule is None:
-            _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+            _, _, device = parse_device_args(accelerator, devices, return_device="torch")  # pyright: ignore
             datamodule = CountSplitter(
                 self.adata_manager,
                 batch_size=batch_size,

@@ -29,13 +29,13 @@ def load_pbmc() -> Any:
         raise UserError(f"this scanpy carries no {_FILE[1]}; install one that does, such as scanpy 1.11")
     with resources.as_file(file) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is in an old form of h5ad
-        source = anndata.read_h5ad(path)
+        source: Any = anndata.read_h5ad(path)
     raw = source.raw.X.toarray() if sp.issparse(source.raw.X) else np.asarray(source.raw.X)
     counts = np.expm1(raw) * source.obs["n_counts"].to_numpy()[:, None] / 1e4
     whole = counts.round()
     if np.abs(counts - whole).max() > 0.1:
         raise UserError(f"{_FILE[1]} of this scanpy does not hold log-normalised counts; install scanpy 1.11")
-    adata = anndata.AnnData(sp.csr_matrix(whole.astype(np.float32)))
+    adata: Any = anndata.AnnData(sp.csr_matrix(whole.astype(np.float32)))
     adata.obs_names, adata.var_names = source.obs_names, source.raw.var_names
     adata.obs["cell_type"] = source.obs["bulk_labels"].astype("category").cat.remove_unused_categories()
     return adata

@@ -115,14 +115,14 @@ class _Counts:
         self.source, self.path, self.block = source, path, block
         self.in_raw = path.startswith("raw/")
         element = file[path]
-        self.matrix = sparse_dataset(element) if hasattr(element, "keys") else element
-        self.shape: tuple[int, int] = tuple(self.matrix.shape)
+        self.matrix: Any = sparse_dataset(element) if hasattr(element, "keys") else element
+        self.shape: tuple[int, int] = (self.matrix.shape[0], self.matrix.shape[1])
         if getattr(self.matrix, "format", "csr") != "csr":
             raise UserError(
                 f"{source}: {path} is stored by genes (CSC); rewrite it by cells: adata.X = adata.X.tocsr()"
             )
 
-    def blocks(self, genes: np.ndarray | None, what: str, progress: bool) -> Iterator[sp.csr_matrix]:
+    def blocks(self, genes: np.ndarray | None, what: str, progress: bool) -> Iterator[Any]:
         """Yield the blocks of cells, with all genes or with some."""
         starts = range(0, self.shape[0], self.block)
         for start in tqdm(starts, desc=what, unit="block", disable=not progress):
@@ -154,7 +154,9 @@ def _dispersion(counts: _Counts, totals: np.ndarray, target_sum: float | None, p
     factors = np.divide(aim, totals, out=np.zeros_like(totals), where=totals > 0)
     sums, squares = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
     for i, part in enumerate(counts.blocks(None, "choosing genes", progress)):
-        scaled = sp.diags_array(factors[i * counts.block : i * counts.block + part.shape[0]]) @ part.astype(np.float64)
+        scaled: Any = sp.diags_array(factors[i * counts.block : i * counts.block + part.shape[0]]) @ part.astype(
+            np.float64
+        )
         sums += np.asarray(scaled.sum(axis=0)).ravel()
         squares += np.asarray(scaled.power(2).sum(axis=0)).ravel()
     n = counts.shape[0]
@@ -204,7 +206,7 @@ def _write(
 
 
 def _layout(preset: str, columns: set[str], named: dict[str, str | None]) -> AtlasPreset:
-    given = {key: value for key, value in named.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if preset == "none":
         needed = ("donor", "batch", "cell_type", "disease", "age")
         if missing := [name for name in needed if name not in given]:
@@ -226,7 +228,8 @@ def _table(file: Any, name: str, source: Path) -> pd.DataFrame:
 
     if name not in file:
         raise UserError(f"{source} is no AnnData file: it has no {name}")
-    return read_elem(file[name])
+    table: Any = read_elem(file[name])
+    return table
 
 
 @contextlib.contextmanager

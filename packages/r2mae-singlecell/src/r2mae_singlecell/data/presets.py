@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +18,17 @@ STANDARD = ("donor", "batch", "cell_type", "disease", "age", "is_reference")
 def exact_age(stages: pd.Series) -> pd.Series:
     """Return years where a CELLxGENE development stage names them ("63-year-old stage"), NaN for broad classes."""
     years = stages.astype(str).str.extract(r"^(\d+)-year-old (?:human )?stage$", flags=re.IGNORECASE)[0]
-    return pd.to_numeric(years, errors="coerce")
+    return pd.Series(pd.to_numeric(years, errors="coerce"))
 
 
 def numeric_age(ages: pd.Series) -> pd.Series:
     """Return numbers where there are numbers, NaN elsewhere ("90+" among them)."""
-    return pd.to_numeric(ages.astype(str), errors="coerce")
+    return pd.Series(pd.to_numeric(ages.astype(str), errors="coerce"))
 
 
 def known_labels(labels: pd.Series) -> pd.Series:
     """Return labels as text, with missing, "Unknown" and "None" as NaN."""
-    text = labels.astype(object)
+    text: Any = labels.astype(object)
     return text.where(~labels.astype(str).str.strip().str.lower().isin(NO_LABEL), np.nan)
 
 
@@ -56,7 +57,7 @@ class AtlasPreset:
         named = (self.donor, self.batch, self.cell_type, self.disease, self.age, self.reference, self.group)
         return [name for name in named if name is not None]
 
-    def standard_obs(self, obs: pd.DataFrame) -> pd.DataFrame:
+    def standard_obs(self, obs: Any) -> pd.DataFrame:
         """Return the columns `STANDARD` and, where there are fine types of disease, `cell_type_kept`."""
         out = pd.DataFrame(index=obs.index)
         out["donor"] = obs[self.donor].astype(str)
@@ -71,7 +72,7 @@ class AtlasPreset:
         if self.group is not None:
             specific = obs[self.cell_type].astype(str).str.endswith("-SEAAD")
             wanted = set(obs.loc[specific, self.group].astype(str))
-            out.loc[~obs[self.group].astype(str).isin(wanted), "cell_type"] = np.nan
+            out.loc[~obs[self.group].astype(str).isin(list(wanted)), "cell_type"] = np.nan
         for name in ("donor", "batch", "cell_type", "disease"):
             out[name] = out[name].astype("category")
         return out

@@ -99,21 +99,21 @@ def simulate_atlas(config: Simulation, layout: Layout = "hlca") -> Any:
     mixture = rng.dirichlet(np.full(config.n_types, 3.0), config.n_donors)
     cells["type"] = [rng.choice(config.n_types, p=mixture[d]) for d in cells["donor"]]
     cells = cells.join(donors, on="donor")
-    counts = sp.vstack(
+    counts: Any = sp.vstack(
         [_counts(config, truth, cells.iloc[at : at + AT_ONCE], rng) for at in range(0, len(cells), AT_ONCE)],
         format="csr",
     )
     obs = _hlca_obs(config, cells, rng) if layout == "hlca" else _seaad_obs(config, cells, rng, layout)
-    obs.index = [f"cell{i}" for i in range(len(obs))]
+    obs.index = pd.Index([f"cell{i}" for i in range(len(obs))])
     var = pd.DataFrame(
         {"feature_name": [f"GENE{g}" for g in range(config.n_genes)], "age_programme": truth.age},
-        index=[f"ENSG{g:011d}" for g in range(config.n_genes)],
+        index=pd.Index([f"ENSG{g:011d}" for g in range(config.n_genes)]),
     )
     adata = anndata.AnnData(_log_normalised(counts), obs, var)
     if layout == "seaad-allen":
         adata.layers["UMIs"] = counts
     else:
-        adata.raw = anndata.AnnData(counts, obs[[]], var)
+        adata.raw = anndata.AnnData(counts, pd.DataFrame(index=obs.index), var)
     return adata
 
 
@@ -176,7 +176,8 @@ def _counts(config: Simulation, truth: _Truth, cells: pd.DataFrame, rng: np.rand
 
 def _log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    return (sp.diags_array((1e4 / np.maximum(totals, 1)).astype(np.float32)) @ counts).log1p().tocsr()
+    scaled: Any = sp.diags_array((1e4 / np.maximum(totals, 1)).astype(np.float32)) @ counts
+    return scaled.log1p().tocsr()
 
 
 def _hlca_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

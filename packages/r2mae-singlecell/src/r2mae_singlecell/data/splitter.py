@@ -57,8 +57,8 @@ class CountSplitter(DataSplitter):
     def setup(self, stage: str | None = None) -> None:
         """Nothing: the split is made at once."""
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training loader, always the same one."""
+    def train_dataloader(self) -> Any:
+        """Return the training loader (a `ResumableLoader`), always the same one."""
         return self.train_loader
 
     def val_dataloader(self) -> Any:
