@@ -32,6 +32,7 @@ def test_device_path_gathers_the_same(X):
     rows = counts._gathered(cells, columns, values)
     assert columns.dtype == torch.int16
     assert torch.equal(rows.dense(30), counts.rows(cells).dense(30))
+    assert torch.equal(rows._scattered(4, 30, len(rows.columns)), rows.dense(30))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_usual_workflow_of_scvi_tools(adata, train):
     assert np.allclose(model.get_latent_representation(indices=[5, 2]), adata.obsm["X_r2mae"][[5, 2]], atol=1e-5)
     model.view_anndata_setup()
     assert model.registry["setup_args"]["layer"] == "counts"
-    assert "n_latent: 8" in repr(model)
+    assert "n_latent: 8" in model._model_summary_string
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ class QueryMixin(ArchesMixin):
         if adata is not None and reference_model is not None:
             names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
             check_genes(adata, names)
-        model = super().load_query_data(adata, reference_model, **kwargs)
+        model = super().load_query_data(adata, reference_model, **kwargs)  # pyright: ignore[reportArgumentType]
         model.is_query_ = not kwargs.get("unfrozen", False)
         if adata is not None and MISSING in adata.var:
             model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())

@@ -196,12 +196,12 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             present = np.setdiff1d(np.arange(self.module.n_input), self.missing_genes_)
             plan_kwargs["candidates"] = torch.from_numpy(present)
         if datamodule is None:
-            _, _, device = parse_device_args(accelerator, devices, return_device="torch")  # pyright: ignore
+            parsed: Any = parse_device_args(accelerator, devices, return_device="torch")
             datamodule = CountSplitter(
                 self.adata_manager,
                 batch_size=batch_size,
                 seed=plan_kwargs["seed"],
-                device=device,
+                device=parsed[-1],
                 train_size=train_size,
                 validation_size=validation_size,
                 shuffle_set_split=shuffle_set_split,
