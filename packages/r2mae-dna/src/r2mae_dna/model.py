@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import N_LETTERS, N_TOKENS
+from r2mae_dna.codes import COMPLEMENT, MASK, N_LETTERS, N_TOKENS
 
 HEAD_WIDTH = 64
 SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base": (12, 768)}
@@ -222,3 +222,21 @@ class AlignmentModel(nn.Module):
     def n_parameters(self) -> int:
         """Trainable numbers; 85,651,212 for the paper's network with 89 species."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def both_strands(model: AlignmentModel, codes: Tensor) -> Tensor:
+    """Return the logits of A, C, G, T at the centre with the centre masked, mean of both strands, (n, 4) float32.
+
+    Args:
+        model: the network, in evaluation mode.
+        codes: (n, L, 1 + species) uint8 tokens; the centre is L // 2.
+    """
+    length = codes.shape[1]
+    complement = torch.from_numpy(COMPLEMENT).to(codes.device)
+    windows = torch.cat([codes, complement[codes.int()].flip(1)])
+    forward, backward = length // 2, length - 1 - length // 2
+    positions = torch.tensor([forward, backward], device=codes.device).repeat_interleave(len(codes))[:, None]
+    windows[..., 0].scatter_(1, positions, MASK)
+    logits = model(windows, positions)[:, 0, 1:5].float()
+    own, other = logits.chunk(2)
+    return (own + other.flip(-1)) / 2

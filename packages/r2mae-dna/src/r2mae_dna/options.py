@@ -204,7 +204,7 @@ class Score:
     """Fail if any variant cannot be scored."""
     batch_size: int = 256
     """Sites per forward; each is seen on both strands."""
-    chunk: int = 50_000
+    chunk: int = 20_000
     """Variants between two saved states, from which an interrupted run goes on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere. Differences of logits are taken in fp32."""

@@ -18,7 +18,7 @@ from r2mae_core.errors import UserError
 from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, match_chromosome
 
 ATTRIBUTE = "r2mae_dna"
-CHUNK_ROWS, SHARD_ROWS = 4096, 524_288
+CHUNK_ROWS, SHARD_ROWS = 1024, 524_288
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,360 @@
+"""Variant files: VCF and tables in, the same with scores out. Every input column is kept, in the input's order."""
+
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+from r2mae_dna.maf import open_text
+
+SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
+STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")
+LLR_COLUMN, STATUS_COLUMN = "r2mae_llr", "r2mae_status"
+LLR_INFO, STATUS_INFO = "R2MAE_LLR", "R2MAE_STATUS"
+TABLE_COLUMNS = ("chrom", "pos", "ref", "alt")
+_TABLES = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+
+
+@dataclass(frozen=True)
+class Alleles:
+    """A stretch of a variant file, one entry per alternative allele."""
+
+    chromosome: list[str]
+    position: np.ndarray
+    """(n,) int64, 1-based."""
+    reference: list[str]
+    alternative: list[str]
+    record: np.ndarray
+    """(n,) int64: which record of the stretch, from 0."""
+
+    def __len__(self) -> int:
+        return len(self.alternative)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of a stretch, in the order of its alleles."""
+
+    llr: np.ndarray
+    """(n,) float32; NaN where there is none."""
+    status: np.ndarray
+    """(n,) uint8: index into `STATUS`."""
+
+
+def file_kind(path: Path) -> str:
+    """Return "vcf", "parquet", or the suffix of a text table.
+
+    Raises:
+        UserError: the suffix is none of them.
+    """
+    name = path.name.lower()
+    bare = Path(name.removesuffix(".gz").removesuffix(".bgz")).suffix
+    if bare == ".vcf":
+        return "vcf"
+    if name.endswith(".parquet"):
+        return "parquet"
+    if bare in _TABLES:
+        return bare
+    raise UserError(f"{path}: the name must end in .vcf, .vcf.gz, .tsv, .csv or .parquet")
+
+
+class VcfFile:
+    """A VCF file, read as text and streamed: what is not understood is passed on as it is.
+
+    Raises:
+        UserError: the file is missing, or has no header.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta: list[str] = []
+        self.columns: list[str] = []
+        for number, line in self._lines():
+            if line.startswith("##"):
+                self.meta.append(line)
+                continue
+            if not line.startswith("#CHROM\t"):
+                raise UserError(
+                    f"{path}, line {number}: no #CHROM header; a headless list can be given as .tsv with a first line "
+                    "of chrom, pos, ref, alt"
+                )
+            self.columns = line[1:].split("\t")
+            break
+        if len(self.columns) < 8:
+            raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        try:
+            with open_text(self.path) as lines:
+                for number, line in enumerate(lines, start=1):
+                    yield number, line.decode("utf-8", "replace").rstrip("\r\n")
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{self.path} is damaged or cut off: {error}") from None
+
+    def records(self) -> Iterator[list[str]]:
+        """Yield the fields of each record.
+
+        Raises:
+            UserError: a record is cut short, or its position is no number.
+        """
+        for number, line in self._lines():
+            if not line or line[0] == "#":
+                continue
+            fields = line.split("\t")
+            if len(fields) < len(self.columns):
+                raise UserError(
+                    f"{self.path}, line {number}: {len(fields)} fields instead of {len(self.columns)}; is the file cut "
+                    "off, or not separated by tabs?"
+                )
+            if not fields[1].isdecimal():
+                raise UserError(f"{self.path}, line {number}: the position {fields[1]!r} is no number")
+            yield fields
+
+    def chunks(self, size: int) -> Iterator[Alleles]:
+        """Yield stretches of `size` records."""
+        for part in _groups(self.records(), size):
+            alternatives = [fields[4].split(",") for fields in part]
+            record = np.repeat(np.arange(len(part)), [len(alts) for alts in alternatives])
+            rows = [part[i] for i in record]
+            yield Alleles(
+                [row[0] for row in rows],
+                np.array([int(row[1]) for row in rows], np.int64),
+                [row[3] for row in rows],
+                [alt for alts in alternatives for alt in alts],
+                record,
+            )
+
+    def write(self, out: Path, results: Iterable[Result], size: int, source: dict[str, Any]) -> None:
+        """Write the file again with scores: as VCF, or as a table with a line per allele.
+
+        Args:
+            out: its suffix says the format.
+            results: one per stretch, as `chunks` gave them.
+            size: of the stretches.
+            source: what made the scores, for the header.
+        """
+        if file_kind(out) == "vcf":
+            with atomic_path(out) as temporary, _text_writer(temporary) as target:
+                target.writelines(f"{line}\n" for line in self._header(source))
+                for part, result in zip(_groups(self.records(), size), results, strict=True):
+                    target.writelines(_annotated(part, result))
+            return
+        frames = []
+        for part, result in zip(_groups(self.records(), size), results, strict=True):
+            frames.append(self._frame(part, result))
+        write_frame(_concatenate(frames), out)
+
+    def _header(self, source: dict[str, Any]) -> Iterator[str]:
+        old = (f"##INFO=<ID={LLR_INFO},", f"##INFO=<ID={STATUS_INFO},", "##r2mae_dna=")
+        yield from (line for line in self.meta if not line.startswith(old))
+        yield (
+            f'##INFO=<ID={LLR_INFO},Number=A,Type=Float,Description="Log-likelihood ratio of the alternative to the '
+            'reference base, mean of both strands; lower is more deleterious">'
+        )
+        yield (
+            f'##INFO=<ID={STATUS_INFO},Number=A,Type=String,Description="Whether the allele was scored, or why not: '
+            f'{", ".join(STATUS)}">'
+        )
+        values = ",".join(f'{key}="{value}"' for key, value in source.items())
+        yield f"##r2mae_dna=<ID=score,{values}>"
+        yield "#" + "\t".join(self.columns)
+
+    def _frame(self, part: list[list[str]], result: Result) -> Any:
+        import polars as pl
+
+        rows = [(fields, alt) for fields in part for alt in fields[4].split(",")]
+        names = [name.lower() if i < 8 else name for i, name in enumerate(self.columns)]
+        data: dict[str, Any] = {name: [fields[i] for fields, _ in rows] for i, name in enumerate(names)}
+        data["pos"] = [int(fields[1]) for fields, _ in rows]
+        data["alt"] = [alt for _, alt in rows]
+        return _with_result(pl.DataFrame(data), result)
+
+
+def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
+    group: list[list[str]] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _text_writer(path: Path) -> TextIO:
+    """Open for writing; `.gz` becomes BGZF, which tabix can index."""
+    if path.suffix == ".gz":
+        import io
+
+        from Bio.bgzf import BgzfWriter
+
+        class _Bytes(io.RawIOBase):
+            def __init__(self) -> None:
+                self.inner = BgzfWriter(str(path), "wb")
+
+            def writable(self) -> bool:
+                return True
+
+            def write(self, data: Any) -> int:
+                self.inner.write(bytes(data))
+                return len(data)
+
+            def close(self) -> None:
+                if not self.closed:
+                    self.inner.close()
+                super().close()
+
+        return io.TextIOWrapper(io.BufferedWriter(_Bytes(), 1 << 16), encoding="utf-8", newline="\n")
+    return path.open("w", encoding="utf-8", newline="\n")
+
+
+def _annotated(part: list[list[str]], result: Result) -> Iterator[str]:
+    i = 0
+    for fields in part:
+        n = fields[4].count(",") + 1
+        llr = ",".join("." if np.isnan(value) else f"{value:.6g}" for value in result.llr[i : i + n].tolist())
+        status = ",".join(STATUS[code] for code in result.status[i : i + n])
+        i += n
+        old = (LLR_INFO + "=", STATUS_INFO + "=")
+        info = [item for item in fields[7].split(";") if item not in ("", ".") and not item.startswith(old)]
+        info += [f"{LLR_INFO}={llr}", f"{STATUS_INFO}={status}"]
+        yield "\t".join([*fields[:7], ";".join(info), *fields[8:]]) + "\n"
+
+
+class TableFile:
+    """A TSV, CSV or Parquet table with the columns chrom, pos, ref, alt.
+
+    Raises:
+        UserError: the file is missing or damaged, lacks a column, or has a position that is no number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import polars as pl
+
+        self.path, self.frame = path, read_frame(path)
+        if missing := [name for name in TABLE_COLUMNS if name not in self.frame.columns]:
+            raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(self.frame.columns)}")
+        position = self.frame["pos"].cast(pl.Int64, strict=False)
+        if position.null_count():
+            row = int(position.is_null().arg_max() or 0)
+            raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is no whole number")
+        self._position = position.to_numpy()
+
+    def chunks(self, size: int) -> Iterator[Alleles]:
+        """Yield stretches of `size` rows."""
+        import polars as pl
+
+        text = self.frame.select(pl.col("chrom", "ref", "alt").cast(pl.String).fill_null("."))
+        for start in range(0, len(text), size):
+            part = text.slice(start, size)
+            yield Alleles(
+                part["chrom"].to_list(),
+                self._position[start : start + size],
+                part["ref"].to_list(),
+                part["alt"].to_list(),
+                np.arange(len(part)),
+            )
+
+    def write(self, out: Path, results: Iterable[Result], size: int, source: dict[str, Any]) -> None:
+        """Write the table again with two more columns; arguments as `VcfFile.write` has them.
+
+        Raises:
+            UserError: a VCF was asked for, which could not keep the table's columns.
+        """
+        del source  # a table has no header; the record is in the command's output
+        parts = list(results)
+        llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
+        status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
+        write_frame(_with_result(self.frame, Result(llr, status)), out)
+
+
+def open_variants(path: Path) -> VcfFile | TableFile:
+    """Open a variant file by its suffix."""
+    return VcfFile(path) if file_kind(path) == "vcf" else TableFile(path)
+
+
+def _with_result(frame: Any, result: Result) -> Any:
+    import polars as pl
+
+    return frame.with_columns(
+        pl.Series(LLR_COLUMN, result.llr).fill_nan(None),
+        pl.Series(STATUS_COLUMN, [STATUS[code] for code in result.status.tolist()], dtype=pl.String),
+    )
+
+
+def _concatenate(frames: Sequence[Any]) -> Any:
+    import polars as pl
+
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def read_frame(path: Path) -> Any:
+    """Read a TSV, CSV or Parquet table as a polars frame; `chrom` stays text.
+
+    Raises:
+        UserError: the file is missing, empty or damaged.
+    """
+    import polars as pl
+
+    kind = file_kind(path)
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        if kind == "parquet":
+            return pl.read_parquet(path)
+        return pl.read_csv(
+            path,
+            separator=_TABLES[kind],
+            schema_overrides={"chrom": pl.String, "ref": pl.String, "alt": pl.String},
+            infer_schema_length=None,
+            null_values=["", "NA", "nan", "NaN"],
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path} is no {kind.lstrip('.')} table: {str(error).splitlines()[0]}") from None
+
+
+def write_frame(frame: Any, out: Path) -> None:
+    """Write a polars frame atomically, in the format of the suffix."""
+    kind = file_kind(out)
+    with atomic_path(out) as temporary:
+        if kind == "parquet":
+            frame.write_parquet(temporary)
+        elif out.suffix == ".gz":
+            with gzip.open(temporary, "wb") as target:
+                frame.write_csv(target, separator=_TABLES[kind])
+        else:
+            frame.write_csv(temporary, separator=_TABLES[kind])
+
+
+def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
+    """Read a VCF as a table, a row per allele, with some INFO fields as numbers (NaN where absent).
+
+    A field with one value per allele gives each row its own; one with a single value gives it to all.
+    """
+    import polars as pl
+
+    file = VcfFile(path)
+    data: dict[str, list[Any]] = {name: [] for name in (*TABLE_COLUMNS, *info)}
+    for fields in file.records():
+        values = dict(item.partition("=")[::2] for item in fields[7].split(";"))
+        alternatives = fields[4].split(",")
+        for i, alternative in enumerate(alternatives):
+            for name, value in zip(TABLE_COLUMNS, (fields[0], int(fields[1]), fields[3], alternative), strict=True):
+                data[name].append(value)
+            for name in info:
+                parts = values.get(name, "").split(",")
+                data[name].append(_number(parts[i] if len(parts) == len(alternatives) else parts[0]))
+    schema = {"chrom": pl.String, "pos": pl.Int64, "ref": pl.String, "alt": pl.String}
+    return pl.DataFrame(data, schema={**schema, **dict.fromkeys(info, pl.Float64)})
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
