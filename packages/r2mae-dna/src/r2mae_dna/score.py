@@ -299,9 +299,11 @@ def score_variants(config: Score) -> Counts:
         return counts
     for result in parts.load(n_chunks):
         total.status += np.bincount(result.status, minlength=len(STATUS))
-    _refuse(total, n_chunks, store, config)
-    variants.write(config.out, parts.load(n_chunks), config.chunk, source)
-    parts.remove()
+    try:
+        _refuse(total, n_chunks, store, config)
+        variants.write(config.out, parts.load(n_chunks), config.chunk, source)
+    finally:
+        parts.remove()
     return total
 
 
@@ -368,8 +370,7 @@ class _Parts:
         text = json.dumps(manifest, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = self.folder / digest  # parts of another run are never mixed in
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "manifest.json", text)
+        self.manifest = text
 
     def _file(self, i: int) -> Path:
         return self.folder / f"{i:06d}.npz"
@@ -378,6 +379,8 @@ class _Parts:
         return self._file(i).exists()
 
     def save(self, i: int, result: Result) -> None:
+        if not (self.folder / "manifest.json").exists():
+            write_text(self.folder / "manifest.json", self.manifest)
         with atomic_path(self._file(i)) as temporary:
             np.savez(temporary, llr=result.llr, status=result.status)
 
