@@ -153,7 +153,9 @@ def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Seq
     if reference in others or len(set(others)) != len(others):
         raise UserError("name each species once, and the reference not among them")
     if not set(others) & set(found):
-        raise UserError(f"none of the species {', '.join(others[:5])} is in {files}" if others else f"only one species in {files}")
+        raise UserError(
+            f"none of the species {', '.join(others[:5])} is in {files}" if others else f"only one species in {files}"
+        )
     return {name: i for i, name in enumerate([reference, *others])}
 
 

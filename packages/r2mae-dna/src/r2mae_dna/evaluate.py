@@ -11,7 +11,7 @@ from r2mae_core.records import read_records
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Compare, Evaluate
-from r2mae_dna.variants import LLR_COLUMN, LLR_INFO, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame, read_vcf_frame
+from r2mae_dna.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, VcfFile, file_kind, read_frame, read_vcf_frame
 
 RANK_BY = {"AUROC": "max", "AUPRC": "max", "pAUROC": "max"}
 RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
@@ -120,21 +120,32 @@ def _read(config: Evaluate) -> tuple[Any, str, list[str]]:
     if config.preset == "rare-common":
         if file_kind(config.table) != "vcf":
             raise UserError("--preset rare-common reads a VCF with AC and AN in its INFO")
-        extra = [name for name in config.scores if name != LLR_COLUMN]
-        frame = read_vcf_frame(config.table, ["AC", "AN", LLR_INFO, *extra]).rename({LLR_INFO: LLR_COLUMN})
+        scores = list(config.scores) or _vcf_scores(config)
+        frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])))
         copies, share = pl.col("AC"), pl.col("AC") / pl.col("AN")
         rare = copies.is_between(1, RARE_COPIES)
         common = pl.min_horizontal(share, 1 - share) > COMMON_FREQUENCY
         label = pl.when(rare).then(True).when(common).then(False).alias("label")
-        return frame.with_columns(label), "label", list(config.scores) or [LLR_COLUMN]
+        return frame.with_columns(label), "label", scores
     if file_kind(config.table) == "vcf":
-        raise UserError("a VCF has labels only for --preset rare-common; score into .tsv or .parquet to keep a label column")
+        raise UserError(
+            "a VCF has labels only for --preset rare-common; score into .tsv or .parquet to keep a label column"
+        )
     frame = read_frame(config.table)
     if config.label not in frame.columns:
         raise UserError(f"{config.table} has no label column {config.label!r}; it has {', '.join(frame.columns)}")
     if missing := [name for name in config.scores if name not in frame.columns]:
         raise UserError(f"{config.table} has no score column {missing[0]!r}; it has {', '.join(frame.columns)}")
     return frame, config.label, list(config.scores) or _score_columns(frame, config)
+
+
+def _vcf_scores(config: Evaluate) -> list[str]:
+    """Return the names of our own scores in a VCF's header."""
+    prefix = f"##INFO=<ID={PREFIX.upper()}"
+    names = [line.split("ID=", 1)[1].split(",")[0] for line in VcfFile(config.table).meta if line.startswith(prefix)]
+    if names := [name for name in names if name != STATUS_COLUMN.upper()]:
+        return names
+    raise UserError(f"{config.table} holds no scores; run r2mae-dna score first, or name INFO fields with --scores")
 
 
 def _score_columns(frame: Any, config: Evaluate) -> list[str]:
@@ -147,7 +158,7 @@ def _score_columns(frame: Any, config: Evaluate) -> list[str]:
     ]
     if not names:
         raise UserError(f"{config.table} has no column of numbers to judge; name one with --scores")
-    return sorted(names, key=lambda name: name != LLR_COLUMN)
+    return sorted(names, key=lambda name: not name.startswith(PREFIX))
 
 
 def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str], Interval], Labelled]:
@@ -165,7 +176,7 @@ def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str]
     intervals: dict[tuple[str, str], Interval] = {}
     git = git_commit()
     for i, (name, damage) in enumerate(data.damage.items()):
-        scheme = config.scheme if i == 0 and name == LLR_COLUMN else name
+        scheme = config.scheme if i == 0 and config.scheme else name
         for metric, function in metrics.items():
             found = with_interval(function, data.labels, damage, config.bootstrap, config.seed)
             intervals[scheme, metric] = found
@@ -193,7 +204,9 @@ def evaluate_command(config: Evaluate) -> None:
     run = RunFolder(config.out or default_run_path("r2mae-dna", "evaluate"), resolved(config))
     run.write_results(records)
     names = list(dict.fromkeys(record.scheme for record in records))
-    figure = run.save_figure("curves.png", plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True))))
+    figure = run.save_figure(
+        "curves.png", plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
+    )
     say(data.text())
     say(compare(records).rich(str(config.table)))
     for (name, metric), found in intervals.items():

@@ -31,7 +31,7 @@ class MaskingConfig:
     """Probability of a random label where phastCons is below 0.1."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.masked and 0 <= self.random and self.masked + self.random <= 1):
+        if not (self.masked >= 0 and self.random >= 0 and self.masked + self.random <= 1):
             raise ValueError(f"masked and random are fractions of at most 1 together, got {self.masked}, {self.random}")
         if not 0 <= self.flip <= 1 or self.soft_mask_weight < 0:
             raise ValueError(f"flip must lie in [0, 1] and soft_mask_weight above 0, got {self}")

@@ -42,9 +42,7 @@ class Interval:
     high: float | None
 
 
-def with_interval(
-    metric: Metric, labels: np.ndarray, damage: np.ndarray, n_resamples: int, seed: int
-) -> Interval:
+def with_interval(metric: Metric, labels: np.ndarray, damage: np.ndarray, n_resamples: int, seed: int) -> Interval:
     """Return a metric and its bootstrap interval, positives and negatives resampled apart.
 
     Args:

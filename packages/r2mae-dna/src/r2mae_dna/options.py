@@ -192,6 +192,8 @@ class Score:
     """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
     out: Path
     """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet."""
+    name: str = "llr"
+    """Of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Further scores of one file need names of their own."""
     window: int = 128
     """Bases that the model sees around a variant."""
     min_defined: float = 0.0
@@ -223,10 +225,11 @@ class Evaluate:
     table: Path
     """VCF, TSV, CSV or Parquet with labels and one or more scores."""
     preset: Literal["clinvar", "omim", "rare-common"] | None = None
-    """clinvar: missense, AUROC and AUPRC; omim: regulatory, partial AUROC, AUPRC and AUPRC per class; rare-common: a VCF
-    with AC and AN, rare (1 to 2 copies) against common (above 5 %) alleles."""
+    """clinvar: missense, AUROC and AUPRC; omim: regulatory, partial AUROC, AUPRC and AUPRC per class; rare-common: a
+    VCF with AC and AN, rare (1 to 2 copies) against common (above 5 %) alleles."""
     scores: tuple[str, ...] = ()
-    """Score columns; default: every number column that is not an annotation. The first is ours."""
+    """Score columns; default: every number column that is not an annotation, ours first. In a VCF: INFO fields;
+    default: every R2MAE_ score."""
     label: str = "label"
     """Column of labels: true/false, 1/0, Pathogenic/Benign or Pathogenic/Common."""
     group: str = "consequence"
@@ -239,8 +242,8 @@ class Evaluate:
     """Of the partial AUROC (standardised: 0.5 is chance)."""
     bootstrap: int = 200
     """Resamples for the 95 % intervals; 0 for none."""
-    scheme: str = "model"
-    """Name of the first score in the records."""
+    scheme: str | None = None
+    """Name of the first score in the records; default: its column."""
     seed: int = 0
     """Of the resamples."""
     out: Path | None = None
@@ -253,9 +256,9 @@ class Demo:
 
     schemes: tuple[str, ...] = ("fixed", "r2mae", "r2mae+cl")
     """Schemes side by side."""
-    n_seeds: int = 2
+    n_seeds: int = 3
     """Seeds per scheme."""
-    steps: int = 150
+    steps: int = 100
     """Optimizer steps per model."""
     window: int = 128
     """Bases per window, in training and in scoring."""

@@ -49,7 +49,7 @@ def plot_curves(labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> Any:
     return figure
 
 
-def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int) -> None:
+def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int, mark: int | None = None) -> None:
     """Draw a sequence logo: letters as tall as their probability times the position's information in bits.
 
     Args:
@@ -57,6 +57,7 @@ def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int) 
         probabilities: (n, 4) of A, C, G, T.
         reference: n letters, written below.
         first: 1-based position of the first.
+        mark: index of a position to shade.
     """
     from matplotlib.patches import PathPatch
     from matplotlib.textpath import TextPath
@@ -80,6 +81,8 @@ def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int) 
                 letter = "ACGT"[j]
                 axes.add_patch(PathPatch(shapes[letter].transformed(move), color=LETTER_COLOURS[letter], linewidth=0))
             bottom += tall
+    if mark is not None:
+        axes.axvspan(mark - 0.5, mark + 0.5, color="0.88", zorder=0)
     axes.set(xlim=(-0.6, len(safe) - 0.4), ylim=(0, 2.05), ylabel="bits")
     axes.set_xticks(range(len(safe)), list(reference))
     for tick, letter in zip(axes.get_xticklabels(), reference.upper(), strict=True):
@@ -93,6 +96,8 @@ def plot_demo(
     labels: np.ndarray,
     damage: Mapping[str, np.ndarray],
     logos: Sequence[tuple[str, np.ndarray, str, int]],
+    mark: int,
+    mark_title: str,
 ) -> Any:
     """Draw training curves, ROC curves, AUROC per scheme, and logos of what the models expect.
 
@@ -102,6 +107,8 @@ def plot_demo(
         labels: (n,) bool of the variants.
         damage: first-seed scores per scheme, and the baseline's.
         logos: (title, probabilities (n, 4), reference letters, first position).
+        mark: index of the position that is shaded in the logos.
+        mark_title: what is there.
     """
     figure = _figure(figsize=(13, 4.2 + 1.9 * len(logos)))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
@@ -116,15 +123,17 @@ def plot_demo(
     _draw_roc(roc, labels, damage)
     table = compare([record for record in records if record.metric == "AUROC"])
     cells = {key[0]: cell for key, cell in table.cells.items()}
-    for i, (name, cell) in enumerate(cells.items()):
+    for i, cell in enumerate(cells.values()):
         bars.errorbar([i], [cell.mean], [cell.sd or 0.0], marker="o", capsize=3, color=f"C{i}")
     bars.axhline(0.5, color="0.7", linestyle=":")
     bars.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
     bars.set(ylabel="AUROC", title="rare against common variants (mean, sd of seeds)")
-    bottom.suptitle("what the model expects at each base when it is masked (heights in bits), above the reference")
+    bottom.suptitle(
+        f"what is expected at each base when it is masked (bits), above the reference; shaded: {mark_title}"
+    )
     panels = bottom.subplots(len(logos), 1, squeeze=False)[:, 0]
     for axes, (title, probabilities, reference, first) in zip(panels, logos, strict=True):
-        draw_logo(axes, probabilities, reference, first)
+        draw_logo(axes, probabilities, reference, first, mark)
         axes.set_title(title, fontsize="small", loc="left")
     return figure
 

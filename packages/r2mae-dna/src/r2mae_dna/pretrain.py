@@ -271,4 +271,6 @@ def pretrain_command(config: Pretrain) -> None:
         f"ratio {sampler.describe()}; {device_name(device)}"
     )
     run = pretrain(config)
-    say(f"Done: {run.path} (model/, metrics.csv). Next: r2mae-dna probe {run.path} {config.windows}, or r2mae-dna score")
+    say(
+        f"Done: {run.path} (model/, metrics.csv). Next: r2mae-dna probe {run.path} {config.windows}, or r2mae-dna score"
+    )

@@ -163,5 +163,7 @@ def probe_command(config: Probe) -> None:
     for ratio in config.ratios:
         of_ratio = [record for record in records if record.task == f"{ratio:g}"]
         say(compare(of_ratio).rich(f"{n:,} {config.split} windows, ratio {ratio:g}, on {device_name(device)}"))
-    say("plurality: letters of the other species at the base, smoothing fitted. shuffled: columns moved within windows.")
+    say(
+        "plurality: letters of the other species at the base, smoothing fitted. shuffled: columns moved within windows."
+    )
     say(f"Done: {run.path}")

@@ -24,7 +24,6 @@ from r2mae_dna.codes import GAP, TOKEN_BITS
 from r2mae_dna.options import Score
 from r2mae_dna.store import AlignmentStore
 from r2mae_dna.variants import (
-    LLR_COLUMN,
     NO_ALIGNMENT,
     NOT_SNV,
     OUTSIDE,
@@ -37,6 +36,7 @@ from r2mae_dna.variants import (
     VcfFile,
     file_kind,
     open_variants,
+    score_column,
 )
 
 FREQUENCIES = "frequencies"
@@ -267,7 +267,7 @@ def score_variants(config: Score) -> Counts:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
         raise UserError("window must be at least 2, chunk and batch_size at least 1")
-    variants = open_variants(config.variants)
+    variants, column = open_variants(config.variants), score_column(config.name)
     if file_kind(config.out) == "vcf" and file_kind(config.variants) != "vcf":
         raise UserError("a table cannot become a VCF without losing columns; name --out .tsv, .csv or .parquet")
     store = AlignmentStore(config.msa)
@@ -285,7 +285,7 @@ def score_variants(config: Score) -> Counts:
     n_chunks = 0
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
         mine = _ahead(variants, parts, store, config, rank, world_size)
-        for n_chunks, n_alleles, stretch in mine:  # noqa: B007
+        for n_chunks, n_alleles, stretch in mine:
             if stretch is not None:
                 guard.check(stretch.status)
                 counts.absent |= stretch.absent
@@ -301,7 +301,7 @@ def score_variants(config: Score) -> Counts:
         total.status += np.bincount(result.status, minlength=len(STATUS))
     try:
         _refuse(total, n_chunks, store, config)
-        variants.write(config.out, parts.load(n_chunks), config.chunk, source)
+        variants.write(config.out, parts.load(n_chunks), config.chunk, column, source)
     finally:
         parts.remove()
     return total
@@ -402,5 +402,6 @@ def score_command(config: Score) -> None:
     say(f"{counts.text()}{where}")
     if counts.absent:
         say(f"Chromosomes that the alignment does not have: {', '.join(sorted(counts.absent)[:10])}")
-    name = "INFO R2MAE_LLR" if file_kind(config.out) == "vcf" else f"column {LLR_COLUMN}"
-    say(f"Done: {config.out} ({name}; lower is more deleterious)")
+    column = score_column(config.name)
+    where = f"INFO {column.upper()}" if file_kind(config.out) == "vcf" else f"column {column}"
+    say(f"Done: {config.out} ({where}; lower is more deleterious)")

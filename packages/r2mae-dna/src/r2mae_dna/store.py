@@ -131,11 +131,12 @@ class AlignmentStore:
 def _open_group(path: Path) -> Any:
     import zarr
     from zarr.errors import GroupNotFoundError
+    from zarr.storage import ZipStore
 
     if not path.exists():
         raise UserError(f"no alignment store at {path}; r2mae-dna msa build makes one from MAF files")
     try:
-        source = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path
+        source = ZipStore(path, mode="r") if path.suffix == ".zip" else path
         return zarr.open_group(source, mode="r")
     except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is no alignment store (a zarr group): {error}") from None

@@ -1,6 +1,7 @@
 """Variant files: VCF and tables in, the same with scores out. Every input column is kept, in the input's order."""
 
 import gzip
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from r2mae_dna.maf import open_text
 
 SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
 STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")
-LLR_COLUMN, STATUS_COLUMN = "r2mae_llr", "r2mae_status"
-LLR_INFO, STATUS_INFO = "R2MAE_LLR", "R2MAE_STATUS"
+STATUS_COLUMN = "r2mae_status"
+PREFIX = "r2mae_"
 TABLE_COLUMNS = ("chrom", "pos", "ref", "alt")
 _TABLES = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
@@ -44,6 +45,17 @@ class Result:
     """(n,) float32; NaN where there is none."""
     status: np.ndarray
     """(n,) uint8: index into `STATUS`."""
+
+
+def score_column(name: str) -> str:
+    """Return a score's column in tables; in a VCF the same in capitals.
+
+    Raises:
+        UserError: the name is no plain word.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name.lower() == "status":
+        raise UserError(f"--name {name!r}: letters, digits and underscores make a name, and `status` is taken")
+    return PREFIX + name.lower()
 
 
 def file_kind(path: Path) -> str:
@@ -129,42 +141,44 @@ class VcfFile:
                 record,
             )
 
-    def write(self, out: Path, results: Iterable[Result], size: int, source: dict[str, Any]) -> None:
+    def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
         """Write the file again with scores: as VCF, or as a table with a line per allele.
 
         Args:
             out: its suffix says the format.
             results: one per stretch, as `chunks` gave them.
             size: of the stretches.
+            column: of the score, as `score_column` names it.
             source: what made the scores, for the header.
         """
         if file_kind(out) == "vcf":
             with atomic_path(out) as temporary, _text_writer(temporary) as target:
-                target.writelines(f"{line}\n" for line in self._header(source))
+                target.writelines(f"{line}\n" for line in self._header(column.upper(), source))
                 for part, result in zip(_groups(self.records(), size), results, strict=True):
-                    target.writelines(_annotated(part, result))
+                    target.writelines(_annotated(part, result, column.upper()))
             return
         frames = []
         for part, result in zip(_groups(self.records(), size), results, strict=True):
-            frames.append(self._frame(part, result))
+            frames.append(self._frame(part, result, column))
         write_frame(_concatenate(frames), out)
 
-    def _header(self, source: dict[str, Any]) -> Iterator[str]:
-        old = (f"##INFO=<ID={LLR_INFO},", f"##INFO=<ID={STATUS_INFO},", "##r2mae_dna=")
+    def _header(self, name: str, source: dict[str, Any]) -> Iterator[str]:
+        status = STATUS_COLUMN.upper()
+        old = (f"##INFO=<ID={name},", f"##INFO=<ID={status},", f"##r2mae_dna=<ID={name},")
         yield from (line for line in self.meta if not line.startswith(old))
         yield (
-            f'##INFO=<ID={LLR_INFO},Number=A,Type=Float,Description="Log-likelihood ratio of the alternative to the '
+            f'##INFO=<ID={name},Number=A,Type=Float,Description="Log-likelihood ratio of the alternative to the '
             'reference base, mean of both strands; lower is more deleterious">'
         )
         yield (
-            f'##INFO=<ID={STATUS_INFO},Number=A,Type=String,Description="Whether the allele was scored, or why not: '
+            f'##INFO=<ID={status},Number=A,Type=String,Description="Whether the allele was scored, or why not: '
             f'{", ".join(STATUS)}">'
         )
         values = ",".join(f'{key}="{value}"' for key, value in source.items())
-        yield f"##r2mae_dna=<ID=score,{values}>"
+        yield f"##r2mae_dna=<ID={name},{values}>"
         yield "#" + "\t".join(self.columns)
 
-    def _frame(self, part: list[list[str]], result: Result) -> Any:
+    def _frame(self, part: list[list[str]], result: Result, column: str) -> Any:
         import polars as pl
 
         rows = [(fields, alt) for fields in part for alt in fields[4].split(",")]
@@ -172,7 +186,7 @@ class VcfFile:
         data: dict[str, Any] = {name: [fields[i] for fields, _ in rows] for i, name in enumerate(names)}
         data["pos"] = [int(fields[1]) for fields, _ in rows]
         data["alt"] = [alt for _, alt in rows]
-        return _with_result(pl.DataFrame(data), result)
+        return _with_result(pl.DataFrame(data), result, column)
 
 
 def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
@@ -213,16 +227,16 @@ def _text_writer(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", newline="\n")
 
 
-def _annotated(part: list[list[str]], result: Result) -> Iterator[str]:
-    i = 0
+def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:
+    i, status_name = 0, STATUS_COLUMN.upper()
     for fields in part:
         n = fields[4].count(",") + 1
         llr = ",".join("." if np.isnan(value) else f"{value:.6g}" for value in result.llr[i : i + n].tolist())
         status = ",".join(STATUS[code] for code in result.status[i : i + n])
         i += n
-        old = (LLR_INFO + "=", STATUS_INFO + "=")
+        old = (f"{name}=", f"{status_name}=")
         info = [item for item in fields[7].split(";") if item not in ("", ".") and not item.startswith(old)]
-        info += [f"{LLR_INFO}={llr}", f"{STATUS_INFO}={status}"]
+        info += [f"{name}={llr}", f"{status_name}={status}"]
         yield "\t".join([*fields[:7], ";".join(info), *fields[8:]]) + "\n"
 
 
@@ -260,7 +274,7 @@ class TableFile:
                 np.arange(len(part)),
             )
 
-    def write(self, out: Path, results: Iterable[Result], size: int, source: dict[str, Any]) -> None:
+    def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
         """Write the table again with two more columns; arguments as `VcfFile.write` has them.
 
         Raises:
@@ -270,7 +284,7 @@ class TableFile:
         parts = list(results)
         llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
         status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
-        write_frame(_with_result(self.frame, Result(llr, status)), out)
+        write_frame(_with_result(self.frame, Result(llr, status), column), out)
 
 
 def open_variants(path: Path) -> VcfFile | TableFile:
@@ -278,11 +292,11 @@ def open_variants(path: Path) -> VcfFile | TableFile:
     return VcfFile(path) if file_kind(path) == "vcf" else TableFile(path)
 
 
-def _with_result(frame: Any, result: Result) -> Any:
+def _with_result(frame: Any, result: Result, column: str) -> Any:
     import polars as pl
 
     return frame.with_columns(
-        pl.Series(LLR_COLUMN, result.llr).fill_nan(None),
+        pl.Series(column, result.llr).fill_nan(None),
         pl.Series(STATUS_COLUMN, [STATUS[code] for code in result.status.tolist()], dtype=pl.String),
     )
 
@@ -331,6 +345,15 @@ def write_frame(frame: Any, out: Path) -> None:
             frame.write_csv(temporary, separator=_TABLES[kind])
 
 
+def info_values(fields: Sequence[str]) -> dict[str, str]:
+    """Return the INFO column of a record as key → value; a flag's value is empty."""
+    values: dict[str, str] = {}
+    for item in fields[7].split(";"):
+        key, _, value = item.partition("=")
+        values[key] = value
+    return values
+
+
 def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
     """Read a VCF as a table, a row per allele, with some INFO fields as numbers (NaN where absent).
 
@@ -341,7 +364,7 @@ def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
     file = VcfFile(path)
     data: dict[str, list[Any]] = {name: [] for name in (*TABLE_COLUMNS, *info)}
     for fields in file.records():
-        values = dict(item.partition("=")[::2] for item in fields[7].split(";"))
+        values = info_values(fields)
         alternatives = fields[4].split(",")
         for i, alternative in enumerate(alternatives):
             for name, value in zip(TABLE_COLUMNS, (fields[0], int(fields[1]), fields[3], alternative), strict=True):

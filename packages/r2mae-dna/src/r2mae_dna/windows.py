@@ -238,13 +238,11 @@ def _write(
         codes = np.lib.format.open_memmap(home / "codes.npy", "w+", np.uint8, shape)
         values = None
         if tracks is not None:
-            values = np.lib.format.open_memmap(
-                home / "conservation.npy", "w+", np.float16, (n, 2, config.window)
-            )
+            values = np.lib.format.open_memmap(home / "conservation.npy", "w+", np.float16, (n, 2, config.window))
         row = 0
         for name, starts in parts:
             _cut(store, name, starts, codes[row : row + len(starts)])
-            if values is not None:
+            if values is not None and tracks is not None:
                 for i, start in enumerate(starts.tolist(), start=row):
                     values[i] = [track.values(name, start, start + config.window) for track in tracks]
             row += len(starts)
