@@ -53,7 +53,7 @@ def alignment(content: bytes, reference: bytes, start: int = 0, end: int = 1 << 
         rows = [line.split() for line in block.splitlines() if line[:2] == b"s "]
         own = [row for row in rows if row[1].partition(b".")[0] == reference]
         if own and int(own[0][2]) < end and int(own[0][2]) + int(own[0][3]) > start:
-            lines += [b"a", *(b" ".join(row) for row in rows)]
+            lines += [b"a", *(b" ".join(row) for row in rows), b""]
     return lines
 
 
