@@ -85,7 +85,7 @@ def test_a_genome_of_another_build_is_refused_and_nothing_is_left(maf, tmp_path,
     with pytest.raises(UserError) as error:
         build_alignment([maf], tmp_path / "s", reference="hg", fasta=tmp_path / "g.fa")
     assert message in str(error.value).replace(f"{tmp_path}/", "")
-    assert sorted(os.listdir(tmp_path)) == ["g.fa", "x.maf"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["g.fa", "x.maf"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_cut_gzip_file_is_named(tmp_path):
         list(read_blocks(tmp_path / "cut.maf.gz"))
     with pytest.raises(UserError, match="cut off"):
         scan_species([tmp_path / "cut.maf.gz"])
-    with pytest.raises(UserError, match="no file .*nowhere"):
+    with pytest.raises(UserError, match=r"no file .*nowhere"):
         scan_species([tmp_path / "nowhere"])
 
 

@@ -109,7 +109,9 @@ def test_labels_flip_where_nothing_is_conserved():
     assert torch.equal(never.labels, given_["codes"][..., 0].long())
 
 
-@pytest.mark.parametrize("wrong", [{"masked": 0.9, "random": 0.2}, {"masked": -0.1}, {"flip": 2.0}, {"soft_mask_weight": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"masked": 0.9, "random": 0.2}, {"masked": -0.1}, {"flip": 2.0}, {"soft_mask_weight": -1}]
+)
 def test_fractions_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         MaskingConfig(**wrong)

@@ -78,7 +78,7 @@ def judge_variants(
     """Score rare and common variants whose whole window is aligned, and judge the scores."""
     score_variants(
         Score(
-            variants, store, model, out, window=window, min_defined=1.0, device=device,  # pyright: ignore[reportArgumentType]
+            variants, msa=store, model=model, out=out, window=window, min_defined=1.0, device=device,  # pyright: ignore[reportArgumentType]
             progress=False,
         )
     )  # fmt: skip

@@ -11,7 +11,8 @@ from r2mae_core.records import read_records
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Compare, Evaluate
-from r2mae_dna.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, VcfFile, file_kind, read_frame, read_vcf_frame
+from r2mae_dna.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
+from r2mae_dna.vcf import VcfFile, read_vcf_frame
 
 RANK_BY = {"AUROC": "max", "AUPRC": "max", "pAUROC": "max"}
 RARE_COPIES, COMMON_FREQUENCY = 2, 0.05

@@ -1,12 +1,14 @@
 """`r2mae-dna msa build`, `msa info` and `msa show`."""
 
+from pathlib import Path
+
 import numpy as np
 
 from r2mae_core.commands import say
 from r2mae_core.errors import UserError
 from r2mae_dna.build import BuildReport, build_alignment
 from r2mae_dna.codes import TOKEN_BITS, decode
-from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
+from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow, needed
 from r2mae_dna.store import AlignmentStore
 from r2mae_dna.windows import parse_region
 
@@ -16,17 +18,25 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 
 def build_command(config: MsaBuild) -> None:
     """`r2mae-dna msa build`."""
+    out = needed(config.out, "out")
     report = build_alignment(
         config.mafs,
-        config.out,
-        reference=config.reference,
-        species=config.species,
+        out,
+        reference=needed(config.reference, "reference"),
+        species=species_names(config.species),
         fasta=config.fasta,
         progress=config.progress,
     )
     for line in report_lines(report):
         say(line)
-    say(f"Done: {config.out}. Next: r2mae-dna msa info {config.out}, or r2mae-dna windows {config.out} --out DIR")
+    say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna windows {out} --out DIR")
+
+
+def species_names(text: str) -> list[str]:
+    """Return the names in a list separated by commas or spaces, or in a file of such lists."""
+    if text and Path(text).is_file():
+        text = Path(text).read_text(encoding="utf-8")
+    return text.replace(",", " ").split()
 
 
 def report_lines(report: BuildReport) -> list[str]:

@@ -2,12 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from r2mae_core.errors import UserError
 from r2mae_core.samplers import RatioSampler
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Size = Literal["tiny", "small", "base"]
+_T = TypeVar("_T")
+
+
+def needed(value: _T | None, option: str) -> _T:
+    """Return the value of an option that has no default.
+
+    Raises:
+        UserError: it was not given.
+    """
+    if value is None:
+        raise UserError(f"--{option} is missing")
+    return value
 
 
 @dataclass(frozen=True)
@@ -16,13 +29,13 @@ class MsaBuild:
 
     mafs: tuple[Path, ...]
     """MAF files, plain or gzipped."""
-    out: Path
+    out: Path | None = None
     """The store's folder."""
-    reference: str
+    reference: str | None = None
     """Species whose coordinates the store has, as the MAF writes it before the dot, such as hg38."""
-    species: tuple[str, ...] = ()
-    """The other species in the order of the columns; default: all, in order of first appearance. A model's order must
-    be the same."""
+    species: str = ""
+    """The other species in the order of the columns, separated by commas or spaces, or a file that lists them; default:
+    all, in order of first appearance. A model's order must be the same."""
     fasta: Path | None = None
     """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
     progress: bool = True
@@ -55,17 +68,17 @@ class Windows:
 
     msa: Path
     """Alignment store."""
-    out: Path
+    out: Path | None = None
     """Folder of the windows."""
     window: int = 128
     """Bases per window."""
     step: int = 64
     """Bases between the starts of neighbouring windows."""
-    only: tuple[str, ...] = ()
-    """Regions to train on; default: everything."""
-    validation: tuple[str, ...] = ()
-    """Regions kept for validation: chr21, or chr21:1-1000000."""
-    test: tuple[str, ...] = ()
+    only: str = ""
+    """Regions to train on, separated by spaces; default: everything."""
+    validation: str = ""
+    """Regions kept for validation, such as "chr20:1-1,000,000 chr21"."""
+    test: str = ""
     """Regions kept for testing."""
     phastcons: Path | None = None
     """bigWig of phastCons: loss weights, label flip, and the filter below."""
@@ -186,12 +199,13 @@ class Score:
 
     variants: Path
     """VCF (plain, gzipped or bgzipped), TSV, CSV or Parquet with chrom, pos, ref, alt."""
-    msa: Path
+    msa: Path | None = None
     """Alignment store."""
-    model: str
+    model: str | None = None
     """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
-    out: Path
-    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet."""
+    out: Path | None = None
+    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: the input's name with
+    `.scored` in it."""
     name: str = "llr"
     """Of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Further scores of one file need names of their own."""
     window: int = 128

@@ -120,7 +120,9 @@ def _full(config: Reproduce, run: RunFolder, device: str) -> list[Record]:
         for task, table in tables.items():
             scored = home / f"{task}.parquet"
             score_variants(
-                Score(table, _given(config.msa), str(home), scored, device=config.device, progress=config.progress)
+                Score(
+                    table, msa=config.msa, model=str(home), out=scored, device=config.device, progress=config.progress
+                )
             )
             preset = Evaluate(scored, preset=task, scheme=name, seed=seed, bootstrap=0)  # pyright: ignore[reportArgumentType]
             records += evaluate_table(preset)[0]

@@ -26,8 +26,8 @@ from r2mae_dna.weights import save_model
 from r2mae_dna.windows import WindowSet
 
 CURRICULUM_HIDDEN, CURRICULUM_OFFSET = (128, 128), 0.5  # C.7
-# Not results, and no reason to refuse going on with a run.
-_FREE = ("device", "devices", "num_nodes", "checkpoint_every", "log_every")
+# Does not change the result, so a run may go on with another.
+_FREE = ("log_every",)
 
 
 class AlignmentPretraining(MaskedModule):
@@ -87,6 +87,17 @@ class AlignmentPretraining(MaskedModule):
                 }
             )
         return weighted_mean(loss, weights, learned)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the network and the curriculum head apart, so that the head never changes the network's step."""
+        if gradient_clip_val is not None:
+            for part in filter(None, (self.model, self.curriculum)):
+                torch.nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up and a cosine to 0."""
@@ -175,6 +186,8 @@ def pretrain(config: Pretrain) -> RunFolder:
         dropout=config.dropout,
     )  # fmt: skip
     masking = _masking(config)
+    if config.patience is not None and not windows.info.counts.get("validation"):
+        raise UserError(f"--patience needs validation windows, and {config.windows} has none")
     plain = {key: value for key, value in resolved(config).items() if key not in _FREE}
     plain |= {"mask_ratio": sampler_to_config(sampler), "windows_digest": windows.info.digest}
     run = RunFolder(config.out or default_run_path("r2mae-dna", "pretrain"), plain)
@@ -198,8 +211,6 @@ def pretrain(config: Pretrain) -> RunFolder:
         held_out = validation_loader(WindowSet(config.windows, "validation"), config.batch_size, limit)
         ratios = config.validation_ratios
         callbacks = _callbacks(config, run, f"val_loss/ratio_{ratios[len(ratios) // 2]:g}")
-    elif config.patience is not None:
-        raise UserError(f"--patience needs validation windows, and {config.windows} has none")
     trainer = train(
         module,
         training_loader(windows, config.batch_size, config.seed),

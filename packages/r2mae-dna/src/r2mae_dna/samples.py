@@ -5,7 +5,7 @@ from pathlib import Path
 
 from r2mae_dna.build import build_alignment
 from r2mae_dna.options import Windows
-from r2mae_dna.variants import VcfFile, info_values
+from r2mae_dna.vcf import VcfFile, info_values
 from r2mae_dna.windows import make_windows
 
 VERTEBRATES, APES = "vertebrates-mm9-chr10.maf.gz", "apes-hg19-chr22.maf.gz"
@@ -30,7 +30,7 @@ def prepare_apes(folder: Path, window: int = 128) -> tuple[Path, Path, Path]:
         build_alignment([sample_path(APES)], store, reference="Hsap")
     if not windows.exists():
         make_windows(
-            Windows(store, windows, window=window, step=window // 2, only=(APES_TRAINING,), test=(APES_VARIANTS,))
+            Windows(store, out=windows, window=window, step=window // 2, only=APES_TRAINING, test=APES_VARIANTS)
         )
     if not variants.exists():
         write_rare_and_common(sample_path(VARIANTS), variants)

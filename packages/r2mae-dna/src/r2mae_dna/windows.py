@@ -16,7 +16,7 @@ from r2mae_core.files import write_text
 from r2mae_dna.build import scratch_folder
 from r2mae_dna.codes import TOKEN_BITS
 from r2mae_dna.conservation import Track, conserved_windows
-from r2mae_dna.options import Windows
+from r2mae_dna.options import Windows, needed
 from r2mae_dna.store import AlignmentStore
 
 SPLITS = ("train", "validation", "test")
@@ -155,14 +155,15 @@ def make_windows(config: Windows) -> WindowsInfo:
     """
     if config.window < 2 or config.step < 1:
         raise UserError(f"window must be at least 2 and step at least 1, got {config.window} and {config.step}")
-    if config.out.exists():
-        raise UserError(f"{config.out} exists; remove it first, or name another --out")
+    out = needed(config.out, "out")
+    if out.exists():
+        raise UserError(f"{out} exists; remove it first, or name another --out")
     store = AlignmentStore(config.msa)
     held_out = {
-        "validation": [parse_region(text, store) for text in config.validation],
-        "test": [parse_region(text, store) for text in config.test],
+        "validation": [parse_region(text, store) for text in config.validation.split()],
+        "test": [parse_region(text, store) for text in config.test.split()],
     }
-    only = [parse_region(text, store) for text in config.only]
+    only = [parse_region(text, store) for text in config.only.split()]
     tracks = None
     if config.phastcons is not None or config.phylop is not None:
         if config.phastcons is None or config.phylop is None:
@@ -185,9 +186,9 @@ def make_windows(config: Windows) -> WindowsInfo:
                 plan[split].append((name, chosen))
     if not plan["train"]:
         raise UserError(f"no window of {config.window} defined bases is left for training in {config.msa}")
-    with scratch_folder(config.out) as folder:
+    with scratch_folder(out) as folder:
         info = _write(folder / "windows", store, plan, tracks, config)
-        (folder / "windows").rename(config.out)
+        (folder / "windows").rename(out)
     return info
 
 
