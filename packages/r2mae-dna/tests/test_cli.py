@@ -25,7 +25,7 @@ def test_from_maf_to_judged_variants(call, tmp_path):
     code, out, _ = call("msa", "show", "apes", "22:50,618,790-50,618,800", "--dots")
     assert code == 0
     assert "Hsap  " in out
-    assert ".......G..." in out
+    assert "Ptro  .......GG.." in out
     code, out, _ = call("windows", "apes", "--out", "w", "--only", APES_TRAINING)
     assert code == 0
     assert "4,965 train windows of 128 bases × 4 species" in out

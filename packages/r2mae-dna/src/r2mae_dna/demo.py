@@ -29,7 +29,7 @@ from r2mae_dna.windows import WindowSet
 RATIO = 0.15
 LOGO = ("22", 50_618_773, 48, 24)
 """Chromosome, first position and length of the stretch drawn as logos, and where a common variant lies in it."""
-LOGO_TITLE = "50,618,797 C>G is common in people (G: 81 %) and G in two or more of the apes"
+LOGO_TITLE = "50,618,797 C>G is common in people (G: 81 %); all three apes have G"
 TASK, HELD_OUT = "chr22", 256
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, match_chromosome
+from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
 
 ATTRIBUTE = "r2mae_dna"
-CHUNK_ROWS, SHARD_ROWS = 1024, 524_288
+SHARD_ROWS = 524_288
+CHUNK_BYTES = 262_144
+"""Aimed at: small enough to read one window quickly, large enough that a chunk's overhead does not count."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,13 @@ class StoreWriter:
             shards: the stretches of `SHARD_ROWS` positions that hold anything; the others are not even read.
         """
         rows, columns = codes.shape
-        shard = min(SHARD_ROWS, -(-rows // CHUNK_ROWS) * CHUNK_ROWS)
+        chunk = 1 << max((CHUNK_BYTES // columns).bit_length() - 1, 10)
+        shard = min(SHARD_ROWS, -(-rows // chunk) * chunk)
         array = self._group.create_array(
             chromosome,
             shape=codes.shape,
             dtype="uint8",
-            chunks=(CHUNK_ROWS, columns),
+            chunks=(chunk, columns),
             shards=(shard, columns),
             fill_value=0,
         )
@@ -205,14 +208,21 @@ class StoreWriter:
                 self._count(chromosome, part)
 
     def _count(self, chromosome: str, part: np.ndarray) -> None:
-        part = part[part[:, 0] > 0]
-        self._covered[chromosome] += len(part)
-        self._soft_masked += int((part[:, 0] > 7).sum())
-        others = part[:, 1:]
-        aligned = others > 0
-        self._aligned += aligned.sum(0)
-        self._identical += (others == (part[:, :1] & 7)).sum(0)
-        self._depth += np.bincount(aligned.sum(1), minlength=len(self.species))
+        known = np.flatnonzero(part[:, 0] & TOKEN_BITS)
+        if len(known) == 0:
+            return
+        columns = np.ascontiguousarray(part[known[0] : known[-1] + 1].T)  # counting along rows of memory is ten times quicker
+        reference = columns[0] & TOKEN_BITS
+        covered = reference > 0
+        depth = np.zeros(len(reference), np.uint16)
+        for i, other in enumerate(columns[1:]):
+            aligned = covered & (other > 0)
+            depth += aligned
+            self._aligned[i] += np.count_nonzero(aligned)
+            self._identical[i] += np.count_nonzero(aligned & (other == reference))
+        self._covered[chromosome] += int(np.count_nonzero(covered))
+        self._soft_masked += int(np.count_nonzero(columns[0] > TOKEN_BITS))
+        self._depth += np.bincount(depth[covered], minlength=len(self.species))
 
     def close(self) -> StoreInfo:
         """Write the attributes and return them."""
