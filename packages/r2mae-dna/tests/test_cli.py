@@ -90,10 +90,12 @@ def test_the_vertebrates_are_learned(call, tmp_path):
     code, out, _ = call("probe", "run", "w", *probe)
     assert code == 0
     assert "validation windows, ratio 0.15" in out
-    found = {r.metric: r.value for r in read_records("probe")}
-    assert found["cross_entropy"] < found["plurality_cross_entropy"] < found["shuffled_cross_entropy"]
-    assert found["accuracy"] > 0.6
-    assert found["strand_difference"] < 0.15
+    found = {(r.scheme, r.metric): r.value for r in read_records("probe")}
+    rows = ("run", "plurality of the column", "run, shuffled alignment")
+    own, plurality, shuffled = (found[row, "cross_entropy"] for row in rows)
+    assert own < plurality < shuffled
+    assert found["run", "accuracy"] > 0.6
+    assert found["run", "strand_difference"] < 0.15
 
 
 def test_demo(call, tmp_path):

@@ -1,7 +1,5 @@
 """Held-out masked prediction: is the model better than the column's plurality, and does it use the alignment?"""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -153,17 +151,33 @@ def probe_command(config: Probe) -> None:
         batch_size=config.batch_size,
         device=device,
     )
-    n = min(config.max_windows, len(held_out))
-    git, name = git_commit(), Path(config.model).name
+    n, git, device_text = min(config.max_windows, len(held_out)), git_commit(), device_name(device)
     records = [
-        Record(key.partition("@")[2], key.partition("@")[0], value, name, 0, n, config.split, device=device, git=git)
-        for key, value in values.items()
+        Record(
+            f"ratio {ratio:g}", metric, values[f"{key}@{ratio:g}"], scheme, 0, n, config.split, None, device_text, git
+        )
+        for ratio in config.ratios
+        for scheme, metric, key in _rows(config.model.name)
     ]
     run.write_results(records)
     for ratio in config.ratios:
-        of_ratio = [record for record in records if record.task == f"{ratio:g}"]
-        say(compare(of_ratio).rich(f"{n:,} {config.split} windows, ratio {ratio:g}, on {device_name(device)}"))
+        of_ratio = [record for record in records if record.task == f"ratio {ratio:g}"]
+        say(compare(of_ratio).rich(f"{n:,} {config.split} windows, ratio {ratio:g}, on {device_text}"))
     say(
         "plurality: letters of the other species at the base, smoothing fitted. shuffled: columns moved within windows."
     )
+    say("strand_difference: total variation between the predictions on the two strands.")
     say(f"Done: {run.path}")
+
+
+def _rows(name: str) -> list[tuple[str, str, str]]:
+    """Return (row of the table, metric, name in `probe_model`'s result)."""
+    shuffled = f"{name}, shuffled alignment"
+    return [
+        (name, "cross_entropy", "cross_entropy"),
+        (name, "accuracy", "accuracy"),
+        (name, "strand_difference", "strand_difference"),
+        ("plurality of the column", "cross_entropy", "plurality_cross_entropy"),
+        ("plurality of the column", "accuracy", "plurality_accuracy"),
+        (shuffled, "cross_entropy", "shuffled_cross_entropy"),
+    ]

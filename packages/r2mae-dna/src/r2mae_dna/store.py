@@ -211,7 +211,9 @@ class StoreWriter:
         known = np.flatnonzero(part[:, 0] & TOKEN_BITS)
         if len(known) == 0:
             return
-        columns = np.ascontiguousarray(part[known[0] : known[-1] + 1].T)  # counting along rows of memory is ten times quicker
+        columns = np.ascontiguousarray(
+            part[known[0] : known[-1] + 1].T
+        )  # counting along rows of memory is ten times quicker
         reference = columns[0] & TOKEN_BITS
         covered = reference > 0
         depth = np.zeros(len(reference), np.uint16)

@@ -1,10 +1,9 @@
 """VCF: read as text and streamed, written again with scores; what is not understood is passed on as it is."""
 
 import gzip
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,8 @@ from r2mae_dna.variants import (
     with_result,
     write_frame,
 )
+
+_ENCODING = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 come back as they were
 
 
 class VcfFile:
@@ -52,7 +53,7 @@ class VcfFile:
         try:
             with open_text(self.path) as lines:
                 for number, line in enumerate(lines, start=1):
-                    yield number, line.decode("utf-8", "replace").rstrip("\r\n")
+                    yield number, line.decode(*_ENCODING).rstrip("\r\n")
         except (EOFError, gzip.BadGzipFile) as error:
             raise UserError(f"{self.path} is damaged or cut off: {error}") from None
 
@@ -100,10 +101,11 @@ class VcfFile:
             source: what made the scores, for the header.
         """
         if file_kind(out) == "vcf":
-            with atomic_path(out) as temporary, _text_writer(temporary) as target:
-                target.writelines(f"{line}\n" for line in self._header(column.upper(), source))
+            with atomic_path(out) as temporary, _writer(temporary) as target:
+                for line in self._header(column.upper(), source):
+                    target.write(f"{line}\n".encode(*_ENCODING))
                 for part, result in zip(_groups(self.records(), size), results, strict=True):
-                    target.writelines(_annotated(part, result, column.upper()))
+                    target.write("".join(_annotated(part, result, column.upper())).encode(*_ENCODING))
             return
         frames = []
         for part, result in zip(_groups(self.records(), size), results, strict=True):
@@ -148,29 +150,13 @@ def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
         yield group
 
 
-def _text_writer(path: Path) -> TextIO:
-    """Open for writing; `.gz` becomes BGZF, which tabix can index."""
+def _writer(path: Path) -> Any:
+    """Open for writing bytes; `.gz` becomes BGZF, which tabix can index."""
     if path.suffix == ".gz":
         from Bio.bgzf import BgzfWriter
 
-        class _Bytes(io.RawIOBase):
-            def __init__(self) -> None:
-                self.inner = BgzfWriter(str(path), "wb")
-
-            def writable(self) -> bool:
-                return True
-
-            def write(self, data: Any) -> int:
-                self.inner.write(bytes(data))
-                return len(data)
-
-            def close(self) -> None:
-                if not self.closed:
-                    self.inner.close()
-                super().close()
-
-        return io.TextIOWrapper(io.BufferedWriter(_Bytes(), 1 << 16), encoding="utf-8", newline="\n")
-    return path.open("w", encoding="utf-8", newline="\n")
+        return BgzfWriter(str(path), "wb")
+    return path.open("wb")
 
 
 def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:
