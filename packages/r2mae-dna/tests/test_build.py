@@ -1,5 +1,6 @@
 import gzip
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +183,28 @@ def test_empty_shards_are_never_written(tmp_path):
     assert writer.close().shards == {"1": [2]}
     files = [name for _, _, names in os.walk(tmp_path / "s" / "1") for name in names if name != "zarr.json"]
     assert len(files) == 1
+
+
+FULL = Path(
+    "/usr/share/doc/maffilter/examples/Gorilla/"
+    "Compara.epo_5_catarrhini_hsap-projected.chr22.subset.nogap.cleaned_aln.maf.gz"
+)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs the Debian package maffilter-examples")
+def test_the_whole_chromosome_22(tmp_path):
+    from r2mae_dna.options import Score, Windows
+    from r2mae_dna.samples import VARIANTS
+    from r2mae_dna.score import score_variants
+    from r2mae_dna.windows import make_windows
+
+    report = build_alignment([FULL], tmp_path / "apes", reference="Hsap")
+    assert report.counts.blocks == 9627
+    assert report.info.covered == {"22": 21_629_084}  # 21,629,102 less 18 that are N
+    info = make_windows(Windows(tmp_path / "apes", out=tmp_path / "w", only="22:1-50,200,000"))
+    assert info.counts["train"] == 315_634
+    out = tmp_path / "o.tsv"
+    score = Score(
+        sample_path(VARIANTS), msa=tmp_path / "apes", model="frequencies", out=out, min_defined=1.0, progress=False
+    )
+    assert score_variants(score).status.tolist() == [6064, 407, 0, 0, 3905]
