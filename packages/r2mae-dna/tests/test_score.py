@@ -418,3 +418,10 @@ def test_two_ranks_write_what_one_writes(toy, toy_model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done:") == 1
     assert (tmp_path / "two.vcf").read_text() == (tmp_path / "one.vcf").read_text()
+
+
+def test_positions_before_the_contig_are_outside(toy, tmp_path):
+    frame = pl.DataFrame({"chrom": ["7"] * 3, "pos": [0, -3, 40], "ref": ["A", "A", letters(toy[1])[39]]})
+    frame.with_columns(alt=pl.Series(["C", "C", other(frame["ref"][2])])).write_csv(tmp_path / "t.csv")
+    score_variants(Score(tmp_path / "t.csv", toy[0], "frequencies", tmp_path / "o.csv", progress=False))
+    assert read_frame(tmp_path / "o.csv")["r2mae_status"].to_list() == ["outside", "outside", "scored"]
