@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_dna import AlignmentModel, MaskingConfig, ModelConfig, both_strands, mask_windows, save_model
-from r2mae_dna.codes import COMPLEMENT, MASK
+from r2mae_dna.codes import MASK
+from r2mae_dna.model import complement
 from r2mae_dna.pretrain import token_losses
 
 LENGTH, RATIO = 128, 0.15
@@ -92,7 +93,6 @@ def score_contestants(size, n_sites, device):
     ours, theirs = (model.eval() for model in networks(size, device))
     codes = codes_for(size, n_sites, device)
     per_variant = codes.repeat_interleave(3, 0)
-    complement = torch.from_numpy(COMPLEMENT).to(device)
 
     @torch.inference_mode()
     def our_scores():
@@ -100,7 +100,7 @@ def score_contestants(size, n_sites, device):
 
     @torch.inference_mode()
     def their_scores():
-        own, other = per_variant.clone(), complement[per_variant.int()].flip(1)
+        own, other = per_variant.clone(), complement(per_variant).flip(1)
         own[:, LENGTH // 2, 0] = other[:, LENGTH // 2 - 1, 0] = MASK
         first = theirs(input_ids=own[..., 0].long(), aux_features=own[..., 1:]).logits[:, LENGTH // 2, 1:5]
         second = theirs(input_ids=other[..., 0].long(), aux_features=other[..., 1:]).logits[:, LENGTH // 2 - 1, 1:5]

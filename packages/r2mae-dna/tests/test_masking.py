@@ -115,3 +115,11 @@ def test_labels_flip_where_nothing_is_conserved():
 def test_fractions_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         MaskingConfig(**wrong)
+
+
+def test_the_complement_on_the_device_is_the_tables():
+    from r2mae_dna.codes import COMPLEMENT
+    from r2mae_dna.model import complement
+
+    letters = [0, 1, 2, 3, 4, 5, 9, 10, 11, 12]
+    assert complement(torch.tensor(letters, dtype=torch.uint8)).tolist() == COMPLEMENT[letters].tolist()

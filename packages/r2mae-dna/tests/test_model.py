@@ -168,6 +168,15 @@ def test_shapes_that_cannot_be_are_refused():
         noisy()(random_codes(1, species=3))
 
 
+def test_a_model_that_has_scored_can_go_on_training():
+    model, codes = noisy(), random_codes(2)
+    with torch.inference_mode():
+        both_strands(model, codes)
+    model(codes).sum().backward()  # nothing of inference mode is left in it
+    with pytest.raises(ValueError, match="at most 1536 bases, got 1537"):
+        model(random_codes(1, length=1537))
+
+
 def test_models_that_are_none_are_refused(tmp_path, oracle):
     _, _, folder = oracle
     with pytest.raises(UserError, match="no model at"):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from r2mae_core.masks import exact_mask, n_masked
-from r2mae_dna.codes import COMPLEMENT, MASK, SOFT_MASK, TOKEN_BITS
+from r2mae_dna.codes import MASK, SOFT_MASK, TOKEN_BITS
+from r2mae_dna.model import complement
 
 SMOOTHING = 7
 """Bases over which GPN-MSA takes the largest phastCons."""
@@ -53,8 +54,7 @@ class MaskedBatch:
 
 def turn_strands(codes: Tensor, reverse: Tensor) -> Tensor:
     """Return windows (B, L, 1 + S) with those of `reverse` (B,) on their other strand, in every row alike."""
-    table = torch.from_numpy(COMPLEMENT).to(codes.device)
-    return torch.where(reverse[:, None, None], table[codes.int()].flip(1), codes)
+    return torch.where(reverse[:, None, None], complement(codes).flip(1), codes)
 
 
 def hidden_positions(shape: tuple[int, int], ratio: float, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import COMPLEMENT, MASK, N_LETTERS, N_TOKENS
+from r2mae_dna.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
 
 HEAD_WIDTH = 64
 SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base": (12, 768)}
@@ -19,6 +19,8 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base"
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-12
 INIT_STD = 0.02
+MAX_POSITIONS = 1536
+"""Longest window; as the published models declare."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class AlignmentModel(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.head = Head(config.hidden)
-        self.register_buffer("table", torch.empty(2, 0, config.hidden // config.heads // 2), persistent=False)
+        table = rotary_table(MAX_POSITIONS, config.hidden // config.heads)
+        self.register_buffer("table", table, persistent=False)
         self._initialise(torch.Generator().manual_seed(seed))
 
     def _initialise(self, generator: torch.Generator) -> None:
@@ -178,11 +181,6 @@ class AlignmentModel(nn.Module):
         others = (codes[..., 1:, None] == letters[:N_LETTERS]).flatten(-2).to(dtype)
         return F.pad(torch.cat([own, others], -1), (0, self.config.hidden - own.shape[-1] - others.shape[-1]))
 
-    def _table(self, length: int) -> Tensor:
-        if self.table.shape[1] < length:
-            self.table = rotary_table(length, self.config.hidden // self.config.heads).to(self.head.dense.weight.device)
-        return self.table[:, :length]
-
     def encode(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the last layer's output.
 
@@ -194,11 +192,13 @@ class AlignmentModel(nn.Module):
             (B, P, hidden), or (B, L, hidden).
 
         Raises:
-            ValueError: the codes do not have the model's number of species.
+            ValueError: the codes do not have the model's number of species, or are longer than `MAX_POSITIONS`.
         """
         if codes.shape[-1] != self.config.n_species + 1:
             raise ValueError(f"the model has 1 + {self.config.n_species} species, the codes {codes.shape[-1]}")
-        table = self._table(codes.shape[1])
+        if codes.shape[1] > MAX_POSITIONS:
+            raise ValueError(f"a window has at most {MAX_POSITIONS} bases, got {codes.shape[1]}")
+        table = self.table[:, : codes.shape[1]]
         x = self.trunk(codes, table)
         last = self.layers[-1]
         return last(x, table) if positions is None else last.at(x, table, positions)  # pyright: ignore[reportCallIssue]
@@ -224,6 +224,12 @@ class AlignmentModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def complement(codes: Tensor) -> Tensor:
+    """Return the complementary letters of bytes of a store, computed on their device; gap, mask and case stay."""
+    token = codes & TOKEN_BITS
+    return torch.where((token > GAP) & (token < MASK), MASK - token, token) | (codes & SOFT_MASK)
+
+
 def both_strands(model: AlignmentModel, codes: Tensor) -> Tensor:
     """Return the logits of A, C, G, T at the centre with the centre masked, mean of both strands, (n, 4) float32.
 
@@ -231,11 +237,10 @@ def both_strands(model: AlignmentModel, codes: Tensor) -> Tensor:
         model: the network, in evaluation mode.
         codes: (n, L, 1 + species) uint8 tokens; the centre is L // 2.
     """
-    length = codes.shape[1]
-    complement = torch.from_numpy(COMPLEMENT).to(codes.device)
-    windows = torch.cat([codes, complement[codes.int()].flip(1)])
-    forward, backward = length // 2, length - 1 - length // 2
-    positions = torch.tensor([forward, backward], device=codes.device).repeat_interleave(len(codes))[:, None]
+    n, length = codes.shape[:2]
+    windows = torch.cat([codes, complement(codes).flip(1)])
+    centre = torch.full((n, 1), length // 2, device=codes.device)
+    positions = torch.cat([centre, length - 1 - centre])
     windows[..., 0].scatter_(1, positions, MASK)
     logits = model(windows, positions)[:, 0, 1:5].float()
     own, other = logits.chunk(2)

@@ -1,6 +1,7 @@
 """Pretraining on windows: the module, its optimizer, and `pretrain` (paper, C.7; GPN-MSA's recipe)."""
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -126,9 +127,9 @@ def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> 
     return F.cross_entropy(logits.flatten(0, 1), masked.labels.flatten(), reduction="none")
 
 
-def training_loader(windows: WindowSet, batch_size: int, seed: int) -> ResumableLoader:
+def training_loader(windows: WindowSet, batch_size: int, seed: int, pin: bool = False) -> ResumableLoader:
     """Return batches of both strands of all windows, in an order that depends on the seed alone."""
-    return ResumableLoader(BatchOrder(2 * len(windows), batch_size, seed), windows.batch)
+    return ResumableLoader(BatchOrder(2 * len(windows), batch_size, seed), partial(windows.batch, pin=pin))
 
 
 def validation_loader(windows: WindowSet, batch_size: int, limit: int) -> ResumableLoader:
@@ -213,7 +214,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         callbacks = _callbacks(config, run, f"val_loss/ratio_{ratios[len(ratios) // 2]:g}")
     trainer = train(
         module,
-        training_loader(windows, config.batch_size, config.seed),
+        training_loader(windows, config.batch_size, config.seed, pin=device == "cuda"),
         run,
         max_steps=config.steps,
         device=device,

@@ -10,9 +10,9 @@ from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path, git_commit
-from r2mae_dna.codes import COMPLEMENT, MASK, TOKEN_BITS
+from r2mae_dna.codes import MASK, TOKEN_BITS
 from r2mae_dna.masking import hidden_positions
-from r2mae_dna.model import AlignmentModel
+from r2mae_dna.model import AlignmentModel, complement
 from r2mae_dna.options import Probe
 from r2mae_dna.weights import load_model
 from r2mae_dna.windows import WindowSet
@@ -115,8 +115,7 @@ def _batch(
         return model(windows, where)[..., 1:5].float().log_softmax(-1)
 
     own = predict(seen, positions)
-    complement = torch.from_numpy(COMPLEMENT).to(codes.device)
-    turned = complement[seen.int()].flip(1)
+    turned = complement(seen).flip(1)
     other = predict(turned, codes.shape[1] - 1 - positions).flip(-1)
     chosen = codes.gather(1, positions[..., None].expand(-1, -1, codes.shape[-1]))
     column = plurality_log_probabilities(chosen, smoothing, background)

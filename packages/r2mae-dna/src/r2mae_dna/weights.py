@@ -17,9 +17,8 @@ from torch import Tensor
 from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path, write_text
 from r2mae_dna.codes import N_LETTERS, N_TOKENS
-from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
+from r2mae_dna.model import INIT_STD, MAX_POSITIONS, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
 
-MAX_POSITIONS = 1536
 _LAYER = {
     "out": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",

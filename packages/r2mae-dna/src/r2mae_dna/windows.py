@@ -66,11 +66,12 @@ class WindowSet:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+    def batch(self, indices: np.ndarray, pin: bool = False) -> dict[str, Any]:
         """Return windows as bytes; the second half of the indices, from len(self), is their other strand.
 
         Args:
             indices: (B,) int64 in [0, 2 · len(self)).
+            pin: into page-locked memory, so that the copy to a GPU runs beside its work.
 
         Returns:
             codes (B, L, 1 + S) uint8 of the forward strand, reverse (B,) bool, and, where there are tracks,
@@ -85,7 +86,7 @@ class WindowSet:
         }
         if self.conservation is not None:
             batch["conservation"] = torch.from_numpy(self.conservation[rows])
-        return batch
+        return {name: values.pin_memory() for name, values in batch.items()} if pin else batch
 
 
 def read_info(folder: Path) -> WindowsInfo:
