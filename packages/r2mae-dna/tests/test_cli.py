@@ -1,3 +1,4 @@
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,10 @@ def test_from_maf_to_judged_variants(call, tmp_path):
     code, out, _ = call("pretrain", "w", "-c", "small", "--mask_ratio", "r2mae", "--out", "run", *TINY)
     assert code == 0
     assert "uniform from 0.05 to 0.3" in out
-    with pysam.VariantFile(str(sample_path(VARIANTS))) as source:
-        wanted = sum(50_300_000 < record.pos <= 50_500_000 for record in source)
-    with (
-        pysam.VariantFile(str(sample_path(VARIANTS))) as source,
-        pysam.VariantFile("in.vcf", "w", header=source.header) as few,
-    ):
-        for record in source:
-            if record.pos <= 50_500_000:
-                few.write(record)
+    lines = gzip.decompress(sample_path(VARIANTS).read_bytes()).decode().splitlines()
+    kept = [line for line in lines if line[0] == "#" or int(line.split("\t")[1]) <= 50_500_000]
+    wanted = sum(line[0] != "#" for line in kept)
+    Path("in.vcf").write_text("\n".join(kept) + "\n")
     code, out, _ = call(
         "score", "in.vcf", "--msa", "apes", "--model", "run", "--out", "out.vcf.gz", "--min_defined", "1", *CPU
     )

@@ -68,10 +68,10 @@ def test_partial_auroc_is_the_standardised_area_written_out():
     rng = np.random.default_rng(1)
     labels, damage = rng.random(5000) < 0.2, rng.normal(size=5000)
     damage[labels] += 1
-    fpr, tpr, _ = roc_curve(labels, damage)
+    false, true, _ = roc_curve(labels, damage)
     limit = 0.05
-    inside = fpr < limit
-    x, y = np.append(fpr[inside], limit), np.append(tpr[inside], np.interp(limit, fpr, tpr))
+    inside = false < limit
+    x, y = np.append(false[inside], limit), np.append(true[inside], np.interp(limit, false, true))
     area = np.trapezoid(y, x)
     low, high = limit**2 / 2, limit
     assert partial_auroc(limit)(labels, damage) == pytest.approx(0.5 * (1 + (area - low) / (high - low)))

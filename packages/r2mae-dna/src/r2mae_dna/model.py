@@ -198,7 +198,7 @@ class AlignmentModel(nn.Module):
             raise ValueError(f"the model has 1 + {self.config.n_species} species, the codes {codes.shape[-1]}")
         if codes.shape[1] > MAX_POSITIONS:
             raise ValueError(f"a window has at most {MAX_POSITIONS} bases, got {codes.shape[1]}")
-        table = self.table[:, : codes.shape[1]]
+        table = self.table[:, : codes.shape[1]]  # pyright: ignore[reportIndexIssue]
         x = self.trunk(codes, table)
         last = self.layers[-1]
         return last(x, table) if positions is None else last.at(x, table, positions)  # pyright: ignore[reportCallIssue]
