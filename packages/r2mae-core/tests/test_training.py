@@ -170,6 +170,22 @@ def test_validation_loss_is_logged_per_ratio(tmp_path):
     assert len(metrics["val_loss/ratio_0.5"]) == 2
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_validation_every_so_many_steps_over_the_ends_of_epochs_and_resumes(tmp_path, accumulate):
+    def held_out():
+        return torch.utils.data.DataLoader(tiny.samples(20), batch_size=20)
+
+    every = {"validate_every": 5, "accumulate_grad_batches": accumulate, "checkpoint_every": 3}
+    whole, _ = fit(tmp_path / "run", validation_loader=held_out(), **every)  # 20 steps, 12 micro-batches an epoch
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [step for step, _ in metrics["val_loss/ratio_0.5"]] == [4, 9, 14, 19]
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "cut", validation_loader=held_out(), callbacks=[StopAt(8)], **every)
+    resumed, _ = fit(tmp_path / "cut", validation_loader=held_out(), **every)
+    assert same_weights(whole, resumed)  # validation disturbs neither training nor resuming
+    assert read_metrics(tmp_path / "cut" / "metrics.csv")["val_loss/ratio_0.5"] == metrics["val_loss/ratio_0.5"]
+
+
 def test_n_samples_of_any_batch():
     module, x = TinyMAE(Fixed(0.5)), torch.zeros(7, 12)
     assert [module.n_samples(b) for b in (x, (x, 1), {"images": x, "labels": None}, [{"a": x}])] == [7] * 4

@@ -113,6 +113,7 @@ def train(
     gradient_clip_val: float | None = None,
     checkpoint_every: int | None = None,
     validation_loader: Iterable[Any] | None = None,
+    validate_every: int | None = None,
     log_every: int = 50,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
@@ -136,6 +137,7 @@ def train(
         gradient_clip_val: largest gradient norm; None for no clipping.
         checkpoint_every: optimizer steps between checkpoints; None: at every epoch's end.
         validation_loader: batches for the loss at fixed ratios.
+        validate_every: optimizer steps between validations; None: at every epoch's end.
         log_every: optimizer steps between two lines of the log.
         loggers: further Lightning loggers, beside `metrics.csv`.
         callbacks: further Lightning callbacks.
@@ -179,6 +181,9 @@ def train(
             callbacks=[*own, *callbacks],
             logger=[MetricsCSV(run.metrics_file), *loggers],
             log_every_n_steps=log_every,
+            # Counted in micro-batches, over the ends of epochs.
+            val_check_interval=validate_every * accumulate_grad_batches if validate_every else None,
+            check_val_every_n_epoch=None if validate_every else 1,
             enable_progress_bar=False,  # ours counts optimizer steps, over all epochs
             enable_model_summary=False,
             use_distributed_sampler=False,  # the loader knows its rank

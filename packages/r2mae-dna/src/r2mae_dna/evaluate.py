@@ -1,0 +1,223 @@
+"""Evaluation of scores against labels: every score column on the same rows (paper, 4.2 and C.7)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import Record, RunFolder, UserError, compare
+from r2mae_core.commands import resolved, say
+from r2mae_core.records import read_records
+from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
+from r2mae_dna.options import Compare, Evaluate
+from r2mae_dna.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
+from r2mae_dna.vcf import VcfFile, read_vcf_frame
+
+RANK_BY = {"AUROC": "max", "AUPRC": "max", "pAUROC": "max"}
+RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
+_LABELS: dict[str, bool] = {
+    "true": True, "1": True, "1.0": True, "pathogenic": True,
+    "false": False, "0": False, "0.0": False, "benign": False, "common": False,
+}  # fmt: skip
+# Columns of numbers that are no scores.
+_ANNOTATIONS = {"pos", "start", "end", "qual", "maf", "af", "ac", "an", "label", "id", "tss_dist"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows that every score column knows, and what was left out on the way."""
+
+    labels: np.ndarray
+    """(n,) bool: the damaging class."""
+    damage: dict[str, np.ndarray]
+    """Score column → (n,) float64, turned so that it grows with the damage."""
+    groups: np.ndarray | None
+    """(n,) names of classes."""
+    n_read: int
+    n_duplicates: int
+    """Rows of variants that appear more than once."""
+    n_unlabelled: int
+    n_missing: int
+    """Rows where some score is missing."""
+
+    def text(self) -> str:
+        """Return the counts as one line."""
+        dropped = [
+            (self.n_unlabelled, "without a label"),
+            (self.n_duplicates, "duplicates"),
+            (self.n_missing, "with a missing score"),
+        ]
+        lost = ", ".join(f"{count:,} {why}" for count, why in dropped if count)
+        n_positive = int(self.labels.sum())
+        kept = f"{n_positive:,} positive and {len(self.labels) - n_positive:,} negative of {self.n_read:,} rows"
+        return f"{kept}; left out: {lost}" if lost else kept
+
+
+def parse_labels(values: Any, where: str) -> Any:
+    """Return a polars series of true (damaging), false, and null where there is no label.
+
+    Raises:
+        UserError: a value is none of true/false, 1/0, Pathogenic/Benign, Pathogenic/Common.
+    """
+    import polars as pl
+
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    text = values.cast(pl.String).str.to_lowercase().str.strip_chars()
+    known = text.replace_strict(_LABELS, default=None, return_dtype=pl.Boolean)
+    unknown = text.filter(known.is_null() & text.is_not_null()).unique().to_list()
+    if unknown:
+        raise UserError(
+            f"{where}: labels must be true/false, 1/0, Pathogenic/Benign or Pathogenic/Common, got {unknown[0]!r}"
+        )
+    return known
+
+
+def load_labelled(config: Evaluate) -> Labelled:
+    """Read the table and keep the rows that can be judged.
+
+    Raises:
+        UserError: a column is missing, a label is unknown, or a class is empty.
+    """
+    import polars as pl
+
+    frame, label, scores = _read(config)
+    n_read = len(frame)
+    truth = parse_labels(frame[label], f"{config.table}, column {label}")
+    frame = frame.with_columns(truth.alias("_truth"))
+    labelled = frame.filter(pl.col("_truth").is_not_null())
+    n_unlabelled = n_read - len(labelled)
+    unique = labelled
+    if not config.keep_duplicates and all(name in frame.columns for name in TABLE_COLUMNS):
+        unique = labelled.unique(list(TABLE_COLUMNS), keep="none", maintain_order=True)
+    numbers = [pl.col(name).cast(pl.Float64, strict=False).fill_nan(None) for name in scores]
+    complete = unique.with_columns(numbers).drop_nulls(scores)
+    labels = complete["_truth"].to_numpy()
+    n_positive = int(labels.sum())
+    if n_positive == 0 or n_positive == len(labels):
+        raise UserError(
+            f"{config.table}: {n_positive} positive and {len(labels) - n_positive} negative rows are left of {n_read} "
+            f"({n_unlabelled} without a label, {len(labelled) - len(unique)} duplicates, "
+            f"{len(unique) - len(complete)} with a missing score); both classes are needed"
+        )
+    sign = 1.0 if config.higher_is_worse else -1.0
+    groups = complete[config.group].cast(pl.String).to_numpy() if config.group in complete.columns else None
+    return Labelled(
+        labels,
+        {name: sign * complete[name].to_numpy() for name in scores},
+        groups,
+        n_read,
+        len(labelled) - len(unique),
+        n_unlabelled,
+        len(unique) - len(complete),
+    )
+
+
+def _read(config: Evaluate) -> tuple[Any, str, list[str]]:
+    """Return (frame, name of the label column, score columns)."""
+    import polars as pl
+
+    if config.preset == "rare-common":
+        if file_kind(config.table) != "vcf":
+            raise UserError("--preset rare-common reads a VCF with AC and AN in its INFO")
+        scores = list(config.scores) or _vcf_scores(config)
+        frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])))
+        copies, share = pl.col("AC"), pl.col("AC") / pl.col("AN")
+        rare = copies.is_between(1, RARE_COPIES)
+        common = pl.min_horizontal(share, 1 - share) > COMMON_FREQUENCY
+        label = pl.when(rare).then(True).when(common).then(False).alias("label")
+        return frame.with_columns(label), "label", scores
+    if file_kind(config.table) == "vcf":
+        raise UserError(
+            "a VCF has labels only for --preset rare-common; score into .tsv or .parquet to keep a label column"
+        )
+    frame = read_frame(config.table)
+    if config.label not in frame.columns:
+        raise UserError(f"{config.table} has no label column {config.label!r}; it has {', '.join(frame.columns)}")
+    if missing := [name for name in config.scores if name not in frame.columns]:
+        raise UserError(f"{config.table} has no score column {missing[0]!r}; it has {', '.join(frame.columns)}")
+    return frame, config.label, list(config.scores) or _score_columns(frame, config)
+
+
+def _vcf_scores(config: Evaluate) -> list[str]:
+    """Return the names of our own scores in a VCF's header."""
+    prefix = f"##INFO=<ID={PREFIX.upper()}"
+    names = [line.split("ID=", 1)[1].split(",")[0] for line in VcfFile(config.table).meta if line.startswith(prefix)]
+    if names := [name for name in names if name != STATUS_COLUMN.upper()]:
+        return names
+    raise UserError(f"{config.table} holds no scores; run r2mae-dna score first, or name INFO fields with --scores")
+
+
+def _score_columns(frame: Any, config: Evaluate) -> list[str]:
+    """Return every column of numbers that is no annotation, ours first."""
+    skip = {*_ANNOTATIONS, config.label.lower(), config.group.lower(), STATUS_COLUMN}
+    names = [
+        name
+        for name, kind in zip(frame.columns, frame.dtypes, strict=True)
+        if kind.is_numeric() and name.lower() not in skip
+    ]
+    if not names:
+        raise UserError(f"{config.table} has no column of numbers to judge; name one with --scores")
+    return sorted(names, key=lambda name: not name.startswith(PREFIX))
+
+
+def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str], Interval], Labelled]:
+    """Judge every score column; returns records, intervals by (score, metric), and the rows.
+
+    Raises:
+        UserError: see `load_labelled`.
+    """
+    data = load_labelled(config)
+    metrics: dict[str, Metric] = {"AUROC": auroc, "AUPRC": auprc}
+    if config.preset != "clinvar":
+        metrics["pAUROC"] = partial_auroc(config.max_fpr)
+    task = config.preset or config.table.name.partition(".")[0]
+    records: list[Record] = []
+    intervals: dict[tuple[str, str], Interval] = {}
+    git = git_commit()
+    for i, (name, damage) in enumerate(data.damage.items()):
+        scheme = config.scheme if i == 0 and config.scheme else name
+        for metric, function in metrics.items():
+            found = with_interval(function, data.labels, damage, config.bootstrap, config.seed)
+            intervals[scheme, metric] = found
+            records.append(Record(task, metric, found.value, scheme, config.seed, len(damage), git=git))
+        if config.preset != "clinvar":
+            for group, rows in _groups(data):
+                value = auprc(data.labels[rows], damage[rows])
+                records.append(Record(f"{task} {group}", "AUPRC", value, scheme, config.seed, len(rows), git=git))
+    return records, intervals, data
+
+
+def _groups(data: Labelled) -> list[tuple[str, np.ndarray]]:
+    """Return (name, rows) of every class that has both labels."""
+    if data.groups is None:
+        return []
+    rows = [(str(name), np.flatnonzero(data.groups == name)) for name in np.unique(data.groups.astype(str))]
+    return [(name, r) for name, r in rows if 0 < data.labels[r].sum() < len(r)]
+
+
+def evaluate_command(config: Evaluate) -> None:
+    """`r2mae-dna evaluate`."""
+    from r2mae_dna.plots import plot_curves
+
+    records, intervals, data = evaluate_table(config)
+    run = RunFolder(config.out or default_run_path("r2mae-dna", "evaluate"), resolved(config))
+    run.write_results(records)
+    names = list(dict.fromkeys(record.scheme for record in records))
+    figure = run.save_figure(
+        "curves.png", plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
+    )
+    say(data.text())
+    say(compare(records).rich(str(config.table)))
+    for (name, metric), found in intervals.items():
+        if found.low is not None:
+            say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")
+    say(f"Done: {run.path} (results.json, {figure.name})")
+
+
+def compare_command(config: Compare) -> None:
+    """`r2mae-dna compare`."""
+    records = [record for run in config.runs for record in read_records(run)]
+    table = compare(records, RANK_BY)  # pyright: ignore[reportArgumentType]
+    say(table.markdown() if config.markdown else table.rich())

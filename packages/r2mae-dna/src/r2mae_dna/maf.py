@@ -1,0 +1,185 @@
+"""Multiple alignment format (MAF): a streaming reader that keeps one block in memory."""
+
+import gzip
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
+
+_GAP_LETTER = ord("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One `s` line."""
+
+    source: str
+    """What the file calls the sequence, such as `mm9.chr10`."""
+    start: int
+    """0-based, on its own strand."""
+    size: int
+    """Letters that are not gaps."""
+    reverse: bool
+    source_size: int
+    """Length of the whole sequence."""
+    text: bytes
+    """Letters and gaps; equally long in all rows of a block."""
+    line: int
+
+    @property
+    def species(self) -> str:
+        """The name before the first dot."""
+        return self.source.partition(".")[0]
+
+    @property
+    def chromosome(self) -> str:
+        """The name after the first dot; all of it, where there is none."""
+        return self.source.partition(".")[2] or self.source
+
+
+def open_text(path: Path) -> BinaryIO:
+    """Open a plain or gzipped file for reading bytes.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    with path.open("rb") as start:
+        zipped = start.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
+
+
+def read_blocks(path: Path) -> Iterator[list[Row]]:
+    """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are passed over.
+
+    Raises:
+        UserError: a line is malformed; the message names file and line.
+    """
+    rows: list[Row] = []
+    try:
+        with open_text(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                kind = line[:1]
+                if kind == b"s":
+                    rows.append(_row(path, number, line, rows))
+                elif kind == b"a" and rows:
+                    yield rows
+                    rows = []
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged or cut off: {error}") from None
+    if rows:
+        yield rows
+
+
+def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
+    fields = line.split()
+    try:
+        _, source, start, size, strand, source_size, text = fields
+        row = Row(source.decode(), int(start), int(size), strand == b"-", int(source_size), text, number)
+    except ValueError:
+        raise UserError(
+            f"{path}, line {number}: a sequence line needs `s source start size strand source-size text`, "
+            f"got {line[:80].decode(errors='replace').strip()!r}"
+        ) from None
+    if strand not in (b"+", b"-"):
+        raise UserError(f"{path}, line {number}: the strand must be + or -, got {strand.decode(errors='replace')!r}")
+    if (letters := len(text) - text.count(b"-")) != row.size:
+        raise UserError(f"{path}, line {number}: {source.decode()} declares {row.size} letters and has {letters}")
+    if row.start < 0 or row.start + row.size > row.source_size:
+        raise UserError(
+            f"{path}, line {number}: {source.decode()} {row.start}+{row.size} lies outside its length {row.source_size}"
+        )
+    if rows and len(rows[0].text) != len(text):
+        raise UserError(
+            f"{path}, line {number}: {source.decode()} is {len(text)} columns wide, its block {len(rows[0].text)}"
+        )
+    return row
+
+
+def scan_species(paths: Iterable[Path]) -> list[str]:
+    """Return every species of the files, in order of first appearance: a quick pass over the names alone."""
+    seen: dict[bytes, None] = {}
+    for path in paths:
+        try:
+            with open_text(path) as lines:
+                for line in lines:
+                    if line[:1] == b"s" and len(parts := line[:200].split(None, 2)) > 1:
+                        seen.setdefault(parts[1].partition(b".")[0])
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{path} is damaged or cut off: {error}") from None
+    return [name.decode() for name in seen]
+
+
+@dataclass
+class BlockCounts:
+    """What a build met and passed over; printed at its end."""
+
+    blocks: int = 0
+    without_reference: int = 0
+    """Blocks that hold no row of the reference."""
+    duplicate_rows: int = 0
+    """Further rows of a species in the same block; the longest is kept, the first of equals."""
+    unlisted_rows: int = 0
+    """Rows of species that were not asked for."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block seen from the reference's forward strand."""
+
+    chromosome: str
+    length: int
+    """Of the chromosome."""
+    start: int
+    """0-based."""
+    codes: np.ndarray
+    """(bases of the reference, 1 + species) bytes of the store."""
+    line: int
+
+
+def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Piece | None:
+    """Lay a block onto the reference: columns where the reference has a gap go, its strand becomes the forward one.
+
+    Args:
+        rows: of one block.
+        species: name → column; the reference has column 0.
+        counts: counted up in place.
+
+    Returns:
+        None where the block has no row of the reference.
+    """
+    counts.blocks += 1
+    chosen: dict[int, Row] = {}
+    for row in rows:
+        column = species.get(row.species)
+        if column is None:
+            counts.unlisted_rows += 1
+            continue
+        if column in chosen:
+            counts.duplicate_rows += 1
+            if row.size <= chosen[column].size:
+                continue
+        chosen[column] = row
+    reference = chosen.pop(0, None)
+    if reference is None:
+        counts.without_reference += 1
+        return None
+    letters = np.frombuffer(reference.text, np.uint8)
+    keep = letters != _GAP_LETTER
+    codes = np.full((reference.size, len(species)), GAP, np.uint8)
+    codes[:, 0] = ENCODE_REFERENCE[letters[keep]]
+    if chosen:
+        others = np.frombuffer(b"".join(row.text for row in chosen.values()), np.uint8)
+        others = ENCODE[others].reshape(len(chosen), -1)
+        codes[:, list(chosen)] = (others if keep.all() else others[:, keep]).T
+    start = reference.start
+    if reference.reverse:
+        start = reference.source_size - reference.start - reference.size
+        codes = reverse_complement(codes)
+    return Piece(reference.chromosome, reference.source_size, start, codes, reference.line)

@@ -1,0 +1,247 @@
+"""The network of GPN-MSA: a RoFormer encoder over one-hot columns of an alignment (paper, 4.2 and C.7).
+
+No embedding matrix: a position's vector is the one-hot of its own token followed by the one-hots of the other
+species' letters, padded with zeros to the width. Post-norm layers, rotary positions, exact GELU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r2mae_core.errors import UserError
+from r2mae_dna.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
+
+HEAD_WIDTH = 64
+SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base": (12, 768)}
+"""Name → (layers, width); GPN-MSA's own choices, base being the paper's."""
+ROTARY_BASE = 10_000.0
+NORM_EPS = 1e-12
+INIT_STD = 0.02
+MAX_POSITIONS = 1536
+"""Longest window; as the published models declare."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a network.
+
+    Raises:
+        UserError: the width is too small for the species, or is no multiple of the heads.
+    """
+
+    n_species: int
+    """Species beside the reference."""
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        needed = N_TOKENS + N_LETTERS * self.n_species
+        if self.hidden < needed:
+            raise UserError(f"{self.n_species} species need a width of at least {needed}, got hidden={self.hidden}")
+        if self.heads < 1 or self.hidden % (2 * self.heads):
+            raise UserError(f"hidden={self.hidden} is no multiple of 2 x heads={self.heads}")
+
+    @classmethod
+    def sized(
+        cls,
+        size: str,
+        n_species: int,
+        *,
+        hidden: int | None = None,
+        layers: int | None = None,
+        heads: int | None = None,
+        dropout: float = 0.1,
+    ) -> "ModelConfig":
+        """Return a named size, with what is given instead of its own."""
+        own_layers, own_hidden = SIZES[size]
+        width = hidden or own_hidden
+        return cls(n_species, width, layers or own_layers, heads or max(width // HEAD_WIDTH, 1), 4 * width, dropout)
+
+    def flops(self, length: int, n_positions: int | None = None) -> int:
+        """Return the floating-point operations of one window's forward pass (two per multiply-add).
+
+        Args:
+            length: bases of the window.
+            n_positions: positions that the last layer and the head compute; None: all.
+        """
+        d, m, n = self.hidden, self.intermediate, length if n_positions is None else n_positions
+
+        def layer(queries: int) -> int:
+            dense = length * 2 * d * d + queries * (2 * d * d + 2 * d * m)
+            return 2 * dense + 4 * queries * length * d
+
+        return (self.layers - 1) * layer(length) + layer(n) + 2 * n * (d * d + d * N_TOKENS)
+
+
+def rotary_table(length: int, head_width: int) -> Tensor:
+    """Return (2, length, head_width / 2) float32: cosine and sine of position · 10000^(-2i / head_width)."""
+    frequencies = ROTARY_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn neighbouring pairs of features by their position's angle.
+
+    Args:
+        x: (B, H, L, head_width).
+        table: (2, L, head_width / 2), or (2, B, 1, L, head_width / 2) where rows have positions of their own.
+    """
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = table.to(x.dtype)
+    return torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1).flatten(-2)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each followed by its residual sum and norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.hidden
+        self.heads, self.dropout = config.heads, config.dropout
+        self.qkv = nn.Linear(d, 3 * d)
+        self.out = nn.Linear(d, d)
+        self.attention_norm = nn.LayerNorm(d, NORM_EPS)
+        self.up, self.down = nn.Linear(d, config.intermediate), nn.Linear(config.intermediate, d)
+        self.output_norm = nn.LayerNorm(d, NORM_EPS)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """Return (B, L, d) for all positions."""
+        q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, -1))
+        return self._finish(x, rotate(q, table), rotate(k, table), v)
+
+    def at(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+        """Return (B, P, d) for some positions alone; the others serve as keys and values only."""
+        d = x.shape[-1]
+        chosen = x.gather(1, positions[..., None].expand(-1, -1, d))
+        q = self._split(F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d]))
+        k, v = (self._split(part) for part in F.linear(x, self.qkv.weight[d:], self.qkv.bias[d:]).chunk(2, -1))
+        return self._finish(chosen, rotate(q, table[:, positions].unsqueeze(2)), rotate(k, table), v)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+    def _finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(-2)
+        x = self.attention_norm(x + self._drop(self.out(mixed)))
+        return self.output_norm(x + self._drop(self.down(F.gelu(self.up(x)))))
+
+
+class Head(nn.Module):
+    """From the encoder's output to logits of "-ACGT?"."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, NORM_EPS)
+        self.decoder = nn.Linear(hidden, N_TOKENS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, 6) logits."""
+        return self.decoder(self.norm(F.gelu(self.dense(x))))
+
+
+class AlignmentModel(nn.Module):
+    """Encoder and head.
+
+    Args:
+        config: the shape.
+        seed: of the initial weights, N(0, 0.02); they depend on nothing else.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.head = Head(config.hidden)
+        table = rotary_table(MAX_POSITIONS, config.hidden // config.heads)
+        self.register_buffer("table", table, persistent=False)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
+                nn.init.zeros_(module.bias)
+
+    def one_hot(self, codes: Tensor) -> Tensor:
+        """Return the input vectors (B, L, hidden) of tokens (B, L, 1 + species) uint8, the reference first."""
+        dtype = self.head.dense.weight.dtype
+        letters = torch.arange(N_TOKENS, dtype=torch.uint8, device=codes.device)
+        own = (codes[..., :1] == letters).to(dtype)
+        others = (codes[..., 1:, None] == letters[:N_LETTERS]).flatten(-2).to(dtype)
+        return F.pad(torch.cat([own, others], -1), (0, self.config.hidden - own.shape[-1] - others.shape[-1]))
+
+    def encode(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the last layer's output.
+
+        Args:
+            codes: (B, L, 1 + species) uint8 tokens.
+            positions: (B, P) int64, where the output is wanted; None: everywhere. The last layer computes no other.
+
+        Returns:
+            (B, P, hidden), or (B, L, hidden).
+
+        Raises:
+            ValueError: the codes do not have the model's number of species, or are longer than `MAX_POSITIONS`.
+        """
+        if codes.shape[-1] != self.config.n_species + 1:
+            raise ValueError(f"the model has 1 + {self.config.n_species} species, the codes {codes.shape[-1]}")
+        if codes.shape[1] > MAX_POSITIONS:
+            raise ValueError(f"a window has at most {MAX_POSITIONS} bases, got {codes.shape[1]}")
+        table = self.table[:, : codes.shape[1]]  # pyright: ignore[reportIndexIssue]
+        x = self.trunk(codes, table)
+        last = self.layers[-1]
+        return last(x, table) if positions is None else last.at(x, table, positions)  # pyright: ignore[reportCallIssue]
+
+    def trunk(self, codes: Tensor, table: Tensor) -> Tensor:
+        """Return the output of the last layer but one: all that is computed at every position."""
+        x = self.one_hot(codes)
+        for layer in self.layers[:-1]:  # pyright: ignore[reportGeneralTypeIssues]
+            x = layer(x, table)
+        return x
+
+    def compile_trunk(self) -> None:
+        """Compile what has a fixed shape; the last layer's number of positions changes with the ratio."""
+        self.trunk = torch.compile(self.trunk, dynamic=False)
+
+    def forward(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return logits (B, P or L, 6); the arguments are those of `encode`."""
+        return self.head(self.encode(codes, positions))
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers; 85,651,212 for the paper's network with 89 species."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def complement(codes: Tensor) -> Tensor:
+    """Return the complementary letters of bytes of a store, computed on their device; gap, mask and case stay."""
+    token = codes & TOKEN_BITS
+    return torch.where((token > GAP) & (token < MASK), MASK - token, token) | (codes & SOFT_MASK)
+
+
+def both_strands(model: AlignmentModel, codes: Tensor) -> Tensor:
+    """Return the logits of A, C, G, T at the centre with the centre masked, mean of both strands, (n, 4) float32.
+
+    Args:
+        model: the network, in evaluation mode.
+        codes: (n, L, 1 + species) uint8 tokens; the centre is L // 2.
+    """
+    n, length = codes.shape[:2]
+    windows = torch.cat([codes, complement(codes).flip(1)])
+    centre = torch.full((n, 1), length // 2, device=codes.device)
+    positions = torch.cat([centre, length - 1 - centre])
+    windows[..., 0].scatter_(1, positions, MASK)
+    logits = model(windows, positions)[:, 0, 1:5].float()
+    own, other = logits.chunk(2)
+    return (own + other.flip(-1)) / 2

@@ -1,0 +1,130 @@
+"""`r2mae-dna msa build`, `msa info` and `msa show`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from r2mae_core.commands import say
+from r2mae_core.errors import UserError
+from r2mae_dna.build import BuildReport, build_alignment
+from r2mae_dna.codes import TOKEN_BITS, decode
+from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow, needed
+from r2mae_dna.store import AlignmentStore
+from r2mae_dna.windows import parse_region
+
+MAX_SHOWN = 10_000
+_STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
+
+
+def build_command(config: MsaBuild) -> None:
+    """`r2mae-dna msa build`."""
+    out = needed(config.out, "out")
+    report = build_alignment(
+        config.mafs,
+        out,
+        reference=needed(config.reference, "reference"),
+        species=species_names(config.species),
+        fasta=config.fasta,
+        progress=config.progress,
+    )
+    for line in report_lines(report):
+        say(line)
+    say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna windows {out} --out DIR")
+
+
+def species_names(text: str) -> list[str]:
+    """Return the names in a list separated by commas or spaces, or in a file of such lists."""
+    if text and Path(text).is_file():
+        text = Path(text).read_text(encoding="utf-8")
+    return text.replace(",", " ").split()
+
+
+def report_lines(report: BuildReport) -> list[str]:
+    """Return what a build met, as lines for a person; what did not occur is not mentioned."""
+    info, counts = report.info, report.counts
+    lines = [
+        f"{counts.blocks:,} blocks, {len(info.species)} species, {sum(info.covered.values()):,} reference bases on "
+        f"{len(info.covered)} chromosome{'s' if len(info.covered) > 1 else ''}"
+    ]
+    passed_over = [
+        (counts.without_reference, "blocks without the reference"),
+        (counts.duplicate_rows, "second rows of a species in a block (the longest is kept)"),
+        (report.overlaps, "reference bases given by more than one block (the first is kept)"),
+        (counts.unlisted_rows, "rows of species that were not asked for"),
+    ]
+    lines += [f"passed over: {count:,} {what}" for count, what in passed_over if count]
+    if report.without_blocks:
+        lines.append(f"in no block: {', '.join(report.without_blocks)}")
+    if report.checked:
+        share = report.mismatches / report.checked
+        lines.append(
+            f"reference against FASTA: {report.mismatches:,} of {report.checked:,} bases differ ({share:.4%}); "
+            f"{report.filled:,} filled"
+        )
+    if report.unchecked:
+        lines.append(f"not in the FASTA file: {', '.join(report.unchecked)}")
+    return lines
+
+
+def info_command(config: MsaInfo) -> None:
+    """`r2mae-dna msa info`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    store = AlignmentStore(config.msa)
+    say(f"{store.path}: {len(store.chromosomes)} chromosomes, {store.n_species + 1} rows, digest {store.digest}")
+    for name in store.chromosomes[:30]:
+        covered = f", {store.info.covered[name]:,} covered" if store.info else ""
+        say(f"  {name}: {store.lengths[name]:,} long{covered}")
+    if len(store.chromosomes) > 30:
+        say(f"  and {len(store.chromosomes) - 30} more")
+    if store.info is None:
+        say("Published layout: the store names no species, so their order cannot be checked.")
+        return
+    total = max(sum(store.info.covered.values()), 1)
+    say(f"Soft-masked: {store.info.soft_masked / total:.1%} of the covered reference")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("column", "species", "aligned", "identical"):
+        table.add_column(title, justify="left" if title == "species" else "right")
+    table.add_row("0", store.info.species[0], "reference", "")
+    for i, (name, count) in enumerate(zip(store.info.species[1:], store.info.counts, strict=True), start=1):
+        table.add_row(str(i), name, f"{count.aligned / total:.1%}", f"{count.identical / max(count.aligned, 1):.1%}")
+    say(table)
+    cumulative = np.cumsum(store.info.depth) / total
+    quartiles = [int(np.searchsorted(cumulative, q)) for q in (0.25, 0.5, 0.75)]
+    say(f"Aligned species per base, quartiles: {', '.join(map(str, quartiles))}")
+
+
+def show_command(config: MsaShow) -> None:
+    """`r2mae-dna msa show`.
+
+    Raises:
+        UserError: the region is too long, or lies outside the chromosome.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    store = AlignmentStore(config.msa)
+    region = parse_region(config.region, store)
+    end = min(region.end, store.lengths[region.chromosome])
+    if end <= region.start:
+        raise UserError(f"{config.region} lies outside {region.chromosome}, which is {end:,} long")
+    if end - region.start > MAX_SHOWN:
+        raise UserError(f"{config.region} is {end - region.start:,} bases long; at most {MAX_SHOWN:,} are shown")
+    codes = store.read(region.chromosome, region.start, end)
+    names = store.species or ("reference", *(f"species {i}" for i in range(1, store.n_species + 1)))
+    console = Console(highlight=False)
+    margin = max(map(len, names)) + 2
+    width = max(console.width - margin, 10)
+    for first in range(0, len(codes), width):
+        part = codes[first : first + width]
+        console.print(f"{region.chromosome}:{region.start + first + 1:,}", style="bold")
+        same = (part & TOKEN_BITS) == (part[:, :1] & TOKEN_BITS)
+        for column, name in enumerate(names):
+            letters = decode(part[:, column])
+            line = Text(name.ljust(margin))
+            for letter, equal in zip(letters, same[:, column].tolist(), strict=True):
+                dot = config.dots and column > 0 and equal and letter != "-"
+                line.append("." if dot else letter, style=_STYLES[letter.upper()])
+            console.print(line, soft_wrap=True)
+        console.print()

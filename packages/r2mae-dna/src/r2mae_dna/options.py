@@ -1,0 +1,348 @@
+"""The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from r2mae_core.errors import UserError
+from r2mae_core.samplers import RatioSampler
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Size = Literal["tiny", "small", "base"]
+_T = TypeVar("_T")
+
+
+def needed(value: _T | None, option: str) -> _T:
+    """Return the value of an option that has no default.
+
+    Raises:
+        UserError: it was not given.
+    """
+    if value is None:
+        raise UserError(f"--{option} is missing")
+    return value
+
+
+@dataclass(frozen=True)
+class MsaBuild:
+    """Build an alignment store from MAF files."""
+
+    mafs: tuple[Path, ...]
+    """MAF files, plain or gzipped."""
+    out: Path | None = None
+    """The store's folder."""
+    reference: str | None = None
+    """Species whose coordinates the store has, as the MAF writes it before the dot, such as hg38."""
+    species: str = ""
+    """The other species in the order of the columns, separated by commas or spaces, or a file that lists them; default:
+    all, in order of first appearance. A model's order must be the same."""
+    fasta: Path | None = None
+    """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class MsaInfo:
+    """Say what a store holds."""
+
+    msa: Path
+    """Alignment store."""
+
+
+@dataclass(frozen=True)
+class MsaShow:
+    """Draw a stretch of the alignment in the terminal."""
+
+    msa: Path
+    """Alignment store."""
+    region: str
+    """chr22:50,300,078-50,300,140 (1-based, both ends included)."""
+    dots: bool = False
+    """Write a dot where a species has the reference's letter."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Cut training windows from a store into one memory map."""
+
+    msa: Path
+    """Alignment store."""
+    out: Path | None = None
+    """Folder of the windows."""
+    window: int = 128
+    """Bases per window."""
+    step: int = 64
+    """Bases between the starts of neighbouring windows."""
+    only: str = ""
+    """Regions to train on, separated by spaces; default: everything."""
+    validation: str = ""
+    """Regions kept for validation, such as "chr20:1-1,000,000 chr21"."""
+    test: str = ""
+    """Regions kept for testing."""
+    phastcons: Path | None = None
+    """bigWig of phastCons: loss weights, label flip, and the filter below."""
+    phylop: Path | None = None
+    """bigWig of phyloP: loss weights."""
+    top: float = 0.05
+    """With tracks: fraction of windows kept because they are conserved; 1 keeps all."""
+    rest: float = 0.001
+    """With tracks: fraction of the other windows kept."""
+    quantile: float = 0.75
+    """With tracks: quantile of a window's phastCons by which it is ranked."""
+    seed: int = 42
+    """Of the choice among the other windows."""
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretrain an alignment model on windows."""
+
+    windows: Path
+    """Folder that `windows` wrote."""
+    mask_ratio: RatioSampler | float | str = "r2mae"
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
+    a sampler."""
+    freeze_steps: int | None = None
+    """Steps for which the curriculum head is fixed, instead of the scheme's own 5000."""
+    size: Size = "base"
+    """tiny (4 layers, 256 wide), small (8, 512) or base (12, 768: GPN-MSA)."""
+    hidden: int | None = None
+    """Width, instead of the size's; at least 6 + 5 per species, and a multiple of heads."""
+    layers: int | None = None
+    """Layers, instead of the size's."""
+    heads: int | None = None
+    """Attention heads, instead of one per 64 of the width."""
+    dropout: float = 0.1
+    """Dropout of activations and of attention."""
+    steps: int = 30_000
+    """Optimizer steps."""
+    batch_size: int = 512
+    """Windows per micro-batch and device."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step; the paper's 2048 windows are batch_size x accumulate x devices."""
+    lr: float = 1e-4
+    """AdamW's highest learning rate."""
+    warmup: int = 1000
+    """Steps of linear warm-up, before the cosine to 0."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay; biases and norms have none."""
+    clip: float | None = 1.0
+    """Largest gradient norm."""
+    masked: float = 0.8
+    """Fraction of the chosen positions that show the mask."""
+    random: float = 0.1
+    """Fraction of the chosen positions that show a random base; the others show their own."""
+    soft_mask_weight: float = 0.1
+    """Loss weight where the reference is lower-case."""
+    conservation_weights: bool = True
+    """Weight the loss by max(phyloP, 1) x (0.1 + phastCons), where the windows have tracks."""
+    flip: float = 0.5
+    """Probability of a random label where phastCons < 0.1, where the windows have tracks."""
+    seed: int = 0
+    """Of start, order, ratios, masks and dropout."""
+    validate_every: int | None = None
+    """Optimizer steps between validations; default: a tenth of the training."""
+    validation_windows: int = 2048
+    """At most so many windows are validated on."""
+    validation_ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
+    """Fixed ratios of the validation loss; the middle one stops the training and picks the best model."""
+    patience: int | None = None
+    """Stop after so many validations without a better loss; default: never."""
+    keep: Literal["best", "last"] = "best"
+    """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
+    checkpoint_every: int = 1000
+    """Optimizer steps between checkpoints to resume from."""
+    log_every: int = 50
+    """Optimizer steps between lines of metrics.csv."""
+    precision: str = "auto"
+    """auto (bf16-mixed on CUDA, 32-true elsewhere), or Lightning's name, such as bf16-mixed."""
+    compile: bool | None = None
+    """torch.compile; default: on CUDA only."""
+    device: Device = "auto"
+    """Where to compute."""
+    devices: int = 1
+    """How many devices of this machine."""
+    num_nodes: int = 1
+    """Machines."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-dna-pretrain-TIME. An interrupted run goes on there."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Held-out masked prediction: the model against the column's plurality, a shuffled alignment, and both strands."""
+
+    model: Path
+    """Run folder of pretrain, or a published model's folder."""
+    windows: Path
+    """Folder that `windows` wrote."""
+    split: Literal["validation", "test", "train"] = "validation"
+    """Which windows."""
+    ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
+    """Fixed mask ratios."""
+    max_windows: int = 2048
+    """At most so many windows."""
+    batch_size: int = 64
+    """Windows per forward."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """Run folder of the results; default runs/r2mae-dna-probe-TIME."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score variants with a model, or with the alignment's own frequencies."""
+
+    variants: Path
+    """VCF (plain, gzipped or bgzipped), TSV, CSV or Parquet with chrom, pos, ref, alt."""
+    msa: Path | None = None
+    """Alignment store."""
+    model: str | None = None
+    """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
+    out: Path | None = None
+    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: the input's name with
+    `.scored` in it."""
+    name: str = "llr"
+    """Of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Further scores of one file need names of their own."""
+    window: int = 128
+    """Bases that the model sees around a variant."""
+    min_defined: float = 0.0
+    """Fraction of the window that must have a reference base; a variant below is `no_alignment`."""
+    max_mismatch: float = 0.05
+    """Stop when more of the reference alleles than this disagree with the alignment."""
+    force: bool = False
+    """Score even then."""
+    strict: bool = False
+    """Fail if any variant cannot be scored."""
+    batch_size: int = 256
+    """Sites per forward; each is seen on both strands."""
+    chunk: int = 20_000
+    """Variants between two saved states, from which an interrupted run goes on."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on CUDA, fp32 elsewhere. Differences of logits are taken in fp32."""
+    compile: bool | None = None
+    """torch.compile; default: on CUDA only."""
+    device: Device = "auto"
+    """Where to compute."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """AUROC, AUPRC, partial AUROC and AUPRC per class of every score column, on the same rows."""
+
+    table: Path
+    """VCF, TSV, CSV or Parquet with labels and one or more scores."""
+    preset: Literal["clinvar", "omim", "rare-common"] | None = None
+    """clinvar: missense, AUROC and AUPRC; omim: regulatory, partial AUROC, AUPRC and AUPRC per class; rare-common: a
+    VCF with AC and AN, rare (1 to 2 copies) against common (above 5 %) alleles."""
+    scores: tuple[str, ...] = ()
+    """Score columns; default: every number column that is not an annotation, ours first. In a VCF: INFO fields;
+    default: every R2MAE_ score."""
+    label: str = "label"
+    """Column of labels: true/false, 1/0, Pathogenic/Benign or Pathogenic/Common."""
+    group: str = "consequence"
+    """Column of classes, if the table has it."""
+    higher_is_worse: bool = False
+    """Scores grow with the damage; default: they fall, as log-likelihood ratios do."""
+    keep_duplicates: bool = False
+    """Keep variants that appear more than once; default: all their rows are dropped, as GPN-MSA does."""
+    max_fpr: float = 0.001
+    """Of the partial AUROC (standardised: 0.5 is chance)."""
+    bootstrap: int = 200
+    """Resamples for the 95 % intervals; 0 for none."""
+    scheme: str | None = None
+    """Name of the first score in the records; default: its column."""
+    seed: int = 0
+    """Of the resamples."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-dna-evaluate-TIME."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Pretrain small models on a real human-ape alignment and score real variants with them."""
+
+    schemes: tuple[str, ...] = ("fixed", "r2mae", "r2mae+cl")
+    """Schemes side by side."""
+    n_seeds: int = 3
+    """Seeds per scheme."""
+    steps: int = 100
+    """Optimizer steps per model."""
+    window: int = 128
+    """Bases per window, in training and in scoring."""
+    batch_size: int = 64
+    """Windows per step."""
+    hidden: int = 64
+    """Width of the network."""
+    layers: int = 2
+    """Layers of the network."""
+    lr: float = 3e-3
+    """AdamW's highest learning rate."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-dna-demo-TIME."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Walk the grid of the paper's table 3; what is done already is not done again."""
+
+    target: Literal["table3"]
+    """The table."""
+    windows: Path | None = None
+    """Training windows; default: the bundled human-ape alignment."""
+    msa: Path | None = None
+    """Alignment store to score with; default: the bundled one."""
+    clinvar: Path | None = None
+    """ClinVar-against-gnomAD missense table (songlab/clinvar, test.parquet)."""
+    omim: Path | None = None
+    """OMIM-against-gnomAD regulatory table (songlab/omim, test.parquet)."""
+    schemes: tuple[str, ...] = (
+        "fixed", "low", "high", "mdlm", "dynamic", "cl", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0",
+    )  # fmt: skip
+    """Rows of the table."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds per scheme."""
+    size: Size = "base"
+    """Size of the network on your own alignment; the bundled one is small and takes `hidden` and `layers`."""
+    hidden: int = 64
+    """Width on the bundled alignment."""
+    layers: int = 2
+    """Layers on the bundled alignment."""
+    steps: int | None = None
+    """Optimizer steps; default 30,000 on your own alignment and 300 on the bundled one."""
+    batch_size: int | None = None
+    """Windows per step; default 2048 on your own alignment and 64 on the bundled one."""
+    micro_batch: int = 512
+    """Windows per forward and device."""
+    lr: float | None = None
+    """Learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
+    device: Device = "auto"
+    """Where to compute."""
+    devices: int = 1
+    """How many devices."""
+    dry_run: bool = False
+    """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-dna-reproduce-table3."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put the results of several runs into one table."""
+
+    runs: tuple[Path, ...]
+    """Run folders, or their results.json."""
+    markdown: bool = False
+    """Print Markdown instead of a drawn table."""

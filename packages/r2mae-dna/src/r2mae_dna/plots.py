@@ -1,0 +1,149 @@
+"""Every figure of the package."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import Record, compare
+
+LETTER_COLOURS = {"A": "#2c8c3c", "C": "#2a5fb0", "G": "#e0972f", "T": "#c63d3d"}
+
+
+def _figure(**arguments: Any) -> Any:
+    """Return a matplotlib figure that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained", **arguments)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_curves(roc: Any, pr: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> None:
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    for i, (name, values) in enumerate(damage.items()):
+        false, true, _ = roc_curve(labels, values)
+        precision, recall, _ = precision_recall_curve(labels, values)
+        roc.plot(false, true, color=f"C{i}", label=name)
+        pr.plot(recall, precision, color=f"C{i}", label=name)
+    roc.plot([0, 1], [0, 1], color="0.7", linestyle=":")
+    roc.set(xlabel="false-positive rate", ylabel="true-positive rate", title="ROC")
+    pr.axhline(float(labels.mean()), color="0.7", linestyle=":")
+    pr.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02), title="precision and recall")
+
+
+def plot_curves(labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> Any:
+    """Draw ROC and precision-recall curves of several scores on the same rows.
+
+    Args:
+        labels: (n,) bool.
+        damage: name → (n,) scores that grow with the damage.
+    """
+    figure = _figure(figsize=(10, 4.4))
+    roc, pr = figure.subplots(1, 2)
+    _draw_curves(roc, pr, labels, damage)
+    pr.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.suptitle(f"{int(labels.sum()):,} positive and {int((~labels).sum()):,} negative variants")
+    return figure
+
+
+def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int, mark: int | None = None) -> None:
+    """Draw a sequence logo: letters as tall as their probability times the position's information in bits.
+
+    Args:
+        axes: where.
+        probabilities: (n, 4) of A, C, G, T.
+        reference: n letters, written below.
+        first: 1-based position of the first.
+        mark: index of a position to shade.
+    """
+    from matplotlib.patches import PathPatch
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    safe = np.clip(probabilities, 1e-9, 1.0)
+    bits = 2.0 + (safe * np.log2(safe)).sum(1)
+    shapes = {}
+    for letter in "ACGT":
+        path = TextPath((0, 0), letter, size=1)
+        box = path.get_extents()
+        shapes[letter] = path.transformed(
+            Affine2D().translate(-box.x0, -box.y0).scale(0.9 / box.width, 1.0 / box.height)
+        )
+    for i, (row, height) in enumerate(zip(safe, bits, strict=True)):
+        bottom = 0.0
+        for j in np.argsort(row):
+            tall = float(row[j] * height)
+            if tall > 0.01:
+                move = Affine2D().scale(1.0, tall).translate(i - 0.45, bottom)
+                letter = "ACGT"[j]
+                axes.add_patch(PathPatch(shapes[letter].transformed(move), color=LETTER_COLOURS[letter], linewidth=0))
+            bottom += tall
+    if mark is not None:
+        axes.axvspan(mark - 0.5, mark + 0.5, color="0.88", zorder=0)
+    axes.set(xlim=(-0.6, len(safe) - 0.4), ylim=(0, 2.05), ylabel="bits")
+    axes.set_xticks(range(len(safe)), list(reference))
+    for tick, letter in zip(axes.get_xticklabels(), reference.upper(), strict=True):
+        tick.set_color(LETTER_COLOURS.get(letter, "0.5"))
+    axes.set_xlabel(f"reference from position {first:,}")
+
+
+def plot_demo(
+    records: Sequence[Record],
+    curves: Mapping[str, Mapping[str, list[tuple[int, float]]]],
+    labels: np.ndarray,
+    damage: Mapping[str, np.ndarray],
+    logos: Sequence[tuple[str, np.ndarray, str, int]],
+    mark: int,
+    mark_title: str,
+) -> Any:
+    """Draw training curves, ROC curves, AUROC per scheme, and logos of what the models expect.
+
+    Args:
+        records: AUROC per scheme and seed, and the baseline's.
+        curves: scheme → seed → [(step, training loss)].
+        labels: (n,) bool of the variants.
+        damage: first-seed scores per scheme, and the baseline's.
+        logos: (title, probabilities (n, 4), reference letters, first position).
+        mark: index of the position that is shaded in the logos.
+        mark_title: what is there.
+    """
+    figure = _figure(figsize=(13, 4.2 + 1.9 * len(logos)))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
+    loss, roc, bars = top.subplots(1, 3)
+    names = list(curves)
+    for i, name in enumerate(names):
+        for j, points in enumerate(curves[name].values()):
+            steps, values = zip(*points, strict=True)
+            loss.plot(steps, values, color=f"C{i}", alpha=0.8, linewidth=1, label=name if j == 0 else None)
+    loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
+    loss.legend(fontsize="small", frameon=False)
+    _draw_roc(roc, labels, damage)
+    table = compare([record for record in records if record.metric == "AUROC"])
+    cells = {key[0]: cell for key, cell in table.cells.items()}
+    for i, cell in enumerate(cells.values()):
+        bars.errorbar([i], [cell.mean], [cell.sd or 0.0], marker="o", capsize=3, color=f"C{i}")
+    bars.axhline(0.5, color="0.7", linestyle=":")
+    bars.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
+    bars.set(ylabel="AUROC", title="rare against common variants (mean, sd of seeds)")
+    bottom.suptitle(
+        f"what is expected at each base when it is masked (bits), above the reference; shaded: {mark_title}"
+    )
+    panels = bottom.subplots(len(logos), 1, squeeze=False)[:, 0]
+    for axes, (title, probabilities, reference, first) in zip(panels, logos, strict=True):
+        draw_logo(axes, probabilities, reference, first, mark)
+        axes.set_title(title, fontsize="small", loc="left")
+    return figure
+
+
+def _draw_roc(axes: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> None:
+    from sklearn.metrics import roc_curve
+
+    for i, (name, values) in enumerate(damage.items()):
+        false, true, _ = roc_curve(labels, values)
+        axes.plot(false, true, color=f"C{i}", linewidth=1.2, label=name)
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate", title="rare (positive) against common, seed 0")
+    axes.legend(fontsize="small", frameon=False, loc="lower right")

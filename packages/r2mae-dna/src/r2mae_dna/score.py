@@ -1,0 +1,277 @@
+"""Scoring variants: log-likelihood ratio of the alternative to the reference base, mean of both strands.
+
+Sites are scored, not variants: one forward gives the logits of all four bases, so three alleles cost one.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from r2mae_core.commands import say
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.errors import UserError
+from r2mae_dna.codes import TOKEN_BITS
+from r2mae_dna.options import Score, needed
+from r2mae_dna.parts import Parts
+from r2mae_dna.sites import BuildGuard, Stretch, prepare
+from r2mae_dna.store import AlignmentStore
+from r2mae_dna.variants import (
+    OUTSIDE,
+    SCORED,
+    STATUS,
+    Alleles,
+    Result,
+    TableFile,
+    file_kind,
+    score_column,
+)
+from r2mae_dna.vcf import VcfFile
+
+FREQUENCIES = "frequencies"
+
+
+class SiteScorer(Protocol):
+    """Whatever can say how likely each base is at the centre of a window."""
+
+    @property
+    def name(self) -> str:
+        """For headers."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of its weights."""
+        ...
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        """Return (n, 4) float32 log-scores of A, C, G, T for windows (n, L, 1 + S) of bytes."""
+        ...
+
+
+class FrequencyScorer:
+    """Counts of the other species' letters at the site, plus one: the floor that any model should beat."""
+
+    name, digest = FREQUENCIES, "none"
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        """Return log(count + 1), (n, 4)."""
+        column = windows[:, windows.shape[1] // 2, 1:]
+        counts = (column[..., None] == np.arange(1, 5, dtype=np.uint8)).sum(1)
+        return np.log(counts + 1.0).astype(np.float32)
+
+
+class ModelScorer:
+    """The network's logits, mean of both strands.
+
+    Args:
+        folder: run folder or published model.
+        store: the alignment; refused if its species are others than the model's.
+        device: torch device type.
+        precision: "auto", "fp32" or "bf16".
+        compile: whether to compile; the last batch is then padded, so that there is one graph.
+        batch_size: sites per forward.
+    """
+
+    def __init__(
+        self, folder: Path, store: AlignmentStore, device: str, precision: str, compile: bool | None, batch_size: int
+    ) -> None:
+        import torch
+
+        from r2mae_dna.weights import load_model
+
+        pretrained = load_model(folder)
+        pretrained.check_species(store.species, store.n_species, str(store.path))
+        self.name, self.digest = folder.name, pretrained.digest
+        self.model = pretrained.model.to(device)
+        self.device, self.batch_size = torch.device(device), batch_size
+        self.bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
+        self.pad = compile if compile is not None else device == "cuda"
+        if self.pad:
+            self.model.compile_trunk()
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        """Return logits (n, 4) float32."""
+        import torch
+
+        from r2mae_dna.model import both_strands
+
+        n = len(windows)
+        if self.pad and n < self.batch_size:
+            windows = np.concatenate([windows, np.repeat(windows[-1:], self.batch_size - n, axis=0)])
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            codes = torch.from_numpy(windows & TOKEN_BITS).to(self.device, non_blocking=True)
+            return both_strands(self.model, codes)[:n].cpu().numpy()
+
+
+@dataclass
+class Counts:
+    """What became of the alleles."""
+
+    status: np.ndarray = field(default_factory=lambda: np.zeros(len(STATUS), np.int64))
+    absent: set[str] = field(default_factory=set)
+    """Chromosomes that the store does not have."""
+    sites: int = 0
+    """Distinct sites that were scored."""
+
+    def text(self) -> str:
+        """Return one line for a person."""
+        parts = [f"{count:,} {name}" for name, count in zip(STATUS, self.status.tolist(), strict=True) if count]
+        return ", ".join(parts) or "no variant"
+
+
+def run_scorer(stretch: Stretch, scorer: SiteScorer, batch_size: int) -> Result:
+    """Score the sites of a stretch in batches, and each allele from its site."""
+    llr = np.full(len(stretch.status), np.nan, np.float32)
+    if len(stretch.windows):
+        starts = range(0, len(stretch.windows), batch_size)
+        scores = np.concatenate([scorer(stretch.windows[i : i + batch_size]) for i in starts])[stretch.window_of]
+        rows, each = stretch.rows, np.arange(len(stretch.rows))
+        llr[rows] = scores[each, stretch.alternative[rows] - 1] - scores[each, stretch.reference[rows] - 1]
+    return Result(llr, stretch.status)
+
+
+def open_scorer(model: str, store: AlignmentStore, config: Score, device: str) -> SiteScorer:
+    """Return the scorer that `--model` names."""
+    if model == FREQUENCIES:
+        return FrequencyScorer()
+    return ModelScorer(Path(model), store, device, config.precision, config.compile, config.batch_size)
+
+
+def output_path(config: Score) -> Path:
+    """Return where the scores go: `--out`, or `in.scored.vcf.gz` for `in.vcf.gz`.
+
+    Raises:
+        UserError: the name says no format, or the format could not hold the input's columns.
+    """
+    name = config.variants.name
+    stem = name.removesuffix("".join(config.variants.suffixes[-2 if name.endswith("gz") else -1 :]))
+    out = config.out or config.variants.with_name(f"{stem}.scored{name.removeprefix(stem)}")
+    if file_kind(out) == "vcf" and file_kind(config.variants) != "vcf":
+        raise UserError("a table cannot become a VCF without losing columns; name --out .tsv, .csv or .parquet")
+    return out
+
+
+def score_variants(config: Score) -> Counts:
+    """Score a variant file and write it again with the scores; an interrupted run goes on where it stopped.
+
+    Under torchrun the ranks share the stretches, and the first one writes.
+
+    Raises:
+        UserError: a file is wrong, the model does not fit the alignment, most reference alleles disagree, no
+            chromosome is known, there is no variant, or (strict) an allele could not be scored.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device(config, world_size)
+    if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
+        raise UserError("window must be at least 2, chunk and batch_size at least 1")
+    model, out, column = needed(config.model, "model"), output_path(config), score_column(config.name)
+    variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
+    store = AlignmentStore(needed(config.msa, "msa"))
+    scorer = open_scorer(model, store, config, device)
+    source = {
+        "Model": scorer.name,
+        "ModelDigest": scorer.digest,
+        "Alignment": store.path.name,
+        "AlignmentDigest": store.digest,
+        "Window": config.window,
+    }
+    settings = {name: getattr(config, name) for name in ("chunk", "min_defined", "precision")}
+    parts, counts = Parts(config.variants, out, {**source, **settings}), Counts()
+    guard = BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
+    n_chunks = 0
+    with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
+        for n_chunks, n_alleles, stretch in _ahead(variants, parts, store, config, rank, world_size):
+            if stretch is not None:
+                guard.check(stretch.status)
+                counts.absent |= stretch.absent
+                counts.sites += len(stretch.windows)
+                parts.save(n_chunks - 1, run_scorer(stretch, scorer, config.batch_size))
+            bar.update(n_alleles)
+    if world_size > 1:
+        _wait_for_all()
+    if rank > 0:
+        return counts
+    for result in parts.load(n_chunks):
+        counts.status += np.bincount(result.status, minlength=len(STATUS))
+    try:
+        _refuse(counts, n_chunks, store, config)
+    except UserError:
+        parts.remove()
+        raise
+    variants.write(out, parts.load(n_chunks), config.chunk, column, source)
+    parts.remove()
+    return counts
+
+
+def _device(config: Score, world_size: int) -> str:
+    device = resolve_device(config.device)
+    if device == "cuda" and world_size > 1:
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+def _ahead(
+    variants: VcfFile | TableFile, parts: Parts, store: AlignmentStore, config: Score, rank: int, world_size: int
+) -> Iterator[tuple[int, int, Stretch | None]]:
+    """Yield (stretches so far, alleles in this one, the stretch or None if it is another rank's or was done before).
+
+    The next stretch is read while the device works on this one.
+    """
+
+    def job(item: tuple[int, Alleles]) -> tuple[int, int, Stretch | None]:
+        i, alleles = item
+        wanted = i % world_size == rank and not parts.has(i)
+        return i + 1, len(alleles), prepare(alleles, store, config.window, config.min_defined) if wanted else None
+
+    stretches = enumerate(variants.chunks(config.chunk))
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(lambda: job(item) if (item := next(stretches, None)) is not None else None)
+        while (done := ahead.result()) is not None:
+            ahead = pool.submit(lambda: job(item) if (item := next(stretches, None)) is not None else None)
+            yield done
+
+
+def _refuse(total: Counts, n_chunks: int, store: AlignmentStore, config: Score) -> None:
+    if n_chunks == 0:
+        raise UserError(f"{config.variants} holds no variant")
+    n = int(total.status.sum())
+    if total.absent and total.status[OUTSIDE] == n:
+        raise UserError(
+            f"{config.msa} has none of the variants' chromosomes ({', '.join(sorted(total.absent)[:5])}); it has "
+            f"{', '.join(store.chromosomes[:5])}"
+        )
+    if config.strict and total.status[SCORED] < n:
+        raise UserError(f"--strict: {total.text()}; nothing was written")
+
+
+def _wait_for_all() -> None:
+    """Wait until every rank has saved its stretches."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(days=7))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def score_command(config: Score) -> None:
+    """`r2mae-dna score`."""
+    counts = score_variants(config)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
+    say(f"{counts.text()}{where}")
+    if counts.absent:
+        say(f"Chromosomes that the alignment does not have: {', '.join(sorted(counts.absent)[:10])}")
+    column, out = score_column(config.name), output_path(config)
+    where = f"INFO {column.upper()}" if file_kind(out) == "vcf" else f"column {column}"
+    say(f"Done: {out} ({where}; lower is more deleterious)")

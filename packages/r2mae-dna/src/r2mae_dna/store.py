@@ -1,0 +1,241 @@
+"""The alignment store: a zarr group with one (positions, 1 + species) array of bytes per chromosome.
+
+The reference is column 0 and keeps its case (`codes.SOFT_MASK`); the group's attributes name the species, so that a
+model can refuse an alignment in another order. Stores in the layout that GPN-MSA published (letters, no attributes)
+are read as well.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+
+ATTRIBUTE = "r2mae_dna"
+SHARD_ROWS = 524_288
+CHUNK_BYTES = 262_144
+"""Aimed at: small enough to read one window quickly, large enough that a chunk's overhead does not count."""
+
+
+@dataclass(frozen=True)
+class SpeciesCount:
+    """How much of the reference a species covers, and how much of that is the same letter."""
+
+    aligned: int
+    identical: int
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What the attributes of a store say."""
+
+    species: tuple[str, ...]
+    """The reference first."""
+    covered: dict[str, int]
+    """Chromosome → positions with a reference base."""
+    soft_masked: int
+    counts: tuple[SpeciesCount, ...]
+    """One per species beside the reference."""
+    depth: tuple[int, ...]
+    """Covered positions by number of aligned species, from 0."""
+    shards: dict[str, list[int]]
+    """Chromosome → the stretches of `SHARD_ROWS` positions that hold anything."""
+    digest: str
+
+
+class AlignmentStore:
+    """Read access to a store.
+
+    Args:
+        path: the folder that `msa build` wrote, or a published GPN-MSA zarr folder or zip.
+
+    Raises:
+        UserError: the path is no alignment store.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._group = _open_group(self.path)
+        attributes: Any = self._group.attrs.get(ATTRIBUTE)
+        self.info = _info(attributes) if attributes is not None else None
+        arrays = dict(self._group.arrays())
+        bad = [name for name, array in arrays.items() if array.ndim != 2]
+        if not arrays or bad:
+            raise UserError(f"{self.path} is no alignment store: it has {'no arrays' if not arrays else bad[0]!r}")
+        self._arrays = arrays
+        self.chromosomes = list(arrays)
+        self.lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
+        widths = {int(array.shape[1]) for array in arrays.values()}
+        if len(widths) != 1:
+            raise UserError(f"{self.path}: the chromosomes do not have the same number of species: {sorted(widths)}")
+        self.n_species = widths.pop() - 1
+        """Species beside the reference."""
+
+    @property
+    def species(self) -> tuple[str, ...] | None:
+        """Names, the reference first; None where the store does not say (published layout)."""
+        return self.info.species if self.info is not None else None
+
+    @cached_property
+    def digest(self) -> str:
+        """Short name of the store's content, for headers and refusals."""
+        if self.info is not None:
+            return self.info.digest
+        return "published-" + hashlib.sha256(repr(sorted(self.lengths.items())).encode()).hexdigest()[:10]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.chromosomes)}
+
+    def chromosome(self, name: str) -> str | None:
+        """Return the store's own name of a chromosome, with or without "chr"; None if it has none such."""
+        index = match_chromosome(name, self._index)
+        return None if index is None else self.chromosomes[index]
+
+    def stretches(self, chromosome: str) -> list[tuple[int, int]]:
+        """Return the stretches (start, end) of at most `SHARD_ROWS` positions that may hold anything, in order."""
+        length = self.lengths[chromosome]
+        shards = range(-(-length // SHARD_ROWS)) if self.info is None else self.info.shards[chromosome]
+        return [(i * SHARD_ROWS, min((i + 1) * SHARD_ROWS, length)) for i in shards]
+
+    def read(self, chromosome: str, start: int, end: int) -> np.ndarray:
+        """Return the bytes of [start, end), (end - start, 1 + species) uint8; outside the chromosome all gaps.
+
+        Args:
+            chromosome: the store's own name.
+            start: 0-based; may be negative.
+            end: exclusive; may lie beyond the chromosome.
+        """
+        first, last = max(start, 0), min(end, self.lengths[chromosome])
+        inside = self._read_inside(chromosome, first, max(last, first))
+        if first == start and last == end:
+            return inside
+        padded = np.zeros((end - start, self.n_species + 1), np.uint8)
+        padded[first - start : first - start + len(inside)] = inside
+        return padded
+
+    def _read_inside(self, chromosome: str, start: int, end: int) -> np.ndarray:
+        values = np.asarray(self._arrays[chromosome][start:end])
+        if self.info is not None:
+            return values
+        letters = values.view(np.uint8).reshape(values.shape)
+        codes = ENCODE[letters]
+        codes[:, 0] = ENCODE_REFERENCE[letters[:, 0]]
+        return codes
+
+
+def _open_group(path: Path) -> Any:
+    import zarr
+    from zarr.errors import GroupNotFoundError
+    from zarr.storage import ZipStore
+
+    if not path.exists():
+        raise UserError(f"no alignment store at {path}; r2mae-dna msa build makes one from MAF files")
+    try:
+        source = ZipStore(path, mode="r") if path.suffix == ".zip" else path
+        return zarr.open_group(source, mode="r")
+    except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is no alignment store (a zarr group): {error}") from None
+
+
+def _info(attributes: Mapping[str, Any]) -> StoreInfo:
+    return StoreInfo(
+        species=tuple(attributes["species"]),
+        covered=dict(attributes["covered"]),
+        soft_masked=attributes["soft_masked"],
+        counts=tuple(SpeciesCount(**count) for count in attributes["counts"]),
+        depth=tuple(attributes["depth"]),
+        shards={name: list(shards) for name, shards in attributes["shards"].items()},
+        digest=attributes["digest"],
+    )
+
+
+class StoreWriter:
+    """Writes chromosomes into a new store and counts as it goes.
+
+    Args:
+        path: a folder that does not exist yet.
+        species: the reference first.
+    """
+
+    def __init__(self, path: Path, species: Sequence[str]) -> None:
+        import zarr
+
+        self.species = tuple(species)
+        self._group = zarr.open_group(path, mode="w-", zarr_format=3)
+        self._hash = hashlib.sha256("\n".join(self.species).encode())
+        n = len(self.species)
+        self._aligned, self._identical = np.zeros(n - 1, np.int64), np.zeros(n - 1, np.int64)
+        self._depth = np.zeros(n, np.int64)
+        self._covered: dict[str, int] = {}
+        self._shards: dict[str, list[int]] = {}
+        self._soft_masked = 0
+
+    def write(self, chromosome: str, codes: np.ndarray, shards: Collection[int] | None = None) -> None:
+        """Write one chromosome shard by shard.
+
+        Args:
+            chromosome: its name.
+            codes: (length, 1 + species) uint8, most often a memory map.
+            shards: the stretches of `SHARD_ROWS` positions that hold anything; the others are not even read.
+        """
+        rows, columns = codes.shape
+        chunk = 1 << max((CHUNK_BYTES // columns).bit_length() - 1, 10)
+        shard = min(SHARD_ROWS, -(-rows // chunk) * chunk)
+        array = self._group.create_array(
+            chromosome,
+            shape=codes.shape,
+            dtype="uint8",
+            chunks=(chunk, columns),
+            shards=(shard, columns),
+            fill_value=0,
+        )
+        self._hash.update(f"{chromosome}:{rows}".encode())
+        self._covered[chromosome], self._shards[chromosome] = 0, []
+        for i in range(-(-rows // shard)) if shards is None else sorted(shards):
+            start = i * shard
+            part = np.ascontiguousarray(codes[start : start + shard])
+            if part.any():  # an empty shard stays unwritten
+                array[start : start + shard] = part
+                self._shards[chromosome].append(start // SHARD_ROWS)
+                self._hash.update(start.to_bytes(8, "little") + part.tobytes())
+                self._count(chromosome, part)
+
+    def _count(self, chromosome: str, part: np.ndarray) -> None:
+        known = np.flatnonzero(part[:, 0] & TOKEN_BITS)
+        if len(known) == 0:
+            return
+        columns = np.ascontiguousarray(
+            part[known[0] : known[-1] + 1].T
+        )  # counting along rows of memory is ten times quicker
+        reference = columns[0] & TOKEN_BITS
+        covered = reference > 0
+        depth = np.zeros(len(reference), np.uint16)
+        for i, other in enumerate(columns[1:]):
+            aligned = covered & (other > 0)
+            depth += aligned
+            self._aligned[i] += np.count_nonzero(aligned)
+            self._identical[i] += np.count_nonzero(aligned & (other == reference))
+        self._covered[chromosome] += int(np.count_nonzero(covered))
+        self._soft_masked += int(np.count_nonzero(columns[0] > TOKEN_BITS))
+        self._depth += np.bincount(depth[covered], minlength=len(self.species))
+
+    def close(self) -> StoreInfo:
+        """Write the attributes and return them."""
+        info = StoreInfo(
+            self.species,
+            self._covered,
+            self._soft_masked,
+            tuple(SpeciesCount(int(a), int(i)) for a, i in zip(self._aligned, self._identical, strict=True)),
+            tuple(int(count) for count in self._depth),
+            self._shards,
+            self._hash.hexdigest()[:16],
+        )
+        self._group.attrs[ATTRIBUTE] = {"version": 1, **asdict(info)}
+        return info

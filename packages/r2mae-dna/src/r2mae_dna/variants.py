@@ -1,0 +1,169 @@
+"""Variants: what a stretch of a file is, what became of it, and tables (`vcf.py` has VCF). Every column is kept."""
+
+import gzip
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+
+SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
+STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")
+STATUS_COLUMN = "r2mae_status"
+PREFIX = "r2mae_"
+TABLE_COLUMNS = ("chrom", "pos", "ref", "alt")
+_TABLES = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+
+
+@dataclass(frozen=True)
+class Alleles:
+    """A stretch of a variant file, one entry per alternative allele."""
+
+    chromosome: list[str]
+    position: np.ndarray
+    """(n,) int64, 1-based."""
+    reference: list[str]
+    alternative: list[str]
+    record: np.ndarray
+    """(n,) int64: which record of the stretch, from 0."""
+
+    def __len__(self) -> int:
+        return len(self.alternative)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of a stretch, in the order of its alleles."""
+
+    llr: np.ndarray
+    """(n,) float32; NaN where there is none."""
+    status: np.ndarray
+    """(n,) uint8: index into `STATUS`."""
+
+
+def score_column(name: str) -> str:
+    """Return a score's column in tables; in a VCF the same in capitals.
+
+    Raises:
+        UserError: the name is no plain word.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name.lower() == "status":
+        raise UserError(f"--name {name!r}: letters, digits and underscores make a name, and `status` is taken")
+    return PREFIX + name.lower()
+
+
+def file_kind(path: Path) -> str:
+    """Return "vcf", "parquet", or the suffix of a text table.
+
+    Raises:
+        UserError: the suffix is none of them.
+    """
+    name = path.name.lower()
+    bare = Path(name.removesuffix(".gz").removesuffix(".bgz")).suffix
+    if bare == ".vcf":
+        return "vcf"
+    if name.endswith(".parquet"):
+        return "parquet"
+    if bare in _TABLES:
+        return bare
+    raise UserError(f"{path}: the name must end in .vcf, .vcf.gz, .tsv, .csv or .parquet")
+
+
+class TableFile:
+    """A TSV, CSV or Parquet table with the columns chrom, pos, ref, alt.
+
+    Raises:
+        UserError: the file is missing or damaged, lacks a column, or has a position that is no number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import polars as pl
+
+        self.path, self.frame = path, read_frame(path)
+        if missing := [name for name in TABLE_COLUMNS if name not in self.frame.columns]:
+            raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(self.frame.columns)}")
+        position = self.frame["pos"].cast(pl.Int64, strict=False)
+        if position.null_count():
+            row = int(position.is_null().arg_max() or 0)
+            raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is no whole number")
+        self._position = position.to_numpy()
+
+    def chunks(self, size: int) -> Iterator[Alleles]:
+        """Yield stretches of `size` rows."""
+        import polars as pl
+
+        text = self.frame.select(pl.col("chrom", "ref", "alt").cast(pl.String).fill_null("."))
+        for start in range(0, len(text), size):
+            part = text.slice(start, size)
+            yield Alleles(
+                part["chrom"].to_list(),
+                self._position[start : start + size],
+                part["ref"].to_list(),
+                part["alt"].to_list(),
+                np.arange(len(part)),
+            )
+
+    def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
+        """Write the table again with two more columns; arguments as `VcfFile.write` has them.
+
+        Raises:
+            UserError: a VCF was asked for, which could not keep the table's columns.
+        """
+        del source  # a table has no header; the record is in the command's output
+        parts = list(results)
+        llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
+        status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
+        write_frame(with_result(self.frame, Result(llr, status), column), out)
+
+
+def with_result(frame: Any, result: Result, column: str) -> Any:
+    """Return a polars frame with the columns of scores and statuses."""
+    import polars as pl
+
+    return frame.with_columns(
+        pl.Series(column, result.llr).fill_nan(None),
+        pl.Series(STATUS_COLUMN, [STATUS[code] for code in result.status.tolist()], dtype=pl.String),
+    )
+
+
+def read_frame(path: Path) -> Any:
+    """Read a TSV, CSV or Parquet table as a polars frame; `chrom` stays text.
+
+    Raises:
+        UserError: the file is missing, empty or damaged.
+    """
+    import polars as pl
+
+    kind = file_kind(path)
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        if kind == "parquet":
+            return pl.read_parquet(path)
+        return pl.read_csv(
+            path,
+            separator=_TABLES[kind],
+            schema_overrides={"chrom": pl.String, "ref": pl.String, "alt": pl.String},
+            infer_schema_length=None,
+            null_values=["", "NA", "nan", "NaN"],
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path} is no {kind.lstrip('.')} table: {str(error).splitlines()[0]}") from None
+
+
+def write_frame(frame: Any, out: Path) -> None:
+    """Write a polars frame atomically, in the format of the suffix."""
+    kind = file_kind(out)
+    with atomic_path(out) as temporary:
+        if kind == "parquet":
+            frame.write_parquet(temporary)
+        elif out.suffix == ".gz":
+            with gzip.open(temporary, "wb") as target:
+                frame.write_csv(target, separator=_TABLES[kind])
+        else:
+            frame.write_csv(temporary, separator=_TABLES[kind])

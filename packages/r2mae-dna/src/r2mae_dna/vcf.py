@@ -1,0 +1,216 @@
+"""VCF: read as text and streamed, written again with scores; what is not understood is passed on as it is."""
+
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+from r2mae_dna.maf import open_text
+from r2mae_dna.variants import (
+    STATUS,
+    STATUS_COLUMN,
+    TABLE_COLUMNS,
+    Alleles,
+    Result,
+    file_kind,
+    with_result,
+    write_frame,
+)
+
+_ENCODING = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 come back as they were
+
+
+class VcfFile:
+    """A VCF file.
+
+    Raises:
+        UserError: the file is missing, or has no header.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta: list[str] = []
+        self.columns: list[str] = []
+        for number, line in self._lines():
+            if line.startswith("##"):
+                self.meta.append(line)
+                continue
+            if not line.startswith("#CHROM\t"):
+                raise UserError(
+                    f"{path}, line {number}: no #CHROM header; a headless list can be given as .tsv with a first line "
+                    "of chrom, pos, ref, alt"
+                )
+            self.columns = line[1:].split("\t")
+            break
+        if len(self.columns) < 8:
+            raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        try:
+            with open_text(self.path) as lines:
+                for number, line in enumerate(lines, start=1):
+                    yield number, line.decode(*_ENCODING).rstrip("\r\n")
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{self.path} is damaged or cut off: {error}") from None
+
+    def records(self) -> Iterator[list[str]]:
+        """Yield the fields of each record.
+
+        Raises:
+            UserError: a record is cut short, or its position is no number.
+        """
+        for number, line in self._lines():
+            if not line or line[0] == "#":
+                continue
+            fields = line.split("\t")
+            if len(fields) < len(self.columns):
+                raise UserError(
+                    f"{self.path}, line {number}: {len(fields)} fields instead of {len(self.columns)}; is the file cut "
+                    "off, or not separated by tabs?"
+                )
+            if not fields[1].isdecimal():
+                raise UserError(f"{self.path}, line {number}: the position {fields[1]!r} is no number")
+            yield fields
+
+    def chunks(self, size: int) -> Iterator[Alleles]:
+        """Yield stretches of `size` records."""
+        for part in _groups(self.records(), size):
+            alternatives = [fields[4].split(",") for fields in part]
+            record = np.repeat(np.arange(len(part)), [len(alts) for alts in alternatives])
+            rows = [part[i] for i in record]
+            yield Alleles(
+                [row[0] for row in rows],
+                np.array([int(row[1]) for row in rows], np.int64),
+                [row[3] for row in rows],
+                [alt for alts in alternatives for alt in alts],
+                record,
+            )
+
+    def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
+        """Write the file again with scores: as VCF, or as a table with a line per allele.
+
+        Args:
+            out: its suffix says the format.
+            results: one per stretch, as `chunks` gave them.
+            size: of the stretches.
+            column: of the score, as `score_column` names it.
+            source: what made the scores, for the header.
+        """
+        if file_kind(out) == "vcf":
+            with atomic_path(out) as temporary, _writer(temporary) as target:
+                for line in self._header(column.upper(), source):
+                    target.write(f"{line}\n".encode(*_ENCODING))
+                for part, result in zip(_groups(self.records(), size), results, strict=True):
+                    target.write("".join(_annotated(part, result, column.upper())).encode(*_ENCODING))
+            return
+        frames = []
+        for part, result in zip(_groups(self.records(), size), results, strict=True):
+            frames.append(self._frame(part, result, column))
+        write_frame(_joined(frames), out)
+
+    def _header(self, name: str, source: dict[str, Any]) -> Iterator[str]:
+        status = STATUS_COLUMN.upper()
+        old = (f"##INFO=<ID={name},", f"##INFO=<ID={status},", f"##r2mae_dna=<ID={name},")
+        yield from (line for line in self.meta if not line.startswith(old))
+        yield (
+            f'##INFO=<ID={name},Number=A,Type=Float,Description="Log-likelihood ratio of the alternative to the '
+            'reference base, mean of both strands; lower is more deleterious">'
+        )
+        yield (
+            f'##INFO=<ID={status},Number=A,Type=String,Description="Whether the allele was scored, or why not: '
+            f'{", ".join(STATUS)}">'
+        )
+        values = ",".join(f'{key}="{value}"' for key, value in source.items())
+        yield f"##r2mae_dna=<ID={name},{values}>"
+        yield "#" + "\t".join(self.columns)
+
+    def _frame(self, part: list[list[str]], result: Result, column: str) -> Any:
+        import polars as pl
+
+        rows = [(fields, alt) for fields in part for alt in fields[4].split(",")]
+        names = [name.lower() if i < 8 else name for i, name in enumerate(self.columns)]
+        data: dict[str, Any] = {name: [fields[i] for fields, _ in rows] for i, name in enumerate(names)}
+        data["pos"] = [int(fields[1]) for fields, _ in rows]
+        data["alt"] = [alt for _, alt in rows]
+        return with_result(pl.DataFrame(data), result, column)
+
+
+def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
+    group: list[list[str]] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _writer(path: Path) -> Any:
+    """Open for writing bytes; `.gz` becomes BGZF, which tabix can index."""
+    if path.suffix == ".gz":
+        from Bio.bgzf import BgzfWriter
+
+        return BgzfWriter(str(path), "wb")
+    return path.open("wb")
+
+
+def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:
+    i, status_name = 0, STATUS_COLUMN.upper()
+    for fields in part:
+        n = fields[4].count(",") + 1
+        llr = ",".join("." if np.isnan(value) else f"{value:.6g}" for value in result.llr[i : i + n].tolist())
+        status = ",".join(STATUS[code] for code in result.status[i : i + n])
+        i += n
+        old = (f"{name}=", f"{status_name}=")
+        info = [item for item in fields[7].split(";") if item not in ("", ".") and not item.startswith(old)]
+        info += [f"{name}={llr}", f"{status_name}={status}"]
+        yield "\t".join([*fields[:7], ";".join(info), *fields[8:]]) + "\n"
+
+
+def _joined(frames: Sequence[Any]) -> Any:
+    import polars as pl
+
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def info_values(fields: Sequence[str]) -> dict[str, str]:
+    """Return the INFO column of a record as key → value; a flag's value is empty."""
+    values: dict[str, str] = {}
+    for item in fields[7].split(";"):
+        key, _, value = item.partition("=")
+        values[key] = value
+    return values
+
+
+def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
+    """Read a VCF as a table, a row per allele, with some INFO fields as numbers (NaN where absent).
+
+    A field with one value per allele gives each row its own; one with a single value gives it to all.
+    """
+    import polars as pl
+
+    file = VcfFile(path)
+    data: dict[str, list[Any]] = {name: [] for name in (*TABLE_COLUMNS, *info)}
+    for fields in file.records():
+        values = info_values(fields)
+        alternatives = fields[4].split(",")
+        for i, alternative in enumerate(alternatives):
+            for name, value in zip(TABLE_COLUMNS, (fields[0], int(fields[1]), fields[3], alternative), strict=True):
+                data[name].append(value)
+            for name in info:
+                parts = values.get(name, "").split(",")
+                data[name].append(_number(parts[i] if len(parts) == len(alternatives) else parts[0]))
+    schema = {"chrom": pl.String, "pos": pl.Int64, "ref": pl.String, "alt": pl.String}
+    return pl.DataFrame(data, schema={**schema, **dict.fromkeys(info, pl.Float64)})
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

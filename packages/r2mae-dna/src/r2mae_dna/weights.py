@@ -1,0 +1,198 @@
+"""Checkpoints in the layout of the published GPN-MSA models: `config.json` and `model.safetensors`.
+
+What is saved here loads in the `gpn` package, and what was published loads here. The rotary table is computed, never
+read, and the output bias is `cls.predictions.bias`, the one that published files have.
+"""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path, write_text
+from r2mae_dna.codes import N_LETTERS, N_TOKENS
+from r2mae_dna.model import INIT_STD, MAX_POSITIONS, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
+
+_LAYER = {
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_HEAD = {"dense": "transform.dense", "norm": "transform.LayerNorm"}
+
+
+def to_published(model: AlignmentModel) -> dict[str, Tensor]:
+    """Return the weights under the published names."""
+    out: dict[str, Tensor] = {}
+    for i, layer in enumerate(model.layers):
+        home = f"model.encoder.layer.{i}"
+        for kind in ("weight", "bias"):
+            parts = getattr(layer.qkv, kind).detach().chunk(3)  # pyright: ignore[reportAttributeAccessIssue]
+            for name, part in zip(("query", "key", "value"), parts, strict=True):
+                out[f"{home}.attention.self.{name}.{kind}"] = part
+            for own, theirs in _LAYER.items():
+                out[f"{home}.{theirs}.{kind}"] = getattr(getattr(layer, own), kind).detach()
+    for own, theirs in _HEAD.items():
+        for kind in ("weight", "bias"):
+            out[f"cls.predictions.{theirs}.{kind}"] = getattr(getattr(model.head, own), kind).detach()
+    decoder = model.head.decoder
+    out["cls.predictions.decoder.weight"] = decoder.weight.detach()
+    # Two names for one bias: transformers 5 no longer ties them.
+    out["cls.predictions.bias"], out["cls.predictions.decoder.bias"] = decoder.bias.detach(), decoder.bias.detach()
+    cosine, sine = rotary_table(MAX_POSITIONS, model.config.hidden // model.config.heads)
+    out["model.encoder.embed_positions.weight"] = torch.cat([sine, cosine], -1)
+    return {name: value.contiguous().cpu().clone() for name, value in out.items()}
+
+
+def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: str) -> None:
+    """Put published weights into a model of the same shape.
+
+    Raises:
+        UserError: a weight is missing or has another shape.
+    """
+
+    def take(name: str) -> Tensor:
+        if name not in weights:
+            raise UserError(f"{source} has no weight {name!r}; it is no GPN-MSA (GPNRoFormer) checkpoint")
+        return weights[name]
+
+    state: dict[str, Tensor] = {}
+    for i in range(model.config.layers):
+        home = f"model.encoder.layer.{i}"
+        for kind in ("weight", "bias"):
+            parts = [take(f"{home}.attention.self.{name}.{kind}") for name in ("query", "key", "value")]
+            state[f"layers.{i}.qkv.{kind}"] = torch.cat(parts)
+            for own, theirs in _LAYER.items():
+                state[f"layers.{i}.{own}.{kind}"] = take(f"{home}.{theirs}.{kind}")
+    for own, theirs in _HEAD.items():
+        for kind in ("weight", "bias"):
+            state[f"head.{own}.{kind}"] = take(f"cls.predictions.{theirs}.{kind}")
+    state["head.decoder.weight"] = take("cls.predictions.decoder.weight")
+    state["head.decoder.bias"] = take("cls.predictions.bias")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{source} does not have the shapes of its config.json: {error}") from None
+
+
+def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | None) -> None:
+    """Write `config.json` (with the species, the reference first) and `model.safetensors`."""
+    from safetensors.torch import save_file
+
+    config = model.config
+    values: dict[str, Any] = {
+        "model_type": "GPNRoFormer",
+        "architectures": ["GPNRoFormerForMaskedLM"],
+        "vocab_size": N_TOKENS,
+        "aux_features_vocab_size": N_LETTERS,
+        "n_aux_features": N_LETTERS * config.n_species,
+        "hidden_size": config.hidden,
+        "embedding_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.intermediate,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+        "layer_norm_eps": NORM_EPS,
+        "initializer_range": INIT_STD,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rotary_value": False,
+        "species": None if species is None else list(species),
+    }
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(to_published(model), temporary, metadata={"format": "pt"})
+    write_text(folder / "config.json", json.dumps(values, indent=1) + "\n")
+
+
+class Pretrained:
+    """A model read from disk, with the species it knows and a digest of its weights."""
+
+    def __init__(self, model: AlignmentModel, species: tuple[str, ...] | None, digest: str, name: str) -> None:
+        self.model, self.species, self.digest, self.name = model, species, digest, name
+
+    def check_species(self, species: Sequence[str] | None, n_species: int, where: str) -> None:
+        """Refuse an alignment that the model does not fit.
+
+        Raises:
+            UserError: another number of species, or the same in another order.
+        """
+        if n_species != self.model.config.n_species:
+            raise UserError(
+                f"{self.name} was trained on {self.model.config.n_species} species beside the reference, and {where} "
+                f"has {n_species}"
+            )
+        if self.species is None or species is None:
+            return
+        for i, (theirs, ours) in enumerate(zip(self.species, species, strict=True)):
+            if theirs != ours:
+                raise UserError(
+                    f"{self.name} and {where} have their species in another order: at column {i} the model has "
+                    f"{theirs!r} and the alignment {ours!r}; build the alignment with --species in the model's order"
+                )
+
+
+def load_model(folder: Path) -> Pretrained:
+    """Read a model that `pretrain` saved, or a published one.
+
+    Args:
+        folder: a run folder (its `model/` is taken), or a folder with `config.json` and `model.safetensors` or
+            `pytorch_model.bin`.
+
+    Raises:
+        UserError: there is no such model, it is of another kind, or its file holds more than tensors.
+    """
+    home = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    if not (home / "config.json").exists():
+        hint = "; its pretraining is not finished" if (folder / "config.yaml").exists() else ""
+        raise UserError(f"no model at {folder}{hint}: a config.json and model.safetensors are wanted")
+    values = json.loads((home / "config.json").read_text(encoding="utf-8"))
+    config = _config(values, home)
+    weights, digest = _read_weights(home)
+    model = AlignmentModel(config)
+    load_published(model, weights, str(home))
+    species = values.get("species")
+    return Pretrained(model.eval(), None if species is None else tuple(species), digest, str(folder))
+
+
+def _config(values: dict[str, Any], home: Path) -> ModelConfig:
+    kind = values.get("model_type")
+    if kind != "GPNRoFormer":
+        raise UserError(f"{home} holds a model of type {kind!r}; only GPN-MSA's GPNRoFormer is known here")
+    known = {"hidden_act": "gelu", "rotary_value": False, "vocab_size": N_TOKENS, "aux_features_vocab_size": N_LETTERS}
+    for key, expected in known.items():
+        if values.get(key, expected) != expected:
+            raise UserError(f"{home}/config.json: {key} is {values[key]!r}; only {expected!r} is known here")
+    hidden = values.get("hidden_size", 768)
+    return ModelConfig(
+        n_species=values["n_aux_features"] // N_LETTERS,
+        hidden=hidden,
+        layers=values.get("num_hidden_layers", 12),
+        heads=values.get("num_attention_heads", 12),
+        intermediate=values.get("intermediate_size", 3072),
+        dropout=values.get("hidden_dropout_prob", 0.1),
+    )
+
+
+def _read_weights(home: Path) -> tuple[dict[str, Tensor], str]:
+    from safetensors.torch import load_file
+
+    file = next((home / name for name in ("model.safetensors", "pytorch_model.bin") if (home / name).exists()), None)
+    if file is None:
+        raise UserError(f"{home} has a config.json but neither model.safetensors nor pytorch_model.bin")
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    if file.suffix == ".safetensors":
+        return load_file(file), digest
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True), digest
+    except pickle.UnpicklingError:
+        raise UserError(f"{file} holds more than tensors; such a file can run code and is not loaded") from None

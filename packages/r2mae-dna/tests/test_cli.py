@@ -1,0 +1,251 @@
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pysam
+import pytest
+import yaml
+
+from r2mae_core import read_records
+from r2mae_dna.samples import APES, APES_TRAINING, VARIANTS, VERTEBRATES, sample_path
+
+CPU = ["--device", "cpu", "--no-progress"]
+TINY = ["--steps", "40", "--batch_size", "32", "--lr", "0.003", "--warmup", "4", *CPU]
+
+
+def test_from_maf_to_judged_variants(call, tmp_path):
+    code, out, err = call("msa", "build", sample_path(APES), "--out", "apes", "--reference", "Hsap", "--no-progress")
+    assert (code, err) == (0, "")
+    assert "511 blocks, 4 species, 756,410 reference bases on 1 chromosome" in out
+    code, out, _ = call("msa", "info", "apes")
+    assert code == 0
+    assert "22: 51,304,566 long" in out
+    assert "Ptro" in out
+    code, out, _ = call("msa", "show", "apes", "22:50,618,790-50,618,800", "--dots")
+    assert code == 0
+    assert "Hsap  " in out
+    assert "Ptro  .......GG.." in out
+    code, out, _ = call("windows", "apes", "--out", "w", "--only", APES_TRAINING)
+    assert code == 0
+    assert "4,965 train windows of 128 bases × 4 species" in out
+    code, out, _ = call("pretrain", "w", "-c", "small", "--mask_ratio", "r2mae", "--out", "run", *TINY)
+    assert code == 0
+    assert "uniform from 0.05 to 0.3" in out
+    lines = gzip.decompress(sample_path(VARIANTS).read_bytes()).decode().splitlines()
+    kept = [line for line in lines if line[0] == "#" or int(line.split("\t")[1]) <= 50_500_000]
+    wanted = sum(line[0] != "#" for line in kept)
+    Path("in.vcf").write_text("\n".join(kept) + "\n")
+    code, out, _ = call(
+        "score", "in.vcf", "--msa", "apes", "--model", "run", "--out", "out.vcf.gz", "--min_defined", "1", *CPU
+    )
+    assert code == 0
+    assert "scored" in out
+    with pysam.VariantFile("out.vcf.gz") as scored:
+        assert sum(1 for _ in scored) == wanted
+    code, out, _ = call(
+        "score",
+        "out.vcf.gz",
+        "--msa",
+        "apes",
+        "--model",
+        "frequencies",
+        "--out",
+        "both.vcf",
+        "--name",
+        "freq",
+        "--min_defined",
+        "1",
+        *CPU,
+    )
+    assert code == 0
+    code, out, _ = call("evaluate", "both.vcf", "--preset", "rare-common", "--bootstrap", "20", "--out", "judged")
+    assert code == 0
+    assert "positive and" in out
+    found = {(r.scheme, r.metric): r.value for r in read_records("judged")}
+    assert found["R2MAE_LLR", "AUROC"] > 0.6
+    assert found["R2MAE_FREQ", "AUROC"] > 0.6
+    assert Path("judged/figures/curves.png").read_bytes()[:4] == b"\x89PNG"
+    code, out, _ = call("compare", "judged", "--markdown")
+    assert code == 0
+    assert out.startswith("| scheme (n = 1) | AUROC |")
+
+
+def test_the_vertebrates_are_learned(call, tmp_path):
+    """Better than the column's plurality on held-out sequence, and only because the columns are in their places."""
+    species = "rn4,hg18,canFam2,bosTau3,loxAfr1,monDom4"
+    source = sample_path(VERTEBRATES)
+    build = ["--out", "mm9", "--reference", "mm9", "--species", species, "--no-progress"]
+    assert call("msa", "build", source, *build)[0] == 0
+    regions = ["--validation", "chr10:3,215,001-3,237,798"]
+    assert call("windows", "mm9", "--out", "w", "--window", "64", "--step", "32", *regions)[0] == 0
+    recipe = ["--steps", "200", "--batch_size", "32", "--lr", "0.003", "--warmup", "20", "--soft_mask_weight", "1"]
+    assert call("pretrain", "w", "-c", "small", "--out", "run", *recipe, "--validation_windows", "64", *CPU)[0] == 0
+    probe = ["--out", "probe", "--ratios", "[0.15]", "--max_windows", "300", "--device", "cpu"]
+    code, out, _ = call("probe", "run", "w", *probe)
+    assert code == 0
+    assert "validation windows, ratio 0.15" in out
+    found = {(r.scheme, r.metric): r.value for r in read_records("probe")}
+    rows = ("run", "plurality of the column", "run, shuffled alignment")
+    own, plurality, shuffled = (found[row, "cross_entropy"] for row in rows)
+    assert own < plurality < shuffled
+    assert found["run", "accuracy"] > 0.6
+    assert found["run", "strand_difference"] < 0.15
+
+
+def test_demo(call, tmp_path):
+    argv = ["--n-seeds", "1", "--steps", "12", "--window", "32", "--schemes", '["r2mae","r2mae+cl"]', "--out", "run"]
+    code, out, err = call("demo", *argv, *CPU)
+    assert (code, err) == (0, "")
+    for text in ("frequencies", "r2mae+cl, seed 0: AUROC", "3,", "Run folder: run"):
+        assert text in out
+    records = read_records("run")
+    assert {(r.scheme, r.seed) for r in records} == {("frequencies", 0), ("r2mae", 0), ("r2mae+cl", 0)}
+    assert {r.metric for r in records} == {"AUROC", "AUPRC", "accuracy", "cross_entropy"}
+    assert Path("run/figures/demo.png").stat().st_size > 50_000
+    assert "| r2mae |" in Path("run/table.md").read_text()
+
+
+def test_reproduce_walks_the_grid_once(call):
+    grid = [
+        "--schemes",
+        '["fixed","r2mae+cl-k0"]',
+        "--seeds",
+        "[0]",
+        "--hidden",
+        "32",
+        "--layers",
+        "1",
+        "--steps",
+        "6",
+        *CPU,
+    ]
+    code, out, _ = call("reproduce", "table3", *grid, "--out", "run")
+    assert code == 0
+    assert "done before" not in out
+    code, out, _ = call("reproduce", "table3", *[w.replace("[0]", "[0,1]") for w in grid], "--out", "run")
+    assert code == 0
+    assert out.count("done before") == 2
+    assert {(r.scheme, r.seed) for r in read_records("run")} == {
+        ("frequencies", 0), ("fixed", 0), ("fixed", 1), ("r2mae+cl-k0", 0), ("r2mae+cl-k0", 1),
+    }  # fmt: skip
+    code, out, _ = call("reproduce", "table3", *grid, "--dry_run")
+    assert code == 0
+    assert "2 models of about" in out
+
+
+def test_reproduce_puts_ours_beside_the_papers(call, apes, tmp_path):
+    # The tables' own layout, filled with the bundled variants: the path that a user of the real tables takes.
+    import polars as pl
+
+    from r2mae_dna.vcf import read_vcf_frame
+
+    store, windows, variants = apes
+    frame = read_vcf_frame(variants, ["AC", "AN"]).with_columns(label=pl.col("AC") <= 2).drop("AC", "AN").head(80)
+    rng = np.random.default_rng(0)
+    frame = frame.with_columns(CADD=pl.Series(rng.normal(size=len(frame))))
+    frame.drop("label").with_columns(label=frame["label"]).write_parquet(tmp_path / "clinvar.parquet")
+    classes = pl.Series([("5' UTR", "ncRNA", "Promoter")[i % 3] for i in range(len(frame))])
+    frame.with_columns(consequence=classes).write_parquet(tmp_path / "omim.parquet")
+    code, out, _ = call(
+        "reproduce", "table3", "--windows", windows, "--msa", store, "--clinvar", "clinvar.parquet", "--omim",
+        "omim.parquet", "--schemes", '["r2mae"]', "--seeds", "[0,1]", "--size", "tiny", "--steps", "2", "--batch_size",
+        "8", "--micro_batch", "4", "--out", "run", *CPU,
+    )  # fmt: skip
+    assert code == 0
+    assert "(paper 0.148)" in out.replace("\n", " ") or "0.148" in Path("run/table3.md").read_text()
+    found = {(r.scheme, r.task, r.metric, r.seed): r.paper for r in read_records("run")}
+    assert found["r2mae", "omim", "AUPRC", 1] == 0.148
+    assert found["r2mae", "omim 5' UTR", "AUPRC", 0] == 0.339
+    assert found["r2mae", "clinvar", "AUROC", 0] == 0.969
+    assert found["CADD", "omim", "pAUROC", 0] == 0.595
+    assert found["r2mae", "omim Promoter", "AUPRC", 0] is None
+    assert ("CADD", "omim", "pAUROC", 1) not in found
+
+
+def test_a_dumped_config_replays_to_the_same_model(call, apes):
+    _, windows, _ = apes
+    assert call("pretrain", windows, "-c", "small", "--out", "a", *TINY[2:], "--steps", "5")[0] == 0
+    config = yaml.safe_load(Path("a/config.yaml").read_text())
+    config.pop("windows_digest")
+    Path("again.yaml").write_text(yaml.safe_dump(config))
+    assert call("pretrain", "-c", "again.yaml", "--out", "b", "--no-progress")[0] == 0
+    assert Path("a/model/model.safetensors").read_bytes() == Path("b/model/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["msa", "build", "nowhere.maf", "--out", "s", "--reference", "hg"], "no file nowhere.maf"),
+        (["msa", "info", "nowhere"], "no alignment store at nowhere"),
+        (["windows", "nowhere", "--out", "w"], "no alignment store at nowhere"),
+        (["windows", "nowhere"], "--out is missing"),
+        (["pretrain", "nowhere"], "no windows at nowhere"),
+        (["pretrain", "nowhere", "--device", "cuda"], "'cuda' was asked for, but torch"),
+        (["probe", "nowhere", "w"], "no model at nowhere"),
+        (["score", "x.vcf", "--model", "frequencies"], "no file x.vcf"),
+        (["score", "x.vcf"], "--model is missing"),
+        (["evaluate", "nowhere.tsv"], "no file nowhere.tsv"),
+        (["compare", "nowhere"], "no results at"),
+        (["demo", "--schemes", '["r3mae"]'], "unknown mask scheme 'r3mae' for dna"),
+        (["reproduce", "table3", "--omim", "x.parquet"], "the full experiment needs --windows, --msa"),
+        (["reproduce", "table3", "--windows", "w", "--msa", "s"], "nothing to judge the models on"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr(call, argv, message):
+    code, _, err = call(*argv)
+    assert code == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_regions_that_cannot_be_shown(call, toy):
+    for region, message in [("7:500-600", "lies outside 7, which is 300 long"), ("9", "has no chromosome '9'")]:
+        code, _, err = call("msa", "show", toy[0], region)
+        assert code == 1
+        assert message in err
+    code, out, _ = call("msa", "show", toy[0], "7:95-110")
+    assert code == 0
+    assert out.splitlines()[1].startswith("hg  ")
+    assert out.splitlines()[1][10:].islower()  # soft-masked from 101
+
+
+def test_usage(call):
+    assert call("msa")[0] == 0
+    assert call("msa", "nonsense")[0] == 0
+    assert call("msa", "build")[0] == 2
+    assert call("nonsense")[0] == 2
+    code, out, _ = call("score", "--help")
+    assert code == 0
+    assert "Stop when more of the reference alleles than this disagree" in " ".join(out.split())
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = "import sys; sys.argv=['x','pretrain','--help']\nfrom r2mae_dna.cli import main\n"
+    code += "try: main()\nexcept SystemExit as e: assert e.code == 0\n"
+    code += "heavy = ('torch','numpy','lightning','sklearn','matplotlib','zarr','polars','Bio')\n"
+    code += "print([m for m in heavy if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_every_recipe_is_one_of_its_command(call):
+    import r2mae_dna.cli as cli
+    from r2mae_core.commands import recipes
+
+    found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_dna", verb)}
+    assert found == {("pretrain", "paper"), ("pretrain", "small"), ("demo", "quick")}
+    for verb, name in found:
+        needed = ["w"] if verb == "pretrain" else []
+        code, out, _ = call(verb, *needed, "-c", name, "--print_config")
+        assert code == 0, (verb, name)
+        assert yaml.safe_load(out)
+
+
+def test_the_samples_are_the_ones_of_their_provenance():
+    import hashlib
+
+    text = sample_path("PROVENANCE.md").read_text()
+    for name in (APES, VERTEBRATES, VARIANTS):
+        assert hashlib.sha256(sample_path(name).read_bytes()).hexdigest() in text, name

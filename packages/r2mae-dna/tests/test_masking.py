@@ -1,0 +1,125 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r2mae_dna.codes import MASK, SOFT_MASK, reverse_complement
+from r2mae_dna.masking import MaskingConfig, hidden_positions, mask_windows, position_weights, turn_strands
+
+PLAIN = MaskingConfig(soft_mask_weight=1.0)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(n=64, length=128, species=3, seed=0, conservation=None):
+    codes = torch.randint(1, 5, (n, length, species + 1), dtype=torch.uint8, generator=generator(seed))
+    values = {"codes": codes, "reverse": torch.zeros(n, dtype=torch.bool)}
+    return values if conservation is None else {**values, "conservation": conservation}
+
+
+@given(st.floats(0, 1), st.integers(1, 5), st.integers(2, 140))
+def test_every_window_hides_the_same_exact_count(ratio, rows, length):
+    positions = hidden_positions((rows, length), ratio, generator())
+    assert positions.shape == (rows, max(1, round(ratio * length)))
+    assert (positions.diff(dim=1) > 0).all()  # ascending, so distinct
+    assert positions.min() >= 0
+    assert positions.max() < length
+
+
+def test_only_the_reference_changes_and_only_where_hidden():
+    given_ = batch()
+    masked = mask_windows(given_, 0.3, generator(1), PLAIN)
+    original = given_["codes"]
+    assert torch.equal(masked.codes[..., 1:], original[..., 1:])
+    changed = masked.codes[..., 0] != original[..., 0]
+    chosen = torch.zeros_like(changed).scatter_(1, masked.positions, True)
+    assert not (changed & ~chosen).any()
+    assert torch.equal(masked.labels, original[..., 0].gather(1, masked.positions).long())
+
+
+def test_eighty_ten_ten():
+    given_ = batch(n=512)
+    masked = mask_windows(given_, 0.5, generator(1), PLAIN)
+    shown = masked.codes[..., 0].gather(1, masked.positions)
+    own = given_["codes"][..., 0].gather(1, masked.positions)
+    n = shown.numel()
+    assert (shown == MASK).float().mean().item() == pytest.approx(0.8, abs=5 * (0.16 / n) ** 0.5)
+    other = (shown != MASK) & (shown != own)  # a random base is the own one in a quarter of cases
+    assert other.float().mean().item() == pytest.approx(0.075, abs=5 * (0.07 / n) ** 0.5)
+    bases = torch.bincount(shown[other].long(), minlength=6)
+    assert bases[[0, 5]].sum() == 0
+    assert (bases[1:5] / bases.sum()).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+
+
+def test_the_same_generator_gives_the_same_masks():
+    first, second, third = (mask_windows(batch(), 0.2, generator(s), PLAIN) for s in (1, 1, 2))
+    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.positions, second.positions)
+    assert not torch.equal(first.positions, third.positions)
+
+
+def test_strands_turn_codes_and_tracks_together():
+    track = torch.arange(128.0).expand(2, 2, 128).clone().half()
+    given_ = {**batch(n=2, conservation=track), "reverse": torch.tensor([False, True])}
+    turned = turn_strands(given_["codes"], given_["reverse"])
+    assert torch.equal(turned[0], given_["codes"][0])
+    assert (turned[1].numpy() == reverse_complement(given_["codes"][1].numpy())).all()
+    config = MaskingConfig(soft_mask_weight=1.0, flip=0.0)
+    masked = mask_windows(given_, 1.0, generator(), config)
+    assert torch.equal(masked.labels[1], turned[1, :, 0].long())
+    assert torch.equal(masked.weights[1], masked.weights[0].flip(0))
+
+
+def test_weights_are_those_of_gpn_msa():
+    # gpn/msa/train.py: max over 7 bases of phastCons (NaN as 0), fmax(phyloP, 1), 0.1 + phastCons, lower case 0.1.
+    nan = float("nan")
+    phastcons = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, nan, 0.8, 0.0, 0.0, 0.0, 0.0]])
+    phylop = torch.tensor([[nan, 0.5, 3.0, 1.0, -2.0, 2.0, 1.0, 1.0, 1.0, 1.0, nan]])
+    codes = torch.ones(1, 11, 2, dtype=torch.uint8)
+    codes[0, 2, 0] |= SOFT_MASK
+    smooth = torch.tensor([0.0] * 3 + [0.8] * 7 + [0.0])
+    expected = phylop[0].nan_to_num(1.0).clamp_min(1.0) * (0.1 + smooth)
+    expected[2] *= 0.1
+    weights, found = position_weights(codes, torch.stack([phastcons, phylop], 1), MaskingConfig())
+    assert torch.allclose(weights[0], expected)
+    assert torch.allclose(found[0], smooth)
+    soft_only, none = position_weights(codes, None, MaskingConfig())
+    assert none is None
+    assert soft_only[0].tolist() == pytest.approx([1, 1, 0.1] + [1] * 8)
+    unweighted, _ = position_weights(
+        codes, torch.stack([phastcons, phylop], 1), MaskingConfig(conservation_weights=False, soft_mask_weight=1.0)
+    )
+    assert (unweighted == 1).all()
+
+
+def test_labels_flip_where_nothing_is_conserved():
+    track = torch.zeros(256, 2, 128)
+    track[:, 0, :64] = 0.9
+    given_ = batch(n=256, conservation=track.half())
+    masked = mask_windows(given_, 1.0, generator(3), MaskingConfig())
+    same = masked.labels == given_["codes"][..., 0].long()
+    assert same[:, :64].all()
+    # Half of the labels are drawn anew, a quarter of these are right by chance; smoothing spares three more bases.
+    assert same[:, 67:].float().mean().item() == pytest.approx(0.625, abs=0.02)
+    assert masked.labels.min() >= 1
+    assert masked.labels.max() <= 4
+    never = mask_windows(given_, 1.0, generator(3), MaskingConfig(flip=0.0))
+    assert torch.equal(never.labels, given_["codes"][..., 0].long())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"masked": 0.9, "random": 0.2}, {"masked": -0.1}, {"flip": 2.0}, {"soft_mask_weight": -1}]
+)
+def test_fractions_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match="got"):
+        MaskingConfig(**wrong)
+
+
+def test_the_complement_on_the_device_is_the_tables():
+    from r2mae_dna.codes import COMPLEMENT
+    from r2mae_dna.model import complement
+
+    letters = [0, 1, 2, 3, 4, 5, 9, 10, 11, 12]
+    assert complement(torch.tensor(letters, dtype=torch.uint8)).tolist() == COMPLEMENT[letters].tolist()

@@ -1,0 +1,252 @@
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, scheme
+from r2mae_core.metrics_csv import read_metrics
+from r2mae_dna import pretrain as module_under_test
+from r2mae_dna.masking import MaskingConfig, mask_windows
+from r2mae_dna.model import AlignmentModel, ModelConfig
+from r2mae_dna.options import Pretrain
+from r2mae_dna.pretrain import AlignmentPretraining, pretrain, token_losses, validation_loader, with_freeze
+from r2mae_dna.weights import load_model
+from r2mae_dna.windows import WindowSet
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A recipe on vertebrate windows that takes a second or two."""
+    from r2mae_dna.build import build_alignment
+    from r2mae_dna.options import Windows
+    from r2mae_dna.samples import VERTEBRATES, sample_path
+    from r2mae_dna.windows import make_windows
+
+    home = tmp_path_factory.mktemp("small")
+    build_alignment([sample_path(VERTEBRATES)], home / "s", reference="mm9", species=["rn4", "hg18", "canFam2"])
+    make_windows(Windows(home / "s", home / "w", window=32, step=32, validation="chr10:3,220,001-3,237,798"))
+    return Pretrain(
+        home / "w", mask_ratio="r2mae", hidden=32, layers=2, heads=2, steps=12, batch_size=16, lr=3e-3, warmup=3,
+        checkpoint_every=4, log_every=4, validation_windows=32, device="cpu", progress=False,
+    )  # fmt: skip
+
+
+def module(sampler, seed=0, dropout=0.0):
+    model = AlignmentModel(ModelConfig(3, 32, 2, 2, 128, dropout), seed)
+    return AlignmentPretraining(
+        model, sampler, MaskingConfig(), lr=1e-3, warmup=2, weight_decay=0.01, seed=seed, validation_ratios=(0.15,)
+    )
+
+
+def weights(run):
+    return load_model(run.path).model.state_dict()
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns_and_saves_a_model_that_loads(small):
+    run = pretrain(replace(small, steps=60, out=Path("run")))
+    metrics = read_metrics(run.metrics_file)
+    first, last = metrics["loss"][0][1], metrics["loss"][-1][1]
+    assert last < 0.85 * first
+    assert load_model(run.path).species == ("mm9", "rn4", "hg18", "canFam2")
+    sampler = scheme("r2mae", "dna")
+    assert [ratio for _, ratio in metrics["mask_ratio"]] == [sampler.sample(step) for step in range(3, 60, 4)]
+    assert len(metrics["val_loss/ratio_0.15"]) == 10
+    assert pretrain(replace(small, steps=60, out=Path("run"), progress=True)).path == run.path  # done: not again
+
+
+class StopAt(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("name", ["r2mae", "r2mae+cl"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(small, monkeypatch, name):
+    config = replace(small, mask_ratio=name, freeze_steps=3, dropout=0.1)
+    whole = pretrain(replace(config, out=Path("whole")))
+    original = module_under_test._callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(module_under_test, "_callbacks", lambda *a: [*original(*a), StopAt(7)])
+        with pytest.raises(RuntimeError, match="power cut"):
+            pretrain(replace(config, out=Path("cut")))
+    assert not Path("cut/model").exists()
+    resumed = pretrain(replace(config, out=Path("cut"), log_every=6))
+    assert equal(weights(whole), weights(resumed))
+
+
+def test_accumulated_micro_batches_share_the_ratio(small):
+    config = replace(small, batch_size=8, accumulate=2, log_every=1, steps=4, keep="last")
+    metrics = read_metrics(pretrain(replace(config, out=Path("run"))).metrics_file)
+    sampler = scheme("r2mae", "dna")
+    assert metrics["mask_ratio"] == [(step, sampler.sample(step)) for step in range(4)]
+
+
+def test_early_stopping_stops_and_the_best_model_is_kept(small):
+    # A huge learning rate: the validation loss soon rises.
+    config = replace(small, lr=0.5, warmup=20, steps=100, validate_every=2, patience=2, clip=None)
+    run = pretrain(replace(config, out=Path("best")))
+    losses = read_metrics(run.metrics_file)["val_loss/ratio_0.15"]
+    assert len(losses) < 50  # it stopped
+    best = min(losses, key=lambda point: point[1])
+    assert best != losses[-1]
+    last = pretrain(replace(config, out=Path("last"), keep="last"))
+    held_out = WindowSet(small.windows, "validation")
+    found = {}
+    for name, folder in (("best", run.path), ("last", last.path)):
+        judge = module(Fixed(0.15))
+        judge.model.load_state_dict(load_model(folder).model.state_dict())
+        judge.eval()
+        (batch, *_) = validation_loader(held_out, 16, 32)
+        from r2mae_core.randomness import derived_seed
+
+        generator = torch.Generator().manual_seed(derived_seed(0, "validation", 0))
+        found[name] = judge.masked_loss(batch, MaskDraw(0.15, generator)).item()
+    assert found["best"] < found["last"]
+
+
+def test_the_frozen_phase_is_bit_equal_to_plain_r2mae(small):
+    grid = Grid.spaced(0.05, 0.3, 10, seed=0)
+    plain = pretrain(replace(small, mask_ratio=grid, keep="last", dropout=0.1, out=Path("plain")))
+    frozen = replace(small, mask_ratio=Curriculum(grid, 10, freeze_steps=12), keep="last", dropout=0.1)
+    assert equal(weights(plain), weights(pretrain(replace(frozen, out=Path("frozen")))))
+    thawed = replace(frozen, mask_ratio=Curriculum(grid, 10, freeze_steps=6), out=Path("thawed"))
+    assert not equal(weights(plain), weights(pretrain(thawed)))
+
+
+def loss_and_head(sampler, draw_ratio, column, multiplier):
+    """Return the head's gradient for one batch, with a head that is no longer at its start."""
+    it = module(sampler)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in it.curriculum.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    it.is_log_step = lambda: False
+    it.train()
+    codes = torch.randint(1, 5, (8, 32, 4), dtype=torch.uint8, generator=generator)
+    batch = {"codes": codes, "reverse": torch.zeros(8, dtype=torch.bool)}
+    loss = it.masked_loss(batch, MaskDraw(draw_ratio, torch.Generator().manual_seed(1), column, multiplier))
+    loss.backward()
+    return it, batch, loss
+
+
+def test_the_multiplier_scales_the_heads_gradient_and_no_others():
+    sampler = scheme("r2mae+cl", "dna")
+    easy, _, _ = loss_and_head(sampler, 0.3, 4, 1.0)
+    hard, _, _ = loss_and_head(sampler, 0.3, 4, -1.0)
+    frozen, _, _ = loss_and_head(sampler, 0.3, 4, 0.0)
+    assert max(p.grad.abs().max() for p in easy.curriculum.parameters()) > 1e-6
+    for a, b, c in zip(*(m.curriculum.parameters() for m in (easy, hard, frozen)), strict=True):
+        assert torch.allclose(a.grad, -b.grad)
+        assert (c.grad == 0).all()
+    for a, b in zip(easy.model.parameters(), hard.model.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)  # the network sees the weights as constants
+
+
+def test_every_column_has_mean_one_and_every_token_too():
+    it, batch, _ = loss_and_head(scheme("r2mae+cl", "dna"), 0.3, 4, 1.0)
+    masked = mask_windows(batch, 0.3, torch.Generator().manual_seed(1), it.masking)
+    with torch.no_grad():
+        hidden = it.model.encode(masked.codes, masked.positions).flatten(0, 1)
+        matrix = it.curriculum.matrix(hidden)
+        column = it.curriculum(hidden, 4, 1.0)
+    assert matrix.shape == (8 * 10, 10)
+    assert (matrix > 0).all()
+    assert torch.allclose(matrix.mean(0), torch.ones(10), atol=1e-5)
+    assert torch.allclose(matrix.mean(1), torch.ones(80), atol=1e-3)
+    assert matrix.std() > 0.01
+    assert torch.equal(column, matrix[:, 4])
+
+
+def test_the_loss_is_the_weighted_mean_written_out():
+    it, batch, loss = loss_and_head(scheme("r2mae+cl", "dna"), 0.3, 7, 1.0)
+    masked = mask_windows(batch, 0.3, torch.Generator().manual_seed(1), it.masking)
+    with torch.no_grad():
+        hidden = it.model.encode(masked.codes, masked.positions)
+        ce, w = token_losses(it.model, hidden, masked), masked.weights.flatten()
+        learned = it.curriculum.matrix(hidden.flatten(0, 1))[:, 7]
+    assert loss.item() == pytest.approx(((w * learned * ce).sum() / w.sum()).item(), rel=1e-6)
+
+
+def test_plain_cl_always_picks_one_column_of_ten():
+    sampler = scheme("cl", "dna")
+    assert {sampler.column(step, 100) for step in range(100)} == {0}
+    assert {sampler.sample(step, 100) for step in range(100)} == {0.15}
+    assert module(sampler).curriculum.n_columns == 10
+    grid = scheme("r2mae+cl", "dna")
+    for step in range(50):
+        assert grid.sample(step, 50) == grid.ratio.values[grid.column(step, 50)]
+    assert with_freeze(sampler, 7).freeze_steps == 7
+    assert with_freeze(Fixed(0.1), 7) == Fixed(0.1)
+
+
+def test_learned_weights_move_after_the_freeze_and_are_logged(small):
+    config = replace(small, mask_ratio="cl-k0", freeze_steps=4, steps=40, log_every=1)
+    metrics = read_metrics(pretrain(replace(config, out=Path("run"))).metrics_file)
+    spread = dict(metrics["curriculum/log_spread"])
+    assert all(spread[step] == 0 for step in range(5))  # step 4 computes its loss with the untrained head
+    assert spread[39] > 1e-3
+    assert [m for _, m in metrics["curriculum/multiplier"]][:6] == [0, 0, 0, 0, 1, 1]
+
+
+def test_all_schemes_of_the_paper_train(small):
+    from r2mae_dna.paper import TABLE3
+
+    for name in TABLE3:
+        run = pretrain(replace(small, mask_ratio=name, steps=3, freeze_steps=1, validate_every=3, out=Path(name)))
+        loss = read_metrics(run.metrics_file)["val_loss/ratio_0.15"][-1][1]
+        assert 0 < loss < 3, name
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    it = module(Fixed(0.15))
+    it.warmup = 10
+    it.total_steps = lambda: 110
+    built = it.configure_optimizers()
+    decays = [(group["weight_decay"], {p.dim() for p in group["params"]}) for group in built["optimizer"].param_groups]
+    assert decays == [(0.01, {2}), (0.0, {1})]
+    factor = built["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [factor(s) for s in (0, 4, 9, 10, 60, 110)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_ratio": "r3mae"}, "unknown mask scheme 'r3mae' for dna"),
+        ({"hidden": 20}, "3 species need a width of at least 21, got hidden=20"),
+        ({"windows": Path("nowhere")}, "no windows at nowhere"),
+        ({"masked": 0.95}, "masked and random are fractions"),
+        ({"batch_size": 100_000}, "do not fill a batch of 100000"),
+        ({"precision": "float3"}, "float3"),
+    ],
+)
+def test_bad_options_are_refused(small, changes, message):
+    with pytest.raises(UserError) as error:
+        pretrain(replace(small, out=Path("run"), **changes))
+    assert message in str(error.value)
+
+
+def test_patience_needs_validation_windows(small, toy, tmp_path):
+    from r2mae_dna.options import Windows
+    from r2mae_dna.windows import make_windows
+
+    make_windows(Windows(toy[0], out=tmp_path / "w", window=32, step=4))
+    with pytest.raises(UserError, match="--patience needs validation windows"):
+        pretrain(replace(small, windows=tmp_path / "w", patience=1, out=Path("run")))
+    assert not Path("run").exists()
+
+
+def test_validation_windows_are_the_same_every_time(small):
+    held_out = WindowSet(small.windows, "validation")
+    loader = validation_loader(held_out, 8, 24)
+    first, second = ([batch["codes"] for batch in loader] for _ in range(2))
+    assert len(first) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
