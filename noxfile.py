@@ -24,6 +24,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes thr
 ROOT = Path(__file__).parent
 UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))  # nox[uv] brings its own
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+# The tests of several files at once: they use one thread each.
+IN_PARALLEL = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
 NAMES = {package: package.removeprefix("r2mae-") for package in PACKAGES}
 EACH = nox.parametrize("package", [nox.param(package, id=name) for package, name in NAMES.items()])
 
@@ -64,7 +66,7 @@ def check_alone(session, package):
 def run_tests(session, package):
     sync(session, f"--package={package}", "--group=test")
     check_alone(session, package)
-    session.run("python", "-m", "pytest", f"packages/{package}/tests", *session.posargs)
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -170,7 +172,7 @@ def find_python(version):
 
 @nox.session(venv_backend="none")
 @nox.parametrize("version", ["3.12"])
-@nox.parametrize("package", [nox.param(p, id=NAMES[p]) for p in PACKAGES if NAMES[p] in ("core", "theory", "vision")])
+@EACH
 def matrix(session, package, version):
     """Test a package on another Python, where the machine has it."""
     python = find_python(version)
@@ -183,7 +185,8 @@ def matrix(session, package, version):
         env={"UV_PROJECT_ENVIRONMENT": str(home), "VIRTUAL_ENV": ""},
         external=True,
     )
-    session.run(str(home / "bin" / "python"), "-m", "pytest", f"packages/{package}/tests", *session.posargs)
+    python = str(home / "bin" / "python")
+    session.run(python, "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ def test_versions_bounds_and_files_agree(name):
         assert "lightning>=2.6.1,!=2.6.2,!=2.6.3" in dependencies
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, p in PROJECTS.items() if "scripts" not in p["project"] and n != "r2mae-core"]
-)
-def test_a_package_without_a_command_says_that_it_is_a_placeholder(name):
-    assert "placeholder" in (PACKAGES / name / "src" / name.replace("-", "_") / "__init__.py").read_text()
+@pytest.mark.parametrize("name", [name for name in PROJECTS if name != "r2mae-core"])
+def test_every_package_has_its_command(name):
+    module = name.replace("-", "_")
+    assert PROJECTS[name]["project"]["scripts"] == {name: f"{module}.cli:main"}

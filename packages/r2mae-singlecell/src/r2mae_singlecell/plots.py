@@ -21,11 +21,12 @@ def plot_pearson(records: Sequence[Record], title: str) -> Any:
     """Draw the correlation of hidden genes over the fraction hidden, a line per method, bars of one deviation."""
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
+    records = [record for record in records if record.metric.startswith("pearson@")]
     schemes = list(dict.fromkeys(record.scheme for record in records))
     for i, scheme in enumerate(schemes):
         values: dict[float, list[float]] = {}
         for record in records:
-            if record.scheme == scheme and record.metric.startswith("pearson@"):
+            if record.scheme == scheme:
                 values.setdefault(float(record.metric.removeprefix("pearson@")), []).append(record.value)
         ratios = sorted(values)
         means = [np.mean(values[ratio]) for ratio in ratios]
