@@ -36,7 +36,7 @@ class Speed(pl.Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = trainer.global_step - self.step
-        if not done or trainer.global_step % trainer.log_every_n_steps or batch_idx + 1 == 0:  # pyright: ignore
+        if not done or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
             return
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()

@@ -66,7 +66,7 @@ class R2MAECollator:
     ) -> dict[str, Tensor]:
         """Return the batch with hidden tokens and `labels`, -100 where there is no loss.
 
-        Every row hides max(1, round(ratio * ordinary tokens)) of its own; the masks depend on (seed, step, micro) alone.
+        Every row hides max(1, round(ratio * its ordinary tokens)); the masks depend on (seed, step, micro) alone.
 
         Args:
             batch: what this collator made, on any device.

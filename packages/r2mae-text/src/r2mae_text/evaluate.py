@@ -57,9 +57,7 @@ def validation_loss(
         for first in range(0, n, batch_size):
             batch = torch.from_numpy(rows[torch.arange(first, min(first + batch_size, n)).numpy()])
             # On the CPU, so that a GPU is asked the same.
-            masked = mask_tokens(
-                batch, ratio, rule, generator=torch.Generator().manual_seed(0), rows=(first, n)
-            )
+            masked = mask_tokens(batch, ratio, rule, generator=torch.Generator().manual_seed(0), rows=(first, n))
             share = (masked.targets >= 0).sum()
             loss = masked_lm_loss(
                 model, masked.inputs.to(device), masked.positions.to(device), masked.targets.to(device)

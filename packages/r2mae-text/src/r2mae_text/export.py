@@ -10,7 +10,7 @@ import yaml
 from r2mae_core import RunFolder, UserError
 from r2mae_core.commands import say
 from r2mae_text.data.shards import Corpus
-from r2mae_text.model import load_checkpoint
+from r2mae_text.model import load_checkpoint, quiet
 from r2mae_text.options import Export, Fill
 from r2mae_text.tokenizer import load_tokenizer
 
@@ -32,7 +32,8 @@ def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
         model.resize_token_embeddings(len(tokenizer))
     scratch = target.parent / f".{target.name}-new"
     shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
+    with quiet():
+        model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,88 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, UserError, compare, sampler_from_config, short_name
+from r2mae_core import Record, RunFolder, UserError, compare, read_records, sampler_from_config, short_name
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.records import write_records
 from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_text.batching import Encoded, batches, collate, encode, subset
 from r2mae_text.data.glue import Examples, Task, load_task
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.export import load_pretrained, open_run
 from r2mae_text.metrics import score
 from r2mae_text.options import Finetune
 from r2mae_text.pretrain import linear, out_of_memory
-
-_POOL = 50  # batches whose examples are sorted by length together
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenized examples, end to end."""
-
-    ids: np.ndarray
-    """All tokens, (total,) int32."""
-    types: np.ndarray
-    """Which text a token is of, (total,) uint8; for models with token types."""
-    starts: np.ndarray
-    """(N + 1,) int64."""
-    labels: Tensor
-    """(N,) int64 or float32."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def lengths(self) -> np.ndarray:
-        """Return tokens per example, (N,) int64."""
-        return np.diff(self.starts)
-
-
-def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
-    """Tokenize a split once, with the model's special tokens; what exceeds `max_length` is cut."""
-    # Only pairs can lose the longer text first; for one text it is the same thing.
-    batch = tokenizer(*examples.texts, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
-    ids, types = batch["input_ids"], batch["token_type_ids"]
-    starts = np.cumsum([0, *(len(row) for row in ids)])
-    flat = np.fromiter((token for row in ids for token in row), np.int32, starts[-1])
-    kinds = np.fromiter((kind for row in types for kind in row), np.uint8, starts[-1])
-    return Encoded(flat, kinds, starts, torch.from_numpy(examples.labels))
-
-
-def batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Yield an epoch's batches of example numbers: neighbours in length share a batch, in random order.
-
-    Examples are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled: a
-    batch has hardly any padding, and every epoch has other batches.
-    """
-    order = permutation(len(lengths), seed, epoch)
-    pools = [order[i : i + _POOL * batch_size] for i in range(0, len(order), _POOL * batch_size)]
-    cut = []
-    for pool in pools:
-        ranked = pool[np.argsort(lengths[pool], kind="stable")]
-        cut += [ranked[i : i + batch_size] for i in range(0, len(ranked), batch_size)]
-    for i in permutation(len(cut), derived_seed(seed, "batches"), epoch):
-        yield cut[i]
-
-
-def collate(data: Encoded, which: np.ndarray, pad_id: int, multiple: int = 8) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (ids, attention mask, token types), each (B, W): padded to the batch's longest, rounded up.
-
-    Args:
-        data: the split.
-        which: numbers of the examples, (B,).
-        pad_id: the tokenizer's.
-        multiple: W is a multiple of this, so that a GPU sees few shapes.
-    """
-    lengths = data.lengths()[which]
-    width = -(-int(lengths.max()) // multiple) * multiple
-    columns = np.arange(width)
-    real = columns < lengths[:, None]
-    places = np.where(real, data.starts[which][:, None] + columns, 0)
-    ids = np.where(real, data.ids[places], pad_id)
-    types = np.where(real, data.types[places], 0)
-    return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(real), torch.from_numpy(types.astype(np.int64))
 
 
 def finetune_task(
@@ -138,7 +69,7 @@ def finetune_task(
     model.to(device).train()
     train = encode(tokenizer, splits["train"], max_length)
     if max_train is not None and max_train < len(train):
-        train = _subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
+        train = subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -159,7 +90,9 @@ def finetune_task(
             optimizer.step()
             schedule.step()
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{out_of_memory(error)}".split("; lower")[0] + "; lower --batch_size or --max_length") from None
+        raise UserError(
+            f"{out_of_memory(error)}".split("; lower")[0] + "; lower --batch_size or --max_length"
+        ) from None
     judged = {}
     for split in task.splits:
         data = encode(tokenizer, splits[split], max_length)
@@ -184,37 +117,12 @@ def _classifier(name: str | Path, n_labels: int) -> tuple[Any, Any]:
     text = str(name)
     settings = {"num_labels": n_labels} | ({"problem_type": "regression"} if n_labels == 1 else {})
     if not text.startswith("scratch:"):
-        with _no_report():
-            return load_pretrained(name, "AutoModelForSequenceClassification", **settings)
+        return load_pretrained(name, "AutoModelForSequenceClassification", **settings)
     _, tokenizer = load_pretrained(text.removeprefix("scratch:"))
     folder = Path(text.removeprefix("scratch:"))
     place = folder / "model" if (folder / "model").is_dir() else folder
     config = AutoConfig.from_pretrained(place, **settings)
     return AutoModelForSequenceClassification.from_config(config), tokenizer
-
-
-def _no_report() -> Any:
-    """Silence transformers' report that the classifier is new and the LM head not used: that is what is meant."""
-    import contextlib
-
-    from transformers.utils import logging
-
-    @contextlib.contextmanager
-    def quiet() -> Iterator[None]:
-        before = logging.get_verbosity()
-        logging.set_verbosity_error()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(before)
-
-    return quiet()
-
-
-def _subset(data: Encoded, which: np.ndarray) -> Encoded:
-    places = np.concatenate([np.arange(data.starts[i], data.starts[i + 1]) for i in which])
-    starts = np.cumsum([0, *data.lengths()[which]])
-    return Encoded(data.ids[places], data.types[places], starts, data.labels[torch.from_numpy(which.copy())])
 
 
 def _logits(model: Any, data: Encoded, which: np.ndarray, pad_id: int, device: str) -> Tensor:
@@ -241,7 +149,7 @@ def predict(model: Any, data: Encoded, pad_id: int, device: str, bf16: bool, bat
     return out[np.argsort(order)]
 
 
-def finetune(config: Finetune) -> RunFolder:
+def finetune_tasks(config: Finetune) -> RunFolder:
     """Fine-tune every task with every seed and return the run folder; finished pairs are not done again.
 
     Raises:
@@ -261,15 +169,20 @@ def finetune(config: Finetune) -> RunFolder:
                     task, splits = load_task(name, config.data, config.text_columns)
                     _report(name, splits)
                 _one(config, name, task, splits, seed, scheme, device, part)
-            from r2mae_core import read_records
-
             records += read_records(part)
     run.write_results(records)
     return run
 
 
 def _one(
-    config: Finetune, name: str, task: Task, splits: dict[str, Examples], seed: int, scheme: str, device: str, part: Path
+    config: Finetune,
+    name: str,
+    task: Task,
+    splits: dict[str, Examples],
+    seed: int,
+    scheme: str,
+    device: str,
+    part: Path,
 ) -> None:
     start = time.perf_counter()
     bf16 = config.precision == "bf16-mixed" or (config.precision == "auto" and device == "cuda")
@@ -320,7 +233,7 @@ def scheme_of(name: str) -> str:
 
 def finetune_command(config: Finetune) -> None:
     """`r2mae-text finetune`."""
-    run = finetune(config)
+    run = finetune_tasks(config)
     say(summary(run.results()))
     say(f"Done: {run.path / 'results.json'}")
 

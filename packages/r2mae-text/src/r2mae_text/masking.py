@@ -4,7 +4,7 @@ Nothing here waits for the device: the number of hidden tokens is known on the h
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,10 +34,17 @@ class MaskingRule:
             raise ValueError(f"mask_share and random_share must be in [0, 1] and sum to 1 at most, got {shares}")
 
     @classmethod
-    def of(cls, tokenizer: object, **settings: object) -> "MaskingRule":
-        """Return the rule for a transformers tokenizer; settings are the other fields."""
-        special = tuple(sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}))  # pyright: ignore[reportAttributeAccessIssue]
-        return cls(tokenizer.mask_token_id, special, len(tokenizer), **settings)  # pyright: ignore
+    def of(
+        cls,
+        tokenizer: Any,
+        *,
+        mask_share: float = 0.8,
+        random_share: float = 0.1,
+        count: Literal["exact", "bernoulli"] = "exact",
+    ) -> "MaskingRule":
+        """Return the rule for a transformers tokenizer; an unknown-word token counts as an ordinary one."""
+        special = tuple(sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}))
+        return cls(tokenizer.mask_token_id, special, len(tokenizer), mask_share, random_share, count)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Networks: transformers' masked-LM models by size or name, and their loss on hidden positions alone (paper, C.6)."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,9 @@ def build_model(
         try:
             model = AutoModelForMaskedLM.from_config(config)
         except ValueError as error:
-            raise UserError(f"{kind} is no masked language model of transformers: {str(error).splitlines()[0]}") from None
+            raise UserError(
+                f"{kind} is no masked language model of transformers: {str(error).splitlines()[0]}"
+            ) from None
     if position_start == "sinusoidal":
         _sinusoidal_positions(model)
     return model
@@ -78,7 +82,14 @@ def build_model(
 
 def usable_positions(config: Any) -> int:
     """Return how many tokens a row may have; RoBERTa's kin begin to count behind the padding id."""
-    counted_from_pad = ("roberta", "camembert", "xlm-roberta", "roberta-prelayernorm", "xlm-roberta-xl", "data2vec-text")
+    counted_from_pad = (
+        "roberta",
+        "camembert",
+        "xlm-roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta-xl",
+        "data2vec-text",
+    )
     offset = config.pad_token_id + 1 if config.model_type in counted_from_pad else 0
     return getattr(config, "max_position_embeddings", 10**9) - offset
 
@@ -87,7 +98,7 @@ def _check_positions(config: Any, length: int) -> None:
     if length > usable_positions(config):
         raise UserError(
             f"rows of {length} tokens do not fit the model's {usable_positions(config)} positions; lower --length or "
-            'set --model_args \'{"max_position_embeddings": N}\''
+            "set --model_args '{\"max_position_embeddings\": N}'"
         )
 
 
@@ -172,6 +183,22 @@ def peak_flops(device: str, given: float | None) -> float | None:
     return next((peak * 1e12 for known, peak in PEAK_TFLOPS.items() if all(w in name for w in known.split())), None)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars, and its report that a head is new or not used: that is what is meant here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_checkpoint(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> Any:
     """Load a transformers model from a folder or the hub.
 
@@ -182,8 +209,11 @@ def load_checkpoint(name: str | Path, model_class: str = "AutoModelForMaskedLM",
 
     local = Path(name).is_dir()
     try:
-        return getattr(transformers, model_class).from_pretrained(str(name), local_files_only=local, **settings)
+        with quiet():
+            return getattr(transformers, model_class).from_pretrained(str(name), local_files_only=local, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"{name} holds no loadable model" if local else f"no model {str(name)!r} here or on the hub"
-        raise UserError(f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder") from None
+        raise UserError(
+            f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder"
+        ) from None

@@ -45,7 +45,7 @@ class Pretrain:
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
     model: str = "medium"
-    """tiny, small, medium, base; a transformers model type such as bert; or a checkpoint (folder or hub) to go on from."""
+    """tiny, small, medium, base; a transformers model type such as bert; or a checkpoint to go on from."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's transformers config, such as {"layer_norm_eps": 1e-12}."""
     length: int = 128

@@ -1,4 +1,4 @@
-"""`prepare`: text in, shards of token ids out; every piece on its own, so it is parallel and goes on where it stopped."""
+"""`prepare`: text in, shards of token ids out; piece by piece, so it is parallel and goes on where it stopped."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ _TRAINING_TEXT = 64 << 20  # characters from which a tokenizer is trained: more 
 _BATCH = 256  # documents that the tokenizer gets at once
 
 
-def prepare(config: Prepare) -> Corpus:
+def prepare_corpus(config: Prepare) -> Corpus:
     """Make (or go on making) a corpus folder and return it.
 
     Raises:
@@ -48,7 +49,7 @@ def prepare(config: Prepare) -> Corpus:
 
 def prepare_command(config: Prepare) -> None:
     """`r2mae-text prepare`."""
-    corpus = prepare(config)
+    corpus = prepare_corpus(config)
     index = corpus.index
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in index["skipped"].items()) or "nothing"
     say(
@@ -144,8 +145,7 @@ def encode_piece(
     frequency = np.zeros(65_536, np.int64)
     with ExitStack() as stack:
         files = {
-            split: stack.enter_context(atomic_path(folder / _shard(split, number)))
-            for split in ("train", "validation")
+            split: stack.enter_context(atomic_path(folder / _shard(split, number))) for split in ("train", "validation")
         }
         # Closed before atomic_path renames: the stack unwinds backwards.
         out = {split: stack.enter_context(file.open("wb")) for split, file in files.items()}
@@ -192,15 +192,20 @@ def _encode_batch(tokenizer: Any, texts: list[str], end_id: int) -> Iterator[tup
 
 
 def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield the documents of a shard of GPT-2 tokens; each starts with its end-of-text token there, and ends so here."""
+    """Yield the documents of a shard of GPT-2 tokens: there each starts with its end-of-text, here it ends so."""
     from r2mae_text.tokenizer import GPT2_ENDOFTEXT
 
     ids = gpt2_ids(piece)
     starts = np.flatnonzero(ids == GPT2_ENDOFTEXT)
     bounds = np.unique(np.concatenate([[0], starts + 1, [len(ids)]]))
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds.tolist()):
         document = np.asarray(ids[first:last])
-        yield _key(document.tobytes()), table[document]
+        if (
+            document[-1] != GPT2_ENDOFTEXT
+        ):  # the file's last document: its end is the next one's start, which is not here
+            document = np.append(document, np.uint16(GPT2_ENDOFTEXT))
+        if len(document) > 1:
+            yield _key(document.tobytes()), table[document]
 
 
 def _key(content: bytes) -> float:
@@ -228,7 +233,7 @@ def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any) -> None:
         sidecar = json.loads(_sidecar(folder, number).read_text(encoding="utf-8"))
         skipped.update(sidecar["skipped"])
         n_documents += sidecar["documents"]
-        frequency[: len(sidecar["frequency"])] += sidecar["frequency"]
+        frequency[: len(sidecar["frequency"])] += np.array(sidecar["frequency"], np.int64)
         shards += [
             {"split": split, "file": _shard(split, number), "tokens": tokens}
             for split, tokens in sidecar["tokens"].items()

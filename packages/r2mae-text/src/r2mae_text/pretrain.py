@@ -111,9 +111,7 @@ def linear(step: int, total: int, warmup: float) -> float:
 def out_of_memory(error: Exception) -> UserError:
     """Return the message for a full GPU."""
     reason = str(error).splitlines()[0]
-    return UserError(
-        f"the GPU's memory is full ({reason}); lower --micro_batch_size: the result does not depend on it"
-    )
+    return UserError(f"the GPU's memory is full ({reason}); lower --micro_batch_size: the result does not depend on it")
 
 
 def micro_batch_size(config: Pretrain, device: str) -> int:
@@ -149,7 +147,7 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
         folder = folder / "model"  # a run folder
     model = load_checkpoint(folder if folder.is_dir() else config.model)
     _check_fit(model, corpus, config, folder)
-    return model
+    return model.train()  # loaded models are in evaluation mode, without dropout
 
 
 def _check_fit(model: Any, corpus: Corpus, config: Pretrain, folder: Path) -> None:
@@ -170,7 +168,7 @@ def _check_fit(model: Any, corpus: Corpus, config: Pretrain, folder: Path) -> No
         )
 
 
-def pretrain(config: Pretrain) -> RunFolder:
+def pretrain_model(config: Pretrain) -> RunFolder:
     """Pretrain as the config says and return the run folder: `model/` (transformers' format), metrics, results.
 
     Goes on from the folder's last checkpoint if there is one.
@@ -179,6 +177,8 @@ def pretrain(config: Pretrain) -> RunFolder:
         UserError: corpus, model, scheme, budget or device do not serve, memory is full, or the run was interrupted.
     """
     device = resolve_device(config.device)
+    if config.devices * config.nodes > 1 and config.out is None:
+        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     corpus = Corpus.open(config.corpus)
     sampler = sampler_from_config(config.mask_ratio, "text", config.seed)
     if isinstance(sampler, Curriculum):
@@ -270,7 +270,7 @@ def pretrain_command(config: Pretrain) -> None:
     device = resolve_device(config.device)
     sampler = sampler_from_config(config.mask_ratio, "text", config.seed)
     say(f"Pretraining {config.model} on {config.corpus}, ratio {sampler.describe()}, on {device_name(device)}")
-    run = pretrain(config)
+    run = pretrain_model(config)
     for record in run.results():
         if record.metric == "mlm_loss@0.15":
             say(f"Validation loss at ratio 0.15: {record.value:.4f} nats")

@@ -55,7 +55,7 @@ def check_tokenizer(tokenizer: Any, name: str) -> Any:
         raise UserError(f"tokenizer {name} has no {', '.join(missing)}; masked-language modelling needs them")
     if len(tokenizer) > MAX_VOCABULARY:
         raise UserError(
-            f"tokenizer {name} has {len(tokenizer):,} entries; the shards hold 16-bit ids, so {MAX_VOCABULARY:,} at most"
+            f"tokenizer {name} has {len(tokenizer):,} entries; the shards hold 16-bit ids: {MAX_VOCABULARY:,} at most"
         )
     return tokenizer
 

@@ -43,10 +43,9 @@ class R2MAETrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         masked = self._masked(model, inputs)
-        if model is self.accelerator.unwrap_model(model):
-            loss = _loss(model, masked)
-        else:  # a wrapper such as DDP must see the call, or it does not join the ranks' gradients
-            loss = model(**masked).loss
+        # A wrapper such as DDP must see the call, or it does not join the ranks' gradients.
+        bare = model is self.accelerator.unwrap_model(model)
+        loss = _loss(model, masked) if bare else model(**masked).loss
         return (loss, None) if return_outputs else loss
 
     def _masked(self, model: nn.Module, inputs: Any) -> dict[str, Tensor]:

@@ -55,8 +55,11 @@ TASKS: dict[str, Task] = {
     "stsb": Task(("sentence1", "sentence2"), (), ("validation",), "spearman", "STS-B", (), "score"),
 }  # fmt: skip
 _ZIP_SPLITS = {
-    "validation": "dev", "validation_matched": "dev_matched", "validation_mismatched": "dev_mismatched", "train": "train",
-}  # fmt: skip
+    "train": "train",
+    "validation": "dev",
+    "validation_matched": "dev_matched",
+    "validation_mismatched": "dev_mismatched",
+}
 
 
 @dataclass(frozen=True)
@@ -175,10 +178,7 @@ def read_table(file: Path, damaged: Counter[str], header: bool = True) -> list[d
     lines = lines[:-1] if lines and not lines[-1] else lines
     if file.suffix == ".jsonl":
         return [_json_row(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
-    if file.suffix == ".csv":
-        rows = list(csv.reader(lines))
-    else:
-        rows = [line.split("\t") for line in lines]
+    rows = list(csv.reader(lines)) if file.suffix == ".csv" else [line.split("\t") for line in lines]
     if not rows:
         raise UserError(f"{file} is empty")
     names = rows.pop(0) if header else [str(i) for i in range(len(rows[0]))]
@@ -200,9 +200,7 @@ def _json_row(line: str, file: Path, number: int) -> dict[str, Any]:
         raise UserError(f"{file}, line {number} is not JSON ({error})") from None
 
 
-def _examples(
-    rows: list[dict[str, Any]], task: Task, name: str, split: str, skipped: Counter[str]
-) -> Examples:
+def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, skipped: Counter[str]) -> Examples:
     missing = [column for column in (*task.columns, "label") if rows and column not in rows[0]]
     if missing:
         have = ", ".join(map(str, rows[0]))

@@ -71,7 +71,7 @@ def _main(sdist: Path) -> None:
         "distribution_sha256": hashlib.sha256(sdist.read_bytes()).hexdigest(),
         "path": f"{_INNER} -> {_FILE}",
         "licence": "MIT, Copyright (c) 2016 C.J. Hutto; the sentences are quotations from reviews on Rotten Tomatoes",
-        "changes": "label = sign of the mean rating, rows with mean 0 left out, spaces made single, split drawn with seed 0",
+        "changes": "label = sign of the mean rating, mean 0 left out, spaces made single, split drawn with seed 0",
         "rows": rows,
         "sha256": hashlib.sha256(gzip.decompress(content)).hexdigest(),
         "sha256_of": "the unzipped content",

@@ -16,6 +16,7 @@ import numpy as np
 from r2mae_core import UserError
 
 SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet", ".bin": "gpt2"}
+SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 64 << 20  # bytes
 _GPT2_MAGIC, _GPT2_HEADER = 20240520, 1024  # bytes: 256 int32
 
 
@@ -50,7 +51,7 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
     files = [file for source in sources if not str(source).startswith("hub:") for file in _files(source)]
     if piece_bytes is None:
         total = sum(file.stat().st_size for file in files)
-        piece_bytes = min(max(total // 256, 1 << 20), 64 << 20)
+        piece_bytes = min(max(total // 256, SMALLEST_PIECE), LARGEST_PIECE)
     plan = [piece for group in pieces for piece in group]
     texts: list[Path] = []
     for file in files:
