@@ -88,8 +88,8 @@ def pretraining(config: Demo, corpus: Path, folder: Path, name: str) -> Pretrain
     where a default start of this size stays for longer than the demo lasts.
     """
     return Pretrain(
-        corpus, SCHEMES[name], "tiny", {"initializer_range": 0.05}, length=32, batch_size=32, micro_batch_size=32,
-        steps=config.steps, lr=1e-3, dropout=0.0, position_start="sinusoidal", seed=config.seed,
+        corpus, SCHEMES[name], "tiny", {"num_hidden_layers": 1, "initializer_range": 0.05}, length=32, batch_size=32,
+        micro_batch_size=32, steps=config.steps, lr=2e-3, dropout=0.0, position_start="sinusoidal", seed=config.seed,
         validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1), device=config.device,
         out=home(folder, name), progress=False,
     )  # fmt: skip

@@ -176,7 +176,7 @@ class Fill:
 class Demo:
     """Prepare, pretrain every scheme, fine-tune on real sentences, draw the curves."""
 
-    steps: int = 400
+    steps: int = 1200
     """Optimizer steps of each pretraining."""
     n_seeds: int = 3
     """Seeds of fine-tuning."""
