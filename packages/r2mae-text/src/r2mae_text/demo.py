@@ -100,8 +100,8 @@ def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
     pretrained = home(folder, "r2mae" if name == SCRATCH else name)
     model = f"scratch:{pretrained}" if name == SCRATCH else str(pretrained)
     return Finetune(
-        model, ("movies",), seeds=tuple(range(config.n_seeds)), epochs=3, max_train=2000, max_length=32, lr=5e-4,
-        warmup=0.1, device=config.device, out=folder / "finetune" / name.replace(" ", "-"), progress=False,
+        model, ("movies",), seeds=tuple(range(config.n_seeds)), epochs=3, max_train=config.labels, max_length=32,
+        lr=5e-4, warmup=0.1, device=config.device, out=folder / "finetune" / name.replace(" ", "-"), progress=False,
     )  # fmt: skip
 
 

@@ -180,6 +180,8 @@ class Demo:
     """Optimizer steps of each pretraining."""
     n_seeds: int = 3
     """Seeds of fine-tuning."""
+    labels: int = 2000
+    """Rated film sentences to fine-tune on, of 9,000."""
     seed: int = 0
     """Of the pretraining."""
     device: Device = "auto"

@@ -61,8 +61,8 @@ class MaskedLanguageModule(MaskedModule):
         super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per)
         self.model, self.rule, self.batch_size = model, rule, batch_size
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
-        # dynamic: the number of hidden tokens changes from step to step
-        self._loss = torch.compile(masked_lm_loss, dynamic=True) if compile else masked_lm_loss
+        # The number of hidden tokens changes from step to step: compiled twice, the second time for any number.
+        self._loss = torch.compile(masked_lm_loss) if compile else masked_lm_loss
 
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the loss of a micro-batch, (B, L) integer ids.
