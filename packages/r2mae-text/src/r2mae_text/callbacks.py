@@ -10,7 +10,7 @@ from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import VALIDATION_RATIO, validation_loss
 from r2mae_text.model import peak_flops, train_flops_per_token
 
-MAX_ROWS_BETWEEN = 512
+MAX_ROWS_BETWEEN = 256
 """Rows of the validations during training; the one at the end takes more."""
 
 

@@ -18,7 +18,7 @@ from r2mae_text.options import Compare
 VALIDATION_RATIO = 0.15
 """Where schemes are compared, as MosaicBERT and ModernBERT do."""
 CURVE = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-MAX_ROWS = 4096
+MAX_ROWS = 1024
 RANK_BY: dict[str, Direction] = {"accuracy": "max", "mcc": "max", "spearman": "max"}
 
 
