@@ -167,7 +167,8 @@ def finetune_tasks(config: Finetune) -> RunFolder:
             if not part.exists():
                 if task is None:
                     task, splits = load_task(name, config.data, config.text_columns)
-                    _report(name, splits)
+                    if config.progress:
+                        _report(name, splits)
                 _one(config, name, task, splits, seed, scheme, device, part)
             records += read_records(part)
     run.write_results(records)

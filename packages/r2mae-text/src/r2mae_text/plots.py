@@ -28,22 +28,21 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
     left, middle, right = figure.subplots(1, 3)
     for name, points in series.items():
         left.plot(*zip(*points, strict=True), label=name)
-    _unigram(left, unigram)
+    _unigram(left, unigram, "right")
     left.set(xlabel="optimizer step", ylabel="validation loss at ratio 0.15 (nats)", title="pretraining")
     left.legend(fontsize="small", frameon=False)
     plot_curve(middle, [record for record in records if record.metric.startswith("mlm_loss@")])
-    _unigram(middle, unigram)
+    _unigram(middle, unigram, "left")
     middle.set_title("the same models at other ratios")
     _bars(right, [record for record in records if record.metric == "accuracy"])
     return figure
 
 
-def _unigram(axes: Any, unigram: float) -> None:
+def _unigram(axes: Any, unigram: float, side: str) -> None:
     axes.axhline(unigram, color="0.5", linestyle=":", linewidth=1.2)
-    axes.annotate(
-        "unigram entropy", (0.98, unigram), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-        color="0.4", fontsize="small",
-    )  # fmt: skip
+    place = (0.98 if side == "right" else 0.02, unigram)
+    style: dict[str, Any] = {"ha": side, "va": "bottom", "color": "0.4", "fontsize": "small"}
+    axes.annotate("unigram entropy", place, xycoords=("axes fraction", "data"), **style)
 
 
 def plot_curve(axes: Any, records: Sequence[Record]) -> None:
