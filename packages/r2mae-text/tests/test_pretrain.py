@@ -214,7 +214,8 @@ def test_budgets(config, corpus):
 def test_going_on_from_a_checkpoint(config, corpus):
     pretrain_model(config)
     with Trace() as trace:
-        run = pretrain_model(replace(config, model="run", out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15))
+        more = replace(config, model="run", model_args={}, out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15)
+        run = pretrain_model(more)
     model, _ = load_pretrained("run")
     module = MaskedLanguageModule(model, None, build_module(config, corpus, None).rule, batch_size=16, lr=1.0)
     assert same(weights("run"), weights("more"))
@@ -230,7 +231,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(config, corpus, tmp_path
     pretrain_model(config)
     other = prepare_corpus(Prepare((speeches[0],), vocab_size=380, workers=1, out=Path("other"), progress=False))
     with pytest.raises(UserError, match="trained with another tokenizer than the corpus was prepared with"):
-        pretrain_model(replace(config, corpus=other.path, model="run", out=Path("more")))
+        pretrain_model(replace(config, corpus=other.path, model="run", model_args={}, out=Path("more")))
 
 
 def test_padding_the_vocabulary_changes_no_logit(config):
@@ -265,7 +266,8 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"batch_size": 10**6}, "fewer than a batch of 1,000,000"),
         ({"micro_batch_size": 5}, "cannot be divided into micro-batches of 5"),
         ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
-        ({"model": "nosuch"}, "no model 'nosuch' here or on the hub"),
+        ({"model": "nosuch"}, "nosuch is not a size or model type, so a checkpoint, whose shape is given"),
+        ({"model": "nosuch", "model_args": {}}, "no model 'nosuch' here or on the hub"),
         ({"devices": 2, "out": None}, "several devices need --out"),
     ],
 )

@@ -37,6 +37,8 @@ def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, micro: int
     kept = run.path / "budget.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))["steps"]
+    if config.devices * config.nodes > 1:
+        raise UserError("a budget in minutes is timed in one process; with several devices say --steps or --tokens")
     seconds = accumulate * seconds_per_micro_batch(module, rows, micro, device)
     steps = max(int(config.minutes * 60 / seconds), 1)
     write_text(kept, json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")

@@ -46,7 +46,7 @@ def finetune_task(
     """Fine-tune once and return, for each split that is judged, metric → value.
 
     Args:
-        name: run folder, transformers folder or hub name; "scratch:NAME" for the same model without its training.
+        name: run folder, transformers folder or hub name; "scratch:NAME" for the same architecture drawn anew.
         task: columns, labels and metric.
         splits: "train" and those to be judged.
         seed: of classifier, order and dropout.

@@ -117,7 +117,7 @@ class Finetune:
     """Fine-tune on GLUE or on tasks in GLUE's layouts (paper, C.6)."""
 
     model: str
-    """Run folder of pretrain, checkpoint folder, hub name, or scratch:RUN for its start without pretraining."""
+    """Run folder of pretrain, checkpoint folder, hub name, or scratch:RUN for the same architecture drawn anew."""
     tasks: tuple[str, ...] = ("mnli", "qqp", "sst2", "qnli")
     """Tasks of GLUE, movies (bundled), or a name whose files lie in data and whose columns are given below."""
     data: str = "hub"

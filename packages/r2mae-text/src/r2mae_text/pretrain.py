@@ -143,9 +143,16 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
             pad_vocab_to=config.pad_vocab_to,
             position_start=config.position_start,
         )
+    if config.model_args or config.pad_vocab_to != 1 or config.position_start != "default":
+        raise UserError(
+            f"{config.model} is not a size or model type, so a checkpoint, whose shape is given; leave out "
+            "--model_args, --pad_vocab_to and --position_start"
+        )
     if (folder / "model" / "config.json").exists():
         folder = folder / "model"  # a run folder
-    model = load_checkpoint(folder if folder.is_dir() else config.model)
+    rates = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    settings = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
+    model = load_checkpoint(folder if folder.is_dir() else config.model, **settings)
     _check_fit(model, corpus, config, folder)
     return model.train()  # loaded models are in evaluation mode, without dropout
 
