@@ -141,6 +141,8 @@ def _gpt2_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _roberta(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> "PreTrainedTokenizerFast":
-    from transformers import RobertaTokenizer
+    from transformers import AddedToken, RobertaTokenizer
 
-    return RobertaTokenizer(vocab=vocabulary, merges=merges)  # pyright: ignore[reportCallIssue, reportReturnType]
+    # As the hub's: the mask takes the space before it, for it stands for a word that has one.
+    mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
+    return RobertaTokenizer(vocab=vocabulary, merges=merges, mask_token=mask)  # pyright: ignore[reportCallIssue, reportReturnType]
