@@ -176,11 +176,11 @@ class Fill:
 class Demo:
     """Prepare, pretrain every scheme, fine-tune on real sentences, draw the curves."""
 
-    steps: int = 2000
+    steps: int = 1500
     """Optimizer steps of each pretraining."""
-    n_seeds: int = 3
+    n_seeds: int = 2
     """Seeds of fine-tuning."""
-    labels: int = 1000
+    labels: int = 2000
     """Rated film sentences to fine-tune on, of 9,000."""
     seed: int = 0
     """Of the pretraining."""
