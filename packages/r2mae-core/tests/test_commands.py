@@ -156,3 +156,10 @@ def test_every_public_name_exists():
         assert getattr(r2mae_core, name).__doc__, name
     with pytest.raises(AttributeError):
         r2mae_core.nothing  # noqa: B018
+
+
+def test_what_is_said_keeps_its_brackets(capsys):
+    from r2mae_core.commands import say
+
+    say("next: --tasks '[movies]' --out runs/[1]")
+    assert capsys.readouterr().out == "next: --tasks '[movies]' --out runs/[1]\n"

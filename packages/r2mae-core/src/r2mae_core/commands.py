@@ -147,7 +147,8 @@ def say(message: Any = "") -> None:
     """Print to the terminal; the one place where the packages do."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=not _is_table(message)).print(message)
+    # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.
+    Console(highlight=False, markup=False, soft_wrap=not _is_table(message)).print(message)
 
 
 def _is_table(message: Any) -> bool:

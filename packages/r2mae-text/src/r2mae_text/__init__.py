@@ -1,4 +1,6 @@
-"""r2mae-text: masked-language pretraining (RoBERTa) with any mask-ratio scheme.
+"""Masked-language pretraining with any mask-ratio scheme. Names load on first use (`__init__.pyi` says from where)."""
 
-The package is a placeholder today: it reserves the name and the room, and holds no model and no command yet.
-"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.1.0"

@@ -1,0 +1,30 @@
+"""`r2mae-text <command>`."""
+
+import sys
+
+from r2mae_core.commands import Command, run
+from r2mae_text import options
+
+COMMANDS = {
+    "demo": Command(
+        options.Demo,
+        "r2mae_text.demo:demo",
+        "Prepare, pretrain, fine-tune on small real text; a table and a picture.",
+    ),
+    "prepare": Command(options.Prepare, "r2mae_text.prepare:prepare_command", "Turn text into token shards."),
+    "pretrain": Command(options.Pretrain, "r2mae_text.pretrain:pretrain_command", "Pretrain a masked language model."),
+    "finetune": Command(options.Finetune, "r2mae_text.finetune:finetune_command", "Fine-tune on GLUE or your tasks."),
+    "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
+    "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),
+    "reproduce": Command(options.Reproduce, "r2mae_text.paper:reproduce", "Walk a table or figure of the paper."),
+    "compare": Command(options.Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run("r2mae-text", "Masked-language pretraining with any mask-ratio scheme.", COMMANDS, argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where text comes from, the shards of token ids, and the labelled tasks."""

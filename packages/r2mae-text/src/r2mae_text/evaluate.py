@@ -1,0 +1,99 @@
+"""What a masked language model has learned, at fixed ratios and with masks that every run shares; and `compare`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from r2mae_core import MaskRatioSampler, Record, compare, read_records, short_name
+from r2mae_core.commands import say
+from r2mae_core.comparison import Direction
+from r2mae_core.devices import device_name
+from r2mae_core.run_folder import git_commit
+from r2mae_text.data.shards import Corpus, TokenRows
+from r2mae_text.masking import MaskingRule, mask_tokens
+from r2mae_text.model import masked_lm_loss
+from r2mae_text.options import Compare
+
+VALIDATION_RATIO = 0.15
+"""Where schemes are compared, as MosaicBERT and ModernBERT do."""
+CURVE = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+MAX_ROWS = 1024
+RANK_BY: dict[str, Direction] = {"accuracy": "max", "mcc": "max", "spearman": "max"}
+
+
+@torch.no_grad()
+def validation_loss(
+    model: Any,
+    rows: TokenRows,
+    rule: MaskingRule,
+    ratio: float = VALIDATION_RATIO,
+    *,
+    device: str = "cpu",
+    max_rows: int = MAX_ROWS,
+    batch_size: int = 64,
+) -> float:
+    """Return the mean cross-entropy of hidden tokens, nats, with every hidden token shown as <mask>.
+
+    The masks depend on the rows and the ratio alone: every scheme, seed and machine is asked the same.
+
+    Args:
+        model: a masked-LM model, on `device`.
+        rows: of the validation split; the first `max_rows` count.
+        rule: which ids are special; its shares are not used.
+        ratio: fraction hidden.
+        device: where to compute.
+        max_rows: how many rows at most.
+        batch_size: rows at once; the masks do not depend on it.
+    """
+    from dataclasses import replace
+
+    rule = replace(rule, mask_share=1.0, random_share=0.0, count="exact")
+    training, n = model.training, min(len(rows), max_rows)
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device if device != "mps" else "cpu")
+    weight = torch.zeros_like(total)
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        for first in range(0, n, batch_size):
+            batch = torch.from_numpy(rows[torch.arange(first, min(first + batch_size, n)).numpy()])
+            # On the CPU, so that a GPU is asked the same.
+            masked = mask_tokens(batch, ratio, rule, generator=torch.Generator().manual_seed(0), rows=(first, n))
+            share = (masked.targets >= 0).sum()
+            loss = masked_lm_loss(
+                model, masked.inputs.to(device), masked.positions.to(device), masked.targets.to(device)
+            )
+            total += loss.double().to(total.device) * share.to(total.device)
+            weight += share.to(total.device)
+    model.train(training)
+    return float(total / weight)
+
+
+def loss_curve(
+    model: Any, rows: TokenRows, rule: MaskingRule, ratios: Sequence[float] = CURVE, *, device: str = "cpu"
+) -> dict[float, float]:
+    """Return ratio → validation loss, nats."""
+    return {ratio: validation_loss(model, rows, rule, ratio, device=device) for ratio in ratios}
+
+
+def curve_records(
+    model: Any, corpus: Corpus, length: int, sampler: MaskRatioSampler, seed: int, device: str
+) -> list[Record]:
+    """Return one record `mlm_loss@r` per ratio of the curve, or none if the corpus has no validation split."""
+    if corpus.n_tokens("validation") < length - 1:
+        return []
+    rows = corpus.rows("validation", length)
+    curve = loss_curve(model, rows, MaskingRule.of(corpus.tokenizer), device=device)
+    n, git, name = min(len(rows), MAX_ROWS), git_commit(), device_name(device)
+    return [
+        Record(
+            corpus.path.name, f"mlm_loss@{ratio:g}", loss, short_name(sampler), seed, n, "validation",
+            device=name, git=git,
+        )
+        for ratio, loss in curve.items()
+    ]  # fmt: skip
+
+
+def compare_command(config: Compare) -> None:
+    """`r2mae-text compare`."""
+    table = compare((record for run in config.runs for record in read_records(run)), RANK_BY)
+    say(table.markdown() if config.markdown else table.rich())

@@ -1,0 +1,47 @@
+"""GLUE's metrics on arrays."""
+
+import numpy as np
+
+from r2mae_text.data.glue import Task
+
+
+def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return metric → value: accuracy (classes) and the task's own.
+
+    Args:
+        task: says which metric is its own.
+        logits: (N, classes), or (N, 1) scores.
+        labels: (N,).
+    """
+    if not task.labels:
+        return {"spearman": spearman(logits[:, 0], labels), "pearson": float(np.corrcoef(logits[:, 0], labels)[0, 1])}
+    predicted = logits.argmax(1)
+    values = {"accuracy": float((predicted == labels).mean())}
+    if task.metric == "f1":
+        values["f1"] = f1(predicted, labels)
+    if task.metric == "mcc":
+        values["mcc"] = matthews(predicted, labels)
+    return values
+
+
+def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the F1 of class 1; 0 where it is neither found nor there."""
+    hits, found, there = int((predicted * labels).sum()), int(predicted.sum()), int(labels.sum())
+    return 2 * hits / (found + there) if found + there else 0.0
+
+
+def matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the correlation of two classes; 0 where one of them is constant."""
+    if predicted.std() == 0 or labels.std() == 0:
+        return 0.0
+    return float(np.corrcoef(predicted, labels)[0, 1])
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the rank correlation, ties sharing their mean rank."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])

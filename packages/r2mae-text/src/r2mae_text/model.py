@@ -1,0 +1,219 @@
+"""Networks: transformers' masked-LM models by size or name, and their loss on hidden positions alone (paper, C.6)."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r2mae_core import UserError
+from r2mae_text.masking import IGNORED
+
+# The paper's two (C.6) and two for CPUs. RoBERTa's own: 514 positions (the first two are not used), one token type.
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
+    "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
+    "medium": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
+
+def build_model(
+    name: str,
+    tokenizer: Any,
+    *,
+    length: int = 128,
+    seed: int = 0,
+    model_args: dict[str, Any] | None = None,
+    dropout: float | None = None,
+    pad_vocab_to: int = 1,
+    position_start: str = "default",
+) -> Any:
+    """Build a masked language model for training from the start.
+
+    Args:
+        name: one of `SIZES`, or a model type of transformers ("bert", "roberta-prelayernorm", "modernbert" …).
+        tokenizer: says the vocabulary and the special ids.
+        length: tokens per row; the model must have as many positions.
+        seed: of the initial weights.
+        model_args: changes to the transformers config.
+        dropout: of hidden states and attention; None: the config's own.
+        pad_vocab_to: round the vocabulary up to a multiple.
+        position_start: "default", or "sinusoidal": learned position embeddings start as sinusoids.
+
+    Raises:
+        UserError: the name or a config key is unknown, or the positions do not reach.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
+
+    vocabulary = -(-len(tokenizer) // pad_vocab_to) * pad_vocab_to
+    settings = {**(_ROBERTA | SIZES[name] if name in SIZES else {}), **(model_args or {})}
+    if dropout is not None:
+        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    kind = "roberta" if name in SIZES else name
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"unknown model {name!r}; known: {', '.join(SIZES)}, a model type of transformers (such as bert, "
+            "modernbert, roberta-prelayernorm), or a checkpoint folder"
+        )
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": vocabulary}
+    config = CONFIG_MAPPING[kind]()
+    if unknown := [key for key in settings if not hasattr(config, key)]:
+        raise UserError(f"{kind} has no config {', '.join(unknown)}; see transformers' {type(config).__name__}")
+    config = type(config)(**{**ids, **settings})
+    _check_positions(config, length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForMaskedLM.from_config(config)
+        except ValueError as error:
+            raise UserError(
+                f"{kind} is no masked language model of transformers: {str(error).splitlines()[0]}"
+            ) from None
+    if position_start == "sinusoidal":
+        _sinusoidal_positions(model)
+    return model
+
+
+def usable_positions(config: Any) -> int:
+    """Return how many tokens a row may have; RoBERTa's kin begin to count behind the padding id."""
+    counted_from_pad = (
+        "roberta",
+        "camembert",
+        "xlm-roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta-xl",
+        "data2vec-text",
+    )
+    offset = config.pad_token_id + 1 if config.model_type in counted_from_pad else 0
+    return getattr(config, "max_position_embeddings", 10**9) - offset
+
+
+def _check_positions(config: Any, length: int) -> None:
+    if length > usable_positions(config):
+        raise UserError(
+            f"rows of {length} tokens do not fit the model's {usable_positions(config)} positions; lower --length or "
+            "set --model_args '{\"max_position_embeddings\": N}'"
+        )
+
+
+def _sinusoidal_positions(model: Any) -> None:
+    """Let learned positions start as sinusoids, as large as the word embeddings: neighbours then begin as alike."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if table is None:
+        raise UserError(f"{model.config.model_type} has no learned position embeddings; leave out --position_start")
+    with torch.no_grad():
+        n, width = table.weight.shape
+        angles = torch.arange(n)[:, None] * torch.exp(torch.arange(0, width, 2) * (-5.7 / width))  # wavelengths to 1900
+        waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
+        table.weight.copy_(waves * (model.config.initializer_range * 2**0.5))
+        if table.padding_idx is not None:
+            table.weight[table.padding_idx] = 0.0
+
+
+def masked_lm_loss(
+    model: Any, inputs: Tensor, positions: Tensor, targets: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return the mean cross-entropy over the hidden positions; the head sees no others.
+
+    Equal to what transformers computes from labels over all positions, at a fraction of the head's cost and memory.
+
+    Args:
+        model: a transformers masked-LM model.
+        inputs: what it sees, (B, L) int64.
+        positions: (N,) int64 into the flattened batch.
+        targets: (N,) int64; -100: no loss.
+        attention_mask: (B, L), 0 at padding; None: there is none.
+    """
+    hidden = model.base_model(input_ids=inputs, attention_mask=attention_mask).last_hidden_state
+    logits = lm_head(model, hidden.reshape(-1, hidden.shape[-1])[positions])
+    losses = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return losses / (targets != IGNORED).sum().clamp(min=1)
+
+
+def lm_head(model: Any, hidden: Tensor) -> Tensor:
+    """Return logits (N, V) of hidden states (N, d), by the head of the model's family.
+
+    Raises:
+        UserError: transformers names this family's head in a way not known here.
+    """
+    if isinstance(head := getattr(model, "lm_head", None), nn.Module):  # RoBERTa and its kin
+        return head(hidden)
+    if isinstance(head := getattr(model, "cls", None), nn.Module):  # BERT and its kin
+        return head(hidden)
+    if isinstance(getattr(model, "decoder", None), nn.Module) and isinstance(getattr(model, "head", None), nn.Module):
+        return model.decoder(model.head(hidden))  # ModernBERT
+    if isinstance(getattr(model, "vocab_projector", None), nn.Module):  # DistilBERT
+        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+    raise UserError(f"the head of {type(model).__name__} is not known; known: the kin of RoBERTa, BERT, ModernBERT")
+
+
+def train_flops_per_token(config: Any, length: int, hidden_share: float) -> float:
+    """Return floating-point operations of a training step per token of the batch: three times the forward pass.
+
+    Counts matrix products alone: per layer 4 d² for attention's projections, 2 d f for the feed-forward and 2 L d for
+    scores and mixing, and the head (d² + d V) on the hidden share, each two operations.
+
+    Args:
+        config: of a transformers encoder.
+        length: tokens per row.
+        hidden_share: share of tokens that reach the head; 1 for a head on all positions.
+    """
+    d, layers = config.hidden_size, config.num_hidden_layers
+    encoder = layers * (4 * d * d + 2 * d * config.intermediate_size + 2 * length * d)
+    return 3 * 2 * (encoder + hidden_share * (d * d + d * config.vocab_size))
+
+
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0}
+"""Dense bfloat16 peak of common GPUs, 10^12 operations a second, as their makers state."""
+
+
+def peak_flops(device: str, given: float | None) -> float | None:
+    """Return the device's peak in operations a second: what the user gave, or what is known of the GPU; else None."""
+    if given is not None:
+        return given * 1e12
+    if device != "cuda":
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak * 1e12 for known, peak in PEAK_TFLOPS.items() if all(w in name for w in known.split())), None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars, and its report that a head is new or not used: that is what is meant here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_checkpoint(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> Any:
+    """Load a transformers model from a folder or the hub.
+
+    Raises:
+        UserError: it is not there, is damaged, or the hub cannot be reached.
+    """
+    import transformers
+
+    local = Path(name).is_dir()
+    try:
+        with quiet():
+            return getattr(transformers, model_class).from_pretrained(str(name), local_files_only=local, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"{name} holds no loadable model" if local else f"no model {str(name)!r} here or on the hub"
+        raise UserError(
+            f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder"
+        ) from None

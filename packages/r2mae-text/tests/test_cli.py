@@ -1,0 +1,134 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from r2mae_core import read_records
+from r2mae_text.cli import COMMANDS, main
+
+TINY = ["--model", "tiny", "--model_args", '{"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}']
+TINY += ["--length", "32", "--batch_size", "16", "--steps", "3", "--device", "cpu", "--no-progress"]
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main(list(argv))
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_the_whole_path(call, speeches, tmp_path):
+    code, out, err = call(
+        "prepare", *map(str, speeches[:3]), "--vocab-size", "300", "--validation", "0.3", "--workers", "1",
+        "--out", "corpus", "--no-progress",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "3 documents" in out
+    assert "Unigram entropy" in out
+    code, out, err = call("pretrain", "corpus", "--mask_ratio", "dynamic", "--out", "run", *TINY)
+    assert (code, err) == (0, "")
+    assert "Validation loss at ratio 0.15" in out
+    assert "--tasks '[movies]'" in out
+    code, out, err = call(
+        "finetune", "run", "--tasks", "[movies]", "--seeds", "[0,1]", "--epochs", "1", "--max_train", "32",
+        "--max_length", "16", "--device", "cpu", "--out", "tuned", "--no-progress",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "LinearDecay(0.4, 0.15)" in out
+    assert {(r.task, r.metric, r.n) for r in read_records("tuned")} == {("movies", "accuracy", 1568)}
+    code, out, err = call("export", "run", "plain")
+    assert (code, err) == (0, "")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in Path("plain").iterdir()}
+    code, out, err = call("fill", "plain", "The Congress of the <mask>.")
+    assert (code, err) == (0, "")
+    assert "%" in out
+    code, out, _ = call("compare", "tuned", "run", "--markdown")
+    assert code == 0
+    assert "movies accuracy" in out
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["mask_ratio"]["class_path"] == "r2mae_core.LinearDecay"
+    code, *_ = call("pretrain", "corpus", "-c", "run/config.yaml", "--out", "again", "--no-progress")
+    assert code == 0
+    assert Path("run/model/model.safetensors").read_bytes() == Path("again/model/model.safetensors").read_bytes()
+
+
+def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
+    assert call("pretrain", str(corpus.path), "--out", "run", *TINY)[0] == 0
+    import shutil
+
+    shutil.move("run/model", "kept")
+    code, _, err = call("finetune", "run", "--tasks", "[movies]", "--device", "cpu")
+    assert code == 1
+    assert "holds no finished pretraining; let it end, or write what it has with r2mae-text export run DIR" in err
+    assert call("export", "run", "plain")[0] == 0
+    assert Path("plain/model.safetensors").read_bytes() == Path("kept/model.safetensors").read_bytes()
+
+
+def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # no processes: each would import torch again
+    code, out, err = call("demo", "--steps=8", "--n-seeds=1", "--labels=64", "--device=cpu", "--out=run")
+    assert (code, err) == (0, "")
+    for text in ("no pretraining", "fixed 0.15", "high 0.4", "mdlm", "dynamic", "r2mae", "unigram entropy"):
+        assert text in out
+    assert (tmp_path / "run" / "figures" / "demo.png").stat().st_size > 30_000
+    records = read_records("run")
+    assert len([r for r in records if r.metric == "accuracy"]) == 6
+    assert len([r for r in records if r.metric == "mlm_loss@0.15"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prepare", "nowhere"], "no file or folder nowhere"),
+        (["pretrain", "nowhere"], "nowhere holds no index.json of a corpus"),
+        (["finetune", "nowhere", "--tasks", "[movies]"], "no model 'nowhere' here or on the hub"),
+        (["export", "nowhere", "out"], "is no run folder of r2mae-text pretrain"),
+        (["fill", "nowhere", "text"], "no model 'nowhere' here or on the hub"),
+        (["compare", "nowhere"], "no results at"),
+        (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
+        (["reproduce", "table2", "--corpus", "nowhere", "--dry-run"], "nowhere holds no index.json"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr(call, argv, message):
+    code, _, err = call(*argv)
+    assert code == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = "import sys; sys.argv=['x','pretrain','--help']\nfrom r2mae_text.cli import main\n"
+    code += "try: main()\nexcept SystemExit as e: assert e.code == 0\n"
+    code += "heavy = ('torch', 'numpy', 'lightning', 'transformers', 'tokenizers', 'datasets', 'matplotlib')\n"
+    code += "print([m for m in heavy if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_every_recipe_is_one_of_its_command(call):
+    from r2mae_core.commands import recipes
+
+    found = {(verb, name) for verb in COMMANDS for name in recipes("r2mae_text", verb)}
+    assert {("pretrain", "paper-medium"), ("pretrain", "paper-base"), ("pretrain", "small-cpu")} <= found
+    needed = {"pretrain": ["corpus"], "prepare": ["sotu"], "finetune": ["model"], "reproduce": ["table2"]}
+    for verb, name in found:
+        code, out, _ = call(verb, *needed.get(verb, []), "-c", name, "--print_config")
+        assert code == 0, (verb, name)
+        assert yaml.safe_load(out)
+
+
+def test_the_papers_recipes(call):
+    for size, lr in (("medium", 7e-4), ("base", 3e-4)):
+        _, out, _ = call("pretrain", "corpus", "-c", f"paper-{size}", "--print_config")
+        config = yaml.safe_load(out)
+        assert (config["model"], config["lr"], config["batch_size"], config["length"]) == (size, lr, 2048, 128)
+        assert (config["weight_decay"], config["warmup"], config["tokens"]) == (0.01, 0.03, 1e10)
+    _, out, _ = call("finetune", "model", "-c", "paper-glue", "--print_config")
+    config = yaml.safe_load(out)
+    assert (config["epochs"], config["lr"], config["batch_size"], config["seeds"]) == (5, 2e-5, 32, [0, 1, 2])

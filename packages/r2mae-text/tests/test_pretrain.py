@@ -1,0 +1,313 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from r2mae_core import MaskDraw, RunFolder, UserError, read_records
+from r2mae_core.metrics_csv import read_metrics
+from r2mae_text import pretrain_model
+from r2mae_text.export import load_pretrained
+from r2mae_text.model import masked_lm_loss
+from r2mae_text.options import Pretrain
+from r2mae_text.order import StepOrder
+from r2mae_text.pretrain import MaskedLanguageModule, build_module, linear, micro_batch_size
+
+ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
+
+
+@pytest.fixture
+def config(corpus):
+    return Pretrain(
+        corpus.path, model="tiny", model_args=ARGS, length=32, batch_size=16, steps=8, lr=1e-2, device="cpu",
+        out=Path("run"), progress=False, log_every=1, micro_batch_size=8,
+    )  # fmt: skip
+
+
+def weights(path):
+    from safetensors.torch import load_file
+
+    return load_file(Path(path) / "model" / "model.safetensors")
+
+
+def same(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+class Trace(pl.Callback):
+    """Keeps what every micro-batch saw."""
+
+    def __init__(self):
+        self.seen, self.loss = [], MaskedLanguageModule.masked_loss
+
+    def __enter__(self):
+        trace = self
+
+        def masked_loss(module, batch, draw):
+            state = draw.generator.get_state()
+            masked = module.mask(batch, draw)
+            draw.generator.set_state(state)
+            loss = trace.loss(module, batch, draw)
+            step = module.global_step
+            trace.seen.append((step, draw.ratio, batch.tolist(), masked.inputs.tolist(), loss.item()))
+            return loss
+
+        MaskedLanguageModule.masked_loss = masked_loss
+        return self
+
+    def __exit__(self, *_):
+        MaskedLanguageModule.masked_loss = self.loss
+
+
+def test_a_run_writes_what_it_says(config, corpus):
+    run = pretrain_model(config)
+    metrics = read_metrics(run.metrics_file)
+    assert {"loss", "mask_ratio", "tokens_per_second", "tflops", "unigram_entropy", "val_loss/ratio_0.15"} <= set(
+        metrics
+    )
+    assert len(metrics["loss"]) == 8
+    assert all(0.15 <= ratio <= 0.4 for _, ratio in metrics["mask_ratio"])
+    assert metrics["tokens"][-1] == (8, 8 * 16 * 32)
+    assert metrics["loss"][0][1] == pytest.approx(np.log(400), abs=0.3)
+    records = read_records(run.path)
+    assert {r.metric for r in records} == {f"mlm_loss@{r:g}" for r in (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)}
+    assert {r.scheme for r in records} == {"Uniform(0.15, 0.4)"}
+    again = pretrain_model(config)  # done: nothing is trained twice
+    assert read_metrics(again.metrics_file) == metrics
+
+
+@pytest.mark.parametrize("micro", [16, 8])
+def test_resume_in_mid_epoch_is_bit_exact(config, micro, monkeypatch):
+    config = replace(config, micro_batch_size=micro, checkpoint_every=3)
+    with Trace() as whole:
+        pretrain_model(replace(config, out=Path("whole")))
+    import r2mae_text.pretrain as pretrain
+
+    with monkeypatch.context() as patch, Trace() as first:
+        patch.setattr(pretrain, "Validation", lambda *_: StopAt(5))  # between two checkpoints
+        with pytest.raises(UserError, match="interrupted at step 5"):
+            pretrain_model(config)
+    with Trace() as second:
+        pretrain_model(config)
+    assert second.seen[0][0] == 3  # from the checkpoint
+    assert [s for s in first.seen if s[0] < 3] + second.seen == whole.seen
+    assert same(weights("whole"), weights("run"))
+
+
+class StopAt(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_the_result_does_not_depend_on_the_micro_batch(config):
+    for micro in (16, 4, 2):
+        out = Path(f"micro-{micro}")
+        with Trace() as trace:
+            pretrain_model(replace(config, micro_batch_size=micro, dropout=0.0, out=out, steps=4))
+        per_step = {}
+        for step, ratio, rows, masked, _ in trace.seen:
+            entry = per_step.setdefault(step, (ratio, [], []))
+            assert entry[0] == ratio
+            entry[1].extend(rows)
+            entry[2].extend(masked)
+        if micro == 16:
+            reference = per_step
+        assert per_step == reference
+        for name, value in weights(out).items():
+            torch.testing.assert_close(value, weights("micro-16")[name], rtol=1e-4, atol=2e-5)
+
+
+def test_epochs_have_other_rows_order_and_masks(corpus, config):
+    """The trap of a seeded collator: every epoch hides the same tokens of a row."""
+    rows = len(corpus.rows("train", 32))
+    config = replace(
+        config, batch_size=256, micro_batch_size=256, steps=2 * (rows // 256), mask_share=1.0, random_share=0
+    )
+    with Trace() as trace:
+        pretrain_model(config)
+    epoch = rows // 256
+    first = {
+        tuple(row): masked
+        for step, _, batch, inputs, _ in trace.seen[:epoch]
+        for row, masked in zip(batch, inputs, strict=True)
+    }
+    shared = same_masks = 0
+    for _, _, batch, inputs, _ in trace.seen[epoch:]:
+        for row, masked in zip(batch, inputs, strict=True):
+            if tuple(row) in first:
+                shared += 1
+                same_masks += first[tuple(row)] == masked
+    assert shared > 0.5 * rows
+    assert same_masks == 0
+
+
+def test_the_order_serves_whole_steps():
+    order = StepOrder(100, 16, 4, seed=3)
+    assert order.n_batches() == 24
+    whole = StepOrder(100, 16, 16, seed=3)
+    for step in range(14):
+        parts = np.concatenate([order.batch(step * 4 + i) for i in range(4)])
+        assert (parts == whole.batch(step)).all()
+        ranks = np.concatenate([order.batch(step * 2 + i, rank, 2) for i in range(2) for rank in range(2)])
+        assert (ranks == parts).all()
+    epoch = np.concatenate([whole.batch(i) for i in range(6)])
+    assert len(set(epoch.tolist())) == 96
+    with pytest.raises(UserError, match="the corpus has 10 rows, fewer than a batch of 16"):
+        StepOrder(10, 16, 4)
+    with pytest.raises(UserError, match="cannot be divided into micro-batches of 3"):
+        StepOrder(100, 16, 3).n_batches()
+
+
+def test_micro_batches_are_chosen_to_divide(config):
+    assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cpu") == 16
+    assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cuda") == 256
+    assert micro_batch_size(replace(config, batch_size=30, micro_batch_size=None, devices=2), "cpu") == 15
+
+
+def test_the_schedule_rises_and_falls():
+    factors = [linear(step, 1000, 0.03) for step in range(1001)]
+    assert factors[30] == 1.0
+    assert max(factors) == 1.0
+    assert 0 < factors[0] < 0.05
+    assert factors[1000] == 0.0
+    assert factors[515] == pytest.approx(0.5, abs=0.01)
+
+
+def test_weight_decay_spares_biases_and_norms(config, corpus):
+    from r2mae_core import Fixed
+
+    module = build_module(config, corpus, Fixed(0.15))
+    module.total_steps = lambda: 10
+    decaying, spared = module.configure_optimizers()["optimizer"].param_groups
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    assert {p.ndim for p in decaying["params"]} == {2}
+    assert {p.ndim for p in spared["params"]} == {1}
+
+
+@pytest.mark.parametrize("scheme", ["mdlm", "dynamic", 0.0, 1.0, "r2mae+dynamic"])
+def test_no_scheme_gives_nan(config, scheme):
+    run = pretrain_model(replace(config, mask_ratio=scheme, steps=4))
+    assert all(np.isfinite(loss) for _, loss in read_metrics(run.metrics_file)["loss"])
+
+
+def test_budgets(config, corpus):
+    tokens = pretrain_model(replace(config, steps=None, tokens=16 * 32 * 3, out=Path("tokens")))
+    assert read_metrics(tokens.metrics_file)["loss"][-1][0] == 2  # steps 0, 1, 2
+    run = pretrain_model(replace(config, steps=None, minutes=0.01, out=Path("minutes")))
+    kept = json.loads((run.path / "budget.json").read_text())
+    assert kept["steps"] == max(int(0.6 / kept["seconds_per_step"]), 1)
+    for wrong, message in [({"tokens": 5.0}, "give one of --steps"), ({"steps": 0}, "must be positive")]:
+        with pytest.raises(UserError, match=message):
+            pretrain_model(replace(config, **wrong, out=Path(message)))
+
+
+def test_going_on_from_a_checkpoint(config, corpus):
+    pretrain_model(config)
+    with Trace() as trace:
+        more = replace(config, model="run", model_args={}, out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15)
+        run = pretrain_model(more)
+    model, _ = load_pretrained("run")
+    module = MaskedLanguageModule(model, None, build_module(config, corpus, None).rule, batch_size=16, lr=1.0)
+    assert same(weights("run"), weights("more"))
+    assert run.path.name == "more"
+    assert trace.seen[0][4] < np.log(400)
+    assert module.rule.vocab_size == 400
+
+
+def test_a_checkpoint_with_another_tokenizer_is_refused(config, corpus, tmp_path, speeches):
+    from r2mae_text import prepare_corpus
+    from r2mae_text.options import Prepare
+
+    pretrain_model(config)
+    other = prepare_corpus(Prepare((speeches[0],), vocab_size=380, workers=1, out=Path("other"), progress=False))
+    with pytest.raises(UserError, match="trained with another tokenizer than the corpus was prepared with"):
+        pretrain_model(replace(config, corpus=other.path, model="run", model_args={}, out=Path("more")))
+
+
+def test_padding_the_vocabulary_changes_no_logit(config):
+    run = pretrain_model(replace(config, pad_vocab_to=64, steps=2))
+    model, tokenizer = load_pretrained(run.path)
+    assert model.config.vocab_size == len(tokenizer) == 400
+    state = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
+    padded = state["model.roberta.embeddings.word_embeddings.weight"]
+    assert padded.shape[0] == 448
+    assert torch.equal(padded[:400], model.get_input_embeddings().weight)
+    assert torch.equal(state["model.lm_head.bias"][:400], model.lm_head.bias)
+
+
+def test_memory_that_is_full_is_a_message(config, monkeypatch):
+    import r2mae_text.pretrain as pretrain
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(pretrain, "masked_lm_loss", full)
+    with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*lower --micro_batch_size"):
+        pretrain_model(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_ratio": "r3mae"}, "unknown mask scheme 'r3mae'"),
+        ({"mask_ratio": "cl"}, "text models have no curriculum weights"),
+        ({"device": "cuda"}, "sees no CUDA GPU"),
+        ({"length": 100_000}, "not one row of 100000"),
+        ({"batch_size": 10**6}, "fewer than a batch of 1,000,000"),
+        ({"micro_batch_size": 5}, "cannot be divided into micro-batches of 5"),
+        ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
+        ({"model": "nosuch"}, "nosuch is not a size or model type, so a checkpoint, whose shape is given"),
+        ({"model": "nosuch", "model_args": {}}, "no model 'nosuch' here or on the hub"),
+        ({"devices": 2, "out": None}, "several devices need --out"),
+    ],
+)
+def test_bad_options_are_refused(config, changes, message):
+    with pytest.raises(UserError, match=message):
+        pretrain_model(replace(config, **changes))
+
+
+def test_two_ranks_share_the_ratio_and_differ_in_rows_and_noise(tmp_path, corpus):
+    """Two processes equal one that accumulates: same rows, masks, ratio and, to rounding, weights."""
+    script = Path(__file__).with_name("two_ranks.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(script), str(corpus.path), str(tmp_path)]
+    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 4
+    for (step0, ratio0, rows0, masked0), (step1, ratio1, rows1, masked1) in zip(*ranks, strict=True):
+        assert (step0, ratio0) == (step1, ratio1)
+        assert rows0 != rows1
+        assert masked0 != masked1
+    spec = importlib.util.spec_from_file_location("two_ranks", script)
+    two_ranks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(two_ranks)
+    with Trace() as trace:
+        pretrain_model(two_ranks.settings(corpus.path, tmp_path / "one", devices=1))
+    alone = [(step, ratio, rows, masked) for step, ratio, rows, masked, _ in trace.seen]
+    assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(value, weights(tmp_path / "two")[name], rtol=1e-4, atol=2e-5)
+
+
+def test_the_module_alone_in_a_loop_of_ones_own(config, corpus):
+    """`masked_loss` needs no trainer: the API of the README."""
+    from r2mae_core import Fixed
+
+    module = build_module(config, corpus, Fixed(0.15)).eval()
+    batch = torch.from_numpy(corpus.rows("train", 32)[np.arange(4)])
+    draw = MaskDraw(0.15, torch.Generator().manual_seed(0))
+    masked = module.mask(batch, MaskDraw(0.15, torch.Generator().manual_seed(0)))
+    expected = masked_lm_loss(module.model, masked.inputs, masked.positions, masked.targets)
+    assert module.masked_loss(batch, draw).item() == expected.item()
+    assert isinstance(RunFolder("x", {}), RunFolder)
