@@ -39,10 +39,10 @@ class LoaderPosition(pl.Callback):
     def __init__(self, loader: ResumableLoader) -> None:
         self.loader = loader
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return self.loader.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
         self.loader.load_state_dict(state_dict)
 
 
@@ -72,7 +72,7 @@ class _Throughput(pl.Callback):
 class StepProgress(pl.Callback):
     """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches."""
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         steps = trainer.estimated_stepping_batches
         self.bar = tqdm(
             desc="pretraining",
@@ -84,15 +84,17 @@ class StepProgress(pl.Callback):
             disable=trainer.global_rank != 0,
         )
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.bar.update(trainer.global_step - self.bar.n)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self.bar.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         if hasattr(self, "bar"):
             self.bar.close()  # before the message
 
