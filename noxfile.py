@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nox
@@ -144,7 +145,9 @@ def docs(session):
 @with_script("demo.py")
 def demo(session, package):
     """Run the package's main job on small real data."""
-    sync(session, f"--package={package}")
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    extra = ["--extra=demo"] if "demo" in project.get("optional-dependencies", {}) else []
+    sync(session, f"--package={package}", *extra)
     session.run(package, "demo", *session.posargs)
 
 
