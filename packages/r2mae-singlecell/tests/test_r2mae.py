@@ -1,7 +1,9 @@
 import anndata
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scvi
 import torch
 from scipy.stats import nbinom
 
@@ -306,3 +308,38 @@ def test_size_factors_replace_the_library(adata):
     model = R2MAE(adata, n_hidden=8, n_latent=4)
     model.is_trained_ = True
     assert np.allclose(model.get_normalized_expression(library_size="latent").sum(1), 100, rtol=1e-4)
+
+
+class Cells(pl.LightningDataModule):
+    """A data module of the kind that scvi-tools takes in place of AnnData."""
+
+    def __init__(self, adata):
+        super().__init__()
+        R2MAE.setup_anndata(adata, batch_key="batch")
+        manager = R2MAE(adata, n_hidden=8, n_latent=4).adata_manager
+        self.registry, self.n_obs = manager.registry, adata.n_obs
+        codes = manager.get_from_registry("batch").astype(np.int64)
+        x = adata.X.toarray()
+        self.rows = [{"X": torch.from_numpy(x[i]), "batch": torch.from_numpy(codes[i])} for i in range(len(x))]
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.rows, batch_size=30, shuffle=True)
+
+    def inference_dataloader(self):
+        return torch.utils.data.DataLoader(self.rows, batch_size=50)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_data_module_in_place_of_adata(adata, same_weights, tmp_path):
+    cells = Cells(adata)
+    scvi.settings.seed = 0
+    model = R2MAE(registry=cells.registry, n_hidden=32, n_latent=8)
+    with quiet_lightning():
+        model.train(max_epochs=30, datamodule=cells, accelerator="cpu", enable_progress_bar=False)
+    history = model.history["train_loss"].to_numpy(float).ravel()
+    assert history[-5:].mean() < history[:5].mean()
+    z = model.get_latent_representation(dataloader=cells.inference_dataloader())
+    assert z.shape == (120, 8)
+    assert np.allclose(z, model.get_latent_representation(adata), atol=1e-5)
+    model.save(tmp_path / "m")
+    assert same_weights(model, R2MAE.load(tmp_path / "m", adata=False))
