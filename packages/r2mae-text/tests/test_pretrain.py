@@ -151,6 +151,17 @@ def test_epochs_have_other_rows_order_and_masks(corpus, config):
     assert same_masks == 0
 
 
+def test_every_step_hides_other_places(config):
+    """At a fixed ratio, so that nothing but the step can tell two masks apart."""
+    shares = {"mask_share": 1.0, "random_share": 0.0}
+    with Trace() as trace:
+        pretrain_model(replace(config, mask_ratio=0.3, steps=4, **shares))
+    hidden = [np.array(masked) == 4 for _, _, _, masked, _ in trace.seen]
+    assert len(hidden) == 8
+    for i in range(8):
+        assert not any((hidden[i] == hidden[j]).all() for j in range(i))
+
+
 def test_the_order_serves_whole_steps():
     order = StepOrder(100, 16, 4, seed=3)
     assert order.n_batches() == 24

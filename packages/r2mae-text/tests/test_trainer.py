@@ -27,12 +27,13 @@ def run(tiny, tokenizer, examples, folder, resume=False, ratio="r2mae", **change
     """Train and return (what every micro-batch saw, weights, the Trainer)."""
     model = RobertaForMaskedLM(tiny.config)
     model.load_state_dict(tiny.state_dict())
-    collator, seen = R2MAECollator(tokenizer, ratio, seed=3), []
+    collator, seen, positions = R2MAECollator(tokenizer, ratio, seed=3), [], []
     original = collator.mask
 
     def mask(batch, *args, **kwargs):
         masked = original(batch, *args, **kwargs)
         seen.append((batch["input_ids"].tolist(), masked["input_ids"].tolist()))
+        positions.append(args)
         return masked
 
     collator.mask = mask
@@ -40,6 +41,8 @@ def run(tiny, tokenizer, examples, folder, resume=False, ratio="r2mae", **change
         model=model, args=arguments(folder, **changes), train_dataset=examples, data_collator=collator
     )
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-5") if resume else None)
+    accumulate = trainer.args.gradient_accumulation_steps
+    assert positions == [divmod(positions[0][0] * accumulate + i, accumulate) for i in range(len(positions))]
     return seen, model.state_dict(), trainer
 
 

@@ -41,7 +41,7 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
 def _unigram(axes: Any, unigram: float, side: str) -> None:
     axes.axhline(unigram, color="0.5", linestyle=":", linewidth=1.2)
     place = (0.98 if side == "right" else 0.02, unigram)
-    style: dict[str, Any] = {"ha": side, "va": "bottom", "color": "0.4", "fontsize": "small"}
+    style: dict[str, Any] = {"ha": side, "va": "top", "color": "0.4", "fontsize": "small"}
     axes.annotate("unigram entropy", place, xycoords=("axes fraction", "data"), **style)
 
 

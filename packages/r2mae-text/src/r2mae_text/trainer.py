@@ -35,7 +35,7 @@ class R2MAETrainer(Trainer):
         super().__init__(*args, **kwargs)
         if not isinstance(self.data_collator, R2MAECollator):
             raise TypeError(f"R2MAETrainer needs an R2MAECollator as data_collator, got {self.data_collator!r}")
-        # Else the Trainer leaves out the division by the accumulation: the loss and its gradient would be too large.
+        # The Trainer must divide by the accumulation itself; it leaves that out where it has counted labels.
         self.model_accepts_loss_kwargs = False
         self._micro, self._evaluated = (-1, 0), 0
 
