@@ -6,7 +6,7 @@
     for deb in *.deb; do dpkg -x $deb deb; done
     python tools/make_samples.py .
 
-Writes into src/r2mae_dna/samples and checks the digests of what it reads; PROVENANCE.md there holds them all.
+Writes into src/r2mae_dna/sample_data and checks the digests of what it reads; PROVENANCE.md there holds them all.
 """
 
 import gzip
@@ -14,7 +14,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-OUT = Path(__file__).parent.parent / "src" / "r2mae_dna" / "samples"
+OUT = Path(__file__).parent.parent / "src" / "r2mae_dna" / "sample_data"
 VERTEBRATES = "biopython-1.88/Tests/MAF/ucsc_mm9_chr10_big.maf"
 APES = (
     "deb/usr/share/doc/maffilter/examples/Gorilla/"

@@ -113,21 +113,22 @@ def plot_demo(
     figure = _figure(figsize=(13, 4.2 + 1.9 * len(logos)))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
     loss, roc, bars = top.subplots(1, 3)
-    names = list(curves)
-    for i, name in enumerate(names):
-        for j, points in enumerate(curves[name].values()):
+    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline has none: grey
+    for name, seeds in curves.items():
+        for j, points in enumerate(seeds.values()):
             steps, values = zip(*points, strict=True)
-            loss.plot(steps, values, color=f"C{i}", alpha=0.8, linewidth=1, label=name if j == 0 else None)
+            loss.plot(steps, values, color=colours[name], alpha=0.8, linewidth=1, label=name if j == 0 else None)
     loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
     loss.legend(fontsize="small", frameon=False)
-    _draw_roc(roc, labels, damage)
+    _draw_roc(roc, labels, damage, colours)
     table = compare([record for record in records if record.metric == "AUROC"])
     cells = {key[0]: cell for key, cell in table.cells.items()}
-    for i, cell in enumerate(cells.values()):
-        bars.errorbar([i], [cell.mean], [cell.sd or 0.0], marker="o", capsize=3, color=f"C{i}")
+    for i, (name, cell) in enumerate(cells.items()):
+        colour = colours.get(name, "0.4")
+        bars.errorbar([i], [cell.mean], [cell.sd or 0.0], marker="o", capsize=3, color=colour)
     bars.axhline(0.5, color="0.7", linestyle=":")
     bars.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
-    bars.set(ylabel="AUROC", title="rare against common variants (mean, sd of seeds)")
+    bars.set(ylabel="AUROC", title="AUROC, mean and sd of seeds")
     bottom.suptitle(
         f"what is expected at each base when it is masked (bits), above the reference; shaded: {mark_title}"
     )
@@ -138,12 +139,12 @@ def plot_demo(
     return figure
 
 
-def _draw_roc(axes: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> None:
+def _draw_roc(axes: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
     from sklearn.metrics import roc_curve
 
-    for i, (name, values) in enumerate(damage.items()):
+    for name, values in damage.items():
         false, true, _ = roc_curve(labels, values)
-        axes.plot(false, true, color=f"C{i}", linewidth=1.2, label=name)
+        axes.plot(false, true, color=colours.get(name, "0.4"), linewidth=1.2, label=name)
     axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", title="rare (positive) against common, seed 0")
     axes.legend(fontsize="small", frameon=False, loc="lower right")

@@ -1,4 +1,4 @@
-"""The bundled samples: real alignments and variants, small. `samples/PROVENANCE.md` says where they come from."""
+"""The bundled samples: real alignments and variants, small. `sample_data/PROVENANCE.md` says where they come from."""
 
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ APES_TRAINING, APES_VARIANTS = "22:49,600,001-50,300,000", "22:50,300,001-51,000
 
 def sample_path(name: str) -> Path:
     """Return the path of a bundled file."""
-    return Path(str(resources.files("r2mae_dna") / "samples" / name))
+    return Path(str(resources.files("r2mae_dna") / "sample_data" / name))
 
 
 def prepare_apes(folder: Path, window: int = 128) -> tuple[Path, Path, Path]:
