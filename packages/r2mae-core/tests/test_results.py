@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records, write_records
+from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, read_records, write_records
 from r2mae_core.comparison import competition_ranks
 from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV, read_metrics
@@ -155,3 +155,16 @@ def test_metrics_are_appended_and_the_later_line_counts(tmp_path):
     MetricsCSV(file).log_metrics({"loss": 0.4}, 2)  # a resumed run writes the step again
     assert file.read_text().splitlines()[0] == "step,metric,value"
     assert read_metrics(file) == {"loss": [(1, 1.0), (2, 0.4)], "mask_ratio": [(2, 0.3)]}
+
+
+def test_runs_are_compared_from_their_files(tmp_path):
+    for seed in (0, 1):
+        write_records(
+            tmp_path / str(seed) / "results.json", [Record("digits", "accuracy", 0.8 + seed / 10, "a", seed, 9)]
+        )
+    table = compare_runs([tmp_path / "0", tmp_path / "1" / "results.json"])
+    assert table.cells["a", "digits", "accuracy"].mean == pytest.approx(0.85)
+    with pytest.raises(UserError, match="these runs cannot be compared: two records for"):
+        compare_runs([tmp_path / "0", tmp_path / "0"])
+    with pytest.raises(UserError, match="no results at"):
+        compare_runs([tmp_path / "2"])

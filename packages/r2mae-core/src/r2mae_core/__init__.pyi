@@ -1,4 +1,4 @@
-from .comparison import ComparisonTable, compare
+from .comparison import ComparisonTable, compare, compare_runs
 from .curriculum import CurriculumWeights, sinkhorn, weighted_mean
 from .data_order import BatchOrder, ResumableLoader
 from .errors import UserError
@@ -30,6 +30,7 @@ __all__ = [
     "UserError",
     "bernoulli_mask",
     "compare",
+    "compare_runs",
     "exact_mask",
     "nested_masks",
     "read_records",

@@ -5,9 +5,11 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from r2mae_core.records import Record
+from r2mae_core.errors import UserError
+from r2mae_core.records import Record, read_records
 
 Direction = Literal["max", "min"]
 
@@ -130,6 +132,19 @@ def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None =
     schemes = list(dict.fromkeys(key[0] for key in cells))
     columns = list(dict.fromkeys(key[1:] for key in cells))
     return ComparisonTable(schemes, columns, cells, _mean_ranks(schemes, columns, cells, rank_by or {}))
+
+
+def compare_runs(runs: Iterable[Path], rank_by: Mapping[str, Direction] | None = None) -> ComparisonTable:
+    """Gather the results of run folders (or `results.json` files) into a table: what every `compare` command does.
+
+    Raises:
+        UserError: a folder holds no results, or two of them measured the same thing.
+    """
+    records = [record for run in runs for record in read_records(run)]
+    try:
+        return compare(records, rank_by)
+    except ValueError as error:
+        raise UserError(f"these runs cannot be compared: {error}") from None
 
 
 def _cell(group: list[Record]) -> Cell:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, UserError, compare
+from r2mae_core import Record, RunFolder, UserError, compare, compare_runs
 from r2mae_core.commands import resolved, say
-from r2mae_core.records import read_records
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Compare, Evaluate
@@ -218,6 +217,5 @@ def evaluate_command(config: Evaluate) -> None:
 
 def compare_command(config: Compare) -> None:
     """`r2mae-dna compare`."""
-    records = [record for run in config.runs for record in read_records(run)]
-    table = compare(records, RANK_BY)  # pyright: ignore[reportArgumentType]
+    table = compare_runs(config.runs, RANK_BY)  # pyright: ignore[reportArgumentType]
     say(table.markdown() if config.markdown else table.rich())

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records, write_records
+from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, write_records
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import resolve_device
 from r2mae_core.files import atomic_path, write_text
@@ -109,11 +109,7 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
 
 def compare_command(config: options.Compare) -> None:
     """Run `r2mae-singlecell compare`."""
-    records = [record for path in config.runs for record in read_records(path)]
-    try:
-        table = compare(records, RANK_BY)
-    except ValueError as error:
-        raise UserError(f"these runs cannot be compared: {error}") from None
+    table = compare_runs(config.runs, RANK_BY)
     say(table.markdown() if config.markdown else table.rich())
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import MaskRatioSampler, Record, compare, read_records, short_name
+from r2mae_core import MaskRatioSampler, Record, compare_runs, short_name
 from r2mae_core.commands import say
 from r2mae_core.comparison import Direction
 from r2mae_core.devices import device_name
@@ -95,5 +95,5 @@ def curve_records(
 
 def compare_command(config: Compare) -> None:
     """`r2mae-text compare`."""
-    table = compare((record for run in config.runs for record in read_records(run)), RANK_BY)
+    table = compare_runs(config.runs, RANK_BY)
     say(table.markdown() if config.markdown else table.rich())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records, sampler_from_config, short_name
+from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, sampler_from_config, short_name
 from r2mae_core.commands import say
 from r2mae_core.comparison import Direction
 from r2mae_core.data_order import permutation
@@ -206,5 +206,5 @@ def probe_command(config: Probe) -> None:
 
 def compare_command(config: Compare) -> None:
     """`r2mae-vision compare`."""
-    table = compare((record for run in config.runs for record in read_records(run)), RANK_BY)
+    table = compare_runs(config.runs, RANK_BY)
     say(table.markdown() if config.markdown else table.rich())
