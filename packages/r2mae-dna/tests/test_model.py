@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from r2mae_core import UserError
 from r2mae_dna.codes import MASK
-from r2mae_dna.model import AlignmentModel, ModelConfig, both_strands, rotary_table
+from r2mae_dna.model import AlignmentModel, ModelConfig, both_strands, rotary_table, rotate
 from r2mae_dna.weights import load_model, save_model, to_published
 
 SHAPE = ModelConfig(n_species=7, hidden=64, layers=3, heads=4, intermediate=160, dropout=0.1)
@@ -109,6 +109,16 @@ def test_rotary_table_is_the_formula():
             angle = torch.tensor(position / 10_000 ** (2 * i / 8), dtype=torch.float64)
             assert table[0, position, i].item() == pytest.approx(angle.cos().item(), abs=1e-6)
             assert table[1, position, i].item() == pytest.approx(angle.sin().item(), abs=1e-6)
+
+
+def test_both_ways_to_rotate_are_one():
+    x = torch.randn(2, 10, 3, 8, generator=torch.Generator().manual_seed(0))
+    table = rotary_table(10, 8)
+    real = rotate(x.double(), table.double())  # not float32, so pair by pair
+    assert torch.allclose(rotate(x, table), real.float(), atol=1e-6)
+    positions = torch.tensor([[0, 3], [9, 1]])
+    own = rotate(x.gather(1, positions[..., None, None].expand(-1, -1, 3, 8)), table[:, positions])
+    assert torch.allclose(own, real.float().gather(1, positions[..., None, None].expand(-1, -1, 3, 8)), atol=1e-6)
 
 
 def test_every_species_and_its_place_matter():

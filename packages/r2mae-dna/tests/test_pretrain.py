@@ -249,4 +249,11 @@ def test_validation_windows_are_the_same_every_time(small):
     loader = validation_loader(held_out, 8, 24)
     first, second = ([batch["codes"] for batch in loader] for _ in range(2))
     assert len(first) == 3
+    uneven = [len(batch["codes"]) for batch in validation_loader(held_out, 16, 30)]
+    assert uneven == [15, 15]  # equal batches, nothing left out
+    rows = validation_loader(held_out, 16, 30, world_size=2)._rest.order
+    ranks = [rows.batch(turn, rank, 2).tolist() for turn in range(rows.n_batches(2)) for rank in range(2)]
+    assert len({row for part in ranks for row in part}) == 30  # two ranks share them out
+    with pytest.raises(UserError, match="do not fill"):
+        validation_loader(held_out, 16, 1, world_size=2)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -89,10 +89,15 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn neighbouring pairs of features by their position's angle.
 
     Args:
-        x: (B, H, L, head_width).
-        table: (2, L, head_width / 2), or (2, B, 1, L, head_width / 2) where rows have positions of their own.
+        x: (B, L, H, head_width).
+        table: (2, L, head_width / 2), or (2, B, L, head_width / 2) where rows have positions of their own.
     """
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    pairs, table = x.unflatten(-1, (-1, 2)), table.unsqueeze(-2)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        # One complex product: three times as quick on a CPU as the four real ones, which a compiler fuses.
+        turned = torch.view_as_complex(pairs) * torch.complex(table[0], table[1])
+        return torch.view_as_real(turned).flatten(-2)
+    even, odd = pairs.unbind(-1)
     cosine, sine = table.to(x.dtype)
     return torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1).flatten(-2)
 
@@ -112,25 +117,26 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """Return (B, L, d) for all positions."""
-        q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, -1))
-        return self._finish(x, rotate(q, table), rotate(k, table), v)
+        qk, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).tensor_split([2 * self.heads], dim=2)
+        q, k = rotate(qk, table).chunk(2, 2)
+        return self._finish(x, q, k, v)
 
     def at(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
         """Return (B, P, d) for some positions alone; the others serve as keys and values only."""
         d = x.shape[-1]
         chosen = x.gather(1, positions[..., None].expand(-1, -1, d))
-        q = self._split(F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d]))
-        k, v = (self._split(part) for part in F.linear(x, self.qkv.weight[d:], self.qkv.bias[d:]).chunk(2, -1))
-        return self._finish(chosen, rotate(q, table[:, positions].unsqueeze(2)), rotate(k, table), v)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d]).unflatten(-1, (self.heads, -1))
+        kv = F.linear(x, self.qkv.weight[d:], self.qkv.bias[d:]).unflatten(-1, (2 * self.heads, -1))
+        k, v = kv.chunk(2, 2)
+        return self._finish(chosen, rotate(q, table[:, positions]), rotate(k, table), v)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
     def _finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the layer's output where the queries are; q, k, v are (B, P or L, H, head_width)."""
         dropout = self.dropout if self.training else 0.0
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(-2)
         x = self.attention_norm(x + self._drop(self.out(mixed)))
         return self.output_norm(x + self._drop(self.down(F.gelu(self.up(x)))))

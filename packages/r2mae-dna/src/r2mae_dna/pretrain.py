@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -132,9 +133,16 @@ def training_loader(windows: WindowSet, batch_size: int, seed: int, pin: bool = 
     return ResumableLoader(BatchOrder(2 * len(windows), batch_size, seed), partial(windows.batch, pin=pin))
 
 
-def validation_loader(windows: WindowSet, batch_size: int, limit: int) -> ResumableLoader:
-    """Return batches of at most `limit` windows, the same in every run, forward strand."""
-    order = _EvenOrder(len(windows), min(limit, len(windows)), batch_size)
+def validation_loader(windows: WindowSet, batch_size: int, limit: int, world_size: int = 1) -> ResumableLoader:
+    """Return equal batches of at most `limit` windows, evenly spread, the same in every run, forward strand.
+
+    Raises:
+        UserError: there are fewer windows than ranks.
+    """
+    limit = min(limit, len(windows))
+    turns = -(-limit // (batch_size * world_size))
+    order = _EvenOrder(len(windows), limit, max(limit // (turns * world_size), 1))
+    order.n_batches(world_size)  # fails here rather than in the training
     return ResumableLoader(order, windows.batch)  # pyright: ignore[reportArgumentType]
 
 
@@ -142,15 +150,13 @@ class _EvenOrder:
     """Batches of evenly spread windows, in file order; ranks take turns."""
 
     def __init__(self, n: int, limit: int, batch_size: int) -> None:
-        self.order = BatchOrder(limit, min(batch_size, limit), drop_last=True)
-        import numpy as np
-
+        self.order = BatchOrder(limit, batch_size)
         self.rows = np.linspace(0, n - 1, limit).astype(np.int64)
 
     def n_batches(self, world_size: int = 1) -> int:
         return self.order.n_batches(world_size)
 
-    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> Any:
+    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         turn = position % self.n_batches(world_size)
         start = (turn * world_size + rank) * self.order.batch_size
         return self.rows[start : start + self.order.batch_size]
@@ -206,10 +212,12 @@ def pretrain(config: Pretrain) -> RunFolder:
     )
     if config.compile if config.compile is not None else device == "cuda":
         module.model.compile_trunk()
+    world_size = config.devices * config.num_nodes
     held_out, callbacks = None, []
     if windows.info.counts.get("validation"):
-        limit = max(config.validation_windows, config.devices * config.num_nodes)
-        held_out = validation_loader(WindowSet(config.windows, "validation"), config.batch_size, limit)
+        held_out = validation_loader(
+            WindowSet(config.windows, "validation"), config.batch_size, config.validation_windows, world_size
+        )
         ratios = config.validation_ratios
         callbacks = _callbacks(config, run, f"val_loss/ratio_{ratios[len(ratios) // 2]:g}")
     trainer = train(
@@ -220,7 +228,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         device=device,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+        strategy="ddp" if world_size > 1 else "auto",
         precision=precision(config.precision, device),
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip,
@@ -229,7 +237,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         validate_every=(config.validate_every or max(config.steps // 10, 1)) if held_out is not None else None,
         log_every=config.log_every,
         callbacks=callbacks,
-        samples_per_step=config.batch_size * config.accumulate * config.devices * config.num_nodes,
+        samples_per_step=config.batch_size * config.accumulate * world_size,
         progress=config.progress,
     )
     if trainer.is_global_zero:
