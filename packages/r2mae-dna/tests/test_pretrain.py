@@ -163,7 +163,7 @@ def test_every_column_has_mean_one_and_every_token_too():
     assert torch.allclose(matrix.mean(0), torch.ones(10), atol=1e-5)
     assert torch.allclose(matrix.mean(1), torch.ones(80), atol=1e-3)
     assert matrix.std() > 0.01
-    assert torch.equal(column, matrix[:, 4])
+    assert torch.allclose(column, matrix[:, 4], rtol=1e-5)  # one column alone takes a shorter way
 
 
 def test_the_loss_is_the_weighted_mean_written_out():

@@ -97,7 +97,7 @@ def probe_cells(embedding: np.ndarray, labels: np.ndarray, name: str, seed: int 
     for train, test in StratifiedKFold(N_FOLDS, shuffle=True, random_state=0).split(embedding, labels):
         mean, deviation = embedding[train].mean(axis=0), embedding[train].std(axis=0)
         X = (embedding - mean) / np.where(deviation > 0, deviation, 1.0)
-        probe = fit_logistic(X[train], labels[train], np.arange(len(train)))
+        probe = fit_logistic(X[train], labels[train], np.arange(len(train)), n_folds=N_FOLDS)
         values.append(balanced_accuracy(labels[test], probe.model.predict(X[test])))
     seconds = time.perf_counter() - start
     return [Record("PBMC", "balanced_accuracy", float(np.mean(values)), name, seed, len(labels), "test", seconds)]

@@ -15,7 +15,7 @@ class Demo:
 
     n_seeds: int = 3
     """Seeds per method."""
-    epochs: int = 100
+    epochs: int = 60
     """Epochs of pretraining."""
     batch_size: int = 64
     """Cells per step."""
