@@ -103,12 +103,12 @@ def test_latent_separates_the_cell_types(trained):
 
 def test_expression_options(trained):
     whole = trained.get_normalized_expression()
-    assert np.allclose(whole.sum(1), 1, atol=1e-5)
+    assert np.allclose(whole.sum(axis=1), 1, atol=1e-5)
     assert list(whole.columns) == list(trained.adata.var_names)
     some = trained.get_normalized_expression(gene_list=["gene7", "gene3"], library_size=1e4, indices=[0, 9])
     assert np.allclose(some, whole.iloc[[0, 9]][["gene7", "gene3"]] * 1e4, rtol=1e-4)
     latent = trained.get_normalized_expression(library_size="latent")
-    assert np.allclose(latent.sum(1), np.asarray(trained.adata.X.sum(1)).ravel(), rtol=1e-4)
+    assert np.allclose(latent.sum(axis=1), np.asarray(trained.adata.X.sum(1)).ravel(), rtol=1e-4)
     x, y = (trained.get_normalized_expression(transform_batch=b, return_numpy=True) for b in "xy")
     own = (trained.adata.obs["batch"] == "y").to_numpy()
     assert np.allclose(np.where(own[:, None], y, x), whole, atol=1e-6)
@@ -307,7 +307,7 @@ def test_size_factors_replace_the_library(adata):
     R2MAE.setup_anndata(adata, size_factor_key="size")
     model = R2MAE(adata, n_hidden=8, n_latent=4)
     model.is_trained_ = True
-    assert np.allclose(model.get_normalized_expression(library_size="latent").sum(1), 100, rtol=1e-4)
+    assert np.allclose(model.get_normalized_expression(library_size="latent").sum(axis=1), 100, rtol=1e-4)
 
 
 class Cells(pl.LightningDataModule):

@@ -202,9 +202,10 @@ def _spearman(y: np.ndarray, predicted: np.ndarray, donors: np.ndarray) -> dict[
     table = pd.DataFrame({"y": y, "predicted": predicted}).groupby(donors).mean()
 
     def rho(a: Any, b: Any) -> float:
-        constant = np.ptp(a) == 0 or np.ptp(b) == 0
+        if np.ptp(a) == 0 or np.ptp(b) == 0:  # a constant has no order
+            return 0.0
         result: Any = spearmanr(a, b)
-        return 0.0 if constant else float(result.statistic)
+        return float(result.statistic)
 
     return {
         "spearman_cell": (rho(y, predicted), len(y)),
