@@ -1,6 +1,7 @@
 """Pretraining on windows: the module, its optimizer, and `pretrain` (paper, C.7; GPN-MSA's recipe)."""
 
 import math
+import os
 from functools import partial
 from typing import Any
 
@@ -282,7 +283,10 @@ def _save(module: AlignmentPretraining, shape: ModelConfig, run: RunFolder, spec
 
 
 def pretrain_command(config: Pretrain) -> None:
-    """`r2mae-dna pretrain`."""
+    """`r2mae-dna pretrain`. Lightning starts the other ranks with the same command: only the first one speaks."""
+    if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) > 0:
+        pretrain(config)
+        return
     device = resolve_device(config.device)
     sampler = with_freeze(sampler_from_config(config.mask_ratio, "dna", seed=config.seed), config.freeze_steps)
     info = WindowSet(config.windows).info
