@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -165,7 +166,9 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on_later(tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    # No bytecode: in a fresh environment the limit would cut off the libraries' own files for good.
+    no_bytecode = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=no_bytecode)
     assert full.returncode == 1
     assert "r2mae-text prepare: [Errno 27] File too large" in full.stderr
     assert not list(Path("corpus").glob("*.bin"))  # nothing half written
