@@ -1,7 +1,7 @@
-from .data import ImageData, load_images, read_idx
-from .evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
-from .model import MLPAutoencoder
-from .pretrain import Member, pretrain_members
+from .mnist.data import ImageData, load_images, read_idx
+from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
+from .mnist.model import MLPAutoencoder
+from .mnist.pretrain import Member, pretrain_members
 
 __all__ = [
     "ImageData",

@@ -9,12 +9,16 @@ COMMANDS = {
     "demo": Command(
         options.Demo, "r2mae_vision.demo:demo", "Pretrain every scheme on small real images; a table and a picture."
     ),
-    "pretrain": Command(options.Pretrain, "r2mae_vision.pretrain:pretrain_command", "Pretrain a masked autoencoder."),
-    "probe": Command(
-        options.Probe, "r2mae_vision.evaluate:probe_command", "Judge what a pretrained model has learned."
+    "pretrain": Command(
+        options.Pretrain, "r2mae_vision.mnist.pretrain:pretrain_command", "Pretrain a masked autoencoder."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_vision.paper:reproduce", "Walk a figure of the paper."),
-    "compare": Command(options.Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
+    "probe": Command(
+        options.Probe, "r2mae_vision.mnist.evaluate:probe_command", "Judge what a pretrained model has learned."
+    ),
+    "reproduce": Command(options.Reproduce, "r2mae_vision.mnist.paper:reproduce", "Walk a figure of the paper."),
+    "compare": Command(
+        options.Compare, "r2mae_vision.mnist.evaluate:compare_command", "Put several runs into one table."
+    ),
 }
 
 

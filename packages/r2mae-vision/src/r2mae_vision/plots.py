@@ -1,19 +1,12 @@
-"""Every figure of the package."""
+"""What every figure of the package shares."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from r2mae_core import Record, compare
-from r2mae_core.masks import nested_masks
-from r2mae_vision.data import ImageData
-from r2mae_vision.model import MLPAutoencoder
-
-SHOWN_RATIO = 0.75
 
 
-def _figure(**arguments: Any) -> Any:
+def new_figure(**arguments: Any) -> Any:
     """Return a matplotlib figure that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -23,17 +16,17 @@ def _figure(**arguments: Any) -> Any:
     return figure
 
 
-def _fixed_ratio(name: str) -> float | None:
+def fixed_ratio(name: str) -> float | None:
     """Return the ratio in a scheme's name such as "fixed 0.75" or "low 0.5"; None if it has no fixed one."""
     word, _, number = name.partition(" ")
     return float(number) if word in ("fixed", "low", "high") and number else None
 
 
-def _curve(axes: Any, records: Sequence[Record], metric: str) -> None:
+def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
     """Draw a metric over the fixed ratios, and a line for each scheme that draws its ratio."""
     table = compare([record for record in records if record.metric == metric])
     cells = {key[0]: cell for key, cell in table.cells.items()}
-    points = sorted((ratio, cell) for name, cell in cells.items() if (ratio := _fixed_ratio(name)) is not None)
+    points = sorted((ratio, cell) for name, cell in cells.items() if (ratio := fixed_ratio(name)) is not None)
     axes.errorbar(
         [ratio for ratio, _ in points],
         [cell.mean for _, cell in points],
@@ -44,94 +37,10 @@ def _curve(axes: Any, records: Sequence[Record], metric: str) -> None:
         capsize=2,
         label="fixed ratio",
     )
-    others = [name for name in table.schemes if _fixed_ratio(name) is None]
+    others = [name for name in table.schemes if fixed_ratio(name) is None]
     for i, name in enumerate(others):
         cell = cells[name]
         axes.axhline(cell.mean, color=f"C{i}", linestyle="-" if name == "r2mae" else "--", label=name)
         if cell.sd is not None:
             axes.axhspan(cell.mean - cell.sd, cell.mean + cell.sd, color=f"C{i}", alpha=0.08, linewidth=0)
     axes.set_xlabel("mask ratio in pretraining")
-
-
-def plot_demo(
-    records: Sequence[Record], model: MLPAutoencoder, data: ImageData, names: Sequence[str], schemes: Sequence[str]
-) -> Any:
-    """Draw the curves over ratios, and original, masked and reconstructed images.
-
-    Args:
-        records: what `evaluate_members` returned.
-        model: the stack.
-        data: the image set, on the model's device.
-        names: the scheme of each model of the stack.
-        schemes: the schemes whose reconstructions are shown.
-    """
-    figure = _figure(figsize=(12, 9))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
-    left, right = top.subplots(1, 2)
-    _curve(left, records, "probe_accuracy")
-    left.set(ylabel="linear-probe accuracy", title=f"{data.name}: representation")
-    _curve(right, records, "effective_rank")
-    right.set(ylabel="effective rank of the embedding", title="dimensions in use")
-    handles, labels = left.get_legend_handles_labels()
-    right.legend(handles, labels, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-
-    n_shown = 10
-    images = data.scale(data.test_images[:n_shown])
-    generator = torch.Generator(images.device).manual_seed(0)
-    mask = nested_masks(images.shape, [SHOWN_RATIO], generator=generator)
-    model.eval()
-    with torch.no_grad():
-        outputs = model(images[None].masked_fill(mask, 0.0).expand(len(names), -1, -1))
-    rows = {"original": images, f"{SHOWN_RATIO:.0%} hidden": torch.where(mask[0], float("nan"), images)}
-    # The visible pixels are given to the model, so only what it filled in is its own.
-    rows |= {name: torch.where(mask[0], outputs[names.index(name)], images) for name in schemes}
-    bottom.suptitle(
-        f"test images, their visible pixels, and what each scheme fills in at {SHOWN_RATIO:.0%} (first seed)"
-    )
-    grid = bottom.subplots(len(rows), n_shown, squeeze=False)
-    for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
-        for axes, picture in zip(axes_row, pictures.cpu().numpy(), strict=True):
-            axes.set_facecolor("#cfd8e3")
-            axes.imshow(picture.reshape(data.side, data.side), cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-        axes_row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
-    return figure
-
-
-def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -> Any:
-    """Draw a metric over the mask ratio for every shape of the grid: one panel per first width (figures 2A, 2D).
-
-    Args:
-        records: tasks named "<data> <hidden1>-<hidden2>", schemes named "fixed r" and "U(low, high)".
-        metric: which metric; "probe_error" is 1 - probe_accuracy, "relative_rank" is effective_rank over the width.
-        ylabel: the axis label.
-        title: the figure's title.
-    """
-    source = {"probe_error": "probe_accuracy", "relative_rank": "effective_rank"}.get(metric, metric)
-    table = compare([record for record in records if record.metric == source])
-    shapes: dict[int, list[tuple[int, str]]] = {}
-    for task in dict.fromkeys(task for task, _ in table.columns):
-        hidden1, hidden2 = map(int, task.rsplit(" ", 1)[1].split("-"))
-        shapes.setdefault(hidden1, []).append((hidden2, task))
-    figure = _figure(figsize=(6.2 * len(shapes), 5))
-    panels = figure.subplots(1, len(shapes), squeeze=False)[0]
-    for axes, (hidden1, tasks) in zip(panels, sorted(shapes.items()), strict=True):
-        for i, (hidden2, task) in enumerate(sorted(tasks)):
-            points, scale = [], hidden2 if metric == "relative_rank" else 1
-            for name in table.schemes:
-                cell = table.cells.get((name, task, source))
-                if cell is None:
-                    continue
-                value = 1 - cell.mean if metric == "probe_error" else cell.mean / scale
-                ratio = _fixed_ratio(name)
-                if ratio is not None:
-                    points.append((ratio, value, (cell.sd or 0.0) / scale))
-                else:
-                    low, high = map(float, name[2:-1].split(", "))
-                    axes.plot([low, high], [value, value], color=f"C{i}", linestyle=":", linewidth=1.5)
-            xs, ys, sds = zip(*sorted(points), strict=True)
-            axes.errorbar(xs, ys, sds, color=f"C{i}", marker="o", markersize=4, capsize=2, label=str(hidden2))
-        axes.set(xlabel="mask ratio", ylabel=ylabel, title=f"first layer {hidden1} wide")
-        axes.legend(title="second layer", fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.suptitle(f"{title}\n(dotted: R2MAE over the range it spans; bars: sd over seeds)")
-    return figure

@@ -17,8 +17,8 @@ from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import git_commit
-from r2mae_vision.data import ImageData, load_images
-from r2mae_vision.model import MLPAutoencoder, StackedLinear
+from r2mae_vision.mnist.data import ImageData, load_images
+from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear
 from r2mae_vision.options import Compare, Probe
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
@@ -185,7 +185,7 @@ def evaluate_members(
 
 def probe_command(config: Probe) -> None:
     """`r2mae-vision probe`."""
-    from r2mae_vision.pretrain import load_model
+    from r2mae_vision.mnist.pretrain import load_model
 
     file = config.run / "config.yaml"
     if not file.exists():

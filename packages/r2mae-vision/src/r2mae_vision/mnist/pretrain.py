@@ -18,8 +18,8 @@ from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import default_run_path
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
-from r2mae_vision.data import ImageData, load_images
-from r2mae_vision.model import MLPAutoencoder
+from r2mae_vision.mnist.data import ImageData, load_images
+from r2mae_vision.mnist.model import MLPAutoencoder
 from r2mae_vision.options import Pretrain
 
 

@@ -99,7 +99,7 @@ class PowerCutError(Exception):
 def test_interrupted_pretraining_resumes_to_the_same_model(tmp_path, digits, monkeypatch):
     import lightning.pytorch as pl
 
-    from r2mae_vision import pretrain as room
+    from r2mae_vision.mnist import pretrain as room
 
     class CutAt(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

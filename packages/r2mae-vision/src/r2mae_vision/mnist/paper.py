@@ -8,11 +8,11 @@ import torch
 from r2mae_core import Fixed, Record, RunFolder, Uniform, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
-from r2mae_vision.data import ImageData, load_images
-from r2mae_vision.evaluate import evaluate_members
+from r2mae_vision.mnist.data import ImageData, load_images
+from r2mae_vision.mnist.evaluate import evaluate_members
+from r2mae_vision.mnist.plots import plot_fig2
+from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Reproduce
-from r2mae_vision.plots import plot_fig2
-from r2mae_vision.pretrain import Member, pretrain_members
 
 BATCH_SIZE, LR = 128, 3e-3  # C.3
 DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-fig2"
@@ -112,7 +112,7 @@ def _dry_run(config: Reproduce, device: str) -> None:
 
 def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, device: str) -> float:
     from r2mae_core.masks import nested_masks
-    from r2mae_vision.model import MLPAutoencoder
+    from r2mae_vision.mnist.model import MLPAutoencoder
 
     stack = members(config)
     model = MLPAutoencoder(pixels, hidden, tuple(member.seed for member in stack)).to(device)

@@ -1,0 +1,98 @@
+"""The figures of the MNIST experiment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from r2mae_core import Record, compare
+from r2mae_core.masks import nested_masks
+from r2mae_vision.mnist.data import ImageData
+from r2mae_vision.mnist.model import MLPAutoencoder
+from r2mae_vision.plots import draw_curve, fixed_ratio, new_figure
+
+SHOWN_RATIO = 0.75
+
+
+def plot_demo(
+    records: Sequence[Record], model: MLPAutoencoder, data: ImageData, names: Sequence[str], schemes: Sequence[str]
+) -> Any:
+    """Draw the curves over ratios, and original, masked and reconstructed images.
+
+    Args:
+        records: what `evaluate_members` returned.
+        model: the stack.
+        data: the image set, on the model's device.
+        names: the scheme of each model of the stack.
+        schemes: the schemes whose reconstructions are shown.
+    """
+    figure = new_figure(figsize=(12, 9))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    left, right = top.subplots(1, 2)
+    draw_curve(left, records, "probe_accuracy")
+    left.set(ylabel="linear-probe accuracy", title=f"{data.name}: representation")
+    draw_curve(right, records, "effective_rank")
+    right.set(ylabel="effective rank of the embedding", title="dimensions in use")
+    handles, labels = left.get_legend_handles_labels()
+    right.legend(handles, labels, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+    n_shown = 10
+    images = data.scale(data.test_images[:n_shown])
+    generator = torch.Generator(images.device).manual_seed(0)
+    mask = nested_masks(images.shape, [SHOWN_RATIO], generator=generator)
+    model.eval()
+    with torch.no_grad():
+        outputs = model(images[None].masked_fill(mask, 0.0).expand(len(names), -1, -1))
+    rows = {"original": images, f"{SHOWN_RATIO:.0%} hidden": torch.where(mask[0], float("nan"), images)}
+    # The visible pixels are given to the model, so only what it filled in is its own.
+    rows |= {name: torch.where(mask[0], outputs[names.index(name)], images) for name in schemes}
+    bottom.suptitle(
+        f"test images, their visible pixels, and what each scheme fills in at {SHOWN_RATIO:.0%} (first seed)"
+    )
+    grid = bottom.subplots(len(rows), n_shown, squeeze=False)
+    for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
+        for axes, picture in zip(axes_row, pictures.cpu().numpy(), strict=True):
+            axes.set_facecolor("#cfd8e3")
+            axes.imshow(picture.reshape(data.side, data.side), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+        axes_row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
+    return figure
+
+
+def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -> Any:
+    """Draw a metric over the mask ratio for every shape of the grid: one panel per first width (figures 2A, 2D).
+
+    Args:
+        records: tasks named "<data> <hidden1>-<hidden2>", schemes named "fixed r" and "U(low, high)".
+        metric: which metric; "probe_error" is 1 - probe_accuracy, "relative_rank" is effective_rank over the width.
+        ylabel: the axis label.
+        title: the figure's title.
+    """
+    source = {"probe_error": "probe_accuracy", "relative_rank": "effective_rank"}.get(metric, metric)
+    table = compare([record for record in records if record.metric == source])
+    shapes: dict[int, list[tuple[int, str]]] = {}
+    for task in dict.fromkeys(task for task, _ in table.columns):
+        hidden1, hidden2 = map(int, task.rsplit(" ", 1)[1].split("-"))
+        shapes.setdefault(hidden1, []).append((hidden2, task))
+    figure = new_figure(figsize=(6.2 * len(shapes), 5))
+    panels = figure.subplots(1, len(shapes), squeeze=False)[0]
+    for axes, (hidden1, tasks) in zip(panels, sorted(shapes.items()), strict=True):
+        for i, (hidden2, task) in enumerate(sorted(tasks)):
+            points, scale = [], hidden2 if metric == "relative_rank" else 1
+            for name in table.schemes:
+                cell = table.cells.get((name, task, source))
+                if cell is None:
+                    continue
+                value = 1 - cell.mean if metric == "probe_error" else cell.mean / scale
+                ratio = fixed_ratio(name)
+                if ratio is not None:
+                    points.append((ratio, value, (cell.sd or 0.0) / scale))
+                else:
+                    low, high = map(float, name[2:-1].split(", "))
+                    axes.plot([low, high], [value, value], color=f"C{i}", linestyle=":", linewidth=1.5)
+            xs, ys, sds = zip(*sorted(points), strict=True)
+            axes.errorbar(xs, ys, sds, color=f"C{i}", marker="o", markersize=4, capsize=2, label=str(hidden2))
+        axes.set(xlabel="mask ratio", ylabel=ylabel, title=f"first layer {hidden1} wide")
+        axes.legend(title="second layer", fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.suptitle(f"{title}\n(dotted: R2MAE over the range it spans; bars: sd over seeds)")
+    return figure
