@@ -5,9 +5,10 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from r2mae_core import UserError
+from r2mae_core.devices import peak_flops
 from r2mae_text import build_model, gpt2_tokenizer, mask_tokens, masked_lm_loss, train_flops_per_token
 from r2mae_text.masking import MaskingRule
-from r2mae_text.model import _ROBERTA, SIZES, peak_flops, usable_positions
+from r2mae_text.model import _ROBERTA, SIZES, usable_positions
 
 
 def masked_batch(tokenizer, corpus, ratio=0.3, n=6, length=32):

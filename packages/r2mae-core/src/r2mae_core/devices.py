@@ -2,6 +2,9 @@
 
 from r2mae_core.errors import UserError
 
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0}
+"""Dense bfloat16 peak of common GPUs, 10^12 operations a second, as their makers state."""
+
 
 def resolve_device(name: str) -> str:
     """Return the torch device type ("cpu", "cuda", "mps") for what the user wrote.
@@ -37,3 +40,25 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name() if device == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+
+
+def peak_flops(device: str, given: float | None) -> float | None:
+    """Return the device's peak in operations a second: what the user gave, or what is known of the GPU; else None."""
+    if given is not None:
+        return given * 1e12
+    if device != "cuda":
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name()
+    return next((peak * 1e12 for known, peak in PEAK_TFLOPS.items() if all(w in name for w in known.split())), None)
+
+
+def out_of_memory(error: Exception, lower: str) -> UserError:
+    """Return the message for a full GPU.
+
+    Args:
+        error: torch's `OutOfMemoryError`.
+        lower: what the user should lower, such as "--micro_batch_size".
+    """
+    return UserError(f"the GPU's memory is full ({str(error).splitlines()[0]}); lower {lower}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.errors import UserError
 from r2mae_core.randomness import derived_seed
 from r2mae_core.samplers import Curriculum, MaskRatioSampler
 
@@ -61,6 +62,7 @@ class MaskedModule(pl.LightningModule):
         self.validation_ratios = tuple(validation_ratios)
         self._generator: torch.Generator | None = None
         self._bins = _RatioBins()
+        self._first_bad: Tensor | None = None
 
     @abstractmethod
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
@@ -115,7 +117,9 @@ class MaskedModule(pl.LightningModule):
         draw = self.draw(batch_idx)
         loss = self.masked_loss(batch, draw)
         self._bins.add(draw.ratio, loss.detach())
+        self._watch(loss.detach())
         if self.is_log_step():
+            self.check_finite()
             self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
         return loss
 
@@ -130,6 +134,32 @@ class MaskedModule(pl.LightningModule):
             self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=n)
             losses.append(loss)
         return torch.stack(losses).mean()
+
+    def _watch(self, loss: Tensor) -> None:
+        """Note on the device, without waiting for it, the first step whose loss is not a number."""
+        if self._first_bad is None or self._first_bad.device != loss.device:
+            self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        bad = ~torch.isfinite(loss) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, self.global_step, self._first_bad)
+
+    def check_finite(self) -> None:
+        """Stop a training whose loss is no longer a number; called at log steps and before a checkpoint is written.
+
+        Raises:
+            UserError: with the first such step and its mask ratio.
+        """
+        if self._first_bad is None or (step := int(self._first_bad)) < 0:
+            return
+        ratio = self.mask_ratio.sample(step, self.total_steps()) if self.ratio_per == "step" else None
+        where = f"step {step}" + ("" if ratio is None else f", mask ratio {ratio:.4g}")
+        raise UserError(
+            f"the loss is not a number since {where}; lower the learning rate, clip gradients, or train in float32 "
+            "(--precision 32-true). The last checkpoint is from before that step"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Never replace a good checkpoint by a broken one."""
+        self.check_finite()
 
     def is_log_step(self) -> bool:
         """Return whether this optimizer step is one that is logged: every so many, and the last."""

@@ -6,9 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from r2mae_core.devices import peak_flops
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import VALIDATION_RATIO, validation_loss
-from r2mae_text.model import peak_flops, train_flops_per_token
+from r2mae_text.model import train_flops_per_token
 
 MAX_ROWS_BETWEEN = 256
 """Rows of the validations during training; the one at the end takes more."""

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records, sampler_from_config, short_name
+from r2mae_core import Record, RunFolder, compare, read_records, sampler_from_config, short_name
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, out_of_memory, resolve_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.records import write_records
 from r2mae_core.run_folder import default_run_path, git_commit
@@ -23,7 +23,7 @@ from r2mae_text.evaluate import RANK_BY
 from r2mae_text.export import load_pretrained, open_run
 from r2mae_text.metrics import score
 from r2mae_text.options import Finetune
-from r2mae_text.pretrain import linear, out_of_memory
+from r2mae_text.pretrain import linear
 
 
 def finetune_task(
@@ -90,9 +90,7 @@ def finetune_task(
             optimizer.step()
             schedule.step()
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{out_of_memory(error)}".split("; lower")[0] + "; lower --batch_size or --max_length"
-        ) from None
+        raise out_of_memory(error, "--batch_size or --max_length") from None
     judged = {}
     for split in task.splits:
         data = encode(tokenizer, splits[split], max_length)

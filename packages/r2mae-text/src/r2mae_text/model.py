@@ -169,20 +169,6 @@ def train_flops_per_token(config: Any, length: int, hidden_share: float) -> floa
     return 3 * 2 * (encoder + hidden_share * (d * d + d * config.vocab_size))
 
 
-PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0}
-"""Dense bfloat16 peak of common GPUs, 10^12 operations a second, as their makers state."""
-
-
-def peak_flops(device: str, given: float | None) -> float | None:
-    """Return the device's peak in operations a second: what the user gave, or what is known of the GPU; else None."""
-    if given is not None:
-        return given * 1e12
-    if device != "cuda":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak * 1e12 for known, peak in PEAK_TFLOPS.items() if all(w in name for w in known.split())), None)
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' bars, and its report that a head is new or not used: that is what is meant here."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from r2mae_core import MaskDraw, MaskRatioSampler, ResumableLoader, RunFolder, UserError, sampler_from_config
 from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, out_of_memory, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path
 from r2mae_core.sampler_config import sampler_to_config
@@ -73,7 +73,7 @@ class MaskedLanguageModule(MaskedModule):
         try:
             return self._loss(self.model, masked.inputs, masked.positions, masked.targets)
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(error) from None
+            raise out_of_memory(error, "--micro_batch_size: the result does not depend on it") from None
 
     def mask(self, batch: Tensor, draw: MaskDraw) -> MaskedTokens:
         """Return the micro-batch with its tokens hidden."""
@@ -106,12 +106,6 @@ def linear(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / (rising + 1)
     return max(total - step, 0) / max(total - rising, 1)
-
-
-def out_of_memory(error: Exception) -> UserError:
-    """Return the message for a full GPU."""
-    reason = str(error).splitlines()[0]
-    return UserError(f"the GPU's memory is full ({reason}); lower --micro_batch_size: the result does not depend on it")
 
 
 def micro_batch_size(config: Pretrain, device: str) -> int:

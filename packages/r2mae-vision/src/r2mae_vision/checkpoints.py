@@ -1,0 +1,300 @@
+"""Weights in and out: our folder, timm's file, transformers' ViTMAE folder, the files published with MAE.
+
+Everything is safetensors + JSON. Other people's files are matched by name, in the three layouts that exist: timm's (also that
+of facebookresearch/mae, whose decoder's names start with `decoder_`), transformers' and our own.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2mae_core import UserError
+from r2mae_core.files import atomic_path, write_text
+from r2mae_vision.model import MAEShape, MaskedAutoencoder
+
+State = dict[str, Tensor]
+
+# Our name → transformers' name inside one layer.
+_LAYER = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_ALONE = {
+    "encoder.cls_token": "vit.embeddings.cls_token",
+    "encoder.pos_embed": "vit.embeddings.position_embeddings",
+    "encoder.patch_embed.proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
+    "encoder.patch_embed.proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
+    "encoder.norm.weight": "vit.layernorm.weight",
+    "encoder.norm.bias": "vit.layernorm.bias",
+    "decoder.mask_token": "decoder.mask_token",
+    "decoder.pos_embed": "decoder.decoder_pos_embed",
+    **{
+        f"decoder.{ours}.{part}": f"decoder.decoder_{ours}.{part}"
+        for ours in ("embed", "norm", "pred")
+        for part in ("weight", "bias")
+    },
+}
+
+
+def save_mae(model: MaskedAutoencoder, folder: Path) -> Path:
+    """Write `model.safetensors` and `mae.json` (the shape) into a folder and return it."""
+    save_tensors(model.state_dict(), folder / "model.safetensors")
+    write_text(folder / "mae.json", json.dumps(model.shape.plain(), indent=2) + "\n")
+    return folder
+
+
+def load_mae(folder: Path) -> MaskedAutoencoder:
+    """Read what `save_mae` wrote; `folder` may also be a run folder of `pretrain`.
+
+    Raises:
+        UserError: there is no finished model, or its files are damaged.
+    """
+    home = folder / "model" if (folder / "model" / "mae.json").exists() else folder
+    try:
+        shape = MAEShape.of(json.loads((home / "mae.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"no mae.json in {folder} or {folder / 'model'}; give a folder that r2mae-vision pretrain has finished"
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{home / 'mae.json'} is damaged ({error})") from None
+    model = MaskedAutoencoder(shape)
+    model.load_state_dict(read_tensors(home / "model.safetensors"))
+    return model.eval()
+
+
+def export_timm(model: MaskedAutoencoder, file: Path) -> Path:
+    """Write the encoder as `timm.create_model(name, num_classes=0, checkpoint_path=file)` loads it."""
+    save_tensors(model.encoder.state_dict(), file)
+    return file
+
+
+def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
+    """Write a folder that `ViTMAEForPreTraining.from_pretrained` and `ViTMAEModel.from_pretrained` load.
+
+    Raises:
+        UserError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
+    """
+    shape, encoder = model.shape, model.encoder
+    if encoder.num_prefix_tokens != 1 or encoder.no_embed_class or not model.has_cls:
+        raise UserError(
+            f"transformers' ViTMAE has exactly one class token, {shape.model} has not; export to timm instead"
+        )
+    state: State = {}
+    for name, value in model.state_dict().items():
+        state |= _to_transformers(name, value)
+    attention = encoder.blocks[0].attn
+    config = {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": len(encoder.blocks),
+        "num_attention_heads": attention.num_heads,
+        "intermediate_size": encoder.blocks[0].mlp.fc1.out_features,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "layer_norm_eps": encoder.norm.eps,
+        "image_size": shape.image_size,
+        "patch_size": model.patch_size,
+        "num_channels": shape.in_chans,
+        "qkv_bias": attention.qkv.bias is not None,
+        "decoder_num_attention_heads": shape.decoder_heads,
+        "decoder_hidden_size": shape.decoder_dim,
+        "decoder_num_hidden_layers": shape.decoder_depth,
+        "decoder_intermediate_size": shape.decoder_dim * 4,
+        "norm_pix_loss": shape.norm_pix_loss,
+    }
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": shape.image_size, "width": shape.image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(shape.mean),
+        "image_std": list(shape.std),
+    }
+    save_tensors(state, folder / "model.safetensors")
+    write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
+    """Fill a model with weights in any known layout and return the names that the file did not have.
+
+    Args:
+        place: a .safetensors, .pth or .bin file, or a folder of transformers' ViTMAE or of ours.
+        model: a masked autoencoder of the same widths. Positions of another image size are resampled.
+
+    Raises:
+        UserError: the file is damaged or a foreign pickle, holds nothing that fits, or tensors of other sizes.
+    """
+    file = place / "model.safetensors" if place.is_dir() else place
+    state = to_ours(read_tensors(file))
+    own = model.state_dict()
+    state = {name: value for name, value in state.items() if name in own}
+    if not any(name.startswith("encoder.blocks") for name in state):
+        raise UserError(f"{file} holds no VisionTransformer blocks in a layout that is known (timm, MAE, transformers)")
+    for name in ("encoder.pos_embed", "decoder.pos_embed"):
+        if name in state:
+            prefix = int(model.has_cls) if name.startswith("decoder") else _n_prefix(model.encoder)
+            state[name] = fit_positions(state[name], model.grid, prefix, file)
+    check_sizes(state, own, file)
+    model.load_state_dict({**own, **state})
+    config = place / "config.json"
+    if place.is_dir() and config.exists():
+        _set_eps(model, json.loads(config.read_text(encoding="utf-8")).get("layer_norm_eps"))
+    return sorted(set(own) - set(state))
+
+
+def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file: Path) -> Tensor:
+    """Return positions (1, n_prefix + N, D) resampled to another square grid, as timm does.
+
+    Raises:
+        UserError: the patches of the file form no square.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    n_patches = positions.shape[1] - n_prefix
+    if n_patches == grid[0] * grid[1]:
+        return positions
+    if round(n_patches**0.5) ** 2 != n_patches:
+        raise UserError(f"{file} has positions for {n_patches} patches, which form no square; they cannot be resampled")
+    return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=n_prefix)
+
+
+def check_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse tensors of another size than the model's.
+
+    Raises:
+        UserError: the first that differs is named.
+    """
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise UserError(
+                f"{file} is a checkpoint of another size: {name} is {tuple(value.shape)} there and "
+                f"{tuple(own[name].shape)} here; choose the model, patch size and decoder that it was made with"
+            )
+
+
+def to_ours(state: Mapping[str, Tensor]) -> State:
+    """Return a foreign state dict under our names; names that mean nothing to us stay as they are."""
+    if any(name.startswith(("vit.", "embeddings.")) for name in state):
+        return _from_transformers(state)
+    if any(name.startswith("encoder.") for name in state):
+        return dict(state)
+    ours: State = {}
+    for name, value in state.items():
+        if name == "mask_token":
+            ours["decoder.mask_token"] = value
+        elif name.startswith("decoder_"):
+            ours[f"decoder.{name.removeprefix('decoder_')}"] = value
+        else:
+            ours[f"encoder.{name}"] = value
+    return ours
+
+
+def _to_transformers(name: str, value: Tensor) -> State:
+    if name in _ALONE:
+        return {_ALONE[name]: value}
+    found = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    if found is None:
+        raise UserError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
+    side, i, part, kind = found.groups()
+    home = f"vit.encoder.layer.{i}" if side == "encoder" else f"decoder.decoder_layers.{i}"
+    if part == "attn.qkv":
+        names = [f"{home}.attention.attention.{word}.{kind}" for word in ("query", "key", "value")]
+        return dict(zip(names, value.chunk(3), strict=True))
+    if part not in _LAYER:
+        raise UserError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
+    return {f"{home}.{_LAYER[part]}.{kind}": value}
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> State:
+    """Return the tensors of a ViTMAE or ViT of transformers under our names."""
+    alone = {theirs: ours for ours, theirs in _ALONE.items()}
+    parts = {theirs: ours for ours, theirs in _LAYER.items()}
+    ours: State = {}
+    fused: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for full, value in state.items():
+        name = full if full.startswith(("vit.", "decoder.")) else f"vit.{full}"
+        found = re.fullmatch(
+            r"(vit\.encoder\.layer|vit\.layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)\.(\d+)\.(.+)\.(weight|bias)",
+            name,
+        )
+        if found is None:
+            ours[alone.get(name, full)] = value
+            continue
+        home, i, part, kind = found.groups()
+        block = f"{'decoder' if home.startswith('decoder') else 'encoder'}.blocks.{i}"
+        if word := re.fullmatch(r"attention\.attention\.(query|key|value)", part):
+            fused.setdefault((block, kind), {})[word[1]] = value
+        elif part in parts:
+            ours[f"{block}.{parts[part]}.{kind}"] = value
+    for (block, kind), words in fused.items():
+        if len(words) == 3:
+            ours[f"{block}.attn.qkv.{kind}"] = torch.cat([words[word] for word in ("query", "key", "value")])
+    return ours
+
+
+def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with atomic_path(file) as temporary:
+        save_file({name: value.detach().contiguous().cpu().clone() for name, value in state.items()}, temporary)
+
+
+def read_tensors(file: Path) -> State:
+    """Read a state dict from safetensors, or from a torch file that holds nothing but tensors and plain data.
+
+    Raises:
+        UserError: the file is missing, damaged, or a pickle of more than that.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise UserError(f"no weights at {file}")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is damaged or no file of weights ({reason})") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{file} holds more than tensors and plain data, so loading it could run foreign code; if you trust it, "
+            "convert it once: torch.save(torch.load(FILE, weights_only=False)['model'], 'weights.pth')"
+        ) from None
+    for key in ("model", "state_dict", "model_ema"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{file} holds no state dict")
+    return state
+
+
+def _n_prefix(encoder: Any) -> int:
+    return 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+
+
+def _set_eps(model: MaskedAutoencoder, eps: float | None) -> None:
+    if eps is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = eps

@@ -1,0 +1,1 @@
+"""Where images come from: readers of what users have, the prepared store, augmentation."""

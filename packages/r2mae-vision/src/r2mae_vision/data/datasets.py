@@ -1,0 +1,163 @@
+"""Decoding and timm's augmentation in worker processes, each sample seeded by (seed, epoch, index)."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from r2mae_core import BatchOrder, ResumableLoader, UserError
+from r2mae_core.randomness import derived_seed
+from r2mae_vision.data.decoding import UnreadableImageError
+from r2mae_vision.data.sources import ImageFiles, Source
+from r2mae_vision.data.store import ImageStore
+
+MAX_SKIPS = 100
+
+
+@dataclass(frozen=True)
+class EpochOrder(BatchOrder):
+    """Batches of (index, epoch): the epoch lets a worker draw another augmentation of the same image."""
+
+    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return (batch_size, 2) int64."""
+        indices = super().batch(position, rank, world_size)
+        return np.stack([indices, np.full_like(indices, position // self.n_batches(world_size))], axis=1)
+
+
+class AugmentedImages(Dataset):
+    """Images of any source through a transform of timm, as uint8.
+
+    A key is (index, epoch). An image that cannot be decoded is replaced by the next one that can, and its index is
+    handed over with the batch, so that it can be counted and named.
+
+    Args:
+        source: where images come from.
+        transform: PIL image → (C, H, W) uint8 array.
+        in_chans: 3 or 1.
+        seed: of the transform's randomness.
+    """
+
+    def __init__(self, source: Source, transform: Callable[[Any], np.ndarray], in_chans: int, seed: int) -> None:
+        self.source, self.transform, self.in_chans, self.seed = source, transform, in_chans, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Sequence[int]) -> tuple[np.ndarray, int, list[int]]:
+        index, epoch = int(key[0]), int(key[1])
+        image, label, bad = self._readable(index)
+        with seeded(derived_seed(self.seed, "augment", epoch, index)):
+            return np.asarray(self.transform(image)), label, bad
+
+    def _readable(self, index: int) -> tuple[Any, int, list[int]]:
+        bad: list[int] = []
+        for step in range(MAX_SKIPS):
+            at = (index + step) % len(self.source)
+            try:
+                image, label = read_image(self.source, at, self.in_chans)
+            except UnreadableImageError:
+                bad.append(at)
+                continue
+            return image, label, bad
+        raise UserError(f"{MAX_SKIPS} images in a row of {self.source.name} cannot be decoded, from number {index} on")
+
+
+def read_image(source: Source, index: int, in_chans: int) -> tuple[Any, int]:
+    """Return (PIL image, label) of any source.
+
+    Raises:
+        UnreadableImageError: the file cannot be decoded.
+    """
+    if isinstance(source, ImageFiles):
+        return source.read(index, in_chans)
+    from PIL import Image
+
+    from r2mae_vision.data.decoding import convert
+
+    pixels = source.images[index]
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    return convert(picture, in_chans), int(source.labels[index])
+
+
+def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (images (B, C, H, W) uint8, labels (B,), indices of unreadable images)."""
+    images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
+    labels = torch.tensor([label for _, label, _ in samples])
+    return images, labels, torch.tensor([i for _, _, bad in samples for i in bad], dtype=torch.int64)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the three generators that timm's transforms draw from, and put them back afterwards."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+def train_loader(
+    source: Source,
+    transform: Callable[[Any], np.ndarray] | None,
+    *,
+    batch_size: int,
+    in_chans: int,
+    seed: int,
+    num_workers: int = 0,
+    device: str = "cpu",
+) -> ResumableLoader:
+    """Return a loader that resumes in mid-epoch.
+
+    Args:
+        source: where images come from.
+        transform: of timm, in the workers; None: prepared images as they are, to be augmented on the device.
+        batch_size: images per batch.
+        in_chans: channels that the model reads.
+        seed: of order and augmentation.
+        num_workers: processes that decode.
+        device: where the batches go; a GPU gets pinned memory.
+
+    Raises:
+        UserError: fewer images than a batch, or images of other channels than the model's.
+    """
+    pin = device == "cuda"
+    if transform is None:
+        if not isinstance(source, ImageStore):
+            raise UserError(f"{source.name} is not prepared, so its images need a transform")
+        check_channels(source, in_chans)
+
+        def fetch(indices: np.ndarray) -> tuple[Tensor, ...]:
+            batch = source.fetch(indices)
+            return tuple(part.pin_memory() for part in batch) if pin else batch
+
+        return ResumableLoader(BatchOrder(len(source), batch_size, seed), fetch)
+    return ResumableLoader(
+        EpochOrder(len(source), batch_size, seed),
+        dataset=AugmentedImages(source, transform, in_chans, seed),
+        collate=collate,
+        num_workers=num_workers,
+        pin_memory=pin,
+    )
+
+
+def check_channels(store: ImageStore, in_chans: int) -> None:
+    """Refuse prepared images with other channels than the model's.
+
+    Raises:
+        UserError: they differ.
+    """
+    if store.in_chans != in_chans:
+        raise UserError(
+            f"{store.name} has {store.in_chans} channels, the model reads {in_chans}; say --in_chans {store.in_chans}"
+        )

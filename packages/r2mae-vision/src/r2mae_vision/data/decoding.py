@@ -1,0 +1,81 @@
+"""One image file → RGB or grey pixels."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from r2mae_core import UserError
+
+
+class UnreadableImageError(Exception):
+    """An image file that cannot be decoded; the message says why."""
+
+
+def decode(file: Any, in_chans: int = 3) -> Any:
+    """Return an image file as a PIL image of mode RGB (3 channels) or L (1).
+
+    One-channel, palette, CMYK and 16-bit images are converted; transparency is laid over white.
+
+    Args:
+        file: path, bytes, or open binary file.
+        in_chans: 3 or 1.
+
+    Raises:
+        UnreadableImageError: the file is truncated, damaged, or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return convert(image, in_chans)
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image") from None
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(str(error) or type(error).__name__) from None
+
+
+def convert(image: Any, in_chans: int = 3) -> Any:
+    """Return a PIL image in mode RGB or L, whatever mode it has."""
+    from PIL import Image
+
+    mode = channel_mode(in_chans)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # PIL would cut off at 255
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(white, layer)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def channel_mode(in_chans: int) -> str:
+    """Return PIL's mode for a number of channels.
+
+    Raises:
+        UserError: there is none.
+    """
+    if in_chans not in (1, 3):
+        raise UserError(f"images have 1 or 3 channels here, not {in_chans}")
+    return "RGB" if in_chans == 3 else "L"
+
+
+def square(image: Any, side: int, fit: str) -> Any:
+    """Return the image as a square of `side` pixels: its middle ("crop"), or all of it ("squash"). Bicubic."""
+    from PIL import Image
+
+    if fit == "crop":
+        width, height = image.size
+        edge = min(width, height)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        box = (left, top, left + edge, top + edge)
+    else:
+        box = (0, 0, *image.size)
+    # reducing_gap: large pictures are first made smaller by whole factors, which is much faster and looks the same.
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def shown_name(file: Any) -> str:
+    """Return how a file is named in a message."""
+    return str(file) if isinstance(file, str | Path) else getattr(file, "name", "an image")

@@ -1,0 +1,195 @@
+"""`r2mae-vision prepare`: any source → one block of uint8 squares per part, decoded once."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from r2mae_core import UserError
+from r2mae_core.commands import say
+from r2mae_core.files import atomic_path, write_text
+from r2mae_vision.data.datasets import read_image
+from r2mae_vision.data.decoding import UnreadableImageError, decode, square
+from r2mae_vision.data.sources import Source, open_pair, open_source, stream_tars
+from r2mae_vision.data.store import ImageStore
+from r2mae_vision.options import Prepare
+
+CHUNK = 256
+Row = tuple[np.ndarray | None, int, str]
+"""(pixels or None, label, why it was skipped)."""
+
+
+class _Squares(Dataset):
+    def __init__(self, source: Source, side: int, fit: str, in_chans: int) -> None:
+        self.source, self.side, self.fit, self.in_chans = source, side, fit, in_chans
+
+    def __getitem__(self, index: int) -> Row:
+        try:
+            image, label = read_image(self.source, index, self.in_chans)
+        except UnreadableImageError as error:
+            return None, -1, f"{_name(self.source, index)}: {error}"
+        return pixels(square(image, self.side, self.fit)), label, ""
+
+
+def pixels(image: Any) -> np.ndarray:
+    """Return a PIL image as (H, W, C) uint8."""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _name(source: Source, index: int) -> str:
+    return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
+
+
+def prepare(config: Prepare) -> Path:
+    """Write the store that the config describes and return its folder. An interrupted run goes on.
+
+    Raises:
+        UserError: a source does not serve, nothing could be read, or the folder holds another store.
+    """
+    out = config.out or Path("runs") / "r2mae-vision-prepare"
+    if config.source.startswith("wds/"):
+        rows: dict[str, tuple[Iterable[Row], int | None, tuple[str, ...]]] = {
+            "train": (_stream(config.source, config), None, ())
+        }
+        if config.val:
+            rows["val"] = (_stream(config.val, config), None, ())
+    else:
+        try:
+            train, val = open_pair(config.source, config.val)
+            parts = {"train": train, "val": val}
+        except UserError:
+            if config.val is not None:
+                raise
+            parts = {"train": open_source(config.source, "train")}  # pretraining needs no validation part, no labels
+        rows = {name: (_decoded(source, config), len(source), source.classes) for name, source in parts.items()}
+    settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
+    for part, (these, total, classes) in rows.items():
+        source = config.val if part == "val" and config.val else config.source
+        _write(out / part, these, total, classes, {**settings, "source": source}, config)
+    return out
+
+
+def _decoded(source: Source, config: Prepare) -> Any:
+    """Return a function of the first index: rows from there on, decoded in worker processes, in order."""
+    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+
+    def rows_from(start: int) -> Iterator[Row]:
+        dataset = _Squares(source, config.image_size, config.fit, config.in_chans)
+        loader = DataLoader(
+            dataset,
+            sampler=range(start, len(source)),
+            batch_size=64,
+            num_workers=workers if len(source) - start > 512 else 0,
+            collate_fn=list,
+        )
+        for batch in loader:
+            yield from batch
+
+    return rows_from
+
+
+def _stream(spec: str, config: Prepare) -> Any:
+    def rows_from(start: int) -> Iterator[Row]:
+        for name, content, label in itertools.islice(stream_tars(spec.removeprefix("wds/")), start, None):
+            try:
+                image = decode(content, config.in_chans)
+            except UnreadableImageError as error:
+                yield None, -1, f"{name}: {error}"
+                continue
+            yield pixels(square(image, config.image_size, config.fit)), label, ""
+
+    return rows_from
+
+
+def _write(
+    folder: Path, rows_from: Any, total: int | None, classes: tuple[str, ...], settings: dict[str, Any], config: Prepare
+) -> None:
+    """Write one part. What is there of an interrupted run stays; the last file to appear is `store.json`."""
+    from tqdm import tqdm
+
+    if (folder / "store.json").exists():
+        there = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        if {key: there.get(key) for key in settings} == settings:
+            say(f"{folder}: there already, {there['n_images']:,} images")
+            return
+        raise UserError(
+            f"{folder} holds images prepared in another way ({there.get('source')}); name another folder with --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = _Progress(folder, settings)
+    bar = tqdm(
+        desc=f"prepare {folder.name}", total=total, initial=progress.n_read, unit="image", disable=not config.progress
+    )
+    with open(folder / "images.u8", "r+b" if progress.n_written else "wb") as images, bar:
+        images.truncate(progress.n_written * config.image_size**2 * config.in_chans)
+        images.seek(0, os.SEEK_END)
+        rows = rows_from(progress.n_read)
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            for array, label, why in chunk:
+                if array is None:
+                    progress.skipped.append(why)
+                else:
+                    images.write(array.tobytes())
+                    progress.labels.append(label)
+            images.flush()
+            progress.keep(len(chunk))
+            bar.update(len(chunk))
+    _finish(folder, progress, classes, settings, config)
+
+
+def _finish(
+    folder: Path, progress: "_Progress", classes: tuple[str, ...], settings: dict[str, Any], config: Prepare
+) -> None:
+    n = len(progress.labels)
+    if n == 0:
+        raise UserError(f"{settings['source']}: none of {progress.n_read} images could be read")
+    labels = np.array(progress.labels, dtype=np.int64)
+    if not classes and labels.max() >= 0:
+        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    with atomic_path(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, labels)
+    if progress.skipped:
+        write_text(folder / "skipped.txt", "\n".join(progress.skipped) + "\n")
+    name = Path(settings["source"]).name
+    meta = {"name": name, "n_images": n, "side": config.image_size, **settings, "classes": list(classes)}
+    write_text(folder / "store.json", json.dumps({**meta, "n_skipped": len(progress.skipped)}, indent=2) + "\n")
+    (folder / "progress.json").unlink(missing_ok=True)
+    size = n * config.image_size**2 * config.in_chans / 2**20
+    say(f"{folder}: {n:,} images of {config.image_size} x {config.image_size}, {len(classes)} classes, {size:,.0f} MiB")
+    if progress.skipped:
+        shown = "; ".join(progress.skipped[:3])
+        say(f"{folder}: skipped {len(progress.skipped):,} unreadable files ({shown}); all in skipped.txt")
+
+
+class _Progress:
+    """How far an interrupted run came: images read, labels of those written, what was skipped."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.file, self.settings = folder / "progress.json", settings
+        self.n_read, self.labels, self.skipped = 0, [], []
+        if self.file.exists():
+            there = json.loads(self.file.read_text(encoding="utf-8"))
+            if there["settings"] == settings:
+                self.n_read, self.labels, self.skipped = there["n_read"], there["labels"], there["skipped"]
+
+    @property
+    def n_written(self) -> int:
+        return len(self.labels)
+
+    def keep(self, n: int) -> None:
+        self.n_read += n
+        state = {"settings": self.settings, "n_read": self.n_read, "labels": self.labels, "skipped": self.skipped}
+        if self.n_read % (16 * CHUNK) < CHUNK:
+            write_text(self.file, json.dumps(state))
+
+
+def prepare_command(config: Prepare) -> None:
+    """`r2mae-vision prepare`."""
+    out = prepare(config)
+    say(f"Done: {out}. Next: r2mae-vision pretrain --data {out}")

@@ -1,0 +1,201 @@
+"""What `--data` can name, and the one way to open it.
+
+digits, photographs (bundled with scikit-learn) · a folder that `prepare` wrote · MNIST's or CIFAR's official files · a folder of
+class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME` (Hugging Face) · `wds/PATTERN` (WebDataset
+shards, for `prepare` only). Folders, tars and Hugging Face sets are read by timm's readers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import UserError
+from r2mae_vision.data.collections import bundled, in_folder
+from r2mae_vision.data.decoding import UnreadableImageError, decode
+from r2mae_vision.data.store import ImageStore
+
+VAL_NAMES = ("val", "validation", "valid", "test")
+KNOWN = (
+    "digits, photographs, a folder (prepared, of class folders, or with MNIST's or CIFAR's files), a .tar, hfds/NAME, "
+    "wds/PATTERN"
+)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that are decoded when they are asked for, through one of timm's readers."""
+
+    name: str
+    reader: Any
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int, in_chans: int) -> tuple[Any, int]:
+        """Return (PIL image, label).
+
+        Raises:
+            UnreadableImageError: the file cannot be decoded.
+        """
+        try:
+            file, label = self.reader[index]
+        except OSError as error:
+            raise UnreadableImageError(str(error)) from None
+        try:
+            return decode(file, in_chans), -1 if label is None else int(label)
+        finally:
+            if hasattr(file, "close"):
+                file.close()
+
+    def file_name(self, index: int) -> str:
+        """Return the name of an image's file."""
+        return str(self.reader.filename(index))
+
+
+Source = ImageStore | ImageFiles
+
+
+def open_source(spec: str, split: str = "train") -> Source:
+    """Open the training or validation part of what `--data` names.
+
+    Args:
+        spec: see the module's text.
+        split: "train" or "val".
+
+    Raises:
+        UserError: it is unknown, missing, empty or damaged, or has no such part.
+    """
+    store = bundled(spec, split)
+    if store is not None:
+        return store
+    if spec.startswith("wds/"):
+        raise UserError(
+            f"{spec} can only be read in a stream; run r2mae-vision prepare {spec} --out DIR once, then --data DIR"
+        )
+    if spec.startswith("hfds/"):
+        return _hugging_face(spec, split)
+    folder = Path(spec)
+    if not folder.exists():
+        raise UserError(f"--data {spec}: no such file or folder; it can be {KNOWN}")
+    if (folder / split / "store.json").exists() or (folder / "train" / "store.json").exists():
+        return ImageStore.open(folder / split)
+    if folder.is_file():
+        return _files(folder)
+    official = in_folder(folder, split)
+    return official if official is not None else _files(_part(folder, split))
+
+
+def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
+    """Open training and validation part and check that their classes agree.
+
+    Raises:
+        UserError: a class of the validation part is unknown to the training part, or images have no labels.
+    """
+    train, valid = open_source(spec, "train"), open_source(val or spec, "val" if val is None else _part_of(val))
+    if train.classes != valid.classes:
+        unknown = sorted(set(valid.classes) - set(train.classes))
+        if unknown:
+            shown = ", ".join(unknown[:5])
+            raise UserError(
+                f"validation has {len(unknown)} classes that training has not ({shown}); labels would not fit"
+            )
+        raise UserError(
+            f"training has {len(train.classes)} classes and validation {len(valid.classes)}: "
+            f"{', '.join(sorted(set(train.classes) - set(valid.classes))[:5])} is missing there; labels would not fit"
+        )
+    if not train.classes:
+        raise UserError(f"{spec} has no classes; labels are needed here")
+    return train, valid
+
+
+def _part_of(spec: str) -> str:
+    """Return which part a validation set of its own is asked for: the only one that a plain folder has."""
+    folder = Path(spec)
+    has_parts = folder.is_dir() and any((folder / name).is_dir() for name in VAL_NAMES)
+    return "val" if has_parts or not folder.exists() else "train"
+
+
+def _part(folder: Path, split: str) -> Path:
+    if split == "train":
+        return folder / "train" if (folder / "train").is_dir() else folder
+    for name in VAL_NAMES:
+        if (folder / name).is_dir() and (folder / "train").is_dir():
+            return folder / name
+    raise UserError(f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --val")
+
+
+def _files(place: Path) -> ImageFiles:
+    from timm.data.readers import create_reader
+
+    try:
+        reader = create_reader("", str(place))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
+    if place.is_dir():
+        filled = {Path(file).parent for file, _ in reader.samples}
+        empty = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and not _holds(folder, filled)]
+        if empty:
+            names = ", ".join(folder.name for folder in empty[:5])
+            raise UserError(f"{place}: no images in class folder {names} ({len(empty)} in all); fill it or remove it")
+    classes = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+    return ImageFiles(place.name, reader, tuple(classes) if any(classes) else ())
+
+
+def _holds(folder: Path, filled: set[Path]) -> bool:
+    return folder in filled or any(folder in file.parents for file in filled)
+
+
+def _hugging_face(spec: str, split: str) -> ImageFiles:
+    try:
+        from timm.data.readers import create_reader
+
+        reader = create_reader(spec, split="train" if split == "train" else "validation")
+    except ImportError:
+        raise UserError(f"{spec} needs Hugging Face's datasets: pip install 'r2mae-vision[hub]'") from None
+    except Exception as error:  # datasets raises many kinds: not found, no network, no such split
+        raise UserError(f"{spec} ({split}): {str(error).splitlines()[0]}") from None
+    classes = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+    return ImageFiles(spec.removeprefix("hfds/"), reader, tuple(classes))
+
+
+def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
+    """Yield (name, image file, label) from WebDataset shards, in their order; label -1 where there is none.
+
+    Args:
+        pattern: path with braces or stars, such as "shards/train-{000..009}.tar".
+
+    Raises:
+        UserError: webdataset is not installed, or no shard is there.
+    """
+    import glob
+
+    try:
+        import webdataset
+    except ImportError:
+        raise UserError("WebDataset shards need webdataset: pip install webdataset") from None
+    shards = [file for part in webdataset.shardlists.expand_urls(pattern) for file in sorted(glob.glob(part))]
+    if not shards:
+        raise UserError(f"no shard matches {pattern}")
+    for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
+        for ending in ("jpg", "jpeg", "png", "webp"):
+            if ending in sample:
+                label = int(sample["cls"].decode()) if "cls" in sample else -1
+                yield f"{sample['__key__']}.{ending}", sample[ending], label
+                break
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """Return all labels, (N,) int64, without decoding images.
+
+    Raises:
+        UserError: the reader gives labels only with the images.
+    """
+    if isinstance(source, ImageStore):
+        return source.labels
+    if hasattr(source.reader, "samples"):
+        return np.array([label for _, label in source.reader.samples], dtype=np.int64)
+    raise UserError(f"{source.name}: run r2mae-vision prepare on it first; its labels come only with the images")

@@ -1,0 +1,329 @@
+"""The masked autoencoder on a timm VisionTransformer (paper, 4.1 and C.5; He et al., 2022).
+
+The encoder *is* timm's model: its weights load into `timm.create_model` and back. It sees the visible patches alone; a
+light decoder fills in the hidden ones. Two things are left out because nobody reads their result: hidden patches are
+not embedded, and the decoder's last layer is computed for hidden patches only.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r2mae_core import UserError
+from r2mae_core.randomness import derived_seed
+from r2mae_vision.masking import PackedPatches, PatchSplit
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class MAEShape:
+    """All that decides the form of a masked autoencoder; written beside its weights."""
+
+    model: str = "vit_base_patch16_224"
+    """A VisionTransformer of timm."""
+    image_size: int = 224
+    patch_size: int | None = None
+    """None: the model's own."""
+    in_chans: int = 3
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's model, such as {"depth": 6, "embed_dim": 256}."""
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    norm_pix_loss: bool = True
+    """Predict each patch's pixels after taking off the patch's own mean and dividing by its deviation."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    """Pixels in [0, 1] are normalised by these before anything else."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "MAEShape":
+        """Return the shape that `plain` wrote."""
+        return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+
+
+class Decoder(nn.Module):
+    """Transformer that predicts the pixels of hidden patches from the visible ones."""
+
+    def __init__(self, encoder_dim: int, grid: tuple[int, int], shape: MAEShape, patch_values: int, cls: bool) -> None:
+        from timm.layers import LayerNorm
+        from timm.models.vision_transformer import Block
+
+        super().__init__()
+        width = shape.decoder_dim
+        self.embed = nn.Linear(encoder_dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(sincos_positions(width, grid, n_prefix=int(cls)), requires_grad=False)
+        # Not a lambda: timm hands device and dtype to the norm.
+        self.blocks = nn.ModuleList(
+            [Block(width, shape.decoder_heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(shape.decoder_depth)]
+        )
+        self.norm = LayerNorm(width)
+        self.pred = nn.Linear(width, patch_values)
+
+    def forward(self, tokens: Tensor, n_last: int) -> Tensor:
+        """Return predictions (B, n_last, patch values) for the last tokens of (B, T, width)."""
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens)
+        return self.pred(self.norm(block_for_last(last, tokens, n_last)))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder, decoder and the loss on hidden patches.
+
+    Args:
+        shape: its form.
+        seed: of the start.
+
+    Raises:
+        UserError: timm does not know the model, or it is no plain VisionTransformer of this image and patch size.
+    """
+
+    def __init__(self, shape: MAEShape, seed: int = 0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = create_encoder(shape)
+        self.patch_size: int = self.encoder.patch_embed.patch_size[0]
+        self.grid: tuple[int, int] = self.encoder.patch_embed.grid_size
+        self.n_patches = self.grid[0] * self.grid[1]
+        self.has_cls = self.encoder.cls_token is not None
+        patch_values = self.patch_size**2 * shape.in_chans
+        if shape.decoder_dim % shape.decoder_heads:
+            raise UserError(f"decoder_dim {shape.decoder_dim} is not a multiple of decoder_heads {shape.decoder_heads}")
+        self.decoder = Decoder(self.encoder.embed_dim, self.grid, shape, patch_values, self.has_cls)
+        self.register_buffer("mean", torch.tensor(shape.mean).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(shape.std).view(-1, 1, 1) * 255, persistent=False)
+        initialise(self, torch.Generator().manual_seed(derived_seed(seed, "init")))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return (B, C, H, W) pixels of 0 … 255, uint8 or float, as the network reads them."""
+        return (images.float() - self.mean) / self.std
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """Return (B, N, patch² · C): rows of pixels within a patch, channels last, as He et al. order them."""
+        b, c, (gh, gw), p = images.shape[0], images.shape[1], self.grid, self.patch_size
+        return images.view(b, c, gh, p, gw, p).permute(0, 2, 4, 3, 5, 1).reshape(b, gh * gw, p * p * c)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Return images (B, C, H, W) of patches (B, N, patch² · C)."""
+        b, (gh, gw), p = patches.shape[0], self.grid, self.patch_size
+        pixels = patches.view(b, gh, gw, p, p, -1).permute(0, 5, 1, 3, 2, 4)
+        return pixels.reshape(b, -1, gh * p, gw * p)
+
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return what the decoder has to predict for patches (…, values)."""
+        if not self.shape.norm_pix_loss:
+            return patches
+        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+        return (patches - mean) / (variance + 1e-6).sqrt()
+
+    def embed_patches(self, patches: Tensor, index: Tensor) -> Tensor:
+        """Return patch embeddings with positions, (B, V, D), of chosen patches (B, V, values)."""
+        proj = self.encoder.patch_embed.proj
+        # The convolution's kernel as a matrix on patches whose channels come last.
+        weight = proj.weight.permute(0, 2, 3, 1).flatten(1)
+        tokens = self.encoder.patch_embed.norm(F.linear(patches, weight, proj.bias))
+        return tokens + self._patch_positions()[index]
+
+    def prefix(self, n_images: int) -> Tensor:
+        """Return class and register tokens with their positions, (B, n_prefix, D)."""
+        encoder = self.encoder
+        parts = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
+        if not parts:
+            return encoder.pos_embed.new_zeros(n_images, 0, encoder.embed_dim)
+        tokens = torch.cat(parts, dim=1)
+        if not encoder.no_embed_class:
+            tokens = tokens + encoder.pos_embed[:, : tokens.shape[1]]
+        return tokens.expand(n_images, -1, -1)
+
+    def encode(self, patches: Tensor, visible: Tensor) -> Tensor:
+        """Return the encoder's tokens for the visible patches, (B, n_prefix + V, D).
+
+        Args:
+            patches: (B, N, patch² · C), normalised.
+            visible: (B, V) patch numbers.
+        """
+        tokens = self.embed_patches(take(patches, visible), visible)
+        tokens = torch.cat([self.prefix(len(patches)), tokens], dim=1)
+        encoder = self.encoder
+        return encoder.norm(encoder.blocks(encoder.norm_pre(encoder.pos_drop(tokens))))
+
+    def decode(self, tokens: Tensor, split: PatchSplit) -> Tensor:
+        """Return predictions for the hidden patches, (B, H, patch² · C), from the encoder's tokens."""
+        decoder, n_cls = self.decoder, int(self.has_cls)
+        positions = decoder.pos_embed[0]
+        seen = decoder.embed(tokens)
+        shown = seen[:, self.encoder.num_prefix_tokens :] + positions[split.visible + n_cls]
+        asked = decoder.mask_token + positions[split.hidden + n_cls]
+        parts = [seen[:, :1] + positions[:1]] if self.has_cls else []
+        # Attention does not mind the order: hidden patches come last, so that the last layer can leave out the rest.
+        return decoder(torch.cat([*parts, shown.to(asked.dtype), asked], dim=1), split.hidden.shape[1])
+
+    def forward(self, images: Tensor, split: PatchSplit) -> tuple[Tensor, Tensor]:
+        """Return (loss, predictions of the hidden patches).
+
+        Args:
+            images: (B, C, H, W), normalised.
+            split: which patches are visible.
+        """
+        patches = self.patchify(images)
+        predicted = self.decode(self.encode(patches, split.visible), split)
+        wanted = self.targets(take(patches, split.hidden))
+        return F.mse_loss(predicted.float(), wanted), predicted
+
+    def packed_loss(self, images: Tensor, packed: PackedPatches) -> Tensor:
+        """Return the loss when every image has a ratio of its own; the mean over all hidden patches.
+
+        Args:
+            images: (B, C, H, W), normalised.
+            packed: the visible patches of pairs.
+        """
+        patches = self.patchify(images)
+        pairs, n = len(patches) // 2, self.n_patches
+        index = packed.patch + packed.second * n
+        tokens = self.embed_patches(take(patches.view(pairs, 2 * n, -1), index), packed.patch)
+        prefix = self.prefix(2 * pairs)
+        n_prefix = prefix.shape[1]
+        tokens = torch.cat([prefix.reshape(pairs, 2 * n_prefix, -1), tokens], dim=1)
+        of_prefix = torch.arange(2 * n_prefix, device=tokens.device).expand(pairs, -1) >= n_prefix
+        owner = torch.cat([of_prefix, packed.second], dim=1)
+        together = (owner[:, :, None] == owner[:, None, :])[:, None]
+        encoder = self.encoder
+        tokens = encoder.norm_pre(encoder.pos_drop(tokens))
+        for block in encoder.blocks:
+            tokens = block(tokens, attn_mask=together)
+        seen = self.decoder.embed(encoder.norm(tokens))
+        canvas = self.decoder.mask_token.to(seen.dtype).expand(pairs, 2 * n, -1)
+        shown = seen[:, 2 * n_prefix :]
+        canvas = canvas.scatter(1, index[:, :, None].expand_as(shown), shown).reshape(2 * pairs, n, -1)
+        if self.has_cls:
+            cls = seen[:, : 2 * n_prefix].reshape(2 * pairs, n_prefix, -1)[:, :1]
+            canvas = torch.cat([cls, canvas], dim=1)
+        predicted = self.decoder(canvas + self.decoder.pos_embed, n)
+        errors = (predicted.float() - self.targets(patches)).square().mean(-1)
+        return (errors * packed.hidden).sum() / packed.hidden.sum()
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, split: PatchSplit) -> Tensor:
+        """Return the images (B, C, H, W), normalised, with their hidden patches filled in by the model.
+
+        Where the model predicts patches without mean and deviation, each patch gets its true ones back: only the
+        pattern inside it is the model's.
+        """
+        patches = self.patchify(images)
+        _, predicted = self(images, split)
+        predicted = predicted.float()
+        if self.shape.norm_pix_loss:
+            truth = take(patches, split.hidden)
+            predicted = predicted * (truth.var(-1, keepdim=True) + 1e-6).sqrt() + truth.mean(-1, keepdim=True)
+        index = split.hidden[:, :, None].expand_as(predicted)
+        return self.unpatchify(patches.scatter(1, index, predicted.to(patches.dtype)))
+
+    def _patch_positions(self) -> Tensor:
+        """Return the encoder's positions of patches, (N, D)."""
+        first = 0 if self.encoder.no_embed_class else self.encoder.num_prefix_tokens
+        return self.encoder.pos_embed[0, first:]
+
+
+def create_encoder(shape: MAEShape) -> Any:
+    """Return timm's VisionTransformer without a head, its positions as the shape says."""
+    import timm
+    from timm.layers import PatchEmbed
+    from timm.models.vision_transformer import VisionTransformer
+
+    arguments = {"img_size": shape.image_size, "in_chans": shape.in_chans, "num_classes": 0, "global_pool": ""}
+    if shape.patch_size is not None:
+        arguments["patch_size"] = shape.patch_size
+    if not timm.is_model(shape.model):
+        near = ", ".join(timm.list_models(f"*{shape.model.split('_')[0]}*patch16_224")[:4]) or "vit_base_patch16_224"
+        raise UserError(f"timm knows no model {shape.model!r}; for example {near}")
+    try:
+        encoder = timm.create_model(shape.model, **{**arguments, **shape.model_args})
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
+    if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
+        raise UserError(f"{shape.model} is no plain VisionTransformer of timm, which masking of patches needs")
+    if encoder.pos_embed is None:
+        raise UserError(f"{shape.model} has no absolute positions; choose a model that has")
+    patch = encoder.patch_embed.patch_size
+    if patch[0] != patch[1] or shape.image_size % patch[0]:
+        raise UserError(
+            f"image size {shape.image_size} is not a multiple of {shape.model}'s patch size {patch[0]}; "
+            "change --image_size or --patch_size"
+        )
+    if shape.positions == "sincos":
+        n_prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+        positions = sincos_positions(encoder.embed_dim, encoder.patch_embed.grid_size, n_prefix)
+        encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
+    return encoder
+
+
+def sincos_positions(width: int, grid: tuple[int, int], n_prefix: int = 0) -> Tensor:
+    """Return fixed two-dimensional sine-cosine positions, (1, n_prefix + rows · columns, width).
+
+    The first half of the channels holds the column, the second the row, each as sines and then cosines of wavelengths
+    from 2π to 20,000π; prefix tokens get zeros (He et al., 2022).
+
+    Raises:
+        UserError: the width is not a multiple of four.
+    """
+    if width % 4:
+        raise UserError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    frequency = 1.0 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    parts = []
+    for coordinate in (columns, rows):
+        angle = coordinate.flatten()[:, None] * frequency
+        parts += [angle.sin(), angle.cos()]
+    positions = torch.cat(parts, dim=1).float()
+    return torch.cat([torch.zeros(n_prefix, width), positions])[None]
+
+
+def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
+    """Draw the start as He et al. do: Xavier-uniform matrices, also for the patch embedding; tokens N(0, 0.02²)."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+        proj = model.encoder.patch_embed.proj
+        nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1), generator=generator)
+        if proj.bias is not None:
+            bound = proj.weight[0].numel() ** -0.5
+            proj.bias.uniform_(-bound, bound, generator=generator)
+        tokens = [model.decoder.mask_token, model.encoder.cls_token, model.encoder.reg_token]
+        if model.shape.positions == "learned":
+            tokens.append(model.encoder.pos_embed)
+        for token in tokens:
+            if token is not None:
+                token.normal_(std=0.02, generator=generator)
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """Return chosen rows: (B, N, D) and (B, K) → (B, K, D)."""
+    return rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
+
+
+def block_for_last(block: Any, tokens: Tensor, n_last: int) -> Tensor:
+    """Return a timm block's output for its last tokens only, (B, n_last, D); all tokens serve as keys and values."""
+    asked = tokens[:, -n_last:]
+    normed = block.norm1(tokens)
+    attention, width = block.attn, tokens.shape[2]
+    heads, weight, bias = attention.num_heads, attention.qkv.weight, attention.qkv.bias
+    query = F.linear(normed[:, -n_last:], weight[:width], bias[:width])
+    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=2)
+    query, key, value = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    asked = asked + attention.proj(mixed)
+    return asked + block.mlp(block.norm2(asked))
