@@ -19,13 +19,13 @@ import torch
 from timing import best_of_turns, report
 from transformers import AutoModelForSequenceClassification, DataCollatorForLanguageModeling, DataCollatorWithPadding
 
+from r2mae_core.data_order import StepOrder
 from r2mae_core.devices import device_name, peak_flops, resolve_device
 from r2mae_text import build_model, gpt2_tokenizer, mask_tokens, masked_lm_loss, train_flops_per_token
 from r2mae_text.batching import batches, collate, encode
 from r2mae_text.data.glue import load_task
 from r2mae_text.data.shards import TokenRows
 from r2mae_text.masking import MaskingRule
-from r2mae_text.order import StepOrder
 
 RATIO = 0.275  # the mean of R2MAE's
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2mae_core import BatchOrder, ResumableLoader, UserError
-from r2mae_core.data_order import permutation
+from r2mae_core.data_order import StepOrder, permutation
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**63), st.integers(1, 3))
@@ -93,3 +93,20 @@ def test_loader_over_a_function():
     assert sorted(torch.cat(list(loader)).tolist()) == list(range(100, 108))
     with pytest.raises(ValueError, match="either fetch or dataset"):
         ResumableLoader(BatchOrder(8, 4))
+
+
+def test_the_order_serves_whole_steps():
+    order = StepOrder(100, 16, 4, seed=3)
+    assert order.n_batches() == 24
+    whole = StepOrder(100, 16, 16, seed=3)
+    for step in range(14):
+        parts = np.concatenate([order.batch(step * 4 + i) for i in range(4)])
+        assert (parts == whole.batch(step)).all()
+        ranks = np.concatenate([order.batch(step * 2 + i, rank, 2) for i in range(2) for rank in range(2)])
+        assert (ranks == parts).all()
+    epoch = np.concatenate([whole.batch(i) for i in range(6)])
+    assert len(set(epoch.tolist())) == 96
+    with pytest.raises(UserError, match="10 samples do not fill a batch of 16"):
+        StepOrder(10, 16, 4)
+    with pytest.raises(UserError, match="cannot be divided into micro-batches of 3"):
+        StepOrder(100, 16, 3).n_batches()

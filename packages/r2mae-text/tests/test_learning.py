@@ -8,9 +8,9 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from r2mae_core import MaskDraw, Uniform
+from r2mae_core.data_order import StepOrder
 from r2mae_text.data.shards import TokenRows
 from r2mae_text.masking import MaskingRule
-from r2mae_text.order import StepOrder
 from r2mae_text.pretrain import MaskedLanguageModule, linear
 
 N_TOPICS, WORDS, LENGTH = 32, 8, 32

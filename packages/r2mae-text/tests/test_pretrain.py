@@ -16,7 +16,6 @@ from r2mae_text import pretrain_model
 from r2mae_text.export import load_pretrained
 from r2mae_text.model import masked_lm_loss
 from r2mae_text.options import Pretrain
-from r2mae_text.order import StepOrder
 from r2mae_text.pretrain import MaskedLanguageModule, build_module, linear, micro_batch_size
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -162,23 +161,6 @@ def test_every_step_hides_other_places(config):
         assert not any((hidden[i] == hidden[j]).all() for j in range(i))
 
 
-def test_the_order_serves_whole_steps():
-    order = StepOrder(100, 16, 4, seed=3)
-    assert order.n_batches() == 24
-    whole = StepOrder(100, 16, 16, seed=3)
-    for step in range(14):
-        parts = np.concatenate([order.batch(step * 4 + i) for i in range(4)])
-        assert (parts == whole.batch(step)).all()
-        ranks = np.concatenate([order.batch(step * 2 + i, rank, 2) for i in range(2) for rank in range(2)])
-        assert (ranks == parts).all()
-    epoch = np.concatenate([whole.batch(i) for i in range(6)])
-    assert len(set(epoch.tolist())) == 96
-    with pytest.raises(UserError, match="the corpus has 10 rows, fewer than a batch of 16"):
-        StepOrder(10, 16, 4)
-    with pytest.raises(UserError, match="cannot be divided into micro-batches of 3"):
-        StepOrder(100, 16, 3).n_batches()
-
-
 def test_micro_batches_are_chosen_to_divide(config):
     assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cpu") == 16
     assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cuda") == 256
@@ -274,7 +256,7 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"mask_ratio": "cl"}, "text models have no curriculum weights"),
         ({"device": "cuda"}, "sees no CUDA GPU"),
         ({"length": 100_000}, "not one row of 100000"),
-        ({"batch_size": 10**6}, "fewer than a batch of 1,000,000"),
+        ({"batch_size": 10**6}, "samples do not fill a batch of 1,000,000"),
         ({"micro_batch_size": 5}, "cannot be divided into micro-batches of 5"),
         ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
         ({"model": "nosuch"}, "nosuch is not a size or model type, so a checkpoint, whose shape is given"),

@@ -66,6 +66,52 @@ class BatchOrder:
         return permutation(self.n_samples, self.seed, epoch)[start : start + self.batch_size].copy()
 
 
+@dataclass(frozen=True)
+class StepOrder:
+    """The order of micro-batches for a `ResumableLoader`.
+
+    An epoch is as many whole steps as the samples fill, so that no step straddles two epochs, and the samples of a step
+    are the same for every micro-batch size and number of ranks.
+
+    Raises:
+        UserError: the samples do not fill a step, or the micro-batch does not divide it.
+    """
+
+    n_samples: int
+    step_size: int
+    """Samples of an optimizer step, over all ranks."""
+    micro_size: int
+    """Samples that one rank computes at once."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_samples < self.step_size:
+            raise UserError(
+                f"{self.n_samples:,} samples do not fill a batch of {self.step_size:,}; lower --batch_size or give "
+                "more data"
+            )
+
+    def n_batches(self, world_size: int = 1) -> int:
+        """Return the micro-batches of an epoch on one rank."""
+        return self.n_samples // self.step_size * self.micro_batches(world_size)
+
+    def micro_batches(self, world_size: int = 1) -> int:
+        """Return the micro-batches of an optimizer step on one rank."""
+        per_step, rest = divmod(self.step_size, self.micro_size * world_size)
+        if rest or not per_step:
+            raise UserError(
+                f"a batch of {self.step_size} samples cannot be divided into micro-batches of {self.micro_size} on "
+                f"{world_size} device(s); choose a --micro_batch_size that divides it"
+            )
+        return per_step
+
+    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the samples of a rank's micro-batch, (micro_size,) int64."""
+        epoch, turn = divmod(position, self.n_batches(world_size))
+        start = (turn * world_size + rank) * self.micro_size
+        return permutation(self.n_samples, self.seed, epoch)[start : start + self.micro_size].copy()
+
+
 def rank_and_world_size() -> tuple[int, int]:
     """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
     import torch.distributed as dist

@@ -105,7 +105,7 @@ class MaskedModule(pl.LightningModule):
         """Return ratio and masks' generator of this micro-batch, and seed dropout."""
         step, total = self.ratio_step()
         position = (self.global_step, self.shard(batch_idx))
-        _seed_device(self.device, derived_seed(self.seed, "dropout", *position))
+        seed_device(self.device, derived_seed(self.seed, "dropout", *position))
         generator = self.generator_for(self.seed, "mask", *position)
         ratio = self.mask_ratio.sample(step, total)
         if isinstance(self.mask_ratio, Curriculum):
@@ -173,7 +173,7 @@ class MaskedModule(pl.LightningModule):
             logger.log_metrics(values, self.global_step)
 
 
-def _seed_device(device: torch.device, seed: int) -> None:
+def seed_device(device: torch.device, seed: int) -> None:
     """Seed the default generator of the device.
 
     Not `torch.manual_seed`: where torch was built for a GPU that is absent, it keeps a stack trace of every call.

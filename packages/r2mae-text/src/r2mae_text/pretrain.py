@@ -9,6 +9,7 @@ from torch import Tensor
 
 from r2mae_core import MaskDraw, MaskRatioSampler, ResumableLoader, RunFolder, UserError, sampler_from_config
 from r2mae_core.commands import resolved, say
+from r2mae_core.data_order import StepOrder
 from r2mae_core.devices import device_name, out_of_memory, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path
@@ -23,7 +24,6 @@ from r2mae_text.export import export_run
 from r2mae_text.masking import MaskedTokens, MaskingRule, mask_tokens
 from r2mae_text.model import SIZES, build_model, load_checkpoint, masked_lm_loss, usable_positions
 from r2mae_text.options import Pretrain
-from r2mae_text.order import StepOrder
 
 
 class MaskedLanguageModule(MaskedModule):

@@ -1,7 +1,7 @@
 """Weights in and out: our folder, timm's file, transformers' ViTMAE folder, the files published with MAE.
 
-Everything is safetensors + JSON. Other people's files are matched by name, in the three layouts that exist: timm's (also that
-of facebookresearch/mae, whose decoder's names start with `decoder_`), transformers' and our own.
+Everything is safetensors + JSON. Other people's files are matched by name, in the three layouts that exist: timm's
+(also that of facebookresearch/mae, whose decoder's names start with `decoder_`), transformers' and our own.
 """
 
 import json
@@ -27,6 +27,10 @@ _LAYER = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+# transformers 5.23 saves the decoder's layers as decoder_encoder.layer.
+_LAYER_NAME = re.compile(
+    r"(vit\.encoder\.layer|decoder\.decoder_(?:layers|encoder\.layer))\.(\d+)\.(.+)\.(weight|bias)"
+)
 _ALONE = {
     "encoder.cls_token": "vit.embeddings.cls_token",
     "encoder.pos_embed": "vit.embeddings.position_embeddings",
@@ -164,7 +168,7 @@ def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file:
     Raises:
         UserError: the patches of the file form no square.
     """
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     n_patches = positions.shape[1] - n_prefix
     if n_patches == grid[0] * grid[1]:

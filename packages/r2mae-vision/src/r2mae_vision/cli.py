@@ -9,16 +9,26 @@ COMMANDS = {
     "demo": Command(
         options.Demo, "r2mae_vision.demo:demo", "Pretrain every scheme on small real images; a table and a picture."
     ),
+    "prepare": Command(
+        options.Prepare, "r2mae_vision.data.prepare:prepare_command", "Decode images once, into a store of bytes."
+    ),
     "pretrain": Command(
-        options.Pretrain, "r2mae_vision.mnist.pretrain:pretrain_command", "Pretrain a masked autoencoder."
+        options.Pretrain, "r2mae_vision.pretrain:pretrain_command", "Pretrain a masked autoencoder on a timm ViT."
+    ),
+    "finetune": Command(
+        options.Finetune, "r2mae_vision.finetune:finetune_command", "Fine-tune for classification by MAE's recipe."
     ),
     "probe": Command(
-        options.Probe, "r2mae_vision.mnist.evaluate:probe_command", "Judge what a pretrained model has learned."
+        options.Probe, "r2mae_vision.probe:probe_command", "Judge frozen features: linear probe and neighbours."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_vision.mnist.paper:reproduce", "Walk a figure of the paper."),
-    "compare": Command(
-        options.Compare, "r2mae_vision.mnist.evaluate:compare_command", "Put several runs into one table."
+    "reconstruct": Command(
+        options.Reconstruct, "r2mae_vision.reconstruct:reconstruct_command", "Draw what the model fills in."
     ),
+    "export": Command(options.Export, "r2mae_vision.export:export_command", "Write a model for timm and transformers."),
+    "reproduce": Command(
+        options.Reproduce, "r2mae_vision.mnist.paper:reproduce", "Walk a table or figure of the paper."
+    ),
+    "compare": Command(options.Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
 }
 
 

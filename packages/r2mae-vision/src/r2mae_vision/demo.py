@@ -7,8 +7,9 @@ from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.files import write_text
 from r2mae_core.run_folder import default_run_path
+from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mnist.data import load_images
-from r2mae_vision.mnist.evaluate import RANK_BY, evaluate_members
+from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_demo
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Demo

@@ -39,7 +39,7 @@ def n_hidden(ratio: float, n_patches: int) -> int:
     return min(n_masked(ratio, n_patches), n_patches - 1)
 
 
-def check_bounds(low: float, high: float, n_patches: int) -> None:
+def check_visible(low: float, n_patches: int) -> None:
     """Refuse a scheme that always hides everything, and images of a single patch.
 
     Raises:

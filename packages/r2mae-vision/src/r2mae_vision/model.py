@@ -55,7 +55,7 @@ class Decoder(nn.Module):
     """Transformer that predicts the pixels of hidden patches from the visible ones."""
 
     def __init__(self, encoder_dim: int, grid: tuple[int, int], shape: MAEShape, patch_values: int, cls: bool) -> None:
-        from timm.layers import LayerNorm
+        from timm.layers.norm import LayerNorm
         from timm.models.vision_transformer import Block
 
         super().__init__()
@@ -92,6 +92,8 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, shape: MAEShape, seed: int = 0) -> None:
         super().__init__()
         self.shape = shape
+        self.mean: Tensor
+        self.std: Tensor
         self.encoder = create_encoder(shape)
         self.patch_size: int = self.encoder.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.encoder.patch_embed.grid_size
@@ -238,24 +240,29 @@ class MaskedAutoencoder(nn.Module):
 def create_encoder(shape: MAEShape) -> Any:
     """Return timm's VisionTransformer without a head, its positions as the shape says."""
     import timm
-    from timm.layers import PatchEmbed
+    from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import VisionTransformer
 
-    arguments = {"img_size": shape.image_size, "in_chans": shape.in_chans, "num_classes": 0, "global_pool": ""}
+    arguments: dict[str, Any] = {
+        "img_size": shape.image_size,
+        "in_chans": shape.in_chans,
+        "num_classes": 0,
+        "global_pool": "",
+    }
     if shape.patch_size is not None:
         arguments["patch_size"] = shape.patch_size
     if not timm.is_model(shape.model):
         near = ", ".join(timm.list_models(f"*{shape.model.split('_')[0]}*patch16_224")[:4]) or "vit_base_patch16_224"
         raise UserError(f"timm knows no model {shape.model!r}; for example {near}")
     try:
-        encoder = timm.create_model(shape.model, **{**arguments, **shape.model_args})
+        encoder: Any = timm.create_model(shape.model, **{**arguments, **shape.model_args})
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
     if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
         raise UserError(f"{shape.model} is no plain VisionTransformer of timm, which masking of patches needs")
     if encoder.pos_embed is None:
         raise UserError(f"{shape.model} has no absolute positions; choose a model that has")
-    patch = encoder.patch_embed.patch_size
+    patch: Any = encoder.patch_embed.patch_size
     if patch[0] != patch[1] or shape.image_size % patch[0]:
         raise UserError(
             f"image size {shape.image_size} is not a multiple of {shape.model}'s patch size {patch[0]}; "

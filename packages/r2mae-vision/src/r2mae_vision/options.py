@@ -1,12 +1,13 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from r2mae_core.samplers import RatioSampler
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,107 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """Pretrain the MLP masked autoencoder of the paper's MNIST experiment."""
+class Prepare:
+    """Decode images once, into a store that training reads as bytes."""
 
+    source: str
+    """Folder of class folders (with train and val inside, or see --val), .tar of one, hfds/NAME, or wds/PATTERN."""
+    val: str | None = None
+    """Validation images, where they lie elsewhere."""
+    image_size: int = 256
+    """Side of the stored squares; training cuts its own squares out of them."""
+    fit: Literal["crop", "squash"] = "crop"
+    """crop: the middle square of the picture; squash: all of it, with its sides made equal."""
+    in_chans: int = 3
+    """3 (colour) or 1 (grey)."""
+    workers: int | None = None
+    """Processes that decode; default one per core."""
+    out: Path | None = None
+    """Folder of the store; default runs/r2mae-vision-prepare. An interrupted run goes on there."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretrain a masked autoencoder. The defaults are the paper's for ImageNet (C.5), those of MAE's public recipe."""
+
+    data: str
+    """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, or MNIST's or CIFAR's files."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
-    data: str = "digits"
-    """digits (bundled, 8x8) or mnist."""
-    root: Path | None = None
-    """Folder of the four MNIST files (IDX or IDX.gz)."""
-    download: bool = False
-    """Let torchvision download MNIST into root first."""
+    scope: Literal["batch", "sample"] = "batch"
+    """batch: one ratio per step, the paper's; sample: a ratio per image at a constant number of visible patches."""
+    model: str = "vit_base_patch16_224"
+    """A VisionTransformer of timm; or mlp, the model of the paper's MNIST experiment."""
+    image_size: int = 224
+    """Side of the squares that the model sees."""
+    patch_size: int | None = None
+    """Side of a patch; default the model's own."""
+    in_chans: int | None = None
+    """Channels; default the data's."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's model, such as {"depth": 6}."""
+    decoder_dim: int = 512
+    """Width of the decoder."""
+    decoder_depth: int = 8
+    """Layers of the decoder."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder."""
+    norm_pix_loss: bool = True
+    """Predict pixels relative to their patch's own mean and deviation."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sine-cosine positions (MAE's), or learned ones."""
+    start: Path | None = None
+    """Weights to start from: published MAE or timm weights, a transformers folder, or a folder of ours."""
     hidden: tuple[int, int] = (512, 64)
-    """Widths of the two hidden layers; the second is the representation."""
-    seeds: tuple[int, ...] = (0,)
-    """One model per seed, all trained together."""
-    epochs: int = 15
-    """Epochs."""
-    batch_size: int = 128
-    """Images per step."""
-    lr: float = 3e-3
-    """Adam's learning rate."""
+    """Only with --model mlp: widths of the two hidden layers."""
+    epochs: int | None = None
+    """Passes over the data; default 150 (mlp: 15)."""
+    warmup_epochs: float | None = None
+    """In which the learning rate rises; it then falls as a cosine. Default a fifteenth of the epochs: 10 of 150."""
+    batch_size: int | None = None
+    """Images of an optimizer step, over all devices; default 4096 (mlp: 128)."""
+    micro_batch_size: int | None = None
+    """Images that one device computes at once; default: 256 on a GPU, 64 on a CPU, or what divides the batch."""
+    base_lr: float = 1.5e-4
+    """Learning rate per 256 images of a step."""
+    lr: float | None = None
+    """Peak learning rate itself, instead of base_lr; mlp: 0.003."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    clip: float | None = None
+    """Largest gradient norm; MAE does not clip."""
+    augment: Literal["crop", "none"] = "crop"
+    """crop: random resized crop and flip; none: the whole picture."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area of the random crop, as a fraction of the picture."""
+    flip: bool = True
+    """Mirror half of the images; not for digits."""
+    ratio_per: Literal["step", "micro_batch"] = "step"
+    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    checkpoint_every: int | None = None
+    """Optimizer steps between two checkpoints; default at every epoch's end."""
+    log_every: int = 20
+    """Optimizer steps between two lines of the log."""
+    seed: int = 0
+    """Of start, data order, augmentation and masks."""
     device: Device = "auto"
     """Where to compute."""
+    devices: int = 1
+    """How many of them on each machine."""
+    nodes: int = 1
+    """Machines; start the command on each with torchrun or SLURM."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several devices work together."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model; the number of visible patches stays free."""
+    workers: int | None = None
+    """Processes that decode images of folders; default one per core. Prepared images need none."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-pretrain-TIME. An interrupted run goes on there."""
     progress: bool = True
@@ -68,19 +147,157 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Linear probe, effective rank and reconstruction error of a pretrained model."""
+class Finetune:
+    """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
 
-    run: Path
-    """Run folder that pretrain wrote."""
-    epochs: int = 15
-    """Epochs of the linear probe."""
-    lr: float = 3e-3
-    """Adam's learning rate of the probe."""
-    ratios: tuple[float, ...] = (0.1, 0.5, 0.9)
-    """Fixed ratios at which the reconstruction error is measured."""
+    model: str
+    """Run folder of pretrain, weights in a file or folder, a timm model (pretrained), or scratch:NAME (drawn anew)."""
+    data: str
+    """As in pretrain; classes are needed."""
+    val: str | None = None
+    """Validation images, where they lie elsewhere."""
+    timm_model: str | None = None
+    """With a file of weights: which VisionTransformer of timm it is."""
+    image_size: int | None = None
+    """Side of the squares that the model sees; default the model's own. Positions are resampled."""
+    epochs: int = 100
+    """Passes over the data."""
+    warmup_epochs: float = 5.0
+    """In which the learning rate rises; it then falls as a cosine."""
+    batch_size: int = 1024
+    """Images of an optimizer step, over all devices."""
+    micro_batch_size: int | None = None
+    """Images that one device computes at once; default: 128 on a GPU, 64 on a CPU, or what divides the batch."""
+    base_lr: float = 5e-4
+    """Learning rate per 256 images of a step."""
+    min_lr: float = 1e-6
+    """Where the cosine ends."""
+    layer_decay: float = 0.65
+    """Factor on the learning rate from each layer to the one below."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices."""
+    drop_path: float = 0.1
+    """Largest rate of stochastic depth."""
+    mixup: float = 0.8
+    """Alpha of mixup; 0 for none."""
+    cutmix: float = 1.0
+    """Alpha of cutmix; 0 for none."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    """timm's name of the policy: RandAugment 9/0.5; none for none."""
+    erase: float = 0.25
+    """Probability of random erasing."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop, as a fraction of the picture."""
+    flip: bool = True
+    """Mirror half of the images."""
+    crop_pct: float = 0.875
+    """Part of the picture's side that validation looks at; 1 for all of it."""
+    pool: Literal["avg", "token"] = "avg"
+    """What is classified: the mean over patches, or the class token."""
+    ema: float | None = None
+    """Decay of an average of the weights, which is then judged too; None for none."""
+    clip: float | None = None
+    """Largest gradient norm."""
+    seeds: tuple[int, ...] = (0,)
+    """One fine-tuning per seed."""
+    checkpoint_every: int | None = None
+    """Optimizer steps between two checkpoints; default at every epoch's end."""
     device: Device = "auto"
     """Where to compute."""
+    devices: int = 1
+    """How many of them on each machine."""
+    nodes: int = 1
+    """Machines."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several devices work together."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    workers: int | None = None
+    """Processes that augment; default one per core."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not done again."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Judge frozen features: linear probe and nearest neighbours; a run of the MLP by its own protocol (C.3)."""
+
+    model: str
+    """Run folder of pretrain, weights in a file or folder, a timm model (pretrained), or scratch:NAME (drawn anew)."""
+    data: str | None = None
+    """As in pretrain; classes are needed. Default the data of the run."""
+    val: str | None = None
+    """Validation images, where they lie elsewhere."""
+    timm_model: str | None = None
+    """With a file of weights: which VisionTransformer of timm it is."""
+    image_size: int | None = None
+    """Side of the squares that the model sees; default the model's own."""
+    crop_pct: float = 0.875
+    """Part of the picture's side that is looked at; 1 for all of it."""
+    pool: Literal["token", "avg"] = "token"
+    """The feature: the class token (MAE's linear probe), or the mean over patches."""
+    k: tuple[int, ...] = (20,)
+    """Neighbours of the kNN classifier; several may be given."""
+    temperature: float = 0.07
+    """Of the neighbours' votes."""
+    epochs: int = 90
+    """Epochs of the linear probe (mlp: 15)."""
+    batch_size: int = 16384
+    """Images of a step of the linear probe; at most a tenth of the data."""
+    base_lr: float = 0.1
+    """LARS's learning rate per 256 images of a step."""
+    ratios: tuple[float, ...] = (0.1, 0.5, 0.9)
+    """mlp: fixed ratios at which the reconstruction error is measured."""
+    seeds: tuple[int, ...] = (0,)
+    """One linear probe per seed."""
+    device: Device = "auto"
+    """Where to compute."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    workers: int | None = None
+    """Processes that decode; default one per core."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-vision-probe-TIME."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Show what the model fills in: original, masked and reconstruction at several ratios, and what its features see."""
+
+    run: Path
+    """Run folder of pretrain, or a folder of ours."""
+    images: tuple[str, ...] = ()
+    """Image files; default some of the run's validation images."""
+    ratios: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """Fractions hidden."""
+    n_images: int = 6
+    """How many of the run's images."""
+    features: bool = True
+    """Add a column: the first three principal components of the patches' features, as colours."""
+    seed: int = 0
+    """Of the masks."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """The picture; default figures/reconstructions.png in the run folder."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model in other libraries' layouts."""
+
+    run: Path
+    """Run folder of pretrain, finished."""
+    to: Path
+    """Folder to write: timm.safetensors (the encoder), and transformers/ (ViTMAE, encoder and decoder)."""
 
 
 @dataclass(frozen=True)

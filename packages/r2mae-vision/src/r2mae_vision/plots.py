@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from r2mae_core import Record, compare
 
 
@@ -44,3 +47,35 @@ def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
         if cell.sd is not None:
             axes.axhspan(cell.mean - cell.sd, cell.mean + cell.sd, color=f"C{i}", alpha=0.08, linewidth=0)
     axes.set_xlabel("mask ratio in pretraining")
+
+
+def plot_reconstructions(
+    images: Tensor, ratios: Sequence[float], filled: Sequence[tuple[Tensor, Tensor]], colours: Tensor | None = None
+) -> Any:
+    """Draw a row per image: the original; at each ratio what is visible and what the model makes of it; features.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        ratios: the fractions hidden.
+        filled: per ratio, hidden pixels (B, H, W) and the model's pictures (B, C, H, W) of 0 … 1.
+        colours: (B, 3, rows, columns): the patches' features as colours.
+    """
+    columns: list[tuple[str, Tensor]] = [("original", images.float() / 255)]
+    for ratio, (hidden, pictures) in zip(ratios, filled, strict=True):
+        shown = torch.where(hidden[:, None], torch.full_like(pictures, 0.82), images.float() / 255)
+        columns += [(f"{ratio:.0%} hidden", shown), ("filled in", pictures)]
+    if colours is not None:
+        columns.append(("features", colours))
+    figure = new_figure(figsize=(1.5 * len(columns), 1.5 * len(images) + 0.3))
+    grid = figure.subplots(len(images), len(columns), squeeze=False)
+    for j, (title, pictures) in enumerate(columns):
+        for i, picture in enumerate(pictures.cpu().numpy()):
+            axes = grid[i, j]
+            if len(picture) == 1:
+                axes.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
+            else:
+                axes.imshow(picture.transpose(1, 2, 0))
+            axes.set(xticks=[], yticks=[])
+            if i == 0:
+                axes.set_title(title, fontsize=9)
+    return figure

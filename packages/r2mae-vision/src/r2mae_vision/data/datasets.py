@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from r2mae_core import BatchOrder, ResumableLoader, UserError
+from r2mae_core import ResumableLoader, UserError
+from r2mae_core.data_order import StepOrder
 from r2mae_core.randomness import derived_seed
 from r2mae_vision.data.decoding import UnreadableImageError
 from r2mae_vision.data.sources import ImageFiles, Source
@@ -21,11 +22,11 @@ MAX_SKIPS = 100
 
 
 @dataclass(frozen=True)
-class EpochOrder(BatchOrder):
+class EpochOrder(StepOrder):
     """Batches of (index, epoch): the epoch lets a worker draw another augmentation of the same image."""
 
     def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """Return (batch_size, 2) int64."""
+        """Return (micro_size, 2) int64."""
         indices = super().batch(position, rank, world_size)
         return np.stack([indices, np.full_like(indices, position // self.n_batches(world_size))], axis=1)
 
@@ -95,6 +96,7 @@ def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tenso
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the three generators that timm's transforms draw from, and put them back afterwards."""
+    # ruff: noqa: NPY002 (timm draws from numpy's old global generator)
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -112,6 +114,7 @@ def train_loader(
     transform: Callable[[Any], np.ndarray] | None,
     *,
     batch_size: int,
+    micro_batch_size: int,
     in_chans: int,
     seed: int,
     num_workers: int = 0,
@@ -122,7 +125,8 @@ def train_loader(
     Args:
         source: where images come from.
         transform: of timm, in the workers; None: prepared images as they are, to be augmented on the device.
-        batch_size: images per batch.
+        batch_size: images of an optimizer step, over all ranks.
+        micro_batch_size: images that one rank computes at once.
         in_chans: channels that the model reads.
         seed: of order and augmentation.
         num_workers: processes that decode.
@@ -141,9 +145,9 @@ def train_loader(
             batch = source.fetch(indices)
             return tuple(part.pin_memory() for part in batch) if pin else batch
 
-        return ResumableLoader(BatchOrder(len(source), batch_size, seed), fetch)
+        return ResumableLoader(StepOrder(len(source), batch_size, micro_batch_size, seed), fetch)  # pyright: ignore[reportArgumentType]
     return ResumableLoader(
-        EpochOrder(len(source), batch_size, seed),
+        EpochOrder(len(source), batch_size, micro_batch_size, seed),  # pyright: ignore[reportArgumentType]
         dataset=AugmentedImages(source, transform, in_chans, seed),
         collate=collate,
         num_workers=num_workers,

@@ -3,9 +3,9 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -15,13 +15,22 @@ from r2mae_core.commands import say
 from r2mae_core.files import atomic_path, write_text
 from r2mae_vision.data.datasets import read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, square
-from r2mae_vision.data.sources import Source, open_pair, open_source, stream_tars
+from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.options import Prepare
 
 CHUNK = 256
 Row = tuple[np.ndarray | None, int, str]
 """(pixels or None, label, why it was skipped)."""
+
+
+class Rows(NamedTuple):
+    """The rows of one part."""
+
+    start_at: Callable[[int], Iterator[Row]]
+    """Rows from the given one on, in order."""
+    total: int | None
+    classes: tuple[str, ...]
 
 
 class _Squares(Dataset):
@@ -53,30 +62,30 @@ def prepare(config: Prepare) -> Path:
         UserError: a source does not serve, nothing could be read, or the folder holds another store.
     """
     out = config.out or Path("runs") / "r2mae-vision-prepare"
-    if config.source.startswith("wds/"):
-        rows: dict[str, tuple[Iterable[Row], int | None, tuple[str, ...]]] = {
-            "train": (_stream(config.source, config), None, ())
-        }
-        if config.val:
-            rows["val"] = (_stream(config.val, config), None, ())
-    else:
-        try:
-            train, val = open_pair(config.source, config.val)
-            parts = {"train": train, "val": val}
-        except UserError:
-            if config.val is not None:
-                raise
-            parts = {"train": open_source(config.source, "train")}  # pretraining needs no validation part, no labels
-        rows = {name: (_decoded(source, config), len(source), source.classes) for name, source in parts.items()}
     settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
-    for part, (these, total, classes) in rows.items():
-        source = config.val if part == "val" and config.val else config.source
-        _write(out / part, these, total, classes, {**settings, "source": source}, config)
+    for part, spec, rows in _parts(config):
+        _write(out / part, rows, {**settings, "source": spec}, config)
     return out
 
 
-def _decoded(source: Source, config: Prepare) -> Any:
-    """Return a function of the first index: rows from there on, decoded in worker processes, in order."""
+def _parts(config: Prepare) -> Iterator[tuple[str, str, "Rows"]]:
+    """Yield (part, what it comes from, its rows)."""
+    if config.source.startswith("wds/"):
+        yield "train", config.source, Rows(_stream(config.source, config), None, ())
+        if config.val:
+            yield "val", config.val, Rows(_stream(config.val, config), None, ())
+        return
+    try:
+        train, val = open_pair(config.source, config.val)
+    except NoValidationError:
+        train, val = open_source(config.source, "train"), None  # pretraining needs no validation part and no labels
+    yield "train", config.source, Rows(_decoded(train, config), len(train), train.classes)
+    if val is not None:
+        yield "val", config.val or config.source, Rows(_decoded(val, config), len(val), val.classes)
+
+
+def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
+    """Return rows that are decoded in worker processes."""
     workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
 
     def rows_from(start: int) -> Iterator[Row]:
@@ -94,7 +103,9 @@ def _decoded(source: Source, config: Prepare) -> Any:
     return rows_from
 
 
-def _stream(spec: str, config: Prepare) -> Any:
+def _stream(spec: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
+    """Return rows of WebDataset shards."""
+
     def rows_from(start: int) -> Iterator[Row]:
         for name, content, label in itertools.islice(stream_tars(spec.removeprefix("wds/")), start, None):
             try:
@@ -107,9 +118,7 @@ def _stream(spec: str, config: Prepare) -> Any:
     return rows_from
 
 
-def _write(
-    folder: Path, rows_from: Any, total: int | None, classes: tuple[str, ...], settings: dict[str, Any], config: Prepare
-) -> None:
+def _write(folder: Path, rows: Rows, settings: dict[str, Any], config: Prepare) -> None:
     """Write one part. What is there of an interrupted run stays; the last file to appear is `store.json`."""
     from tqdm import tqdm
 
@@ -124,13 +133,17 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     progress = _Progress(folder, settings)
     bar = tqdm(
-        desc=f"prepare {folder.name}", total=total, initial=progress.n_read, unit="image", disable=not config.progress
+        desc=f"prepare {folder.name}",
+        total=rows.total,
+        initial=progress.n_read,
+        unit="image",
+        disable=not config.progress,
     )
-    with open(folder / "images.u8", "r+b" if progress.n_written else "wb") as images, bar:
+    with (folder / "images.u8").open("r+b" if progress.n_written else "wb") as images, bar:
         images.truncate(progress.n_written * config.image_size**2 * config.in_chans)
         images.seek(0, os.SEEK_END)
-        rows = rows_from(progress.n_read)
-        while chunk := list(itertools.islice(rows, CHUNK)):
+        rest = rows.start_at(progress.n_read)
+        while chunk := list(itertools.islice(rest, CHUNK)):
             for array, label, why in chunk:
                 if array is None:
                     progress.skipped.append(why)
@@ -140,28 +153,26 @@ def _write(
             images.flush()
             progress.keep(len(chunk))
             bar.update(len(chunk))
-    _finish(folder, progress, classes, settings, config)
+    _finish(folder, progress, rows.classes, settings)
 
 
-def _finish(
-    folder: Path, progress: "_Progress", classes: tuple[str, ...], settings: dict[str, Any], config: Prepare
-) -> None:
-    n = len(progress.labels)
+def _finish(folder: Path, progress: "_Progress", classes: tuple[str, ...], settings: dict[str, Any]) -> None:
+    n, side = len(progress.labels), settings["image_size"]
     if n == 0:
         raise UserError(f"{settings['source']}: none of {progress.n_read} images could be read")
     labels = np.array(progress.labels, dtype=np.int64)
     if not classes and labels.max() >= 0:
         classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-    with atomic_path(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
+    with atomic_path(folder / "labels.npy") as temporary, temporary.open("wb") as file:
         np.save(file, labels)
     if progress.skipped:
         write_text(folder / "skipped.txt", "\n".join(progress.skipped) + "\n")
     name = Path(settings["source"]).name
-    meta = {"name": name, "n_images": n, "side": config.image_size, **settings, "classes": list(classes)}
+    meta = {"name": name, "n_images": n, "side": side, **settings, "classes": list(classes)}
     write_text(folder / "store.json", json.dumps({**meta, "n_skipped": len(progress.skipped)}, indent=2) + "\n")
     (folder / "progress.json").unlink(missing_ok=True)
-    size = n * config.image_size**2 * config.in_chans / 2**20
-    say(f"{folder}: {n:,} images of {config.image_size} x {config.image_size}, {len(classes)} classes, {size:,.0f} MiB")
+    size = n * side**2 * settings["in_chans"] / 2**20
+    say(f"{folder}: {n:,} images of {side} x {side}, {len(classes)} classes, {size:,.0f} MiB")
     if progress.skipped:
         shown = "; ".join(progress.skipped[:3])
         say(f"{folder}: skipped {len(progress.skipped):,} unreadable files ({shown}); all in skipped.txt")

@@ -1,16 +1,15 @@
-"""What `--data` can name, and the one way to open it.
+"""What the commands' `data` can name, and the one way to open it.
 
-digits, photographs (bundled with scikit-learn) · a folder that `prepare` wrote · MNIST's or CIFAR's official files · a folder of
-class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME` (Hugging Face) · `wds/PATTERN` (WebDataset
-shards, for `prepare` only). Folders, tars and Hugging Face sets are read by timm's readers.
+digits, photographs (bundled with scikit-learn) · a folder that `prepare` wrote · MNIST's or CIFAR's official files · a
+folder of class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME` (Hugging
+Face) · `wds/PATTERN` (WebDataset shards, for `prepare` only). Folders, tars and Hugging Face sets are read by timm's
+readers.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from r2mae_core import UserError
 from r2mae_vision.data.collections import bundled, in_folder
@@ -59,6 +58,10 @@ class ImageFiles:
 Source = ImageStore | ImageFiles
 
 
+class NoValidationError(UserError):
+    """The data have a training part only."""
+
+
 def open_source(spec: str, split: str = "train") -> Source:
     """Open the training or validation part of what `--data` names.
 
@@ -80,8 +83,10 @@ def open_source(spec: str, split: str = "train") -> Source:
         return _hugging_face(spec, split)
     folder = Path(spec)
     if not folder.exists():
-        raise UserError(f"--data {spec}: no such file or folder; it can be {KNOWN}")
-    if (folder / split / "store.json").exists() or (folder / "train" / "store.json").exists():
+        raise UserError(f"{spec}: no such file or folder; it can be {KNOWN}")
+    if (folder / "train" / "store.json").exists():
+        if not (folder / split).exists():
+            raise NoValidationError(f"{folder} was prepared without a validation part; name one with --val")
         return ImageStore.open(folder / split)
     if folder.is_file():
         return _files(folder)
@@ -125,14 +130,16 @@ def _part(folder: Path, split: str) -> Path:
     for name in VAL_NAMES:
         if (folder / name).is_dir() and (folder / "train").is_dir():
             return folder / name
-    raise UserError(f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --val")
+    raise NoValidationError(
+        f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --val"
+    )
 
 
 def _files(place: Path) -> ImageFiles:
-    from timm.data.readers import create_reader
+    from timm.data.readers.reader_factory import create_reader
 
     try:
-        reader = create_reader("", str(place))
+        reader: Any = create_reader("", str(place))
     except (RuntimeError, OSError) as error:
         raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
     if place.is_dir():
@@ -141,7 +148,8 @@ def _files(place: Path) -> ImageFiles:
         if empty:
             names = ", ".join(folder.name for folder in empty[:5])
             raise UserError(f"{place}: no images in class folder {names} ({len(empty)} in all); fill it or remove it")
-    classes = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+    indices = reader.class_name_to_idx if place.is_file() else reader.class_to_idx  # timm's tar reader names it so
+    classes = sorted(indices, key=indices.__getitem__)
     return ImageFiles(place.name, reader, tuple(classes) if any(classes) else ())
 
 
@@ -151,9 +159,9 @@ def _holds(folder: Path, filled: set[Path]) -> bool:
 
 def _hugging_face(spec: str, split: str) -> ImageFiles:
     try:
-        from timm.data.readers import create_reader
+        from timm.data.readers.reader_factory import create_reader
 
-        reader = create_reader(spec, split="train" if split == "train" else "validation")
+        reader: Any = create_reader(spec, split="train" if split == "train" else "validation")
     except ImportError:
         raise UserError(f"{spec} needs Hugging Face's datasets: pip install 'r2mae-vision[hub]'") from None
     except Exception as error:  # datasets raises many kinds: not found, no network, no such split
@@ -177,25 +185,12 @@ def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
         import webdataset
     except ImportError:
         raise UserError("WebDataset shards need webdataset: pip install webdataset") from None
-    shards = [file for part in webdataset.shardlists.expand_urls(pattern) for file in sorted(glob.glob(part))]
+    shards = [file for part in webdataset.shardlists.expand_urls(pattern) for file in sorted(glob.glob(part))]  # noqa: PTH207
     if not shards:
         raise UserError(f"no shard matches {pattern}")
-    for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
+    for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):  # pyright: ignore[reportAttributeAccessIssue]
         for ending in ("jpg", "jpeg", "png", "webp"):
             if ending in sample:
                 label = int(sample["cls"].decode()) if "cls" in sample else -1
                 yield f"{sample['__key__']}.{ending}", sample[ending], label
                 break
-
-
-def labels_of(source: Source) -> np.ndarray:
-    """Return all labels, (N,) int64, without decoding images.
-
-    Raises:
-        UserError: the reader gives labels only with the images.
-    """
-    if isinstance(source, ImageStore):
-        return source.labels
-    if hasattr(source.reader, "samples"):
-        return np.array([label for _, label in source.reader.samples], dtype=np.int64)
-    raise UserError(f"{source.name}: run r2mae-vision prepare on it first; its labels come only with the images")

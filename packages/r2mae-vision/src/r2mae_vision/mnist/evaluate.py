@@ -10,19 +10,16 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, sampler_from_config, short_name
-from r2mae_core.commands import say
-from r2mae_core.comparison import Direction
+from r2mae_core import Record, RunFolder, sampler_from_config, short_name
 from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import git_commit
-from r2mae_vision.mnist.data import ImageData, load_images
+from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear
-from r2mae_vision.options import Compare, Probe
+from r2mae_vision.options import Probe
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
-RANK_BY: dict[str, Direction] = {"probe_accuracy": "max"}
 
 
 @torch.no_grad()
@@ -183,28 +180,14 @@ def evaluate_members(
     ]
 
 
-def probe_command(config: Probe) -> None:
-    """`r2mae-vision probe`."""
-    from r2mae_vision.mnist.pretrain import load_model
+def probe_mlp(folder: Path, config: Probe) -> RunFolder:
+    """Judge an MLP run by its own protocol (C.3), write its `results.json`, and return it."""
+    from r2mae_vision.mnist.pretrain import load_digits_or_mnist, load_model
 
-    file = config.run / "config.yaml"
-    if not file.exists():
-        raise UserError(f"{config.run} is no run folder of r2mae-vision pretrain: it has no config.yaml")
-    run = RunFolder(config.run, yaml.safe_load(file.read_text(encoding="utf-8")))
+    run = RunFolder(folder, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     device = resolve_device(config.device)
-    root = run.config["root"]
-    data = load_images(run.config["data"], Path(root) if root else None)
+    data = load_digits_or_mnist(config.data or run.config["data"])
     model = load_model(run, data.n_pixels).to(device)
     name = short_name(sampler_from_config(run.config["mask_ratio"], "vision"))
-    records = evaluate_members(
-        model, data, [name] * len(model.seeds), epochs=config.epochs, lr=config.lr, ratios=config.ratios, device=device
-    )
-    run.write_results(records)
-    say(compare(records).rich(f"{run.path} on {device_name(device)}"))
-    say(f"Done: {run.path / 'results.json'}")
-
-
-def compare_command(config: Compare) -> None:
-    """`r2mae-vision compare`."""
-    table = compare_runs(config.runs, RANK_BY)
-    say(table.markdown() if config.markdown else table.rich())
+    run.write_results(evaluate_members(model, data, [name], ratios=config.ratios, device=device))
+    return run

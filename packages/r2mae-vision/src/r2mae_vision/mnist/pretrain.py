@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,14 @@ import torch
 from torch import Tensor
 
 from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config, short_name, with_seed
-from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import atomic_path
+from r2mae_core.devices import resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import default_run_path
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
+from r2mae_vision.checkpoints import read_tensors, save_tensors
 from r2mae_vision.mnist.data import ImageData, load_images
 from r2mae_vision.mnist.model import MLPAutoencoder
 from r2mae_vision.options import Pretrain
@@ -146,23 +146,33 @@ def pretrain_members(
     return module.model.to(device).eval()
 
 
-def pretrain(config: Pretrain) -> RunFolder:
-    """Pretrain as the config says and return the run folder, with `model.safetensors` in it."""
-    data = load_images(config.data, config.root, config.download)
-    sampler = sampler_from_config(config.mask_ratio, "vision")
-    members = [Member(short_name(sampler), with_seed(sampler, seed), seed) for seed in config.seeds]
-    run = RunFolder(
-        config.out or default_run_path("r2mae-vision", "pretrain"),
-        {**resolved(config), "mask_ratio": sampler_to_config(sampler)},
-    )
+def pretrain_mlp(config: Pretrain) -> RunFolder:
+    """Pretrain one MLP as the config says and return the run folder, with `model.safetensors` in it.
+
+    Raises:
+        UserError: the data are neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
+    """
+    data = load_digits_or_mnist(config.data)
+    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    settings = {
+        "model": "mlp",
+        "data": config.data,
+        "mask_ratio": sampler_to_config(sampler),
+        "hidden": config.hidden,
+        "epochs": config.epochs or 15,
+        "batch_size": config.batch_size or 128,
+        "lr": config.lr if config.lr is not None else 3e-3,
+        "seed": config.seed,
+    }
+    run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
     model = pretrain_members(
         data,
-        members,
+        [Member(short_name(sampler), with_seed(sampler, config.seed), config.seed)],
         run,
         hidden=config.hidden,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        lr=settings["lr"],
         device=config.device,
         progress=config.progress,
     )
@@ -170,34 +180,25 @@ def pretrain(config: Pretrain) -> RunFolder:
     return run
 
 
-def pretrain_command(config: Pretrain) -> None:
-    """`r2mae-vision pretrain`."""
-    device = resolve_device(config.device)
-    sampler = sampler_from_config(config.mask_ratio, "vision")
-    say(f"Pretraining on {config.data}, ratio {sampler.describe()}, on {device_name(device)}")
-    run = pretrain(config)
-    say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe --run {run.path}")
+def load_digits_or_mnist(data: str) -> ImageData:
+    """Load "digits", or MNIST from the folder of its four files."""
+    return load_images("digits") if data == "digits" else load_images("mnist", Path(data))
 
 
 def save_model(model: MLPAutoencoder, run: RunFolder) -> None:
     """Write `model.safetensors`; the run's config.yaml says its shape."""
-    from safetensors.torch import save_file
-
-    with atomic_path(run.path / "model.safetensors") as temporary:
-        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
+    save_tensors(model.state_dict(), run.path / "model.safetensors")
 
 
 def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
-    """Read the model that `pretrain` saved.
+    """Read the model that `pretrain_mlp` saved.
 
     Raises:
         UserError: the folder holds no finished pretraining.
     """
-    from safetensors.torch import load_file
-
     file = run.path / "model.safetensors"
     if not file.exists():
         raise UserError(f"no model.safetensors in {run.path}; run r2mae-vision pretrain --out {run.path} to its end")
-    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), tuple(run.config["seeds"]))
-    model.load_state_dict(load_file(file))
+    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), (run.config["seed"],))
+    model.load_state_dict(read_tensors(file))
     return model.eval()

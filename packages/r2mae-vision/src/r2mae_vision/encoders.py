@@ -1,0 +1,149 @@
+"""Any ViT as an encoder: a run of ours, a file or folder of weights, a timm model, or one drawn anew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from r2mae_core import UserError, sampler_from_config, short_name
+from r2mae_core.randomness import derived_seed
+from r2mae_vision.checkpoints import fit_positions, load_mae, read_tensors, to_ours
+from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Which encoder, and how its images are normalised."""
+
+    shape: MAEShape
+    weights: dict[str, torch.Tensor] | None
+    """Under timm's names; None: drawn anew."""
+    scheme: str
+    """What the model is called in tables."""
+    data: str | None = None
+    """The data of its pretraining, where a run folder says."""
+
+
+def open_encoder(name: str, timm_model: str | None = None, image_size: int | None = None) -> EncoderSpec:
+    """Find out what a user means by a model.
+
+    Args:
+        name: run folder or folder of ours, file of weights, folder of transformers, timm's name (its pretrained weights are
+            fetched), or "scratch:NAME" with any of these for the same architecture drawn anew.
+        timm_model: with weights in a file: which VisionTransformer of timm it is.
+        image_size: side of the images; default the model's own. Positions are resampled.
+
+    Raises:
+        UserError: there is no such model, or its weights do not fit.
+    """
+    if name.startswith("scratch:"):
+        spec = open_encoder_shape(name.removeprefix("scratch:"), timm_model)
+        return EncoderSpec(_resized(spec.shape, image_size), None, "no pretraining", spec.data)
+    spec = open_encoder_shape(name, timm_model, weights=True)
+    return EncoderSpec(_resized(spec.shape, image_size), spec.weights, spec.scheme, spec.data)
+
+
+def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False) -> EncoderSpec:
+    """Return the encoder's own shape, with its weights if they are wanted."""
+    place = Path(name)
+    if (place / "mae.json").exists() or (place / "model" / "mae.json").exists():
+        model = load_mae(place)
+        return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
+    if place.is_dir() and not (place / "model.safetensors").exists():
+        raise UserError(f"{place} holds no finished model; run r2mae-vision pretrain to its end")
+    if place.exists():
+        if timm_model is None:
+            raise UserError(
+                f"{place}: say which VisionTransformer of timm it is, with --timm_model vit_base_patch16_224"
+            )
+        file = place / "model.safetensors" if place.is_dir() else place
+        state = to_ours(read_tensors(file))
+        encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        return EncoderSpec(_timm_shape(timm_model), encoder, place.stem)
+    if place.suffix or "/" in name:
+        raise UserError(f"no model at {name}")
+    return EncoderSpec(_timm_shape(name), _fetched(name) if weights else None, name)
+
+
+def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
+    """Return timm's model with the weights in it and its head, if it has one, drawn anew.
+
+    Args:
+        spec: what `open_encoder` returned.
+        seed: of all that is drawn anew.
+        **arguments: of timm's model, such as num_classes, global_pool and drop_path_rate.
+
+    Raises:
+        UserError: a tensor is of another size, or the weights lack a layer.
+    """
+    import timm
+
+    shape = spec.shape
+    settings = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args, **arguments}
+    if shape.patch_size is not None:
+        settings["patch_size"] = shape.patch_size
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(seed, "init") % 2**63)
+        model: Any = timm.create_model(shape.model, **settings)
+    own = model.state_dict()
+    state = spec.weights
+    if state is None:
+        plain = create_encoder(shape)
+        model.pos_embed.data.copy_(plain.pos_embed.data)
+        return model
+    kept = {key: value for key, value in state.items() if key in own and not key.startswith("head")}
+    if "pos_embed" in kept:
+        n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        kept["pos_embed"] = fit_positions(kept["pos_embed"], model.patch_embed.grid_size, n_prefix, Path(spec.scheme))
+    for key, value in kept.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"the weights of {spec.scheme} are of another size: {key} is {tuple(value.shape)} there and "
+                f"{tuple(own[key].shape)} in {shape.model}; choose the model and patch size that they were made with"
+            )
+    missing = [key for key in own if key not in kept and not key.startswith(("head", "fc_norm", "norm."))]
+    if missing:
+        raise UserError(f"the weights of {spec.scheme} lack {missing[0]} and {len(missing) - 1} more of {shape.model}")
+    model.load_state_dict({**own, **kept})
+    return model
+
+
+def _resized(shape: MAEShape, image_size: int | None) -> MAEShape:
+    return shape if image_size is None else MAEShape.of({**shape.plain(), "image_size": image_size})
+
+
+def _named(place: Path) -> tuple[str, str | None]:
+    """Return the scheme and the data of a run folder."""
+    file = place / "config.yaml"
+    if not file.exists():
+        return place.name, None
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    name = short_name(sampler_from_config(config["mask_ratio"], "vision"))
+    return name + (" per image" if config.get("scope") == "sample" else ""), config.get("data")
+
+
+def _timm_shape(name: str) -> MAEShape:
+    import timm
+
+    if not timm.is_model(name):
+        raise UserError(f"{name!r} is no folder, no file and no model of timm")
+    settings = timm.get_pretrained_cfg(name)
+    if settings is None:
+        return MAEShape(name)
+    side = settings.input_size[-1]
+    return MAEShape(name, side, mean=tuple(settings.mean or IMAGENET_MEAN), std=tuple(settings.std or IMAGENET_STD))
+
+
+def _fetched(name: str) -> dict[str, torch.Tensor]:
+    """Return the weights that timm publishes for a model."""
+    import timm
+
+    try:
+        return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+    except Exception as error:  # no weights, no network: many kinds
+        raise UserError(
+            f"timm could not get the weights of {name} ({str(error).splitlines()[0]}); give a file with --timm_model {name}, "
+            f"or scratch:{name}"
+        ) from None

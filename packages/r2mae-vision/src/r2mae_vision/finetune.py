@@ -1,0 +1,318 @@
+"""Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup and layer decay (paper, 4.1 and C.5)."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from r2mae_core import Record, RunFolder, UserError, compare, read_records
+from r2mae_core.commands import resolved, say
+from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.devices import device_name, out_of_memory, resolve_device
+from r2mae_core.masked_module import seed_device
+from r2mae_core.randomness import derived_seed
+from r2mae_core.records import write_records
+from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core.training import train
+from r2mae_vision.checkpoints import save_tensors
+from r2mae_vision.data.datasets import AugmentedImages, collate, train_loader
+from r2mae_vision.data.sources import Source, open_pair
+from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
+from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.options import Finetune
+from r2mae_vision.pretrain import UnreadableImages, cosine, micro_batch_size, precision
+
+
+class Classifier(pl.LightningModule):
+    """A timm model with a head, trained on images (B, C, H, W) uint8 and labels (B,).
+
+    Randomness (mixup, erasing, stochastic depth) is a function of (seed, step, shard).
+
+    Args:
+        model: timm's model.
+        spec: says mean and deviation of the pixels.
+        config: the options.
+        seed: of all randomness in training.
+    """
+
+    def __init__(self, model: Any, spec: EncoderSpec, config: Finetune, seed: int) -> None:
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(spec.shape.mean).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.shape.std).view(-1, 1, 1) * 255, persistent=False)
+        self.average = nn.ModuleList()  # filled by `keep_average`, and then part of the checkpoint
+        if config.ema is not None:
+            from timm.utils.model_ema import ModelEmaV3
+
+            self.average.append(ModelEmaV3(model, decay=config.ema))
+        self._forward = torch.compile(model) if config.compile else model
+        self._mixup, self._erase = _mixup(config, model.num_classes), _erasing(config)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pixels as the network reads them."""
+        return (images.float() - self.mean) / self.std
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        images, labels = batch[0], batch[1]
+        rank, world_size = rank_and_world_size()
+        shard = batch_idx % self.trainer.accumulate_grad_batches * world_size + rank
+        seed = derived_seed(self.seed, "finetune", self.global_step, shard)
+        seed_device(self.device, seed)
+        try:
+            with seeded_numpy(seed):
+                images = self._erase(self.normalise(images), seed)
+                if self._mixup is not None:
+                    images, targets = self._mixup(images, labels)
+                    logits = self._forward(images)
+                    return torch.sum(-targets * F.log_softmax(logits.float(), dim=-1), dim=-1).mean()
+            logits = self._forward(images)
+            return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.smoothing)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "--micro_batch_size") from None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the average of the weights."""
+        if self.average:
+            self.average[0].update(self.model)  # pyright: ignore[reportCallIssue]
+        step, every = self.global_step, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if step % every == 0:
+            loss = float(outputs["loss"])
+            if loss != loss:
+                raise UserError(f"the loss is not a number at step {step}; lower --base_lr, or train in float32")
+            for logger in self.loggers:
+                logger.log_metrics({"loss": loss}, step)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a learning rate per layer, and its schedule."""
+        from timm.optim._param_groups import param_groups_layer_decay
+
+        config = self.config
+        lr = config.base_lr * config.batch_size / 256
+        skip: Any = self.model.no_weight_decay()
+        groups = param_groups_layer_decay(
+            self.model, config.weight_decay, no_weight_decay_list=skip, layer_decay=config.layer_decay
+        )
+        for group in groups:
+            group["lr"] = lr * group.pop("lr_scale", 1.0)
+            group.pop("param_names", None)  # a checkpoint holds numbers
+        fused = self.device.type in ("cpu", "cuda", "mps")
+        optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup, end = config.warmup_epochs / config.epochs, config.min_lr / lr
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, warmup, end))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _mixup(config: Finetune, n_classes: int) -> Any:
+    """Return timm's Mixup, or None where neither mixup nor cutmix is on."""
+    from timm.data.mixup import Mixup
+
+    if config.mixup == config.cutmix == 0:
+        return None
+    return Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=n_classes)
+
+
+def _erasing(config: Finetune) -> Any:
+    """Return random erasing of a normalised batch on its device."""
+    from timm.data.random_erasing import RandomErasing
+
+    def erase(images: Tensor, seed: int) -> Tensor:
+        import random
+
+        state = random.getstate()  # timm draws the rectangles from it
+        random.seed(seed)
+        try:
+            return RandomErasing(config.erase, mode="pixel", device=str(images.device))(images)  # pyright: ignore[reportReturnType]
+        finally:
+            random.setstate(state)
+
+    return erase if config.erase > 0 else lambda images, _seed: images
+
+
+@contextlib.contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """Seed numpy's old global generator, from which timm's Mixup draws, and put it back."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def train_transform(config: Finetune, side: int) -> Any:
+    """Return timm's training transform: PIL image → (C, H, W) uint8."""
+    from timm.data.transforms_factory import create_transform
+
+    policy = config.auto_augment if config.auto_augment != "none" else None
+    return create_transform(
+        (side, side),
+        is_training=True,
+        use_prefetcher=True,
+        scale=config.crop_scale,
+        hflip=0.5 if config.flip else 0.0,
+        color_jitter=0.0,
+        auto_augment=policy,
+        interpolation="bicubic",
+    )
+
+
+def eval_transform(side: int, crop_pct: float) -> Any:
+    """Return timm's validation transform: resize, cut out the middle; PIL image → (C, H, W) uint8."""
+    from timm.data.transforms_factory import create_transform
+
+    return create_transform((side, side), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module,
+    spec: EncoderSpec,
+    source: Source,
+    *,
+    crop_pct: float,
+    device: str,
+    bf16: bool = False,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy and the number of images that could not be read."""
+    transform = eval_transform(spec.shape.image_size, crop_pct)
+    dataset = AugmentedImages(source, transform, spec.shape.in_chans, seed=0)
+    loader = DataLoader(
+        dataset, batch_size, sampler=[(i, 0) for i in range(len(source))], collate_fn=collate, num_workers=workers
+    )  # pyright: ignore[reportArgumentType]
+    mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
+    std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
+    model.to(device).eval()
+    right = torch.zeros(2, device=device)
+    unreadable, n = 0, 0
+    for images, labels, bad in loader:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            logits = model((images.to(device).float() - mean) / std)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.to(device)[:, None]
+        right += torch.stack([best[:, 0].sum(), best.any(1).sum()])
+        unreadable, n = unreadable + bad.numel(), n + len(labels)
+    return {"top1": float(right[0]) / n, "top5": float(right[1]) / n, "unreadable": float(unreadable)}
+
+
+def finetune(config: Finetune) -> RunFolder:
+    """Fine-tune with every seed, judge on the validation part, and return the run folder; finished seeds are kept.
+
+    Raises:
+        UserError: model, data or device do not serve, or the run was interrupted.
+    """
+    device, world = resolve_device(config.device), config.devices * config.nodes
+    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    train_source, val_source = open_pair(config.data, config.val)
+    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, 128 if device == "cuda" else 64)
+    if micro % 2 and config.mixup + config.cutmix > 0:
+        raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
+    free = ("seeds", "devices", "nodes", "strategy", "compile", "workers", "checkpoint_every", "device")
+    settings = {key: value for key, value in resolved(config).items() if key not in free}
+    run = RunFolder(config.out or default_run_path("r2mae-vision", "finetune"), settings)
+    records: list[Record] = []
+    for seed in config.seeds:
+        part = run.path / "parts" / f"seed{seed}.json"
+        if not part.exists():
+            write_records(part, _one(config, spec, train_source, val_source, seed, micro, device, run))
+        records += read_records(part)
+    run.write_results(records)
+    return run
+
+
+def _one(
+    config: Finetune,
+    spec: EncoderSpec,
+    train_source: Source,
+    val_source: Source,
+    seed: int,
+    micro: int,
+    device: str,
+    run: RunFolder,
+) -> list[Record]:
+    start, world = time.perf_counter(), config.devices * config.nodes
+    arguments = {
+        "num_classes": len(train_source.classes),
+        "global_pool": config.pool,
+        "drop_path_rate": config.drop_path,
+    }
+    model = build_encoder(spec, seed, **arguments)
+    nn.init.trunc_normal_(model.head.weight, std=2e-5, generator=torch.Generator().manual_seed(seed))  # as MAE does
+    module = Classifier(model, spec, config, seed)
+    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+    loader = train_loader(
+        train_source,
+        train_transform(config, spec.shape.image_size),
+        batch_size=config.batch_size,
+        micro_batch_size=micro,
+        in_chans=spec.shape.in_chans,
+        seed=seed,
+        num_workers=workers,
+        device=device,
+    )
+    home = RunFolder(run.path / f"seed{seed}", run.config)
+    train(
+        module,
+        loader,
+        home,
+        max_epochs=config.epochs,
+        device=device,
+        devices=config.devices,
+        strategy=config.strategy,
+        num_nodes=config.nodes,
+        precision=precision(config.precision, device),
+        accumulate_grad_batches=config.batch_size // (micro * world),
+        gradient_clip_val=config.clip,
+        checkpoint_every=config.checkpoint_every,
+        callbacks=[UnreadableImages(train_source, run.path / "skipped.txt")],
+        progress=config.progress,
+    )
+    judged = {"": module.model}
+    if module.average:
+        judged["_ema"] = module.average[0].module  # pyright: ignore[reportAttributeAccessIssue]
+    bf16 = precision(config.precision, device) == "bf16-mixed"
+    records = []
+    for suffix, network in judged.items():
+        values = accuracy(
+            network, spec, val_source, crop_pct=config.crop_pct, device=device, bf16=bf16, workers=workers
+        )
+        if unreadable := values.pop("unreadable"):
+            say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were judged instead")
+        records += [
+            Record(
+                f"{train_source.name} fine-tuned", metric + suffix, value, spec.scheme, seed, len(val_source),
+                split="val", seconds=time.perf_counter() - start, device=device_name(device), git=git_commit(),
+            )
+            for metric, value in values.items()
+        ]  # fmt: skip
+    save_tensors(module.model.state_dict(), home.path / "model.safetensors")
+    return records
+
+
+def finetune_command(config: Finetune) -> None:
+    """`r2mae-vision finetune`."""
+    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    device = resolve_device(config.device)
+    say(
+        f"Fine-tuning {spec.shape.model} ({spec.scheme}) on {config.data} for {config.epochs} epochs, on {device_name(device)}"
+    )
+    run = finetune(replace(config, device=config.device))
+    say(summary(run.results()))
+    say(f"Done: {run.path / 'results.json'}")
+
+
+def summary(records: Sequence[Record]) -> Any:
+    """Return the table of a run."""
+    return compare(records, RANK_BY).rich()

@@ -1,0 +1,348 @@
+"""MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a finished run."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from r2mae_core import LinearDecay, MaskDraw, MaskRatioSampler, RatioSampler, RunFolder, UserError, sampler_from_config
+from r2mae_core.commands import resolved, say
+from r2mae_core.devices import device_name, out_of_memory, peak_flops, resolve_device
+from r2mae_core.masked_module import MaskedModule
+from r2mae_core.run_folder import default_run_path
+from r2mae_core.sampler_config import sampler_to_config
+from r2mae_core.samplers import Curriculum
+from r2mae_core.training import train
+from r2mae_vision.checkpoints import load_mae, load_published, save_mae
+from r2mae_vision.data.augment import random_resized_crop, resize
+from r2mae_vision.data.datasets import train_loader
+from r2mae_vision.data.sources import Source, open_source
+from r2mae_vision.data.store import ImageStore
+from r2mae_vision.flops import train_flops
+from r2mae_vision.masking import check_visible, pack_patches, split_patches
+from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
+from r2mae_vision.options import Pretrain
+
+EPOCHS, BATCH_SIZE = 150, 4096  # C.5, and MAE's public recipe
+
+
+class MaskedImageModule(MaskedModule):
+    """Lightning's view of a masked autoencoder: augments on the device, hides patches, takes the loss there alone.
+
+    Args:
+        model: the masked autoencoder.
+        mask_ratio: the scheme.
+        scope: "batch": one ratio for the step's images; "sample": a ratio for each image.
+        augment: images (B, C, H, W) of 0 … 255 and a generator → (B, C, side, side); None: resize to the model's side.
+        lr: peak learning rate.
+        warmup: share of the steps in which it rises; it then falls to zero as a cosine.
+        weight_decay: on matrices.
+        betas: AdamW's.
+        compile: torch.compile the model.
+        seed: of masks and augmentation.
+        ratio_per: "step" or "micro_batch".
+    """
+
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        mask_ratio: MaskRatioSampler,
+        *,
+        scope: Literal["batch", "sample"] = "batch",
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        lr: float,
+        warmup: float = 1 / 15,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        compile: bool = False,
+        seed: int = 0,
+        ratio_per: Literal["step", "micro_batch"] = "step",
+    ) -> None:
+        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per)
+        self.model, self.scope, self.augment = model, scope, augment
+        self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
+        # The number of visible patches changes from step to step: compiled twice, the second time for any number.
+        self._forward = torch.compile(model) if compile else model
+
+    def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
+        """Return the loss of (images (B, C, H, W) of 0 … 255, …) on the hidden patches."""
+        try:
+            images = self.prepared(batch[0], draw.generator)
+            if self.scope == "sample" and self.training:
+                low, high = self.mask_ratio.bounds(*self.ratio_step())
+                packed = pack_patches(len(images), self.model.n_patches, low, high, draw.generator)
+                return self.model.packed_loss(images, packed)
+            split = split_patches(len(images), self.model.n_patches, draw.ratio, draw.generator)
+            return self._forward(images, split)[0]
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "--micro_batch_size") from None
+
+    def prepared(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return augmented (in training) and normalised images."""
+        if self.augment is not None and self.training:
+            images = self.augment(images, generator)
+        return self.model.normalise(resize(images, self.model.shape.image_size))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule; biases, norms and tokens do not decay."""
+        groups = decay_groups(self.model, self.weight_decay)
+        fused = self.device.type in ("cpu", "cuda", "mps")
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
+        total = self.total_steps() or 1
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups: matrices decay, vectors and tokens do not."""
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            free = parameter.ndim < 2 or name.endswith(("_token", "pos_embed"))
+            groups[free]["params"].append(parameter)
+    return groups
+
+
+def cosine(step: int, total: int, warmup: float, end: float = 0.0) -> float:
+    """Return the factor on the learning rate: up over the first `warmup` share of steps, then down as a half cosine."""
+    rising = round(warmup * total)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = min((step - rising) / max(total - rising, 1), 1.0)
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Speed(pl.Callback):
+    """Logs images and operations per second, and MFU where the device's peak is known."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self.start, self.step = time.perf_counter(), trainer.global_step
+        self.peak = peak_flops(trainer.strategy.root_device.type, None)
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.global_step - self.step
+        if not done or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        rate = done * self.batch_size / (time.perf_counter() - self.start)
+        ratio = pl_module.mask_ratio.mean(self.step, pl_module.total_steps())
+        operations = rate * train_flops(pl_module.model, ratio)
+        metrics = {"images_per_second": rate, "tflops": operations / 1e12}
+        if self.peak is not None:
+            metrics["mfu"] = operations / (self.peak * trainer.world_size)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, trainer.global_step)
+        self.start, self.step = time.perf_counter(), trainer.global_step
+
+
+class UnreadableImages(pl.Callback):
+    """Counts and names the images that could not be decoded; the file appears with the first of them."""
+
+    def __init__(self, source: Source, file: Path) -> None:
+        self.source, self.file, self.seen = source, file, set()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        new = [] if len(batch) < 3 or not batch[2].numel() else sorted(set(batch[2].tolist()) - self.seen)
+        if new:
+            self.seen.update(new)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.writelines(f"{self.source.file_name(index)}\n" for index in new)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        if self.seen:
+            say(f"{len(self.seen):,} images could not be decoded and were replaced by their neighbours: {self.file}")
+
+
+def micro_batch_size(asked: int | None, batch_size: int, world: int, largest: int, even: bool = False) -> int:
+    """Return the images that one device computes at once: what was asked for, or what divides the batch.
+
+    Raises:
+        UserError: the batch is not a multiple of what was asked for.
+    """
+    if asked is not None:
+        if batch_size % (asked * world):
+            raise UserError(
+                f"--batch_size {batch_size} is not a multiple of --micro_batch_size {asked} x {world} devices"
+            )
+        return asked
+    for size in range(min(largest, max(batch_size // world, 1)), 0, -1):
+        if batch_size % (size * world) == 0 and not (even and size % 2):
+            return size
+    raise UserError(f"--batch_size {batch_size} cannot be shared by {world} devices")
+
+
+def shape_of(config: Pretrain, source: Source) -> MAEShape:
+    """Return the form of the model that the config describes."""
+    in_chans = config.in_chans or (source.in_chans if isinstance(source, ImageStore) else 3)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
+    names = ("model", "image_size", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
+    chosen = {name: getattr(config, name) for name in names}
+    return MAEShape(
+        **chosen, in_chans=in_chans, model_args=config.model_args, positions=config.positions, mean=mean, std=std
+    )
+
+
+def scheme_sampler(config: Pretrain, epochs: int) -> RatioSampler:
+    """Return the scheme; a linear decay goes down in one step per epoch, as in the paper's vision runs.
+
+    Raises:
+        UserError: the scheme is unknown or needs curriculum weights.
+    """
+    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    if isinstance(sampler, Curriculum):
+        raise UserError("image models have no curriculum weights; choose another scheme than cl")
+    if isinstance(sampler, LinearDecay) and sampler.stages is None:
+        return replace(sampler, stages=epochs)
+    return sampler
+
+
+def pretrain_vit(config: Pretrain) -> RunFolder:
+    """Pretrain a masked autoencoder on a timm ViT and return the run folder: `model/`, metrics, checkpoints.
+
+    Goes on from the folder's last checkpoint if there is one.
+
+    Raises:
+        UserError: data, model, scheme or device do not serve, memory is full, or the run was interrupted.
+    """
+    device, world = resolve_device(config.device), config.devices * config.nodes
+    if world > 1 and config.out is None:
+        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
+    epochs, batch_size = config.epochs or EPOCHS, config.batch_size or BATCH_SIZE
+    source = open_source(config.data, "train")
+    sampler = scheme_sampler(config, epochs)
+    model = MaskedAutoencoder(shape_of(config, source), config.seed)
+    check_visible(sampler.bounds(0, epochs)[0], model.n_patches)
+    settings = {key: value for key, value in resolved(config).items() if key not in _FREE}
+    settings |= {"mask_ratio": sampler_to_config(sampler), "epochs": epochs, "batch_size": batch_size}
+    run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
+    if (run.path / "model" / "mae.json").exists():
+        return run
+    if config.start is not None and (missing := load_published(config.start, model)):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        say(f"{config.start} has no {missing[0]}{more}: drawn anew")
+    largest = 256 if device == "cuda" else 64
+    micro = micro_batch_size(config.micro_batch_size, batch_size, world, largest, even=config.scope == "sample")
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    lr = config.lr if config.lr is not None else config.base_lr * batch_size / 256
+    warmup = (config.warmup_epochs if config.warmup_epochs is not None else epochs / 15) / epochs
+    module = MaskedImageModule(
+        model,
+        sampler,
+        scope=config.scope,
+        augment=_device_augmentation(config) if isinstance(source, ImageStore) else None,
+        lr=lr,
+        warmup=warmup,
+        weight_decay=config.weight_decay,
+        betas=config.betas,
+        compile=config.compile,
+        seed=config.seed,
+        ratio_per=config.ratio_per,
+    )
+    loader = train_loader(
+        source,
+        None if isinstance(source, ImageStore) else worker_transform(config),
+        batch_size=batch_size,
+        micro_batch_size=micro,
+        in_chans=model.shape.in_chans,
+        seed=config.seed,
+        num_workers=config.workers if config.workers is not None else (os.cpu_count() or 1),
+        device=device,
+    )
+    callbacks: list[pl.Callback] = [Speed(batch_size)]
+    if not isinstance(source, ImageStore):
+        callbacks.append(UnreadableImages(source, run.path / "skipped.txt"))
+    train(
+        module,
+        loader,
+        run,
+        max_epochs=epochs,
+        device=device,
+        devices=config.devices,
+        strategy=config.strategy,
+        num_nodes=config.nodes,
+        precision=precision(config.precision, device),
+        accumulate_grad_batches=batch_size // (micro * world),
+        gradient_clip_val=config.clip,
+        checkpoint_every=config.checkpoint_every,
+        log_every=config.log_every,
+        callbacks=callbacks,
+        progress=config.progress,
+    )
+    if module.global_rank == 0:
+        save_mae(model.cpu(), run.path / "model")
+    return run
+
+
+_FREE = ("micro_batch_size", "devices", "nodes", "strategy", "compile", "log_every", "checkpoint_every", "workers")
+"""Options that a run may change when it goes on: none changes which masks and images a step has."""
+
+
+def _device_augmentation(config: Pretrain) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+    """Return random resized crop and flip on the device, for prepared images."""
+    if config.augment == "none":
+        return None
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        return random_resized_crop(images, config.image_size, generator, scale=config.crop_scale, flip=config.flip)
+
+    return augment
+
+
+def worker_transform(config: Pretrain) -> Any:
+    """Return timm's transform for images that are decoded in training: PIL image → (C, H, W) uint8."""
+    from timm.data.transforms_factory import create_transform
+
+    size = (config.image_size, config.image_size)
+    if config.augment == "none":
+        return create_transform(size, use_prefetcher=True, interpolation="bicubic", crop_pct=1.0, crop_mode="squash")
+    return create_transform(
+        size,
+        is_training=True,
+        use_prefetcher=True,
+        scale=config.crop_scale,
+        ratio=(3 / 4, 4 / 3),
+        hflip=0.5 if config.flip else 0.0,
+        color_jitter=0.0,
+        interpolation="bicubic",
+    )
+
+
+def precision(asked: str, device: str) -> str:
+    """Return Lightning's name of the precision."""
+    return asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
+
+
+def pretrain(config: Pretrain) -> RunFolder:
+    """Pretrain what the config describes: a masked autoencoder on a timm ViT, or the paper's MLP (C.3)."""
+    if config.model == "mlp":
+        from r2mae_vision.mnist.pretrain import pretrain_mlp
+
+        return pretrain_mlp(config)
+    return pretrain_vit(config)
+
+
+def pretrain_command(config: Pretrain) -> None:
+    """`r2mae-vision pretrain`."""
+    device = resolve_device(config.device)
+    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    say(f"Pretraining {config.model} on {config.data}, ratio {sampler.describe()}, on {device_name(device)}")
+    run = pretrain(config)
+    if config.model == "mlp":
+        say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe {run.path}")
+        return
+    shape = load_mae(run.path).shape
+    say(f"Done: {run.path} (model/, metrics.csv), {shape.model} at {shape.image_size} pixels.")
+    say(f"Next: r2mae-vision reconstruct {run.path}, or probe, finetune, export")

@@ -1,0 +1,240 @@
+"""Frozen features judged: MAE's linear probe (batch norm without parameters, then one layer, trained by LARS) and kNN."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from r2mae_core import Record, RunFolder, UserError, compare
+from r2mae_core.commands import resolved, say
+from r2mae_core.data_order import permutation
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.randomness import derived_seed
+from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_vision.data.datasets import AugmentedImages, collate
+from r2mae_vision.data.sources import Source, open_pair
+from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
+from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.finetune import eval_transform
+from r2mae_vision.options import Probe
+from r2mae_vision.pretrain import cosine, precision
+
+
+@torch.no_grad()
+def extract_features(
+    model: Any,
+    spec: EncoderSpec,
+    source: Source,
+    *,
+    pool: str = "token",
+    crop_pct: float = 0.875,
+    device: str = "cpu",
+    bf16: bool = False,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return features (N, D) float32 and labels (N,) of unchanged images, on the device.
+
+    Args:
+        model: timm's model without a head.
+        spec: says size and normalisation.
+        source: images with labels.
+        pool: "token": the class token after the last norm (or the mean, where there is none); "avg": the mean over patches.
+        crop_pct: part of the picture's side that is looked at.
+        device: where to compute.
+        bf16: compute in bfloat16.
+        batch_size: images at once.
+        workers: processes that decode.
+        progress: show a progress bar.
+    """
+    from tqdm import tqdm
+
+    dataset = AugmentedImages(source, eval_transform(spec.shape.image_size, crop_pct), spec.shape.in_chans, seed=0)
+    keys: Any = [(i, 0) for i in range(len(source))]
+    loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers)
+    mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
+    std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
+    model.to(device).eval()
+    parts, labels, unreadable = [], [], 0
+    for images, these, bad in tqdm(loader, desc="features", unit="batch", disable=not progress):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            tokens = model.forward_features((images.to(device).float() - mean) / std)
+        n_prefix = model.num_prefix_tokens
+        by_token = pool == "token" and n_prefix > 0
+        parts.append((tokens[:, 0] if by_token else tokens[:, n_prefix:].mean(1)).float())
+        labels.append(these)
+        unreadable += bad.numel()
+    if unreadable:
+        say(f"{source.name}: {unreadable:,} images could not be decoded; their neighbours stand for them")
+    return torch.cat(parts), torch.cat(labels).to(device)
+
+
+def linear_accuracy(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    epochs: int = 90,
+    batch_size: int = 16384,
+    base_lr: float = 0.1,
+    warmup_epochs: float = 10.0,
+) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy of a linear classifier on frozen features.
+
+    MAE's recipe (batch norm without parameters, LARS, no weight decay, cosine) on features that were computed once, of unchanged
+    images; MAE's own probe augments by random crops, for which the encoder would have to run in every epoch.
+
+    Args:
+        train: features (N, D) and labels (N,).
+        val: features (M, D) and labels (M,).
+        seed: of start and order.
+        epochs: passes over the features.
+        batch_size: rows of a step; at most a tenth of them.
+        base_lr: learning rate per 256 rows of a step.
+        warmup_epochs: in which the learning rate rises.
+    """
+    from timm.optim.lars import Lars
+
+    features, labels = train
+    n, width = features.shape
+    n_classes = int(max(labels.max(), val[1].max())) + 1
+    batch_size = max(min(batch_size, n // 10), 1)
+    # Batch norm without parameters on frozen features converges to their own mean and deviation.
+    mean, std = features.mean(0), features.var(0, unbiased=False).add(1e-6).sqrt()
+    features, held_out = (features - mean) / std, (val[0] - mean) / std
+    head = nn.Linear(width, n_classes)
+    nn.init.trunc_normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(derived_seed(seed, "probe")))
+    nn.init.zeros_(head.bias)
+    head.to(features.device)
+    lr, n_batches = base_lr * batch_size / 256, n // batch_size
+    settings: Any = {"lr": lr, "momentum": 0.9, "weight_decay": 0.0}
+    optimizer = Lars(head.parameters(), **settings)
+    total = epochs * n_batches
+    for step in range(total):
+        epoch, turn = divmod(step, n_batches)
+        rows = torch.from_numpy(permutation(n, seed, epoch)[turn * batch_size : (turn + 1) * batch_size].copy())
+        rows = rows.to(features.device)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * cosine(step, total, warmup_epochs / epochs)
+        loss = F.cross_entropy(head(features[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return top_k(head(held_out), val[1])
+
+
+def top_k(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy of scores (N, classes)."""
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+    return {"top1": best[:, 0].double().mean().item(), "top5": best.any(1).double().mean().item()}
+
+
+@torch.no_grad()
+def knn_accuracy(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    k: int = 20,
+    temperature: float = 0.07,
+    block: int = 1024,
+) -> dict[str, float]:
+    """Return the accuracy of a vote of the k nearest training images by cosine similarity.
+
+    Each neighbour's vote weighs exp(similarity / temperature) (Wu et al., 2018).
+
+    Raises:
+        UserError: there are fewer training images than neighbours.
+    """
+    if k > len(train[0]):
+        raise UserError(f"kNN with k = {k} needs at least as many training images, there are {len(train[0])}")
+    n_classes = int(max(train[1].max(), val[1].max())) + 1
+    keys = F.normalize(train[0], dim=1)
+    votes = []
+    for part in val[0].split(block):
+        similarity, index = (F.normalize(part, dim=1) @ keys.T).topk(k, dim=1)
+        vote = part.new_zeros(len(part), n_classes)
+        votes.append(vote.scatter_add_(1, train[1][index], (similarity / temperature).exp()))
+    return top_k(torch.cat(votes), val[1])
+
+
+def probe(config: Probe) -> RunFolder:
+    """Judge frozen features and return the run folder with the records.
+
+    Raises:
+        UserError: model, data or device do not serve.
+    """
+    if _is_mlp(Path(config.model)):
+        from r2mae_vision.mnist.evaluate import probe_mlp
+
+        return probe_mlp(Path(config.model), config)
+    device = resolve_device(config.device)
+    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    data = config.data or spec.data
+    if data is None:
+        raise UserError(f"{config.model} does not say what it was trained on; name the images with --data")
+    train_source, val_source = open_pair(data, config.val)
+    settings = {key: value for key, value in resolved(config).items() if key not in ("workers", "device")}
+    run = RunFolder(config.out or default_run_path("r2mae-vision", "probe"), {**settings, "data": data})
+    start = time.perf_counter()
+    model = build_encoder(spec, 0, num_classes=0, global_pool="")
+    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+    bf16 = precision(config.precision, device) == "bf16-mixed"
+    train, val = (
+        extract_features(
+            model,
+            spec,
+            source,
+            pool=config.pool,
+            crop_pct=config.crop_pct,
+            device=device,
+            bf16=bf16,
+            workers=workers if len(source) > 2048 else 0,
+            progress=config.progress,
+        )
+        for source in (train_source, val_source)
+    )
+    values: list[tuple[str, float, int]] = []
+    for seed in config.seeds:
+        linear = linear_accuracy(
+            train, val, seed=seed, epochs=config.epochs, batch_size=config.batch_size, base_lr=config.base_lr
+        )
+        values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
+    for k in config.k:
+        values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], config.seeds[0]))
+    seconds, git = time.perf_counter() - start, git_commit()
+    run.write_results(
+        [
+            Record(
+                train_source.name, metric, value, spec.scheme, seed, len(val_source), split="val", seconds=seconds,
+                device=device_name(device), git=git,
+            )
+            for metric, value, seed in values
+        ]
+    )  # fmt: skip
+    return run
+
+
+def _is_mlp(folder: Path) -> bool:
+    import yaml
+
+    file = folder / "config.yaml"
+    return file.exists() and yaml.safe_load(file.read_text(encoding="utf-8")).get("model") == "mlp"
+
+
+def probe_command(config: Probe) -> None:
+    """`r2mae-vision probe`."""
+    run = probe(config)
+    say(summary(run.results()))
+    say(f"Done: {run.path / 'results.json'}")
+
+
+def summary(records: Sequence[Record]) -> Any:
+    """Return the table of a run."""
+    return compare(records, RANK_BY).rich()

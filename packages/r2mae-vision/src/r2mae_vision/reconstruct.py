@@ -1,0 +1,134 @@
+"""What the model fills in, and what its features see, as pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from r2mae_core import UserError
+from r2mae_core.commands import say
+from r2mae_core.devices import resolve_device
+from r2mae_core.files import atomic_path
+from r2mae_core.randomness import derived_seed
+from r2mae_vision.checkpoints import load_mae
+from r2mae_vision.data.decoding import UnreadableImageError, decode, square
+from r2mae_vision.data.prepare import pixels
+from r2mae_vision.data.sources import NoValidationError, Source, open_source
+from r2mae_vision.data.store import ImageStore
+from r2mae_vision.masking import split_patches
+from r2mae_vision.model import MaskedAutoencoder
+from r2mae_vision.options import Reconstruct
+from r2mae_vision.plots import plot_reconstructions
+
+
+def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
+    """Return image files as (B, C, side, side) uint8: the middle square of each.
+
+    Raises:
+        UserError: a file is missing or cannot be decoded.
+    """
+    squares = []
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"no image at {file}")
+        try:
+            squares.append(pixels(square(decode(Path(file), in_chans), side, "crop")))
+        except UnreadableImageError as error:
+            raise UserError(f"{file} cannot be decoded: {error}") from None
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+
+def some_pictures(source: Source, n: int, side: int, in_chans: int) -> Tensor:
+    """Return pictures of a source, spread evenly over it, as (B, C, side, side) uint8."""
+    from r2mae_vision.data.datasets import read_image
+
+    chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
+    if isinstance(source, ImageStore) and source.side == side:
+        return source.fetch(chosen)[0]
+    squares = [pixels(square(read_image(source, int(index), in_chans)[0], side, "crop")) for index in chosen]
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+
+def reconstructions(
+    model: MaskedAutoencoder, images: Tensor, ratios: Sequence[float], seed: int = 0
+) -> list[tuple[Tensor, Tensor]]:
+    """Return, for each ratio, (hidden pixels (B, H, W) bool, the model's pictures (B, C, H, W) of 0 … 1).
+
+    Visible patches are the image's own; a higher ratio hides what a lower one hides, and more.
+    """
+    normal = model.normalise(images)
+    results = []
+    for ratio in ratios:
+        generator = torch.Generator(images.device).manual_seed(derived_seed(seed, "reconstruct"))
+        split = split_patches(len(images), model.n_patches, ratio, generator)
+        filled = model.reconstruct(normal, split)
+        ones = torch.zeros(len(images), model.n_patches, 1, device=images.device).scatter(
+            1, split.hidden[:, :, None], 1.0
+        )
+        hidden = model.unpatchify(ones.expand(-1, -1, model.patch_size**2))[:, 0] > 0
+        results.append((hidden, ((filled * model.std + model.mean) / 255).clamp(0, 1)))
+    return results
+
+
+@torch.no_grad()
+def feature_colours(model: MaskedAutoencoder, images: Tensor) -> Tensor:
+    """Return the patches' features as colours, (B, 3, rows, columns) of 0 … 1.
+
+    The first three principal components over all patches of all images, each stretched from its 2nd to its 98th
+    percentile.
+    """
+    every = torch.arange(model.n_patches, device=images.device).expand(len(images), -1)
+    tokens = model.encode(model.patchify(model.normalise(images)), every)[:, model.encoder.num_prefix_tokens :]
+    flat = tokens.flatten(0, 1).double()
+    flat = flat - flat.mean(0)
+    _, vectors = torch.linalg.eigh(flat.T @ flat)
+    parts = flat @ vectors[:, -3:].flip(1)
+    low, high = parts.quantile(0.02, dim=0), parts.quantile(0.98, dim=0)
+    scaled = ((parts - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
+    return scaled.view(len(images), *model.grid, 3).permute(0, 3, 1, 2)
+
+
+def reconstruct(config: Reconstruct) -> Path:
+    """Draw the picture that the config describes and return its path.
+
+    Raises:
+        UserError: the run is not finished, an image cannot be read, or a ratio is out of range.
+    """
+    for ratio in config.ratios:
+        if not 0 < ratio < 1:
+            raise UserError(f"a ratio must lie between 0 and 1, got {ratio:g}")
+    device = resolve_device(config.device)
+    model = load_mae(config.run).to(device)
+    side, in_chans = model.shape.image_size, model.shape.in_chans
+    if config.images:
+        images = load_pictures(config.images, side, in_chans)
+    else:
+        images = some_pictures(_source_of(config.run), config.n_images, side, in_chans)
+    images = images.to(device)
+    filled = reconstructions(model, images, config.ratios, config.seed)
+    colours = feature_colours(model, images) if config.features else None
+    figure = plot_reconstructions(images, config.ratios, filled, colours)
+    target = config.out or config.run / "figures" / "reconstructions.png"
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    return target
+
+
+def _source_of(run: Path) -> Source:
+    """Return the images that a run was judged on: its data's validation part, or else the training part."""
+    file = run / "config.yaml"
+    if not file.exists():
+        raise UserError(f"{run} does not say what it was trained on; name image files with --images")
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+    try:
+        return open_source(data, "val")
+    except NoValidationError:
+        return open_source(data, "train")
+
+
+def reconstruct_command(config: Reconstruct) -> None:
+    """`r2mae-vision reconstruct`."""
+    say(f"Figure: {reconstruct(config)}")
