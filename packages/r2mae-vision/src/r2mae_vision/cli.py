@@ -15,7 +15,7 @@ COMMANDS = {
     "probe": Command(
         options.Probe, "r2mae_vision.mnist.evaluate:probe_command", "Judge what a pretrained model has learned."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_vision.mnist.paper:reproduce", "Walk a figure of the paper."),
+    "reproduce": Command(options.Reproduce, "r2mae_vision.paper:reproduce", "Walk a figure of the paper."),
     "compare": Command(
         options.Compare, "r2mae_vision.mnist.evaluate:compare_command", "Put several runs into one table."
     ),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import Record
+from r2mae_core import Record, UserError
 from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name
 from r2mae_core.randomness import derived_seed
@@ -38,10 +38,8 @@ def reconstruction_error(model: UNet, images: Tensor, device: str = "cpu") -> fl
         device: where to compute.
     """
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device if device != "mps" else "cpu")
-    for part in _batches(images, device):
-        total += F.mse_loss(model(part), part, reduction="sum").to(total)
-    return float(total / images.numel())
+    total = sum(float(F.mse_loss(model(part), part)) * len(part) for part in _batches(images, device))
+    return total / len(images)
 
 
 @torch.no_grad()
@@ -57,15 +55,12 @@ def masked_errors(
         device: where to compute.
     """
     model.eval()
-    totals = torch.zeros(len(ratios), dtype=torch.float64)
+    totals = [0.0] * len(ratios)
     generator = torch.Generator(device).manual_seed(0)
-    sums = [torch.zeros((), device=device) for _ in ratios]
     for part in _batches(images, device):
         for j, mask in enumerate(nested_pixel_masks(part, ratios, generator)):
-            sums[j] += model.masked_error(part, mask) * len(part)
-    for j, value in enumerate(sums):
-        totals[j] = value.double().cpu()
-    return (totals / len(images)).tolist()
+            totals[j] += float(model.masked_error(part, mask)) * len(part)
+    return [total / len(images) for total in totals]
 
 
 @torch.no_grad()
@@ -83,6 +78,8 @@ class AttributeHead(nn.Module):
 
     def __init__(self, width: int, n_attributes: int = 40, dropout: float = 0.5, seed: int = 0) -> None:
         super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         self.dropout = dropout
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(seed, "probe"))

@@ -96,7 +96,7 @@ class UNet(nn.Module):
         x, skips = self.encode(images)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(x, skip)
-        x = self.head(x)
+        x = self.head(x).float()  # bf16 has 8 bits: too few for the differences that the loss squares
         return x.sigmoid() if self.output == "sigmoid" else x
 
     def reconstruct(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class UNet(nn.Module):
 
     def masked_error(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return the mean squared error over the hidden pixels, a scalar; shapes as in `reconstruct`."""
-        squared = (self.reconstruct(images, masks).float() - images).square()
+        squared = (self.reconstruct(images, masks) - images).square()
         return (squared * masks).sum() / (masks.sum() * N_COLOURS)
 
 
