@@ -87,9 +87,10 @@ def _draw_attributes(axes: Any, records: Sequence[Record], task: str) -> None:
         if (ratio := fixed_ratio(name)) is not None:
             curves.setdefault(attribute.partition("/")[2], []).append((ratio, cell.mean))
     change = {name: max(y for _, y in points) - min(y for _, y in points) for name, points in curves.items()}
-    named = sorted(change, key=change.__getitem__, reverse=True)[:N_LABELLED]
-    for name, points in curves.items():
-        xs, ys = zip(*sorted(points), strict=True)
+    ordered = sorted(change, key=change.__getitem__, reverse=True)
+    named = [name for name in ordered[:N_LABELLED] if change[name] > 0]
+    for name in ordered:  # so is the legend
+        xs, ys = zip(*sorted(curves[name]), strict=True)
         if name in named:
             label = name.replace("_", " ")
             axes.plot(xs, ys, color=f"C{named.index(name)}", marker=".", zorder=3, label=label)
