@@ -120,6 +120,16 @@ def test_output_functions():
     assert torch.equal(linear(rand(1, 3, 16, 16)).sigmoid(), sigmoid(rand(1, 3, 16, 16)))
 
 
+def test_autocast_computes_in_bf16_and_answers_in_float32():
+    images, mask = rand(2, 3, 32, 32), half_hidden(rand(2, 3, 32, 32))
+    model = UNet(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.representation(images).dtype == torch.bfloat16
+        answer, loss = model(images), model.masked_error(images, mask)
+    assert answer.dtype == loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(model.masked_error(images, mask).item(), rel=0.02)
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 64, 40), (1, 3, 24, 32)])
 def test_a_side_that_cannot_be_halved_four_times(shape):
     with pytest.raises(UserError, match=r"must be a multiple of 16; got (40|24)"):

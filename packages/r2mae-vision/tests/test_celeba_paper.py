@@ -69,6 +69,10 @@ def test_an_interrupted_cell_is_trained_again_and_no_other(call, tmp_path, celeb
     assert code == 0
     assert calls == ["goes on", "fixed 0.6", "U(0.2, 0.6)"]
     assert out.count("done before") == 1
+    # The interrupted cell was trained already: its weights come back from the checkpoint.
+    assert call(*fig2b, "--out", "whole")[0] == 0
+    there = {(r.scheme, r.task, r.metric): r.value for r in read_records("runs/r2mae-vision-reproduce-celeba")}
+    assert there == {(r.scheme, r.task, r.metric): r.value for r in read_records("whole")}
 
 
 def test_the_papers_grid():
@@ -113,6 +117,9 @@ def test_dry_run_prints_grid_and_cost_without_any_data(call, tmp_path):
         (["fig2a", "--side", "32", "--workers", "2"], "fig2a has no use for --side (for fig2b, fig5, fig6, fig7), "),
         (["fig2b", "--side", "40"], "must be a multiple of 16; got 40"),
         (["fig2b", "--ratios", "[]", "--ranges", "[]"], "the grid is empty"),
+        (["fig2b", "--ratios", "[1.5]"], "--ratios or --ranges: ratio must be a number in [0, 1], got 1.5"),
+        (["fig2b", "--ranges", "[[0.6,0.2]]"], "low must not exceed high, got low=0.6, high=0.2"),
+        (["fig2a", "--ratios", "[-1]", "--data", "digits"], "ratio must be a number in [0, 1], got -1.0"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(call, argv, message):

@@ -60,6 +60,13 @@ def test_it_learns_more_than_the_mean_image(tmp_path, faces):
     assert masked_errors(model, faces.images("test"), [0.5])[0] < 0.5 * blind
 
 
+def test_mixed_precision_trains(tmp_path, few):
+    run = RunFolder(tmp_path / "run", {})
+    model = pretrain_unet(few, scheme("mdlm", "vision"), run, **SMALL, precision="bf16-mixed")
+    assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
 def test_batches_are_uint8_until_the_step(few):
     batch = room.batch_reader(few.images("train"), "cpu")(torch.tensor([3, 1]).numpy())
     assert batch.dtype == torch.uint8

@@ -174,12 +174,11 @@ def evaluate_unet(
     dropout: float = 0.5,
     ratios: Sequence[float] = EVALUATION_RATIOS,
     pretrain_seconds: float | None = None,
-    device: str = "cpu",
 ) -> list[Record]:
     """Judge a pretrained U-Net on the test split; the probe is trained on the training split.
 
     Args:
-        model: on `device`.
+        model: judged on the device where it is.
         store: the prepared images.
         scheme: the model's name in tables.
         task: name of the task in the records; that of an attribute is `<task>/<attribute>`.
@@ -190,13 +189,13 @@ def evaluate_unet(
         dropout: of the probe.
         ratios: where the masked error is measured.
         pretrain_seconds: time of the pretraining, to be added to that of the evaluation in the records.
-        device: where to compute.
 
     Returns:
         reconstruction_mse, one mse@ratio per ratio, and the means over the attributes of attribute_accuracy,
         balanced_accuracy and majority_accuracy; and the last three for each attribute.
     """
     start = time.perf_counter()
+    device = model.head.weight.device.type
     test = resident(store.images("test"), device)
     values = {"reconstruction_mse": reconstruction_error(model, test, device)}
     errors = masked_errors(model, test, ratios, device)

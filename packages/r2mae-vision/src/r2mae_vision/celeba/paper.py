@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Fixed, RatioSampler, Record, RunFolder, Uniform, UserError, compare, sampler_to_config, with_seed
+from r2mae_core import RatioSampler, Record, RunFolder, UserError, compare, read_records, sampler_to_config, with_seed
 from r2mae_core.commands import say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_vision.celeba.data import CelebA, prepare_celeba
@@ -20,6 +20,7 @@ from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
 from r2mae_vision.celeba.pretrain import pretrain_unet, save_unet
 from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import grid_samplers
 from r2mae_vision.plots import fixed_ratio
 
 LR, EPOCHS = 1e-3, 10  # C.4
@@ -55,13 +56,11 @@ class Cell:
 def cells(config: Reproduce) -> list[Cell]:
     """Return the grid of a figure, the cheap models first: channels × (fixed ratios + ranges) × seeds."""
     channels = (PROBE_FIGURES[config.target],) if config.target in PROBE_FIGURES else config.base_channels
-    samplers: dict[str, RatioSampler] = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
-    samplers |= {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
     return [
         Cell(c, name, with_seed(sampler, seed), seed)
         for c in sorted(channels)
         for seed in config.seeds
-        for name, sampler in samplers.items()
+        for name, sampler in grid_samplers(config).items()
     ]
 
 
@@ -173,7 +172,6 @@ def _cell(config: Reproduce, cell: Cell, store: CelebA, run: RunFolder, device: 
         lr=LR,
         dropout=config.dropout,
         pretrain_seconds=time.perf_counter() - start,
-        device=device,
     )
     folder.write_results(records)
     return False, records
@@ -181,8 +179,6 @@ def _cell(config: Reproduce, cell: Cell, store: CelebA, run: RunFolder, device: 
 
 def _all_records(run: RunFolder) -> Iterator[Record]:
     """Yield the records of every finished cell, also of those that this call did not ask for."""
-    from r2mae_core import read_records
-
     for file in sorted(run.path.glob("*/results.json")):
         yield from read_records(file)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Fixed, Record, RunFolder, Uniform, with_seed
+from r2mae_core import Record, RunFolder, with_seed
 from r2mae_core.commands import say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_vision.mnist.data import ImageData, load_images
@@ -13,6 +13,7 @@ from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_fig2
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import grid_samplers
 
 BATCH_SIZE, LR, EPOCHS = 128, 3e-3, 15  # C.3
 # What changes results. Both figures come from the same models, and a grid may go on on another device.
@@ -40,9 +41,8 @@ def epochs(config: Reproduce) -> int:
 
 def members(config: Reproduce) -> list[Member]:
     """Return the models of one cell: every fixed ratio and every range, for each seed."""
-    samplers = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
-    samplers |= {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
-    return [Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers.items()]
+    samplers = grid_samplers(config).items()
+    return [Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers]
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
