@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from r2mae_core import Record, RunFolder, UserError, compare, read_records
 from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.data_order import permutation, rank_and_world_size
 from r2mae_core.devices import device_name, out_of_memory, resolve_device
 from r2mae_core.masked_module import seed_device
 from r2mae_core.randomness import derived_seed
@@ -252,6 +252,8 @@ def _one(
     nn.init.trunc_normal_(model.head.weight, std=2e-5, generator=torch.Generator().manual_seed(seed))  # as MAE does
     module = Classifier(model, spec, config, seed)
     workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+    if config.max_train is not None:
+        train_source = fewer(train_source, config.max_train, seed)
     loader = train_loader(
         train_source,
         train_transform(config, spec.shape.image_size),
@@ -299,6 +301,14 @@ def _one(
         ]  # fmt: skip
     save_tensors(module.model.state_dict(), home.path / "model.safetensors")
     return records
+
+
+def fewer(source: Source, n: int, seed: int) -> Source:
+    """Return n images of a source, drawn by the seed; all where it has no more."""
+    if n >= len(source):
+        return source
+    chosen = np.sort(permutation(len(source), seed, 0)[:n])
+    return source.subset(chosen)
 
 
 def finetune_command(config: Finetune) -> None:

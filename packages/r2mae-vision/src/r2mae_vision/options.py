@@ -184,6 +184,8 @@ class Finetune:
     """Alpha of cutmix; 0 for none."""
     smoothing: float = 0.1
     """Label smoothing."""
+    max_train: int | None = None
+    """Use only this many training images, drawn by the seed."""
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     """timm's name of the policy: RandAugment 9/0.5; none for none."""
     erase: float = 0.25
@@ -304,32 +306,62 @@ class Export:
 class Reproduce:
     """Walk the paper's grid; what is done already is not done again."""
 
-    target: Literal["fig2a", "fig2d"]
-    """fig2a: probe error over the mask ratio; fig2d: effective rank. Both come from the same models."""
-    data: str = "mnist"
-    """mnist, or digits for a quick look."""
+    target: Literal["table1", "fig2a", "fig2d", "fig2b", "fig5", "fig6", "fig7"]
+    """table1: fine-tuned ViTs, one for each scheme. MNIST: fig2a, probe error over the mask ratio; fig2d, effective rank. CelebA: fig2b, error on uncorrupted images;
+    fig5, fig6, fig7, attribute probe with 8, 16, 32 base channels. Figures of one data set share their models."""
     root: Path | None = None
-    """Folder of the four MNIST files (IDX or IDX.gz)."""
+    """table1: the images, as DATA in pretrain. Else folder of the four MNIST files (IDX or IDX.gz), or of CelebA's
+    img_align_celeba and its two lists."""
+    schemes: tuple[str, ...] = ("fixed", "high", "low", "mdlm", "dynamic", "r2mae")
+    """table1: which schemes."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """table1: options of pretrain, such as {"image_size": 32, "patch_size": 4}."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """table1: options of finetune."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """table1: options of probe."""
+    judge: tuple[Literal["finetune", "probe"], ...] = ("finetune",)
+    """table1: how the models are judged; probe is not in the paper's table."""
+    data: str = "mnist"
+    """MNIST figures: mnist, or digits for a quick look."""
     download: bool = False
-    """Let torchvision download MNIST into root first."""
+    """MNIST figures: let torchvision download MNIST into root first."""
     hidden1: tuple[int, ...] = (16, 512)
-    """Widths of the first hidden layer: 16 is the paper's parameter-insufficient setting."""
+    """MNIST figures: widths of the first hidden layer; 16 is the paper's parameter-insufficient setting."""
     hidden2: tuple[int, ...] = (16, 32, 64, 256, 1024)
-    """Widths of the second hidden layer."""
+    """MNIST figures: widths of the second hidden layer."""
+    base_channels: tuple[int, ...] = (8, 16, 32)
+    """fig2b: base channels of the U-Net."""
+    cache: Path | None = None
+    """CelebA figures: folder of the decoded images; default runs/celeba-SIDE-CROP."""
+    side: int = 64
+    """CelebA figures: side of the resized images (not stated in the paper); a multiple of 16."""
+    crop: Literal["none", "center"] = "none"
+    """CelebA figures: none, resize the whole picture; center, its central square (not stated in the paper)."""
+    output: Literal["sigmoid", "linear"] = "sigmoid"
+    """CelebA figures: the U-Net's last function (not stated in the paper)."""
+    dropout: float = 0.5
+    """CelebA figures: dropout of the attribute probe (rate not stated in the paper)."""
+    batch_size: int = 256
+    """CelebA figures: images per step."""
+    precision: str = "32-true"
+    """CelebA figures: Lightning's precision in pretraining, such as bf16-mixed on a GPU."""
+    workers: int = 0
+    """CelebA figures: processes that decode the images; 0: none beside this one."""
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Fixed ratios."""
     ranges: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
     """Ranges of R2MAE."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds."""
-    epochs: int = 15
-    """Epochs of pretraining and of the probe."""
+    epochs: int | None = None
+    """Epochs of pretraining (MNIST and CelebA: and of the probe); default the paper's: 150, MNIST 15, CelebA 10."""
     device: Device = "auto"
     """Where to compute."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-vision-reproduce-fig2, shared by both figures."""
+    """Run folder; default runs/r2mae-vision-reproduce-table1, -fig2 for MNIST, -celeba for CelebA."""
     progress: bool = True
     """Show a progress bar."""
 

@@ -79,3 +79,23 @@ def plot_reconstructions(
             if i == 0:
                 axes.set_title(title, fontsize=9)
     return figure
+
+
+def plot_schemes(records: Sequence[Record]) -> Any:
+    """Draw a panel per metric: every seed's value and the mean, by scheme."""
+    shown = [
+        record for record in records if record.metric in ("top1", "linear_top1") or record.metric.startswith("knn")
+    ]
+    panels = list(dict.fromkeys((record.task, record.metric) for record in shown))
+    schemes = list(dict.fromkeys(record.scheme for record in shown))
+    figure = new_figure(figsize=(3.4 * len(panels) + 0.8, 0.45 * len(schemes) + 1.4))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (task, metric) in zip(grid, panels, strict=True):
+        for i, scheme in enumerate(schemes):
+            values = [r.value for r in shown if (r.task, r.metric, r.scheme) == (task, metric, scheme)]
+            axes.plot(values, [i] * len(values), "o", color=f"C{i}", alpha=0.5, markersize=5)
+            axes.plot([sum(values) / len(values)], [i], "|", color=f"C{i}", markersize=18, markeredgewidth=2)
+        axes.set(title=f"{task}: {metric}", xlabel="accuracy")
+        axes.set_yticks(range(len(schemes)), schemes)
+        axes.invert_yaxis()
+    return figure

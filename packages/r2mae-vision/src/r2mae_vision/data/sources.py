@@ -6,10 +6,12 @@ Face) · `wds/PATTERN` (WebDataset shards, for `prepare` only). Folders, tars an
 readers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from r2mae_core import UserError
 from r2mae_vision.data.collections import bundled, in_folder
@@ -53,6 +55,26 @@ class ImageFiles:
     def file_name(self, index: int) -> str:
         """Return the name of an image's file."""
         return str(self.reader.filename(index))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageFiles":
+        """Return some of the images."""
+        return ImageFiles(self.name, _Chosen(self.reader, indices), self.classes)
+
+
+class _Chosen:
+    """Some of a reader's images."""
+
+    def __init__(self, reader: Any, indices: Sequence[int] | np.ndarray) -> None:
+        self.reader, self.indices = reader, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.reader[int(self.indices[index])]
+
+    def filename(self, index: int) -> str:
+        return self.reader.filename(int(self.indices[index]))
 
 
 Source = ImageStore | ImageFiles

@@ -5,16 +5,19 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Fixed, Record, RunFolder, Uniform, with_seed
-from r2mae_core.commands import resolved, say
+from r2mae_core import Record, RunFolder, with_seed
+from r2mae_core.commands import say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_vision.mnist.data import ImageData, load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_fig2
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import grid_samplers
 
-BATCH_SIZE, LR = 128, 3e-3  # C.3
+BATCH_SIZE, LR, EPOCHS = 128, 3e-3, 15  # C.3
+# What changes results. Both figures come from the same models, and a grid may go on on another device.
+SETTINGS = ("data", "root", "download", "hidden1", "hidden2", "ratios", "ranges", "seeds")
 DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-fig2"
 FIGURES = {
     "fig2a": ("probe_error", "linear-probe error rate", "Figure 2A: probe error over the mask ratio"),
@@ -31,11 +34,15 @@ def shapes(config: Reproduce) -> list[tuple[int, int]]:
     return sorted(((h1, h2) for h1 in config.hidden1 for h2 in config.hidden2), key=lambda s: s[0] * s[1])
 
 
+def epochs(config: Reproduce) -> int:
+    """Return the epochs of pretraining and probe."""
+    return EPOCHS if config.epochs is None else config.epochs
+
+
 def members(config: Reproduce) -> list[Member]:
     """Return the models of one cell: every fixed ratio and every range, for each seed."""
-    samplers = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
-    samplers |= {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
-    return [Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers.items()]
+    samplers = grid_samplers(config).items()
+    return [Member(name, with_seed(sampler, seed), seed) for seed in config.seeds for name, sampler in samplers]
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
@@ -45,11 +52,10 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         _dry_run(config, device)
         return None
     data = load_images(config.data, config.root, config.download)
-    # Both figures come from the same models, and a grid may go on on another device.
-    settings = {key: value for key, value in resolved(config).items() if key not in ("target", "dry_run", "device")}
+    settings = {key: getattr(config, key) for key in SETTINGS} | {"epochs": epochs(config)}
     run = RunFolder(config.out or DEFAULT_OUT, settings)
     grid, records = shapes(config), []
-    say(f"{len(grid)} shapes × {len(members(config))} models of {config.epochs} epochs on {device_name(device)}")
+    say(f"{len(grid)} shapes × {len(members(config))} models of {epochs(config)} epochs on {device_name(device)}")
     for i, hidden in enumerate(grid):
         start = time.perf_counter()
         done, cell_records = _cell(config, hidden, data, run, device)
@@ -77,7 +83,7 @@ def _cell(
         stack,
         cell,
         hidden=hidden,
-        epochs=config.epochs,
+        epochs=epochs(config),
         batch_size=BATCH_SIZE,
         lr=LR,
         device=device,
@@ -88,7 +94,7 @@ def _cell(
         data,
         [member.scheme for member in stack],
         task=f"{data.name} {hidden[0]}-{hidden[1]}",
-        epochs=config.epochs,
+        epochs=epochs(config),
         batch_size=BATCH_SIZE,
         lr=LR,
         pretrain_seconds=time.perf_counter() - start,
@@ -104,7 +110,7 @@ def _dry_run(config: Reproduce, device: str) -> None:
     pixels, total = side * side, 0.0
     say(f"Models per shape: {', '.join(member.scheme for member in members(config))}")
     for hidden in shapes(config):
-        seconds = _seconds_per_step(config, hidden, pixels, device) * (n_images // BATCH_SIZE) * config.epochs
+        seconds = _seconds_per_step(config, hidden, pixels, device) * (n_images // BATCH_SIZE) * epochs(config)
         total += seconds
         say(f"  {hidden[0]}-{hidden[1]}: {len(members(config))} models, about {seconds / 60:.1f} min of pretraining")
     say(f"About {total / 60:.0f} min of pretraining on {device_name(device)}, and about a fifth more for the probes.")

@@ -1,0 +1,234 @@
+"""The paper's CelebA figures as a grid of models, and `reproduce`, which walks it (figures 2B and 5 to 7; C.4).
+
+The captions of figures 5 to 7 are lost; the text says that they show the linear probing of the three model sizes. Taken
+here: figure 5 is 8, figure 6 is 16, figure 7 is 32 base channels, each over the mask ratio.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from r2mae_core import RatioSampler, Record, RunFolder, UserError, compare, read_records, sampler_to_config, with_seed
+from r2mae_core.commands import say
+from r2mae_core.devices import device_name, resolve_device
+from r2mae_vision.celeba.data import CelebA, prepare_celeba
+from r2mae_vision.celeba.evaluate import evaluate_unet
+from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
+from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
+from r2mae_vision.celeba.pretrain import pretrain_unet, save_unet
+from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import grid_samplers
+from r2mae_vision.plots import fixed_ratio
+
+LR, EPOCHS = 1e-3, 10  # C.4
+N_TRAIN, N_TEST = 162_770, 19_962  # the official split
+PAPER_OPTIMA = {8: 0.6, 16: 0.7, 32: 0.8}  # base channels → optimal mask ratio (section 3.5)
+PROBE_FIGURES = {"fig5": 8, "fig6": 16, "fig7": 32}
+# Metrics in the printed tables: of figure 2B, and of the probe's figures.
+SHOWN = (("reconstruction_mse",), ("attribute_accuracy", "balanced_accuracy", "majority_accuracy"))
+DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-celeba"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of the grid."""
+
+    base_channels: int
+    scheme: str
+    sampler: RatioSampler
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The cell's folder."""
+        words = self.scheme.replace("(", "-").replace(", ", "-").replace(")", "").replace(" ", "-")
+        return f"{self.base_channels}-{words}-seed{self.seed}"
+
+    @property
+    def task(self) -> str:
+        """Name of the task in records."""
+        return f"celeba-{self.base_channels}"
+
+
+def cells(config: Reproduce) -> list[Cell]:
+    """Return the grid of a figure, the cheap models first: channels × (fixed ratios + ranges) × seeds."""
+    channels = (PROBE_FIGURES[config.target],) if config.target in PROBE_FIGURES else config.base_channels
+    return [
+        Cell(c, name, with_seed(sampler, seed), seed)
+        for c in sorted(channels)
+        for seed in config.seeds
+        for name, sampler in grid_samplers(config).items()
+    ]
+
+
+def reproduce(config: Reproduce) -> RunFolder | None:
+    """Train and judge what is missing of the grid, draw the figure, and return the run folder (None: a dry run).
+
+    Raises:
+        UserError: no root, or lists, images or settings that will not do.
+    """
+    device = resolve_device(config.device)
+    check_side(config.side)
+    grid = cells(config)
+    if not grid:
+        raise UserError("the grid is empty: give at least one of --ratios and --ranges, and of --seeds")
+    if config.dry_run:
+        _dry_run(config, grid, device)
+        return None
+    store = _open(config)
+    say(store.summary())
+    # Not the grid: the four figures share their models, and a grid may grow.
+    shared = ("side", "crop", "output", "dropout", "batch_size", "precision")
+    settings = {key: getattr(config, key) for key in shared} | {"epochs": _epochs(config), "data": store.digest}
+    run = RunFolder(config.out or DEFAULT_OUT, settings)
+    say(f"{len(grid)} models of {_epochs(config)} epochs on {device_name(device)}")
+    records: list[Record] = []
+    for i, cell in enumerate(grid):
+        start = time.perf_counter()
+        done, cell_records = _cell(config, cell, store, run, device)
+        records += cell_records
+        state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
+        say(f"[{i + 1}/{len(grid)}] {cell.base_channels} channels, {cell.scheme}, seed {cell.seed}: {state}")
+    run.write_results(list(_all_records(run)))
+    summary = [record for record in records if "/" not in record.task]
+    _report(summary, SHOWN[config.target in PROBE_FIGURES])
+    figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)
+    say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}\nRun folder: {run.path}")
+    return run
+
+
+def optima(records: list[Record], metric: str = "reconstruction_mse") -> dict[int, float]:
+    """Return base channels → the fixed ratio with the smallest mean of a metric."""
+    table = compare([record for record in records if record.metric == metric])
+    best: dict[int, tuple[float, float]] = {}
+    for (scheme, task, _), cell in table.cells.items():
+        ratio, channels = fixed_ratio(scheme), int(task.rsplit("-", 1)[1])
+        if ratio is not None:
+            best[channels] = min(best.get(channels, (float("inf"), 0.0)), (cell.mean, ratio))
+    return {channels: ratio for channels, (_, ratio) in sorted(best.items())}
+
+
+def _report(records: list[Record], metrics: tuple[str, ...]) -> None:
+    for task in dict.fromkeys(record.task for record in records):
+        own = [record for record in records if record.task == task and record.metric in metrics]
+        say(compare(own).rich(f"{task.rsplit('-', 1)[1]} base channels"))
+    if "reconstruction_mse" not in metrics:
+        return
+    for channels, ratio in optima(records).items():
+        paper = PAPER_OPTIMA.get(channels)
+        beside = f" (paper: {paper:g})" if paper is not None else ""
+        say(f"Smallest reconstruction error with {channels} base channels at ratio {ratio:g}{beside}")
+
+
+def _epochs(config: Reproduce) -> int:
+    return EPOCHS if config.epochs is None else config.epochs
+
+
+def _open(config: Reproduce) -> CelebA:
+    if config.root is None:
+        raise UserError(
+            f"{config.target} needs --root DIR, a folder with img_align_celeba, list_attr_celeba.txt and "
+            "list_eval_partition.txt (or Kaggle's .csv)"
+        )
+    cache = config.cache or Path("runs") / f"celeba-{config.side}-{config.crop}"
+    return prepare_celeba(
+        config.root, cache, side=config.side, crop=config.crop, workers=config.workers, progress=config.progress
+    )
+
+
+def _cell(config: Reproduce, cell: Cell, store: CelebA, run: RunFolder, device: str) -> tuple[bool, list[Record]]:
+    """Return (whether the cell was done before, its records), training it if need be."""
+    own = {"base_channels": cell.base_channels, "mask_ratio": sampler_to_config(cell.sampler), "seed": cell.seed}
+    folder = RunFolder(run.path / cell.name, {**run.config, **own})
+    if records := folder.results():
+        return True, records
+    start = time.perf_counter()
+    model = pretrain_unet(
+        store,
+        cell.sampler,
+        folder,
+        base_channels=cell.base_channels,
+        output=config.output,
+        epochs=_epochs(config),
+        batch_size=config.batch_size,
+        lr=LR,
+        device=device,
+        seed=cell.seed,
+        precision=config.precision,
+        progress=config.progress,
+    )
+    save_unet(model, folder)
+    records = evaluate_unet(
+        model,
+        store,
+        cell.scheme,
+        task=cell.task,
+        seed=cell.seed,
+        epochs=_epochs(config),
+        batch_size=config.batch_size,
+        lr=LR,
+        dropout=config.dropout,
+        pretrain_seconds=time.perf_counter() - start,
+    )
+    folder.write_results(records)
+    return False, records
+
+
+def _all_records(run: RunFolder) -> Iterator[Record]:
+    """Yield the records of every finished cell, also of those that this call did not ask for."""
+    for file in sorted(run.path.glob("*/results.json")):
+        yield from read_records(file)
+
+
+def _dry_run(config: Reproduce, grid: list[Cell], device: str) -> None:
+    """Print the grid, and what it would cost by the time of a few steps on made-up images."""
+    steps = N_TRAIN // config.batch_size * _epochs(config)
+    schemes = dict.fromkeys(cell.scheme for cell in grid)
+    say(f"Models per size: {', '.join(schemes)}; seeds {', '.join(map(str, config.seeds))}")
+    total = 0.0
+    for channels in dict.fromkeys(cell.base_channels for cell in grid):
+        n = sum(cell.base_channels == channels for cell in grid)
+        train, forward = _seconds_per_image(config, channels, device)
+        one = train * steps * config.batch_size + forward * (N_TRAIN + 5 * N_TEST)
+        total += n * one
+        say(f"  {channels} base channels: {n} models, about {one / 60:.1f} min each")
+    say(
+        f"About {total / 3600:.1f} h on {device_name(device)} for the {N_TRAIN:,} training images of CelebA, "
+        f"precision {config.precision}, beside decoding them once."
+    )
+
+
+def _seconds_per_image(config: Reproduce, base_channels: int, device: str) -> tuple[float, float]:
+    """Return the seconds per image of a training step and of a forward pass, each the best of three."""
+    n = config.batch_size if device == "cuda" else min(config.batch_size, 16)
+    model = UNet(base_channels, output=config.output).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    generator = torch.Generator(device).manual_seed(0)
+    batch = torch.randint(0, 256, (n, config.side, config.side, 3), dtype=torch.uint8, device=device)
+
+    def step() -> None:
+        images = scale(batch)
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision.startswith("bf16")):
+            loss = model.masked_error(images, pixel_mask(images, 0.5, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(scale(batch))
+
+    best = []
+    for function in (step, forward):
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        best.append(min(times[1:]) / n)  # the first warms up
+    return best[0], best[1]

@@ -1,0 +1,144 @@
+"""Pretraining of the U-Net on CelebA (paper, C.4)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2mae_core import MaskDraw, MaskedModule, RatioSampler, RunFolder, UserError, short_name
+from r2mae_core.data_order import BatchOrder, ResumableLoader
+from r2mae_core.devices import resolve_device
+from r2mae_core.files import atomic_path
+from r2mae_core.samplers import Curriculum
+from r2mae_core.training import train
+from r2mae_vision.celeba.data import CelebA
+from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
+
+RESIDENT_SHARE = 0.5  # of the free GPU memory that the images may take; the rest is the model's
+
+
+class UNetPretraining(MaskedModule):
+    """Lightning's view of the U-Net: batches are (B, H, W, 3) uint8, the loss is over the hidden pixels."""
+
+    def __init__(self, model: UNet, sampler: RatioSampler, *, lr: float = 1e-3, seed: int = 0) -> None:
+        super().__init__(sampler, seed=seed)
+        self.model, self.lr = model.to(memory_format=torch.channels_last), lr  # pyright: ignore[reportCallIssue]
+
+    def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
+        """Return the mean squared error over the hidden pixels."""
+        images = scale(batch)
+        return self.model.masked_error(images, pixel_mask(images, draw.ratio, draw.generator))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam; fused, so that a step is one kernel launch per group."""
+        return torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
+
+
+def resident(images: Tensor, device: str) -> Tensor:
+    """Return the images where batches are best taken from: on a GPU if half of its free memory holds them.
+
+    All of CelebA at side 64 is 2.5 GB. Where there is no room they stay on disk, mapped, and go over in batches.
+    """
+    if device == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info()[0]:
+        return images.to(device)
+    return images
+
+
+def batch_reader(images: Tensor, device: str) -> Callable[[np.ndarray], Tensor]:
+    """Return a function from sample indices to a batch on the device, uint8, that never waits for a GPU."""
+    images = resident(images, device)
+    pin = device == "cuda" and not images.is_cuda
+
+    def fetch(indices: np.ndarray) -> Tensor:
+        batch = images[torch.from_numpy(indices).to(images.device, non_blocking=True)]
+        return (batch.pin_memory() if pin else batch).to(device, non_blocking=True)
+
+    return fetch
+
+
+def pretrain_unet(
+    store: CelebA,
+    sampler: RatioSampler,
+    run: RunFolder,
+    *,
+    base_channels: int = 16,
+    output: Output = "sigmoid",
+    epochs: int = 10,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    device: str = "auto",
+    seed: int = 0,
+    precision: str = "32-true",
+    progress: bool = True,
+) -> UNet:
+    """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
+
+    Goes on from the run folder's last checkpoint if there is one.
+
+    Args:
+        store: the prepared images.
+        sampler: the ratio scheme.
+        run: where metrics and checkpoints go.
+        base_channels: channels of the first block; the paper has 8, 16 and 32.
+        output: "sigmoid" or "linear"; the paper does not say.
+        epochs: passes over the training images.
+        batch_size: images per step; the last incomplete batch of an epoch is left out.
+        lr: Adam's learning rate.
+        device: "auto", "cpu", "cuda", "mps".
+        seed: of start, masks and data order. The sampler has its own.
+        precision: Lightning's name; "bf16-mixed" on a GPU.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the scheme needs curriculum weights, which this model has not; the images' side is no multiple of
+            16; there are fewer images than a batch; a device is absent; or the run was interrupted.
+    """
+    if isinstance(sampler, Curriculum):
+        raise UserError(f"the U-Net has no curriculum weights; leave out {short_name(sampler)}")
+    check_side(store.side)
+    device = resolve_device(device)
+    module = UNetPretraining(UNet(base_channels, output=output, seed=seed), sampler, lr=lr, seed=seed)
+    order = BatchOrder(store.counts["train"], batch_size, seed)
+    loader = ResumableLoader(order, batch_reader(store.images("train"), device))
+    train(
+        module,
+        loader,
+        run,
+        max_epochs=epochs,
+        device=device,
+        precision=precision,
+        progress=progress,
+        samples_per_step=batch_size,
+    )
+    return module.model.to(device).eval()
+
+
+def save_unet(model: UNet, run: RunFolder) -> None:
+    """Write `model.safetensors`, with the model's shape in its header."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(run.path / "model.safetensors") as temporary:
+        save_file(state, temporary, {"base_channels": str(model.base_channels), "output": model.output})
+
+
+def load_unet(run: RunFolder) -> UNet:
+    """Read the model that `save_unet` wrote, in evaluation mode.
+
+    Raises:
+        UserError: there is none, or the file is not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = run.path / "model.safetensors"
+    if not file.exists():
+        raise UserError(f"no model.safetensors in {run.path}: its pretraining is not finished")
+    try:
+        with safe_open(file, "pt") as saved:
+            shape = saved.metadata() or {}
+            model = UNet(int(shape["base_channels"]), output=shape["output"])  # pyright: ignore[reportArgumentType]
+            model.load_state_dict({name: saved.get_tensor(name) for name in saved.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(f"{file} holds no U-Net of r2mae-vision: {error}") from None
+    return model.eval()
