@@ -25,9 +25,7 @@ COMMANDS = {
         options.Reconstruct, "r2mae_vision.reconstruct:reconstruct_command", "Draw what the model fills in."
     ),
     "export": Command(options.Export, "r2mae_vision.export:export_command", "Write a model for timm and transformers."),
-    "reproduce": Command(
-        options.Reproduce, "r2mae_vision.mnist.paper:reproduce", "Walk a table or figure of the paper."
-    ),
+    "reproduce": Command(options.Reproduce, "r2mae_vision.paper:reproduce", "Walk a table or figure of the paper."),
     "compare": Command(options.Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
 }
 

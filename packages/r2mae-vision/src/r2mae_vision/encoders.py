@@ -30,8 +30,8 @@ def open_encoder(name: str, timm_model: str | None = None, image_size: int | Non
     """Find out what a user means by a model.
 
     Args:
-        name: run folder or folder of ours, file of weights, folder of transformers, timm's name (its pretrained weights are
-            fetched), or "scratch:NAME" with any of these for the same architecture drawn anew.
+        name: run folder or folder of ours, file of weights, folder of transformers, timm's name (its pretrained weights
+            are fetched), or "scratch:NAME" with any of these for the same architecture drawn anew.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.
 
@@ -144,6 +144,6 @@ def _fetched(name: str) -> dict[str, torch.Tensor]:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:  # no weights, no network: many kinds
         raise UserError(
-            f"timm could not get the weights of {name} ({str(error).splitlines()[0]}); give a file with --timm_model {name}, "
-            f"or scratch:{name}"
+            f"timm could not get the weights of {name} ({str(error).splitlines()[0]}); give a file with "
+            f"--timm_model {name}, or scratch:{name}"
         ) from None

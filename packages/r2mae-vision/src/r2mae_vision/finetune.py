@@ -1,4 +1,4 @@
-"""Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup and layer decay (paper, 4.1 and C.5)."""
+"""Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup, layer decay (paper, 4.1, C.5)."""
 
 import contextlib
 import os
@@ -316,7 +316,8 @@ def finetune_command(config: Finetune) -> None:
     spec = open_encoder(config.model, config.timm_model, config.image_size)
     device = resolve_device(config.device)
     say(
-        f"Fine-tuning {spec.shape.model} ({spec.scheme}) on {config.data} for {config.epochs} epochs, on {device_name(device)}"
+        f"Fine-tuning {spec.shape.model} ({spec.scheme}) on {config.data} for {config.epochs} epochs, "
+        f"on {device_name(device)}"
     )
     run = finetune(replace(config, device=config.device))
     say(summary(run.results()))

@@ -65,7 +65,7 @@ class Pretrain:
     """Pretrain a masked autoencoder. The defaults are the paper's for ImageNet (C.5), those of MAE's public recipe."""
 
     data: str
-    """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, or MNIST's or CIFAR's files."""
+    """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, MNIST's or CIFAR's files."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
     scope: Literal["batch", "sample"] = "batch"
@@ -272,7 +272,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Show what the model fills in: original, masked and reconstruction at several ratios, and what its features see."""
+    """Show what the model fills in: original, masked and reconstruction at several ratios, and its features."""
 
     run: Path
     """Run folder of pretrain, or a folder of ours."""

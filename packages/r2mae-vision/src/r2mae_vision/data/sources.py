@@ -1,9 +1,9 @@
 """What the commands' `data` can name, and the one way to open it.
 
 digits, photographs (bundled with scikit-learn) · a folder that `prepare` wrote · MNIST's or CIFAR's official files · a
-folder of class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME` (Hugging
-Face) · `wds/PATTERN` (WebDataset shards, for `prepare` only). Folders, tars and Hugging Face sets are read by timm's
-readers.
+folder of class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME`
+(Hugging Face) · `wds/PATTERN` (WebDataset shards, for `prepare` only). Folders, tars and Hugging Face sets are read by
+timm's readers.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
 A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing else), `labels.npy`
-(N,) and `store.json`. Every image can be reached at once, nothing is decoded in training, and a set that fits lives on the GPU.
+(N,) and `store.json`. Every image can be reached at once, and nothing is decoded in training.
 """
 
 import json
