@@ -182,6 +182,8 @@ def probe(config: Probe) -> RunFolder:
     train_source, val_source = open_pair(data, config.val)
     settings = {key: value for key, value in resolved(config).items() if key not in ("workers", "device")}
     run = RunFolder(config.out or default_run_path("r2mae-vision", "probe"), {**settings, "data": data})
+    if run.results():
+        return run
     start = time.perf_counter()
     model = build_encoder(spec, 0, num_classes=0, global_pool="")
     workers = config.workers if config.workers is not None else (os.cpu_count() or 1)

@@ -78,8 +78,7 @@ def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> l
         found += finetune(options).results()
     if "probe" in config.judge:
         options = _options(Probe, config.probe, common | {"out": home / "probe"}, "--probe")
-        done = RunFolder(home / "probe", {}).results() if (home / "probe" / "results.json").exists() else None
-        found += done if done else probe(options).results()
+        found += probe(options).results()
     return [_with_paper(record, name, config) for record in found]
 
 
