@@ -144,3 +144,20 @@ def faces(tmp_path_factory):
     root = tmp_path_factory.mktemp("faces")
     _write_celeba(root, (700, 20, 300), seed=1)
     return prepare_celeba(root, root / "cache", side=32, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_shape():
+    from r2mae_vision import MAEShape
+
+    return MAEShape(
+        "vit_tiny_patch16_224", 16, 4, model_args={"depth": 2, "embed_dim": 48, "num_heads": 3},
+        decoder_dim=32, decoder_depth=2, decoder_heads=4,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_model(tiny_shape):
+    from r2mae_vision import MaskedAutoencoder
+
+    return MaskedAutoencoder(tiny_shape, seed=1).eval()

@@ -307,7 +307,7 @@ class Reproduce:
     """Walk the paper's grid; what is done already is not done again."""
 
     target: Literal["table1", "fig2a", "fig2d", "fig2b", "fig5", "fig6", "fig7"]
-    """table1: fine-tuned ViTs, one for each scheme. MNIST: fig2a, probe error over the mask ratio; fig2d, effective rank.
+    """table1: fine-tuned ViTs, one per scheme. MNIST: fig2a, probe error over the mask ratio; fig2d, effective rank.
     CelebA: fig2b, error on uncorrupted images; fig5, fig6, fig7, attribute probe with 8, 16, 32 base channels. Figures of
     one data set share their models."""
     root: Path | None = None

@@ -1,0 +1,182 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from r2mae_core import UserError
+from r2mae_vision import MAEShape, MaskedAutoencoder, split_patches
+from r2mae_vision.flops import forward_flops, train_flops
+from r2mae_vision.masking import pack_patches, split_mask
+from r2mae_vision.model import block_for_last, sincos_positions, take
+
+
+@pytest.fixture(scope="module")
+def images(tiny_shape):
+    side = tiny_shape.image_size
+    return torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_loss_and_predictions_equal_those_of_transformers(tiny_shape, images, norm_pix_loss, tmp_path):
+    from transformers import ViTMAEForPreTraining
+
+    from r2mae_vision.checkpoints import export_transformers
+
+    shape = MAEShape.of({**tiny_shape.plain(), "norm_pix_loss": norm_pix_loss})
+    ours = MaskedAutoencoder(shape, seed=3).eval()
+    theirs = ViTMAEForPreTraining.from_pretrained(export_transformers(ours, tmp_path)).eval()
+    out = theirs(images, noise=torch.rand(6, ours.n_patches, generator=torch.Generator().manual_seed(2)))
+    split = split_mask(out.mask.bool())
+    loss, predicted = ours(images, split)
+    assert loss.item() == pytest.approx(out.loss.item(), rel=1e-5)
+    torch.testing.assert_close(predicted, take(out.logits, split.hidden), atol=1e-5, rtol=1e-5)
+    # The same gradient too: summed over a weight that both have as one matrix.
+    loss.backward()
+    out.loss.backward()
+    torch.testing.assert_close(
+        ours.decoder.pred.weight.grad, theirs.decoder.decoder_pred.weight.grad, atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        ours.encoder.patch_embed.proj.weight.grad,
+        theirs.vit.embeddings.patch_embeddings.projection.weight.grad,
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("vit_tiny_patch16_224", 32), ("deit3_small_patch16_224", 32), ("vit_small_patch14_dinov2", 28),
+                       ("vit_base_patch16_siglip_224", 32), ("vit_medium_patch16_gap_240", 32)]
+)  # fmt: skip
+def test_the_encoder_is_timms(name, side):
+    """With everything visible the tokens are timm's, with and without class token, whatever its positions."""
+    import timm
+
+    shape = MAEShape(name, side, model_args={"depth": 2}, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    model = MaskedAutoencoder(shape).eval()
+    images = torch.randn(2, 3, side, side)
+    every = torch.stack([torch.randperm(model.n_patches) for _ in range(2)])
+    tokens = model.encode(model.patchify(images), every)
+    n_prefix = model.encoder.num_prefix_tokens
+    arguments = {"img_size": side, "num_classes": 0, "global_pool": "", "depth": 2}
+    plain = timm.create_model(name, **arguments).eval()
+    plain.load_state_dict(model.encoder.state_dict())
+    wanted = plain.forward_features(images)
+    torch.testing.assert_close(tokens[:, :n_prefix], wanted[:, :n_prefix], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens[:, n_prefix:], take(wanted[:, n_prefix:], every), atol=2e-5, rtol=1e-4)
+
+
+def test_positions_are_those_of_transformers():
+    from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
+
+    theirs = build_2d_sinusoidal_position_embedding(height=5, width=5, embed_dim=24, cls_token=True)
+    ours = sincos_positions(24, (5, 5), n_prefix=1)[0]
+    # transformers builds rows before columns and turns the halves round where it fills its model.
+    torch.testing.assert_close(ours, torch.cat([theirs[..., 12:], theirs[..., :12]], dim=-1), atol=1e-6, rtol=1e-6)
+
+
+def test_the_prediction_does_not_know_the_hidden_pixels(tiny_model, images):
+    split = split_patches(6, tiny_model.n_patches, 0.6, torch.Generator().manual_seed(0))
+    patches = tiny_model.patchify(images)
+    index = split.hidden[:, :, None].expand(-1, -1, patches.shape[2])
+    other = tiny_model.unpatchify(patches.scatter(1, index, torch.randn(index.shape)))
+    with torch.no_grad():
+        assert torch.equal(tiny_model(images, split)[1], tiny_model(other, split)[1])
+    visible = split.visible[:, :1, None].expand(-1, -1, patches.shape[2])
+    third = tiny_model.unpatchify(patches.scatter(1, visible, 0.0))
+    with torch.no_grad():
+        assert not torch.allclose(tiny_model(images, split)[1], tiny_model(third, split)[1], atol=1e-3)
+
+
+def test_a_ratio_per_image_gives_each_image_the_loss_it_has_alone(tiny_model, images):
+    packed = pack_patches(6, tiny_model.n_patches, 0.3, 0.9, torch.Generator().manual_seed(5))
+    counts = packed.hidden.sum(1)
+    assert len(set(counts.tolist())) > 1
+    with torch.no_grad():
+        together = tiny_model.packed_loss(images, packed)
+        alone = [tiny_model(images[i : i + 1], split_mask(packed.hidden[i : i + 1]))[0] for i in range(6)]
+    wanted = (torch.stack(alone) * counts).sum() / counts.sum()
+    torch.testing.assert_close(together, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_last_layer_for_some_tokens_is_the_whole_layer_cut(tiny_model):
+    block = tiny_model.decoder.blocks[-1]
+    tokens = torch.randn(2, 9, tiny_model.shape.decoder_dim)
+    torch.testing.assert_close(block_for_last(block, tokens, 4), block(tokens)[:, -4:], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(block_for_last(block, tokens, 9), block(tokens), atol=1e-6, rtol=1e-5)
+
+
+def test_patches_put_together_are_the_image(tiny_model, images):
+    assert torch.equal(tiny_model.unpatchify(tiny_model.patchify(images)), images)
+
+
+def test_reconstruction_keeps_what_is_visible(tiny_model, images):
+    split = split_patches(6, tiny_model.n_patches, 0.5, torch.Generator().manual_seed(0))
+    filled = tiny_model.patchify(tiny_model.reconstruct(images, split))
+    patches = tiny_model.patchify(images)
+    assert torch.equal(take(filled, split.visible), take(patches, split.visible))
+    # With norm_pix_loss every filled-in patch gets the mean of the true one back, up to the prediction's own mean.
+    assert not torch.allclose(take(filled, split.hidden), take(patches, split.hidden), atol=1e-2)
+
+
+def test_the_operations_are_counted_right(tiny_shape):
+    """Against torch's own counter on the same pass; it counts matrix products and attention, as we do."""
+    model = MaskedAutoencoder(tiny_shape).eval()
+    side = tiny_shape.image_size
+    for ratio in (0.25, 0.75):
+        split = split_patches(1, model.n_patches, ratio, torch.Generator().manual_seed(0))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, side, side), split)
+        assert forward_flops(model, ratio) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert train_flops(model, 0.5) == 3 * forward_flops(model, 0.5)
+
+
+def test_vit_base_costs_what_it_should():
+    with torch.device("meta"):
+        model = MaskedAutoencoder.__new__(MaskedAutoencoder)
+    del model
+    shape = MAEShape(model_args={"depth": 1}, decoder_depth=2)
+    one = MaskedAutoencoder(shape)
+    # 12 layers of 7.08 M parameters on 50 tokens, 2 operations each, and attention.
+    from r2mae_vision.flops import block_flops
+
+    encoder = 12 * block_flops(768, 3072, 50)
+    assert encoder == pytest.approx(12 * (2 * 7_077_888 * 50 + 4 * 50 * 50 * 768), rel=1e-6)
+    assert forward_flops(one, 0.75) > block_flops(768, 3072, 50)
+
+
+def test_the_start_depends_on_the_seed_alone(tiny_shape):
+    torch.manual_seed(1)
+    first = MaskedAutoencoder(tiny_shape, seed=4).state_dict()
+    torch.manual_seed(2)
+    again, other = MaskedAutoencoder(tiny_shape, seed=4).state_dict(), MaskedAutoencoder(tiny_shape, seed=5).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["decoder.mask_token"], other["decoder.mask_token"])
+
+
+def test_sizes_may_be_dynamic_without_compiling_again_and_again(tiny_model, images):
+    """R2MAE changes the number of visible patches at every step: torch.compile must settle for one graph."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(tiny_model, backend=counter)
+    for ratio in (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9):
+        compiled(images, split_patches(6, tiny_model.n_patches, ratio, torch.Generator().manual_seed(0)))
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "vit_enormous"}, "timm knows no model 'vit_enormous'; for example"),
+        ({"model": "resnet18"}, "timm cannot build resnet18|no plain VisionTransformer"),
+        ({"model": "eva02_tiny_patch14_224"}, "no plain VisionTransformer"),
+        ({"image_size": 30}, "image size 30 is not a multiple of .* patch size 4"),
+        ({"decoder_dim": 30}, "decoder_dim 30 is not a multiple of decoder_heads"),
+        ({"model_args": {"deep": 3}}, "timm cannot build"),
+        ({"model_args": {"embed_dim": 54, "num_heads": 3}}, "multiple of 4, not 54"),
+    ],
+)
+def test_shapes_that_cannot_be(tiny_shape, change, message):
+    with pytest.raises(UserError, match=message):
+        MaskedAutoencoder(MAEShape.of({**tiny_shape.plain(), **change}))
