@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core.errors import UserError
+from r2mae_singlecell.data.gather import gathered_rows
 
 GPU_SHARE = 0.5  # of the free memory that the counts may take; the rest is the network's
 
@@ -76,12 +77,11 @@ class CountMatrix:
         return self
 
     def rows(self, cells: np.ndarray) -> SparseRows:
-        """Return the rows of these cells, (cells,) int, in that order."""
+        """Return the rows of these cells, (cells,) int and not negative, in that order."""
         if self._on_device is not None:
             return self._gathered(cells, *self._on_device)
-        part = self.csr[cells]
-        lengths = torch.from_numpy(np.diff(part.indptr))
-        return SparseRows(lengths, torch.from_numpy(part.indices), torch.from_numpy(part.data))
+        parts = gathered_rows(cells, self.csr.indptr, self.csr.indices, self.csr.data)
+        return SparseRows(*(torch.from_numpy(part) for part in parts))
 
     def _gathered(self, cells: np.ndarray, columns: Tensor, values: Tensor) -> SparseRows:
         """Gather on the device; the host knows the sizes, so nothing waits."""
