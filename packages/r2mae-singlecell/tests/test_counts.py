@@ -34,8 +34,18 @@ def test_rows_are_those_of_scipy_in_any_type(values, indices):
     assert np.array_equal(rows.values, expected.data)
     assert rows.values.numpy().dtype == values
     assert not np.shares_memory(rows.values.numpy(), X.data)
+    assert rows.columns.dtype == torch.int16
     with pytest.raises(IndexError):
         CountMatrix(X).rows(np.array([3, 40]))
+
+
+@pytest.mark.parametrize(("n_genes", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
+def test_columns_fit_their_type(n_genes, dtype):
+    X = sp.csr_matrix(([5.0], ([1], [n_genes - 1])), (3, n_genes))
+    rows = CountMatrix(X).rows(np.array([2, 1]))
+    assert rows.columns.dtype == dtype
+    assert np.array_equal(rows.dense(n_genes), X[[2, 1]].toarray())
+    assert torch.equal(rows._scattered(2, n_genes, 1), rows.dense(n_genes))
 
 
 def test_no_cells(X):
