@@ -67,7 +67,7 @@ def loading(adata, device):
         "AnnDataLoader, dense (its default)": lambda: theirs(False),
         "AnnDataLoader, sparse tensors": lambda: theirs(True),
     }
-    times = best_of_turns(contestants, rounds=5)
+    times = best_of_turns(contestants, rounds=15)
     n = N_CELLS // BATCH * BATCH
     report(f"One epoch of loading, {n:,} cells x {N_GENES:,} genes, batches of {BATCH}", times, next(iter(times)))
     for name, seconds in times.items():

@@ -21,6 +21,37 @@ def test_rows_of_any_form(X, form):
     assert np.array_equal(CountMatrix(given).rows(cells).dense(30).numpy(), X[cells].toarray())
 
 
+@pytest.mark.parametrize("values", [np.float32, np.float64, np.int64, np.uint8])
+@pytest.mark.parametrize("indices", [np.int32, np.int64])
+def test_rows_are_those_of_scipy_in_any_type(values, indices):
+    X = sp.random(40, 12, 0.3, format="csr", random_state=1)
+    X = sp.csr_matrix(((9 * X.data).astype(values), X.indices, X.indptr), X.shape)
+    X.indices, X.indptr = X.indices.astype(indices), X.indptr.astype(indices)
+    cells = np.random.default_rng(0).integers(0, 40, 100)
+    rows, expected = CountMatrix(X).rows(cells), X[cells]
+    assert np.array_equal(rows.lengths, np.diff(expected.indptr))
+    assert np.array_equal(rows.columns, expected.indices)
+    assert np.array_equal(rows.values, expected.data)
+    assert rows.values.numpy().dtype == values
+    assert not np.shares_memory(rows.values.numpy(), X.data)
+    assert rows.columns.dtype == torch.int16
+    with pytest.raises(IndexError):
+        CountMatrix(X).rows(np.array([3, 40]))
+
+
+@pytest.mark.parametrize(("n_genes", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
+def test_columns_fit_their_type(n_genes, dtype):
+    X = sp.csr_matrix(([5.0], ([1], [n_genes - 1])), (3, n_genes))
+    rows = CountMatrix(X).rows(np.array([2, 1]))
+    assert rows.columns.dtype == dtype
+    assert np.array_equal(rows.dense(n_genes), X[[2, 1]].toarray())
+    assert torch.equal(rows._scattered(2, n_genes, 1), rows.dense(n_genes))
+
+
+def test_no_cells(X):
+    assert CountMatrix(X).rows(np.array([], dtype=np.int64)).dense(30).shape == (0, 30)
+
+
 def test_memory_is_shared_not_copied(X):
     assert np.shares_memory(CountMatrix(X).csr.data, X.data)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from r2mae_core.curriculum import CurriculumWeights
 from r2mae_singlecell.likelihood import negative_binomial_nll
+from r2mae_singlecell.sparse_input import SparseInputLinear
 
 CURRICULUM_HIDDEN = (128, 256)  # A.3
 CURRICULUM_OFFSET = 1e-9
@@ -53,6 +54,8 @@ class MaskedAutoencoder(BaseModuleClass):
         covariates: dict[str, Any] = {"n_cat_list": [n_batch, *(n_cats_per_cov or ())], "inject_covariates": False}
         common: dict[str, Any] = {"n_hidden": n_hidden, "dropout_rate": dropout_rate, **covariates}
         self.encoder = FCLayers(n_input + n_continuous_cov, n_hidden, n_layers=n_layers, **common)
+        first: Any = self.encoder.fc_layers[0]
+        first[0] = SparseInputLinear(first[0])
         self.to_latent = nn.Linear(n_hidden, n_latent)
         self.decoder = FCLayers(n_latent + n_continuous_cov, n_hidden, n_layers=1, **common)
         self.to_genes = nn.Linear(n_hidden, n_input)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core.errors import UserError
+from r2mae_singlecell.data.gather import column_type, gathered_rows
 
 GPU_SHARE = 0.5  # of the free memory that the counts may take; the rest is the network's
 
@@ -76,12 +77,10 @@ class CountMatrix:
         return self
 
     def rows(self, cells: np.ndarray) -> SparseRows:
-        """Return the rows of these cells, (cells,) int, in that order."""
+        """Return the rows of these cells, (cells,) int and not negative, in that order."""
         if self._on_device is not None:
             return self._gathered(cells, *self._on_device)
-        part = self.csr[cells]
-        lengths = torch.from_numpy(np.diff(part.indptr))
-        return SparseRows(lengths, torch.from_numpy(part.indices), torch.from_numpy(part.data))
+        return SparseRows(*(torch.from_numpy(part) for part in gathered_rows(cells, self.csr)))
 
     def _gathered(self, cells: np.ndarray, columns: Tensor, values: Tensor) -> SparseRows:
         """Gather on the device; the host knows the sizes, so nothing waits."""
@@ -125,7 +124,7 @@ def _memory_mapped(X: Any) -> sp.csr_matrix:
 
 
 def _compact(csr: Any) -> tuple[np.ndarray, np.ndarray]:
-    columns = csr.indices.astype(np.int16 if csr.shape[1] <= np.iinfo(np.int16).max else np.int32)
+    columns = csr.indices.astype(column_type(csr.shape[1]))
     highest = csr.data.max(initial=0)
     whole = np.issubdtype(csr.data.dtype, np.integer) or bool((csr.data == np.floor(csr.data)).all())
     fitting = next((t for t in (np.uint8, np.int16, np.int32) if whole and highest <= np.iinfo(t).max), np.float32)
