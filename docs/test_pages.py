@@ -1,0 +1,181 @@
+"""The code in the pages runs: `python -m pytest docs`.
+
+A page is read from top to bottom, and everything happens in one namespace in one temporary folder:
+
+- a ```python block is executed;
+- a ```text block after `<!-- output -->` must be what the last ```python block printed;
+- the `$ r2mae-…` commands of a ```console block are parsed by the package's own parser: every option must exist and
+  every value must be accepted. After `<!-- run -->` they are executed too. `<!-- run: --steps 2 -->` adds options to
+  each of them, so that a page can show the size that a reader wants and the test takes seconds.
+
+`<!-- needs: timm, scvi -->` at the top of a page, or before a block, names what must be installed; without it the page,
+or the block, is skipped.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent
+PAGES = sorted(
+    [*DOCS.glob("guides/*.md"), DOCS / "index.md", DOCS / "concepts.md", DOCS / "extending.md", DOCS / "cost.md"]
+    + [DOCS / "paper.md"]
+)
+BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block, and what the comments right before it say."""
+
+    kind: str
+    body: str
+    line: int
+    marks: dict[str, str]
+
+    @property
+    def missing(self) -> list[str]:
+        return missing(self.marks.get("needs", ""))
+
+    def commands(self) -> list[list[str]]:
+        """Return the words of every `$ r2mae-…` line; a backslash continues a line, what follows # is a comment."""
+        lines = re.sub(r"\\\n\s*", "", self.body).splitlines()
+        words = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+        return [line for line in words if line and line[0].startswith("r2mae-")]
+
+
+def missing(names: str) -> list[str]:
+    return [name for name in names.replace(",", " ").split() if find_spec(name) is None]
+
+
+def marks(comments: str) -> dict[str, str]:
+    """Return name → text of comments such as `<!-- run: --steps 2 -->`."""
+    found = re.findall(r"<!--\s*(\w+)(?::\s*(.*?))?\s*-->", comments)
+    unknown = {name for name, _ in found} - {"needs", "run", "output"}
+    assert not unknown, f"unknown marks {unknown}"
+    return dict(found)
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(match["kind"], match["body"], text[: match.start("kind")].count("\n") + 1, marks(match["before"]))
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def page_needs(page: Path) -> str:
+    first = page.read_text(encoding="utf-8").partition("\n\n")[0]
+    return marks(first).get("needs", "")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS)).removesuffix(".md")
+
+
+def call(words: list[str]) -> int:
+    """Run a console script in this process and return its exit code."""
+    (script,) = entry_points(group="console_scripts", name=words[0])
+    try:
+        return script.load()(words[1:]) or 0
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@contextlib.contextmanager
+def recorded(script: str, patch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Replace what a script's commands do by a note of their parsed options."""
+    package, seen = script.replace("-", "_"), []
+    with patch.context() as inner:
+        if package == "r2mae_theory":
+            table = importlib.import_module("r2mae_theory.commands").COMMANDS
+            for name in table:
+                inner.setitem(table, name, lambda config, *_: seen.append(config))
+        else:
+            for command in importlib.import_module(f"{package}.cli").COMMANDS.values():
+                inner.setattr(command.target.replace(":", "."), seen.append)
+        yield seen
+
+
+def commands() -> list[object]:
+    return [
+        pytest.param(words, block, id=f"{name_of(page)}:{block.line}-{' '.join(words[:2])}")
+        for page in PAGES
+        for block in blocks(page)
+        if block.kind == "console"
+        for words in block.commands()
+    ]
+
+
+@pytest.mark.parametrize(("words", "block"), commands())
+def test_command_parses(words, block, monkeypatch, capsys):
+    if lost := missing(words[0].replace("-", "_")) + block.missing:
+        pytest.skip(f"not installed: {', '.join(lost)}")
+    with recorded(words[0], monkeypatch) as seen:
+        code = call(words)
+    if {"--help", "--version"} & set(words):
+        assert code == 0
+        return
+    assert (code, len(seen)) == (0, 1), f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+def runs(block: Block) -> bool:
+    return block.kind == "python" or (block.kind == "console" and "run" in block.marks)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, blocks(page)))], ids=name_of)
+@pytest.mark.filterwarnings("default")  # the packages' own tests are strict; here libraries may say what they like
+def test_page_runs(page, tmp_path, monkeypatch):
+    if lost := missing(page_needs(page)):
+        pytest.skip(f"not installed: {', '.join(lost)}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "MPLBACKEND", "agg")
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    printed = ""
+    for block in blocks(page):
+        where = f"{name_of(page)}.md, line {block.line}"
+        if block.missing:
+            continue
+        if block.kind == "python":
+            printed = execute(block, where, namespace)
+        elif "output" in block.marks:
+            assert block.body == printed, f"{where}: printed\n{printed}"
+        elif block.kind == "console" and "run" in block.marks:
+            for words in block.commands():
+                code = call([*words, *shlex.split(block.marks["run"])])
+                assert code == 0, f"{where}: {shlex.join(words)}"
+
+
+def execute(block: Block, where: str, namespace: dict[str, object]) -> str:
+    """Execute a block and return what it printed. Tracebacks show its lines in the page."""
+    code = compile("\n" * block.line + block.body, where, "exec")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, namespace)
+    sys.stdout.write(output.getvalue())
+    return output.getvalue()
+
+
+def test_every_guide_is_in_the_table_of_contents():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert [name_of(page) for page in PAGES if name_of(page) != "index" and name_of(page) not in index] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_to_files_of_the_repository(page):
+    """Every relative link leads to a file that is there."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    lost = [t for t in targets if t and "://" not in t and not (page.parent / t).exists()]
+    assert lost == []
