@@ -1,3 +1,4 @@
+import argparse
 import json
 
 import pytest
@@ -87,9 +88,6 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tiny_model, 
 
 
 def test_files_that_do_not_serve(tiny_model, tmp_path):
-    class Foreign:
-        pass
-
     wide = MAEShape.of({**tiny_model.shape.plain(), "model_args": {"depth": 2, "embed_dim": 96, "num_heads": 3}})
     save_file(facebook_state(MaskedAutoencoder(wide)), tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match=r"checkpoint of another size: encoder.* is \(.*96.*\) there and"):
@@ -97,7 +95,7 @@ def test_files_that_do_not_serve(tiny_model, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "wide.safetensors").read_bytes()[:5000])
     with pytest.raises(UserError, match=r"cut.safetensors is damaged or no file of weights"):
         read_tensors(tmp_path / "cut.safetensors")
-    torch.save({"model": facebook_state(tiny_model), "args": Foreign}, tmp_path / "foreign.pth")
+    torch.save({"model": facebook_state(tiny_model), "args": argparse.Namespace(lr=1.0)}, tmp_path / "foreign.pth")
     with pytest.raises(UserError, match="holds more than tensors and plain data, so loading it could run foreign code"):
         read_tensors(tmp_path / "foreign.pth")
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
@@ -113,6 +111,8 @@ def test_files_that_do_not_serve(tiny_model, tmp_path):
 
 
 def test_what_transformers_cannot_hold(tmp_path):
-    shape = MAEShape("vit_base_patch16_siglip_224", 32, model_args={"depth": 1}, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    shape = MAEShape(
+        "vit_base_patch16_siglip_224", 32, model_args={"depth": 1}, decoder_dim=32, decoder_depth=1, decoder_heads=2
+    )
     with pytest.raises(UserError, match="exactly one class token"):
         export_transformers(MaskedAutoencoder(shape), tmp_path)

@@ -2,31 +2,55 @@ from .celeba.data import CelebA, open_celeba, prepare_celeba
 from .celeba.evaluate import attribute_probe, evaluate_unet
 from .celeba.model import UNet
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet
+from .checkpoints import export_timm, export_transformers, load_mae, load_published, save_mae
+from .data.sources import open_pair, open_source
+from .data.store import ImageStore
+from .encoders import build_encoder, open_encoder
+from .flops import forward_flops, train_flops
+from .masking import PatchSplit, pack_patches, split_patches
 from .mnist.data import ImageData, load_images, read_idx
 from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
 from .mnist.model import MLPAutoencoder
 from .mnist.pretrain import Member, pretrain_members
+from .model import MAEShape, MaskedAutoencoder
 
 __all__ = [
     "CelebA",
     "ImageData",
+    "ImageStore",
+    "MAEShape",
     "MLPAutoencoder",
+    "MaskedAutoencoder",
     "Member",
+    "PatchSplit",
     "UNet",
     "attribute_probe",
+    "build_encoder",
     "effective_rank",
     "embed",
     "evaluate_members",
     "evaluate_unet",
+    "export_timm",
+    "export_transformers",
+    "forward_flops",
     "linear_probe",
     "load_images",
+    "load_mae",
+    "load_published",
     "load_unet",
     "masked_error",
     "open_celeba",
+    "open_encoder",
+    "open_pair",
+    "open_source",
+    "pack_patches",
     "prepare_celeba",
     "pretrain_members",
     "pretrain_unet",
     "read_idx",
+    "save_mae",
     "save_unet",
+    "split_patches",
+    "train_flops",
 ]
 __version__: str

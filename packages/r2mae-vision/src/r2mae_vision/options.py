@@ -308,8 +308,8 @@ class Reproduce:
 
     target: Literal["table1", "fig2a", "fig2d", "fig2b", "fig5", "fig6", "fig7"]
     """table1: fine-tuned ViTs, one per scheme. MNIST: fig2a, probe error over the mask ratio; fig2d, effective rank.
-    CelebA: fig2b, error on uncorrupted images; fig5, fig6, fig7, attribute probe with 8, 16, 32 base channels. Figures of
-    one data set share their models."""
+    CelebA: fig2b, error on uncorrupted images; fig5, fig6, fig7, attribute probe with 8, 16, 32 base channels.
+    Figures of one data set share their models."""
     root: Path | None = None
     """table1: the images, as DATA in pretrain. Else folder of the four MNIST files (IDX or IDX.gz), or of CelebA's
     img_align_celeba and its two lists."""

@@ -1,4 +1,4 @@
-"""MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a finished run."""
+"""MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a run."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Frozen features judged: MAE's linear probe (batch norm without parameters, then one layer, trained by LARS) and kNN."""
+"""Frozen features judged: MAE's linear probe (batch norm without parameters, one layer, LARS) and kNN."""
 
 import os
 import time
@@ -46,7 +46,7 @@ def extract_features(
         model: timm's model without a head.
         spec: says size and normalisation.
         source: images with labels.
-        pool: "token": the class token after the last norm (or the mean, where there is none); "avg": the mean over patches.
+        pool: "token": the class token after the last norm (or the mean, where there is none); "avg": the patches' mean.
         crop_pct: part of the picture's side that is looked at.
         device: where to compute.
         bf16: compute in bfloat16.
@@ -88,8 +88,8 @@ def linear_accuracy(
 ) -> dict[str, float]:
     """Return top-1 and top-5 accuracy of a linear classifier on frozen features.
 
-    MAE's recipe (batch norm without parameters, LARS, no weight decay, cosine) on features that were computed once, of unchanged
-    images; MAE's own probe augments by random crops, for which the encoder would have to run in every epoch.
+    MAE's recipe (batch norm without parameters, LARS, no weight decay, cosine) on features that were computed once, of
+    unchanged images. MAE's own probe augments by random crops, for which the encoder would have to run in every epoch.
 
     Args:
         train: features (N, D) and labels (N,).

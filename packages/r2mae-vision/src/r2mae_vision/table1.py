@@ -144,7 +144,8 @@ def _dry_run(config: Reproduce, cells: list[tuple[str, int]], device: str) -> No
     epochs = options.epochs or EPOCHS
     hours = len(source) * epochs / rate / 3600
     say(
-        f"{len(cells)} pretrainings ({', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}), {epochs} epochs"
+        f"{len(cells)} pretrainings ({', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}), "
+        f"{epochs} epochs"
     )
     say(
         f"{rate:,.0f} images/s on {device_name(device)} ({rate * train_flops(model, 0.75) / 1e12:.2f} TFLOP/s): "

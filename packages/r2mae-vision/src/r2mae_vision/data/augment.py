@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_TRIES = 10
+
 
 def random_resized_crop(
     images: Tensor,
@@ -18,9 +20,9 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random rectangle out of every image, resize it to a square (bicubic) and flip half of them.
 
-    As torchvision's RandomResizedCrop, but every image of the batch at once, with borders between pixels allowed, and a
-    rectangle that is too long for the image is cut to its length instead of drawn again. There is no antialiasing: give
-    images that are at most about twice as large as `side`.
+    As torchvision's RandomResizedCrop (a rectangle that does not fit is drawn again, ten times at most), but every image
+    of the batch at once, and with borders between pixels allowed. There is no antialiasing: give images that are at most
+    about twice as large as `side`.
 
     Args:
         images: (B, C, H, W), uint8 or float.
@@ -34,13 +36,18 @@ def random_resized_crop(
         (B, C, side, side) float32, clipped to 0 … 255.
     """
     n, height, width = len(images), images.shape[2], images.shape[3]
-    draws = torch.rand(5, n, generator=generator, device=generator.device)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
-    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * draws[1])
-    part_x = ((area * aspect).sqrt() / width).clamp(max=1.0)
-    part_y = ((area / aspect).sqrt() / height).clamp(max=1.0)
-    centre_x, centre_y = (1 - part_x) * (2 * draws[2] - 1), (1 - part_y) * (2 * draws[3] - 1)
-    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones_like(part_x)
+    tries = torch.rand(2, _TRIES, n, generator=generator, device=generator.device)
+    draws = torch.rand(3, n, generator=generator, device=generator.device)
+    area = (scale[0] + (scale[1] - scale[0]) * tries[0]) * height * width
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * tries[1])
+    part_x, part_y = (area * aspect).sqrt() / width, (area / aspect).sqrt() / height
+    # The first that fits (1e-6: the whole picture does); if none does, the last, cut to the picture.
+    fits = (part_x <= 1 + 1e-6) & (part_y <= 1 + 1e-6)
+    fits[-1] = True
+    first = fits.to(torch.uint8).argmax(dim=0, keepdim=True)
+    part_x, part_y = (part.gather(0, first)[0].clamp(max=1.0) for part in (part_x, part_y))
+    centre_x, centre_y = (1 - part_x) * (2 * draws[0] - 1), (1 - part_y) * (2 * draws[1] - 1)
+    mirror = torch.where(draws[2] < 0.5, -1.0, 1.0) if flip else torch.ones_like(part_x)
     # Rows of the 2 × 3 matrices that map the result's coordinates, -1 … 1, to the image's.
     zero = torch.zeros_like(part_x)
     matrices = torch.stack([part_x * mirror, zero, centre_x, zero, part_y, centre_y], dim=1).view(n, 2, 3)

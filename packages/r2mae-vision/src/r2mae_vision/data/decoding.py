@@ -25,6 +25,7 @@ def decode(file: Any, in_chans: int = 3) -> Any:
     """
     from PIL import Image, UnidentifiedImageError
 
+    channel_mode(in_chans)
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with Image.open(source) as image:

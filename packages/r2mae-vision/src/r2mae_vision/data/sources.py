@@ -98,9 +98,7 @@ def open_source(spec: str, split: str = "train") -> Source:
     if store is not None:
         return store
     if spec.startswith("wds/"):
-        raise UserError(
-            f"{spec} can only be read in a stream; run r2mae-vision prepare {spec} --out DIR once, then --data DIR"
-        )
+        raise UserError(f"{spec} is read as a stream; run r2mae-vision prepare {spec} --out DIR once, then give DIR")
     if spec.startswith("hfds/"):
         return _hugging_face(spec, split)
     folder = Path(spec)
@@ -124,15 +122,13 @@ def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
     """
     train, valid = open_source(spec, "train"), open_source(val or spec, "val" if val is None else _part_of(val))
     if train.classes != valid.classes:
-        unknown = sorted(set(valid.classes) - set(train.classes))
-        if unknown:
+        if unknown := sorted(set(valid.classes) - set(train.classes)):
             shown = ", ".join(unknown[:5])
-            raise UserError(
-                f"validation has {len(unknown)} classes that training has not ({shown}); labels would not fit"
-            )
+            raise UserError(f"validation has {len(unknown)} classes that training has not ({shown}): labels do not fit")
+        missing = ", ".join(sorted(set(train.classes) - set(valid.classes))[:5])
         raise UserError(
-            f"training has {len(train.classes)} classes and validation {len(valid.classes)}: "
-            f"{', '.join(sorted(set(train.classes) - set(valid.classes))[:5])} is missing there; labels would not fit"
+            f"training has {len(train.classes)} classes and validation {len(valid.classes)} ({missing} is missing "
+            "there): labels do not fit"
         )
     if not train.classes:
         raise UserError(f"{spec} has no classes; labels are needed here")
