@@ -27,6 +27,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
 DOCS = Path(__file__).parent
 PAGES = sorted(
     [*DOCS.glob("guides/*.md"), DOCS / "index.md", DOCS / "concepts.md", DOCS / "extending.md", DOCS / "cost.md"]
