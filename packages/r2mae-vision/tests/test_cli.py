@@ -42,6 +42,16 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert "| r2mae |" in (run / "table.md").read_text()
 
 
+def test_demo_of_a_vit(call, tmp_path):
+    code, out, err = call("demo", "--model", "vit", "--epochs", "1", "--out", "run", "--device", "cpu", "--no-progress")
+    assert (code, err) == (0, "")
+    records = read_records("run")
+    assert {r.metric for r in records} == {"mse@0.5", "mse@0.75", "mse@0.9"}
+    assert {r.scheme for r in records} == {"r2mae", "mean visible colour"}
+    assert (tmp_path / "run" / "figures" / "demo.png").stat().st_size > 50_000
+    assert "Figure: run/figures/demo.png" in out
+
+
 MLP = ["digits", "--model", "mlp", *TINY]
 VIT = [
     "digits", "--model", "vit_tiny_patch16_224", "--model_args", '{"depth": 1, "embed_dim": 24, "num_heads": 3}',
