@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
-from r2mae_core.devices import resolve_device
+from r2mae_core.devices import out_of_memory, peak_flops, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
 
@@ -240,6 +240,36 @@ def test_interrupt_says_how_to_go_on(tmp_path):
     whole, _ = fit(tmp_path / "whole")
     resumed, _ = fit(tmp_path / "run", checkpoint_every=4)
     assert same_weights(whole, resumed)
+
+
+class Breaks(TinyMAE):
+    """Its loss is not a number from the seventh step on."""
+
+    def masked_loss(self, batch, draw):
+        loss = super().masked_loss(batch, draw)
+        return loss * float("nan") if self.training and self.global_step >= 7 else loss
+
+
+@pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 5), (50, 5), (4, None)])
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_path, log_every, checkpoint_every):
+    sampler = Uniform(0.2, 0.8, seed=1)
+    message = rf"the loss is not a number since step 7, mask ratio {sampler.sample(7):.4g}; lower the learning rate"
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, module=Breaks(sampler, seed=3), log_every=log_every, checkpoint_every=checkpoint_every)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert last.exists() == bool(checkpoint_every)
+    if checkpoint_every:
+        checkpoint = torch.load(last, weights_only=True)
+        assert checkpoint["global_step"] == 5
+        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_messages_about_the_gpu():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried 3 GiB\nand more")
+    message = "the GPU's memory is full (CUDA out of memory. Tried 3 GiB); lower --batch_size"
+    assert str(out_of_memory(error, "--batch_size")) == message
+    assert peak_flops("cpu", None) is None
+    assert peak_flops("cpu", 2.0) == 2e12
 
 
 def test_devices():

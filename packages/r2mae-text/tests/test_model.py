@@ -5,7 +5,6 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from r2mae_core import UserError
-from r2mae_core.devices import peak_flops
 from r2mae_text import build_model, gpt2_tokenizer, mask_tokens, masked_lm_loss, train_flops_per_token
 from r2mae_text.masking import MaskingRule
 from r2mae_text.model import _ROBERTA, SIZES, usable_positions
@@ -128,10 +127,8 @@ def test_bad_models_are_refused(tokenizer, name, arguments, message):
         build_model(name, tokenizer, **arguments)
 
 
-def test_positions_and_peaks():
+def test_positions():
     assert usable_positions(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
-    assert peak_flops("cpu", None) is None
-    assert peak_flops("cpu", 2.0) == 2e12
 
 
 def test_one_graph_for_every_ratio(tiny, tokenizer, corpus):

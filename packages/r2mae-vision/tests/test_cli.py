@@ -42,33 +42,80 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert "| r2mae |" in (run / "table.md").read_text()
 
 
-def test_pretrain_probe_compare(call):
+def test_demo_of_a_vit(call, tmp_path):
+    code, out, err = call("demo", "--model", "vit", "--epochs", "1", "--out", "run", "--device", "cpu", "--no-progress")
+    assert (code, err) == (0, "")
+    records = read_records("run")
+    assert {r.metric for r in records} == {"mse@0.5", "mse@0.75", "mse@0.9"}
+    assert {r.scheme for r in records} == {"r2mae", "mean visible colour"}
+    assert (tmp_path / "run" / "figures" / "demo.png").stat().st_size > 50_000
+    assert "Figure: run/figures/demo.png" in out
+
+
+MLP = ["digits", "--model", "mlp", *TINY]
+VIT = [
+    "digits", "--model", "vit_tiny_patch16_224", "--model_args", '{"depth": 1, "embed_dim": 24, "num_heads": 3}',
+    "--image_size", "8", "--patch_size", "2", "--decoder_dim", "16", "--decoder_depth", "1", "--decoder_heads", "2",
+    "--epochs", "2", "--batch_size", "64", "--lr", "0.003", "--no-flip", "--device", "cpu", "--no-progress",
+]  # fmt: skip
+
+
+def test_pretrain_probe_compare_of_the_mlp(call):
     code, out, _ = call(
-        "pretrain", "--out", "run", "--mask-ratio", "Uniform", "--mask_ratio.low=0.2", "--mask_ratio.high=0.6",
-        "--seeds", "[0,1]", *TINY,
-    )  # fmt: skip
+        "pretrain", "--out", "run", "--mask-ratio", "Uniform", "--mask_ratio.low=0.2", "--mask_ratio.high=0.6", *MLP
+    )
     assert code == 0
     assert "uniform from 0.2 to 0.6" in out
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert config["mask_ratio"]["class_path"] == "r2mae_core.Uniform"
-    code, out, _ = call("probe", "run", "--epochs", "2", "--device", "cpu")
+    code, out, _ = call("probe", "run", "--device", "cpu")
     assert code == 0
     assert "Uniform(0.2, 0.6)" in out
-    assert {r.seed for r in read_records("run")} == {0, 1}
+    assert {r.seed for r in read_records("run")} == {0}
     code, out, _ = call("compare", "run", "--markdown")
     assert code == 0
-    assert out.startswith("| scheme (n = 2) | probe_accuracy |")
+    assert out.startswith("| scheme (n = 1) | probe_accuracy |")
+
+
+def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
+    """The whole way of a ViT from the command line, and back through timm."""
+    import timm
+    import torch
+
+    assert call("pretrain", "--out", "run", *VIT)[0] == 0
+    code, out, _ = call("reconstruct", "run", "--device", "cpu", "--n_images", "3")
+    assert (code, out) == (0, "Figure: run/figures/reconstructions.png\n")
+    assert Path("run/figures/reconstructions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    code, out, _ = call("export", "run", "exported")
+    assert code == 0
+    model = eval(out.splitlines()[0], {"timm": timm})  # the line that it prints is Python
+    from r2mae_vision import load_mae
+
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(model.eval().forward_features(images), load_mae(Path("run")).encoder.forward_features(images))
+    common = ["--device", "cpu", "--no-progress", "--workers", "0", "--crop_pct", "1"]
+    code, out, _ = call("probe", "run", "--out", "probe", *common)
+    assert code == 0
+    assert "knn20 top1" in out
+    rates = ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "64", "--auto_augment", "none", *common]
+    assert call("finetune", "run", "digits", "--out", "tuned", *rates)[0] == 0
+    assert call("finetune", "scratch:run", "digits", "--out", "scratch", *rates)[0] == 0
+    code, out, _ = call("compare", "probe", "tuned", "scratch", "--markdown")
+    assert code == 0
+    assert "| no pretraining |" in out
+    assert "| Uniform(0.6, 0.9) |" in out
 
 
 def test_a_dumped_config_replays_to_the_same_model(call):
-    assert call("pretrain", "--out", "a", "--mask_ratio", "r2mae", *TINY)[0] == 0
+    assert call("pretrain", "--out", "a", "--mask_ratio", "r2mae", *VIT)[0] == 0
     assert call("pretrain", "-c", "a/config.yaml", "--out", "b", "--no-progress")[0] == 0
-    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+    weights = [Path(name, "model", "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
 
 
 def test_a_run_folder_of_another_config_is_refused(call):
-    assert call("pretrain", "--out", "run", *TINY)[0] == 0
-    code, _, err = call("pretrain", "--out", "run", *TINY, "--lr", "0.1")
+    assert call("pretrain", "--out", "run", *MLP)[0] == 0
+    code, _, err = call("pretrain", "--out", "run", *MLP, "--lr", "0.1")
     assert code == 1
     assert err == (
         "r2mae-vision pretrain: run holds a run of another config: lr is 0.003 there and 0.1 here; "
@@ -99,17 +146,24 @@ def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, di
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["pretrain", "--mask_ratio", "1.5"], r"mask_ratio: ratio must be a number in [0, 1], got 1.5"),
-        (["pretrain", "--mask_ratio", "r3mae"], "unknown mask scheme 'r3mae' for vision; known: fixed, low, high"),
+        (["pretrain", "digits", "--mask_ratio", "1.5"], r"mask_ratio: ratio must be a number in [0, 1], got 1.5"),
         (
-            ["pretrain", "--mask_ratio", "Uniform", "--mask_ratio.low=0.9", "--mask_ratio.high=0.6"],
+            ["pretrain", "digits", "--mask_ratio", "r3mae"],
+            "unknown mask scheme 'r3mae' for vision; known: fixed, low, high",
+        ),
+        (
+            ["pretrain", "digits", "--mask_ratio", "Uniform", "--mask_ratio.low=0.9", "--mask_ratio.high=0.6"],
             "low must not exceed high, got low=0.9, high=0.6",
         ),
         (["demo", "--data", "imagenet"], "unknown data set 'imagenet'; known: digits, mnist"),
         (["demo", "--data", "mnist"], "mnist needs --root DIR"),
         (["demo", "--data", "mnist", "--root", "."], "no train-images-idx3-ubyte or"),
         (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
-        (["probe", "nowhere"], "is no run folder"),
+        (["probe", "nowhere"], "'nowhere' is no folder, no file and no model of timm"),
+        (["reconstruct", "nowhere"], "no mae.json in nowhere"),
+        (["export", "nowhere", "x"], "no mae.json in nowhere"),
+        (["prepare", "nowhere"], "nowhere: no such file or folder"),
+        (["finetune", "nowhere", "digits"], "'nowhere' is no folder"),
         (["compare", "nowhere"], "no results at"),
     ],
 )
@@ -122,9 +176,9 @@ def test_bad_input_is_one_line_on_stderr(call, argv, message):
 
 def test_mnist_from_files_on_the_command_line(call, tmp_path, digits, write_mnist):
     write_mnist(tmp_path / "mnist", digits, compress=True)
-    code, *_ = call("pretrain", "--data", "mnist", "--root", "mnist", "--out", "run", *TINY)
+    code, *_ = call("pretrain", "mnist", "--model", "mlp", "--out", "run", *TINY)
     assert code == 0
-    assert call("probe", "run", "--epochs", "1")[0] == 0
+    assert call("probe", "run", "--device", "cpu")[0] == 0
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
@@ -141,8 +195,44 @@ def test_every_recipe_is_one_of_its_command(call):
 
     found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_vision", verb)}
     assert {("pretrain", "paper-mnist"), ("reproduce", "overparametrised"), ("demo", "mnist")} <= found
+    assert {("pretrain", "paper"), ("finetune", "paper"), ("reproduce", "cifar10")} <= found
+    needed = {"reproduce": [], "pretrain": ["DATA"], "finetune": ["MODEL", "DATA"]}
     for verb, name in found:
-        needed = ["fig2a"] if verb == "reproduce" else []
-        code, out, _ = call(verb, *needed, "-c", name, "--print_config")
-        assert code == 0, (verb, name)
-        assert yaml.safe_load(out)["data"] == "mnist"
+        words = ["fig2a"] if name == "overparametrised" else ["table1"] if verb == "reproduce" else needed.get(verb, [])
+        code, out, err = call(verb, *words, "-c", name, "--print_config")
+        assert code == 0, (verb, name, err)
+        assert yaml.safe_load(out)
+
+
+def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
+    code, out, _ = call("reproduce", "table1")
+    assert code == 0
+    assert "r2mae        top-1 82.00  top-5 96.05" in out
+    pretrain = {"model": "vit_tiny_patch16_224", "model_args": {"depth": 1, "embed_dim": 24, "num_heads": 3},
+                "image_size": 8, "patch_size": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+                "batch_size": 64, "lr": 0.003}  # fmt: skip
+    tuned = {"epochs": 1, "warmup_epochs": 0, "batch_size": 64, "auto_augment": "none", "max_train": 128, "workers": 0}
+    grid = ["reproduce", "table1", "--root", "digits", "--schemes", "[fixed,mdlm,dynamic]", "--seeds", "[0,1]",
+            "--judge", "[probe,finetune]", "--epochs", "1", "--pretrain", json.dumps(pretrain), "--finetune",
+            json.dumps(tuned), "--probe", json.dumps({"epochs": 5, "workers": 0}), "--out", "t", "--device", "cpu",
+            "--no-progress"]  # fmt: skip
+    code, out, err = call(*grid)
+    assert code == 0, err
+    assert "[6/6] dynamic, seed 1:" in out
+    records = read_records("t")
+    assert {r.scheme for r in records} == {"fixed 0.75", "mdlm", "dynamic"}
+    assert {r.seed for r in records} == {0, 1}
+    assert len(records) == 3 * 2 * 5
+    assert all(r.paper is None for r in records)  # the paper's figures are about ImageNet
+    assert (tmp_path / "t" / "figures" / "table1.png").stat().st_size > 10_000
+    before = Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns
+    assert call(*grid)[0] == 0
+    assert Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns == before
+    code, out, _ = call(*grid, "--dry-run")
+    assert code == 0
+    assert "6 pretrainings (fixed, mdlm, dynamic; seeds 0, 1), 1 epochs" in out
+    code, _, err = call(*grid[:4], "--pretrain", '{"deep": 3}')
+    assert code == 1
+    assert "--pretrain has no option deep; known: " in err
+    code, _, err = call(*grid[:4], "--pretrain", '{"seed": 3}')
+    assert "--pretrain seed is set by the grid; leave it out" in err

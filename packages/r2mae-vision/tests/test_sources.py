@@ -1,4 +1,5 @@
 import io
+import sys
 import tarfile
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from r2mae_core import UserError
-from r2mae_vision import ImageStore, open_pair, open_source
+from r2mae_vision import ImageStore, MAEShape, open_pair, open_source
 from r2mae_vision.data.datasets import AugmentedImages, collate, read_image, seeded, train_loader
 from r2mae_vision.data.decoding import UnreadableImageError, decode, square
 from r2mae_vision.data.prepare import prepare
@@ -106,7 +107,7 @@ def test_a_tar_of_class_folders(folder, tmp_path):
     assert image.getpixel((5, 5))[1] > 150
 
 
-def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
+def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, monkeypatch):
     (folder / "train" / "d_empty").mkdir()
     with pytest.raises(UserError, match=r"no images in class folder d_empty \(1 in all\); fill it or remove it"):
         open_source(str(folder))
@@ -123,7 +124,8 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
         open_source(str(folder / "train"), "val")
     with pytest.raises(UserError, match="is read as a stream; run r2mae-vision prepare"):
         open_source("wds/x.tar")
-    with pytest.raises(UserError, match=r"hfds/no/such \(train\)|needs Hugging Face"):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # not installed
+    with pytest.raises(UserError, match=r"hfds/no/such needs Hugging Face's datasets: pip install"):
         open_source("hfds/no/such")
 
 
@@ -254,7 +256,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(folder):
     from r2mae_vision.finetune import train_transform
     from r2mae_vision.options import Finetune
 
-    transform = train_transform(Finetune("m", "d"), 16)
+    transform = train_transform(Finetune("m", "d"), MAEShape(image_size=16))
     source = open_source(str(folder))
     dataset = AugmentedImages(source, transform, 3, seed=5)
     first = dataset[4, 0][0]
@@ -270,7 +272,7 @@ def test_workers_change_nothing(folder):
     from r2mae_vision.finetune import train_transform
     from r2mae_vision.options import Finetune
 
-    transform, source = train_transform(Finetune("m", "d"), 16), open_source(str(folder))
+    transform, source = train_transform(Finetune("m", "d"), MAEShape(image_size=16)), open_source(str(folder))
     batches = []
     for workers in (0, 2):
         loader = train_loader(

@@ -29,6 +29,7 @@ _BY_DESIGN = (
     ".*no `val_dataloader`.*",  # validation is optional
     ".*smaller than the logging interval.*",  # steps are counted over epochs
     ".*does not have many workers.*",  # data in memory needs none
+    ".*module\\(s\\) in eval mode at the start.*",  # an average of the weights, a frozen part
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning 2.6 with torch 2.15, its own code
 )
 

@@ -28,6 +28,7 @@ from r2mae_vision.data.datasets import AugmentedImages, collate, train_loader
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.model import MAEShape
 from r2mae_vision.options import Finetune
 from r2mae_vision.pretrain import UnreadableImages, cosine, micro_batch_size, precision
 
@@ -151,14 +152,15 @@ def seeded_numpy(seed: int) -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
-def train_transform(config: Finetune, side: int) -> Any:
+def train_transform(config: Finetune, shape: MAEShape) -> Any:
     """Return timm's training transform: PIL image → (C, H, W) uint8."""
     from timm.data.transforms_factory import create_transform
 
     policy = config.auto_augment if config.auto_augment != "none" else None
     return create_transform(
-        (side, side),
+        (shape.image_size, shape.image_size),
         is_training=True,
+        mean=shape.mean,  # the colour that rotations leave behind
         use_prefetcher=True,
         scale=config.crop_scale,
         hflip=0.5 if config.flip else 0.0,
@@ -256,7 +258,7 @@ def _one(
         train_source = fewer(train_source, config.max_train, seed)
     loader = train_loader(
         train_source,
-        train_transform(config, spec.shape.image_size),
+        train_transform(config, spec.shape),
         batch_size=config.batch_size,
         micro_batch_size=micro,
         in_chans=spec.shape.in_chans,

@@ -12,24 +12,26 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Every scheme side by side on the bundled digits."""
+    """Every scheme side by side on the bundled digits; or a small ViT on two bundled photographs."""
 
+    model: Literal["mlp", "vit"] = "mlp"
+    """mlp: every scheme at once on digits; vit: R2MAE with a small ViT on photographs."""
     data: str = "digits"
-    """digits (bundled, 8x8) or mnist."""
+    """mlp: digits (bundled, 8x8) or mnist."""
     root: Path | None = None
-    """Folder of the four MNIST files (IDX or IDX.gz)."""
+    """mlp: folder of the four MNIST files (IDX or IDX.gz)."""
     download: bool = False
-    """Let torchvision download MNIST into root first."""
+    """mlp: let torchvision download MNIST into root first."""
     hidden: tuple[int, int] = (128, 64)
-    """Widths of the two hidden layers; the second is the representation."""
+    """mlp: widths of the two hidden layers; the second is the representation."""
     n_seeds: int = 3
-    """Seeds per scheme."""
+    """mlp: seeds per scheme."""
     epochs: int = 40
-    """Epochs of pretraining."""
+    """Epochs of pretraining (vit: of 17 steps each)."""
     batch_size: int = 64
-    """Images per step."""
+    """mlp: images per step."""
     lr: float = 3e-3
-    """Adam's learning rate."""
+    """mlp: Adam's learning rate."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None

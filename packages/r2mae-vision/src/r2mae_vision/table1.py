@@ -50,6 +50,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if config.dry_run:
         _dry_run(config, cells, device)
         return None
+    _check(config, cells, device)
     settings = {key: value for key, value in resolved(config).items() if key not in ("seeds", "schemes", "dry_run")}
     run = RunFolder(config.out or DEFAULT_OUT, settings)
     records: list[Record] = []
@@ -71,15 +72,28 @@ def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> l
     """Return the records of one scheme and seed, doing what is not done yet."""
     run = pretrain_vit(pretrain_options(config, name, seed, home / "pretrain", device))
     found: list[Record] = []
-    common = {"model": str(run.path), "data": str(config.root), "seeds": (seed,), "device": device}
-    common |= {"progress": config.progress}
     if "finetune" in config.judge:
-        options = _options(Finetune, config.finetune, common | {"out": home / "finetune"}, "--finetune")
-        found += finetune(options).results()
+        found += finetune(
+            _options(Finetune, config.finetune, _judged(config, run.path, seed, home / "finetune", device))
+        ).results()
     if "probe" in config.judge:
-        options = _options(Probe, config.probe, common | {"out": home / "probe"}, "--probe")
-        found += probe(options).results()
+        found += probe(_options(Probe, config.probe, _judged(config, run.path, seed, home / "probe", device))).results()
     return [_with_paper(record, name, config) for record in found]
+
+
+def _judged(config: Reproduce, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
+    """Return what the grid itself says about judging one model."""
+    common = {"model": str(model), "data": str(config.root), "seeds": (seed,), "device": device}
+    return common | {"progress": config.progress, "out": out}
+
+
+def _check(config: Reproduce, cells: list[tuple[str, int]], device: str) -> None:
+    """Refuse wrong options before anything is done."""
+    unused = Path("unused")
+    for name, seed in cells:
+        pretrain_options(config, name, seed, unused, device)
+    _options(Finetune, config.finetune, _judged(config, unused, 0, unused, device))
+    _options(Probe, config.probe, _judged(config, unused, 0, unused, device))
 
 
 def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device: str) -> Pretrain:
@@ -88,16 +102,16 @@ def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device:
     common |= {"progress": config.progress}
     if config.epochs is not None:
         common["epochs"] = config.epochs
-    return _options(Pretrain, config.pretrain, common, "--pretrain")
+    return _options(Pretrain, config.pretrain, common)
 
 
-def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any], flag: str) -> Options:
+def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any]) -> Options:
     """Return a command's options from a dictionary that the user wrote.
 
     Raises:
         UserError: a key is unknown, or belongs to the grid.
     """
-    known = {field.name for field in fields(kind)}
+    flag, known = f"--{kind.__name__.lower()}", {field.name for field in fields(kind)}
     if unknown := [key for key in given if key not in known]:
         raise UserError(f"{flag} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     if clash := [key for key in given if key in common]:

@@ -20,9 +20,9 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random rectangle out of every image, resize it to a square (bicubic) and flip half of them.
 
-    As torchvision's RandomResizedCrop (a rectangle that does not fit is drawn again, ten times at most), but every image
-    of the batch at once, and with borders between pixels allowed. There is no antialiasing: give images that are at most
-    about twice as large as `side`.
+    As torchvision's RandomResizedCrop (a rectangle that does not fit is drawn again, ten times at most), but every
+    image of the batch at once, and with borders between pixels allowed. There is no antialiasing: give images that are
+    at most about twice as large as `side`.
 
     Args:
         images: (B, C, H, W), uint8 or float.

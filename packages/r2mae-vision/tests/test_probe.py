@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from r2mae_core import UserError
+from r2mae_vision import MAEShape, MaskedAutoencoder, build_encoder, open_source, save_mae
+from r2mae_vision.encoders import EncoderSpec
+from r2mae_vision.options import Probe
+from r2mae_vision.probe import extract_features, knn_accuracy, linear_accuracy, probe, top_k
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """The digits' own pixels as features."""
+    train, val = open_source("digits", "train"), open_source("digits", "val")
+    return tuple(
+        (torch.from_numpy(part.images.reshape(len(part), -1).astype(np.float32)), torch.from_numpy(part.labels))
+        for part in (train, val)
+    )
+
+
+def test_neighbours_vote_as_scikit_learns(pixels):
+    train, val = pixels
+    for k in (1, 5, 20):
+        theirs = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
+        )
+        wanted = theirs.fit(*(part.numpy() for part in train)).score(*(part.numpy() for part in val))
+        assert knn_accuracy(train, val, k, 0.07, block=100)["top1"] == pytest.approx(wanted, abs=1e-9)
+    with pytest.raises(UserError, match="k = 5000 needs at least as many training images, there are 1347"):
+        knn_accuracy(train, val, 5000)
+
+
+def test_the_linear_probe_is_as_good_as_a_logistic_regression(pixels):
+    train, val = pixels
+    scaler = StandardScaler().fit(train[0].numpy())
+    theirs = LogisticRegression(max_iter=2000).fit(scaler.transform(train[0].numpy()), train[1].numpy())
+    wanted = theirs.score(scaler.transform(val[0].numpy()), val[1].numpy())
+    ours = linear_accuracy(train, val, seed=0)
+    assert ours["top1"] == pytest.approx(wanted, abs=0.03)
+    assert ours["top5"] > 0.99
+    assert linear_accuracy(train, val, seed=0) == ours
+    shuffled = (train[0], train[1][torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))])
+    assert linear_accuracy(shuffled, val, seed=0)["top1"] < 0.25
+
+
+def test_top_k():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(200, 9)), rng.integers(0, 9, 200)
+    order = np.argsort(-scores, axis=1)
+    wanted = {"top1": (order[:, 0] == labels).mean(), "top5": (order[:, :5] == labels[:, None]).any(1).mean()}
+    assert top_k(torch.from_numpy(scores), torch.from_numpy(labels)) == pytest.approx(wanted)
+
+
+def test_features_are_timms(tmp_path):
+    shape = MAEShape("vit_tiny_patch16_224", 8, 2, 1, {"depth": 1, "embed_dim": 24, "num_heads": 3}, 16, 1, 2,
+                     mean=(0.5,), std=(0.5,))  # fmt: skip
+    model = MaskedAutoencoder(shape).eval()
+    spec = EncoderSpec(shape, dict(model.encoder.state_dict()), "x")
+    store = open_source("digits", "val")
+    encoder = build_encoder(spec, 0, num_classes=0, global_pool="")
+    images = model.normalise(store.fetch(np.arange(len(store)))[0])
+    with torch.no_grad():
+        tokens = model.encoder.forward_features(images)
+    for pool, wanted in (("token", tokens[:, 0]), ("avg", tokens[:, 1:].mean(1))):
+        features, labels = extract_features(encoder, spec, store, pool=pool, crop_pct=1.0, batch_size=100)
+        torch.testing.assert_close(features, wanted, atol=1e-5, rtol=1e-4)
+        assert labels.tolist() == store.labels.tolist()
+
+
+def test_probe_of_a_folder_and_of_a_model_that_does_not_say_its_data(tmp_path):
+    shape = MAEShape("vit_tiny_patch16_224", 8, 2, 1, {"depth": 1, "embed_dim": 24, "num_heads": 3}, 16, 1, 2,
+                     mean=(0.5,), std=(0.5,))  # fmt: skip
+    place = save_mae(MaskedAutoencoder(shape), tmp_path / "model")
+    with pytest.raises(UserError, match="does not say what it was trained on; name the images with --data"):
+        probe(Probe(str(place), out=tmp_path / "p", device="cpu", progress=False))
+    run = probe(
+        Probe(str(place), "digits", crop_pct=1.0, k=(1, 20), seeds=(0, 1), epochs=20, out=tmp_path / "p", device="cpu",
+              workers=0, progress=False)
+    )  # fmt: skip
+    found = {(record.metric, record.seed) for record in run.results()}
+    assert found == {
+        ("linear_top1", 0), ("linear_top5", 0), ("linear_top1", 1), ("linear_top5", 1), ("knn1_top1", 0),
+        ("knn20_top1", 0),
+    }  # fmt: skip
+    assert all(record.value > 0.15 for record in run.results())  # chance is 0.1; random features of pixels know more
