@@ -30,10 +30,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 DOCS = Path(__file__).parent
-PAGES = sorted(
-    [*DOCS.glob("guides/*.md"), DOCS / "index.md", DOCS / "concepts.md", DOCS / "extending.md", DOCS / "cost.md"]
-    + [DOCS / "paper.md"]
-)
+PAGES = [
+    *(DOCS / f"{name}.md" for name in ("index", "concepts", "cost", "extending", "paper")),
+    *sorted(DOCS.glob("guides/*.md")),
+]
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -130,6 +130,17 @@ def test_command_parses(words, block, monkeypatch, capsys):
         assert code == 0
         return
     assert (code, len(seen)) == (0, 1), f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("line", ["r2mae-text prepare texts --vocabulary 3", "r2mae-theory risk --n many"])
+def test_a_wrong_command_is_noticed(line, monkeypatch):
+    """The check above can fail."""
+    words = line.split()
+    if missing(words[0].replace("-", "_")):
+        pytest.skip(f"not installed: {words[0]}")
+    with recorded(words[0], monkeypatch) as seen:
+        assert call(words) == 2
+    assert seen == []
 
 
 def runs(block: Block) -> bool:
