@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -178,6 +179,17 @@ def execute(block: Block, where: str, namespace: dict[str, object]) -> str:
         exec(code, namespace)
     sys.stdout.write(output.getvalue())
     return output.getvalue()
+
+
+@pytest.mark.parametrize("package", ["r2mae_vision", "r2mae_text", "r2mae_dna", "r2mae_singlecell", "r2mae_theory"])
+def test_paper_page_has_every_target(package):
+    """Whatever `reproduce` can draw is on the page."""
+    if missing(package):
+        pytest.skip(f"not installed: {package}")
+    options = importlib.import_module(f"{package}.options")
+    known = options.Experiments if package == "r2mae_theory" else get_type_hints(options.Reproduce)["target"]
+    text = (DOCS / "paper.md").read_text(encoding="utf-8")
+    assert [target for target in get_args(known) if not re.search(rf"(reproduce|…) {target}\b", text)] == []
 
 
 def test_every_guide_is_in_the_table_of_contents():
