@@ -1,3 +1,6 @@
+import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,3 +260,26 @@ def test_validation_windows_are_the_same_every_time(small):
     with pytest.raises(UserError, match="do not fill"):
         validation_loader(held_out, 16, 1, world_size=2)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_path):
+    """Two processes equal one that accumulates: same windows, masks, ratio and, to rounding, weights."""
+    script = Path(__file__).with_name("two_ranks.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(script), str(small.windows), str(tmp_path)]
+    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 4
+    for (step0, ratio0, windows0, masked0), (step1, ratio1, windows1, masked1) in zip(*ranks, strict=True):
+        assert (step0, ratio0) == (step1, ratio1)
+        assert windows0 != windows1
+        assert masked0 != masked1
+    spec = importlib.util.spec_from_file_location("dna_two_ranks", script)
+    two_ranks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(two_ranks)
+    alone = two_ranks.traced(small.windows, tmp_path / "one", devices=1)
+    assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
+    one, two = (load_model(tmp_path / name).model.state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=2e-5)

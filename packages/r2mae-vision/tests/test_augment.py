@@ -3,17 +3,24 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from r2mae_vision.data.augment import random_resized_crop, resize
+from r2mae_vision.data.augment import Rectangles, cut_each, cut_together, draw_rectangles, random_resized_crop, resize
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_whole_picture_at_its_own_size_is_itself():
+def whole(n, mirrored=False):
+    one, zero = torch.ones(n), torch.zeros(n)
+    return Rectangles(zero, zero, one, one, torch.full((n,), mirrored))
+
+
+@pytest.mark.parametrize("cut", [cut_each, cut_together])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_whole_picture_at_its_own_size_is_itself(cut, mirrored):
     images = torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8)
-    whole = random_resized_crop(images, 12, generator(), scale=(1, 1), ratio=(1, 1), flip=False)
-    torch.testing.assert_close(whole, images.float(), atol=1e-3, rtol=0)
+    wanted = images.flip(3) if mirrored else images
+    torch.testing.assert_close(cut(images, whole(3, mirrored), 12), wanted.float(), atol=1e-3, rtol=0)
 
 
 def test_half_of_the_pictures_are_mirrored():
@@ -23,34 +30,51 @@ def test_half_of_the_pictures_are_mirrored():
     mirrored = (out - images.float().flip(3)).abs().amax((1, 2, 3)) < 1e-2
     assert (same | mirrored).all()
     assert 150 < int(mirrored.sum()) < 250
+    still = random_resized_crop(images, 4, generator(), scale=(1, 1), ratio=(1, 1), flip=False)
+    assert torch.equal(still, images.float())
 
 
-def test_rectangles_have_the_areas_and_shapes_that_torchvision_draws():
-    """A picture whose channels are its coordinates shows what was cut out of it."""
-    n, side = 2000, 64
-    line = torch.linspace(0, 255, side)
-    picture = torch.stack([line.expand(side, side), line[:, None].expand(side, side)])
-    out = random_resized_crop(picture.expand(n, -1, -1, -1), 16, generator(), flip=False) / 255
-    width = (out[:, 0, 0, -1] - out[:, 0, 0, 0]) * 16 / 15
-    height = (out[:, 1, -1, 0] - out[:, 1, 0, 0]) * 16 / 15
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96)])
+def test_rectangles_have_the_areas_and_shapes_that_torchvision_draws(height, width):
+    n = 3000
+    ours = draw_rectangles(n, height / width, generator(), (0.2, 1.0), (3 / 4, 4 / 3), flip=True)
     torch.manual_seed(0)
-    boxes = [v2.RandomResizedCrop(16, (0.2, 1.0)).make_params([picture]) for _ in range(n)]
-    theirs = torch.tensor([[box["width"], box["height"]] for box in boxes]) / side
-    ours = torch.stack([width, height], 1)
-    for q in (0.1, 0.5, 0.9):
-        area, other = float(ours.prod(1).quantile(q)), float(theirs.prod(1).quantile(q))
-        assert area == pytest.approx(other, abs=0.04)
-        aspect, other = (float((size[:, 0] / size[:, 1]).quantile(q)) for size in (ours, theirs))
-        assert aspect == pytest.approx(other, abs=0.04)
-    assert out.min() >= 0
-    assert out.max() <= 1
+    picture, crop = torch.zeros(1, height, width), v2.RandomResizedCrop(16, (0.2, 1.0))
+    boxes = [crop.make_params([picture]) for _ in range(n)]
+    theirs = {name: torch.tensor([box[name] for box in boxes]).double() for name in ("top", "left", "height", "width")}
+    size = {"top": height, "height": height, "left": width, "width": width}
+    for name, values in theirs.items():
+        for q in (0.1, 0.5, 0.9):
+            wanted = float((values / size[name]).quantile(q))
+            assert float(getattr(ours, name).double().quantile(q)) == pytest.approx(wanted, abs=0.03), (name, q)
+    assert (ours.left + ours.width).max() <= 1 + 1e-6
+    assert (ours.top + ours.height).max() <= 1 + 1e-6
 
 
-def test_it_resizes_as_torch_does():
+def test_a_cut_of_one_image_is_torchvisions():
+    images = torch.randint(0, 256, (2, 3, 40, 60), dtype=torch.uint8)
+    part = torch.tensor([0.25, 0.5])
+    rectangles = Rectangles(part / 2, part / 4, part, part, torch.tensor([False, True]))
+    ours = cut_each(images, rectangles, 16)
+    # Top and left of the first lie at 2.5 and 7.5 pixels: rounded to even.
+    for i, box in enumerate([(2, 8, 10, 15), (5, 15, 20, 30)]):
+        wanted = v2.functional.resized_crop(images[i], *box, [16, 16], v2.InterpolationMode.BICUBIC)
+        assert torch.equal(ours[i], (wanted.flip(2) if i else wanted).float())
+
+
+def test_all_at_once_resizes_as_torch_does():
     images = torch.rand(2, 3, 12, 12) * 255
-    larger = random_resized_crop(images, 30, generator(), scale=(1, 1), ratio=(1, 1), flip=False)
     wanted = torch.nn.functional.interpolate(images, (30, 30), mode="bicubic").clamp(0, 255)
-    torch.testing.assert_close(larger, wanted, atol=1e-2, rtol=0)
+    torch.testing.assert_close(cut_together(images, whole(2), 30), wanted, atol=1e-2, rtol=0)
+
+
+def test_both_ways_cut_out_the_same():
+    """On a smooth picture they differ by the rounding to whole pixels alone."""
+    line = torch.linspace(0, 200, 96)
+    images = torch.stack([line.expand(96, 96), line[:, None].expand(96, 96)]).expand(50, -1, -1, -1)
+    rectangles = draw_rectangles(50, 1.0, generator(), (0.2, 1.0), (3 / 4, 4 / 3), flip=True)
+    apart = cut_each(images, rectangles, 32) - cut_together(images, rectangles, 32)
+    assert apart.abs().max() < 2 * 200 / 95
 
 
 def test_resize_is_antialiased_and_leaves_the_right_size_alone():

@@ -100,7 +100,7 @@ def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
     rates = ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "64", "--auto_augment", "none", *common]
     assert call("finetune", "run", "digits", "--out", "tuned", *rates)[0] == 0
     assert call("finetune", "scratch:run", "digits", "--out", "scratch", *rates)[0] == 0
-    code, out, _ = call("compare", "probe", "tuned", "scratch", "--markdown")
+    code, out, _ = call("compare", "run", "probe", "tuned", "scratch", "--markdown")
     assert code == 0
     assert "| no pretraining |" in out
     assert "| Uniform(0.6, 0.9) |" in out
@@ -222,7 +222,7 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
     records = read_records("t")
     assert {r.scheme for r in records} == {"fixed 0.75", "mdlm", "dynamic"}
     assert {r.seed for r in records} == {0, 1}
-    assert len(records) == 3 * 2 * 5
+    assert len(records) == 3 * 2 * (4 + 5)
     assert all(r.paper is None for r in records)  # the paper's figures are about ImageNet
     assert (tmp_path / "t" / "figures" / "table1.png").stat().st_size > 10_000
     before = Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns

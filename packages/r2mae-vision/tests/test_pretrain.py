@@ -51,6 +51,9 @@ def test_pretraining_learns_to_look_at_what_is_visible(tmp_path):
     assert loss < 0.9 * trivial  # 0.353 against 0.427 when this was written
     losses = [value for _, value in read_metrics(run.metrics_file)["loss"]]
     assert losses[-1] < 0.8 * losses[0]
+    curve = {record.metric: record.value for record in run.results()}
+    assert curve["loss@0.5"] < curve["loss@0.75"] < curve["loss@0.9"]
+    assert curve["loss@0.5"] == pytest.approx(float(loss), rel=0.05)  # other masks, the same images
 
 
 @pytest.mark.parametrize("scope", ["batch", "sample"])

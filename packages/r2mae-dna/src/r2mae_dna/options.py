@@ -163,7 +163,7 @@ class Pretrain:
     """Where to compute."""
     devices: int = 1
     """How many devices of this machine."""
-    num_nodes: int = 1
+    nodes: int = 1
     """Machines."""
     out: Path | None = None
     """Run folder; default runs/r2mae-dna-pretrain-TIME. An interrupted run goes on there."""

@@ -6,18 +6,9 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import Record, compare
+from r2mae_core.figures import new_figure
 
 LETTER_COLOURS = {"A": "#2c8c3c", "C": "#2a5fb0", "G": "#e0972f", "T": "#c63d3d"}
-
-
-def _figure(**arguments: Any) -> Any:
-    """Return a matplotlib figure that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained", **arguments)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _draw_curves(roc: Any, pr: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> None:
@@ -41,7 +32,7 @@ def plot_curves(labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> Any:
         labels: (n,) bool.
         damage: name → (n,) scores that grow with the damage.
     """
-    figure = _figure(figsize=(10, 4.4))
+    figure = new_figure(10, 4.4)
     roc, pr = figure.subplots(1, 2)
     _draw_curves(roc, pr, labels, damage)
     pr.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -110,7 +101,7 @@ def plot_demo(
         mark: index of the position that is shaded in the logos.
         mark_title: what is there.
     """
-    figure = _figure(figsize=(13, 4.2 + 1.9 * len(logos)))
+    figure = new_figure(13, 4.2 + 1.9 * len(logos))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
     loss, roc, bars = top.subplots(1, 3)
     colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline has none: grey

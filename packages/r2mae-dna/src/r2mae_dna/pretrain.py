@@ -213,7 +213,7 @@ def pretrain(config: Pretrain) -> RunFolder:
     )
     if config.compile if config.compile is not None else device == "cuda":
         module.model.compile_trunk()
-    world_size = config.devices * config.num_nodes
+    world_size = config.devices * config.nodes
     held_out, callbacks = None, []
     if windows.info.counts.get("validation"):
         held_out = validation_loader(
@@ -228,7 +228,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         max_steps=config.steps,
         device=device,
         devices=config.devices,
-        num_nodes=config.num_nodes,
+        num_nodes=config.nodes,
         strategy="ddp" if world_size > 1 else "auto",
         precision=precision(config.precision, device),
         accumulate_grad_batches=config.accumulate,

@@ -6,20 +6,12 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import Record
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+from r2mae_core.figures import new_figure
 
 
 def plot_pearson(records: Sequence[Record], title: str) -> Any:
     """Draw the correlation of hidden genes over the fraction hidden, a line per method, bars of one deviation."""
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     records = [record for record in records if record.metric.startswith("pearson@")]
     schemes = list(dict.fromkeys(record.scheme for record in records))
@@ -57,7 +49,7 @@ def plot_umap(embeddings: dict[str, np.ndarray], labels: Sequence[str], title: s
     """Draw two-dimensional embeddings side by side, coloured by cell type."""
     import matplotlib
 
-    figure = _figure(5.0 * len(embeddings) + 1.6, 4.8)
+    figure = new_figure(5.0 * len(embeddings) + 1.6, 4.8)
     panels = figure.subplots(1, len(embeddings), squeeze=False)[0]
     names, codes = np.unique(labels, return_inverse=True)
     colours = matplotlib.colormaps["tab20"](np.linspace(0, 1, max(len(names), 2)))

@@ -4,16 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2mae_core import Record, compare
-
-
-def _figure(**arguments: Any) -> Any:
-    """Return a matplotlib figure that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained", **arguments)
-    FigureCanvasAgg(figure)
-    return figure
+from r2mae_core.figures import new_figure
 
 
 def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int, float]]], unigram: float) -> Any:
@@ -24,7 +15,7 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
         series: scheme → (step, validation loss at ratio 0.15).
         unigram: loss of a model that ignores context, nats.
     """
-    figure = _figure(figsize=(14, 4.2))
+    figure = new_figure(14, 4.2)
     left, middle, right = figure.subplots(1, 3)
     for name, points in series.items():
         left.plot(*zip(*points, strict=True), label=name)
@@ -85,7 +76,7 @@ def plot_ratios(
         ylabel: the axis label.
         title: the figure's title.
     """
-    figure = _figure(figsize=(7, 4.6))
+    figure = new_figure(7, 4.6)
     axes = figure.subplots()
     for i, (name, curve) in enumerate(ours.items()):
         axes.plot(*zip(*sorted(curve.items()), strict=True), color=f"C{i}", marker="o", label=name)

@@ -7,16 +7,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import Record, compare
-
-
-def new_figure(**arguments: Any) -> Any:
-    """Return a matplotlib figure that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained", **arguments)
-    FigureCanvasAgg(figure)
-    return figure
+from r2mae_core.figures import new_figure
 
 
 def fixed_ratio(name: str) -> float | None:
@@ -66,7 +57,7 @@ def plot_reconstructions(
         columns += [(f"{ratio:.0%} hidden", shown), ("filled in", pictures)]
     if colours is not None:
         columns.append(("features", colours))
-    figure = new_figure(figsize=(1.5 * len(columns), 1.5 * len(images) + 0.3))
+    figure = new_figure(1.5 * len(columns), 1.5 * len(images) + 0.3)
     grid = figure.subplots(len(images), len(columns), squeeze=False)
     for j, (title, pictures) in enumerate(columns):
         for i, picture in enumerate(pictures.cpu().numpy()):
@@ -88,7 +79,7 @@ def plot_schemes(records: Sequence[Record]) -> Any:
     ]
     panels = list(dict.fromkeys((record.task, record.metric) for record in shown))
     schemes = list(dict.fromkeys(record.scheme for record in shown))
-    figure = new_figure(figsize=(3.4 * len(panels) + 0.8, 0.45 * len(schemes) + 1.4))
+    figure = new_figure(3.4 * len(panels) + 0.8, 0.45 * len(schemes) + 1.4)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (task, metric) in zip(grid, panels, strict=True):
         for i, scheme in enumerate(schemes):

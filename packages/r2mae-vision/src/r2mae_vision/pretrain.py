@@ -12,19 +12,30 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from r2mae_core import LinearDecay, MaskDraw, MaskRatioSampler, RatioSampler, RunFolder, UserError, sampler_from_config
+from r2mae_core import (
+    LinearDecay,
+    MaskDraw,
+    MaskRatioSampler,
+    RatioSampler,
+    Record,
+    RunFolder,
+    UserError,
+    sampler_from_config,
+    short_name,
+)
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, out_of_memory, peak_flops, resolve_device
 from r2mae_core.masked_module import MaskedModule
-from r2mae_core.run_folder import default_run_path
+from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_core.sampler_config import sampler_to_config
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
-from r2mae_vision.checkpoints import load_mae, load_published, save_mae
+from r2mae_vision.checkpoints import load_published, save_mae
 from r2mae_vision.data.augment import random_resized_crop, resize
-from r2mae_vision.data.datasets import train_loader
-from r2mae_vision.data.sources import Source, open_source
+from r2mae_vision.data.datasets import sample_images, train_loader
+from r2mae_vision.data.sources import Source, held_out, open_source
 from r2mae_vision.data.store import ImageStore
+from r2mae_vision.evaluate import EVALUATION_RATIOS, N_IMAGES, loss_curve
 from r2mae_vision.flops import train_flops
 from r2mae_vision.masking import check_visible, pack_patches, split_patches
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
@@ -282,8 +293,21 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
         progress=config.progress,
     )
     if module.global_rank == 0:
+        run.write_results(_curve_records(config, model.to(device).eval(), sampler, device))
         save_mae(model.cpu(), run.path / "model")
     return run
+
+
+def _curve_records(config: Pretrain, model: MaskedAutoencoder, sampler: RatioSampler, device: str) -> list[Record]:
+    """Return the loss at fixed ratios on validation images (training images where there are no others)."""
+    source = held_out(config.data)
+    images = sample_images(source, N_IMAGES, model.shape.image_size, model.shape.in_chans).to(device)
+    scheme = short_name(sampler) + (" per image" if config.scope == "sample" else "")
+    losses, git, name = loss_curve(model, images), git_commit(), device_name(device)
+    return [
+        Record(source.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), "val", device=name, git=git)
+        for ratio, loss in zip(EVALUATION_RATIOS, losses, strict=True)
+    ]
 
 
 _FREE = ("micro_batch_size", "devices", "nodes", "strategy", "compile", "log_every", "checkpoint_every", "workers")
@@ -343,6 +367,7 @@ def pretrain_command(config: Pretrain) -> None:
     if config.model == "mlp":
         say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe {run.path}")
         return
-    shape = load_mae(run.path).shape
-    say(f"Done: {run.path} (model/, metrics.csv), {shape.model} at {shape.image_size} pixels.")
+    losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
+    say(f"Loss on held-out images with fixed masks: {losses}")
+    say(f"Done: {run.path} (model/, metrics.csv, results.json)")
     say(f"Next: r2mae-vision reconstruct {run.path}, or probe, finetune, export")

@@ -14,10 +14,9 @@ from r2mae_core.devices import resolve_device
 from r2mae_core.files import atomic_path
 from r2mae_core.randomness import derived_seed
 from r2mae_vision.checkpoints import load_mae
-from r2mae_vision.data.decoding import UnreadableImageError, decode, square
-from r2mae_vision.data.prepare import pixels
-from r2mae_vision.data.sources import NoValidationError, Source, open_source
-from r2mae_vision.data.store import ImageStore
+from r2mae_vision.data.datasets import sample_images
+from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
+from r2mae_vision.data.sources import held_out
 from r2mae_vision.masking import split_patches
 from r2mae_vision.model import MaskedAutoencoder
 from r2mae_vision.options import Reconstruct
@@ -38,17 +37,6 @@ def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
             squares.append(pixels(square(decode(Path(file), in_chans), side, "crop")))
         except UnreadableImageError as error:
             raise UserError(f"{file} cannot be decoded: {error}") from None
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-
-
-def some_pictures(source: Source, n: int, side: int, in_chans: int) -> Tensor:
-    """Return pictures of a source, spread evenly over it, as (B, C, side, side) uint8."""
-    from r2mae_vision.data.datasets import read_image
-
-    chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
-    if isinstance(source, ImageStore) and source.side == side:
-        return source.fetch(chosen)[0]
-    squares = [pixels(square(read_image(source, int(index), in_chans)[0], side, "crop")) for index in chosen]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
@@ -106,7 +94,7 @@ def reconstruct(config: Reconstruct) -> Path:
     if config.images:
         images = load_pictures(config.images, side, in_chans)
     else:
-        images = some_pictures(_source_of(config.run), config.n_images, side, in_chans)
+        images = sample_images(held_out(_data_of(config.run)), config.n_images, side, in_chans)
     images = images.to(device)
     filled = reconstructions(model, images, config.ratios, config.seed)
     colours = feature_colours(model, images) if config.features else None
@@ -117,16 +105,12 @@ def reconstruct(config: Reconstruct) -> Path:
     return target
 
 
-def _source_of(run: Path) -> Source:
-    """Return the images that a run was judged on: its data's validation part, or else the training part."""
+def _data_of(run: Path) -> str:
+    """Return the data that a run was trained on."""
     file = run / "config.yaml"
     if not file.exists():
         raise UserError(f"{run} does not say what it was trained on; name image files with --images")
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
-    try:
-        return open_source(data, "val")
-    except NoValidationError:
-        return open_source(data, "train")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
 
 
 def reconstruct_command(config: Reconstruct) -> None:

@@ -71,7 +71,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
 def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> list[Record]:
     """Return the records of one scheme and seed, doing what is not done yet."""
     run = pretrain_vit(pretrain_options(config, name, seed, home / "pretrain", device))
-    found: list[Record] = []
+    found = run.results()
     if "finetune" in config.judge:
         found += finetune(
             _options(Finetune, config.finetune, _judged(config, run.path, seed, home / "finetune", device))

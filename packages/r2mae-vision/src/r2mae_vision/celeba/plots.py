@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2mae_core import Record, compare
-from r2mae_vision.plots import fixed_ratio, new_figure
+from r2mae_core.figures import new_figure
+from r2mae_vision.plots import fixed_ratio
 
 N_LABELLED = 6  # attributes whose curves are named
 
@@ -18,7 +19,7 @@ def plot_fig2b(records: Sequence[Record], paper_optima: Mapping[int, float]) -> 
     """
     table = compare([record for record in records if record.metric == "reconstruction_mse"])
     sizes = sorted({int(task.rsplit("-", 1)[1]) for task, _ in table.columns})
-    figure = new_figure(figsize=(4.6 * len(sizes), 4.4))
+    figure = new_figure(4.6 * len(sizes), 4.4)
     for i, (axes, size) in enumerate(zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True)):
         _draw_metric(axes, records, f"celeba-{size}", "reconstruction_mse", f"C{i}", "fixed ratio")
         if size in paper_optima:
@@ -43,7 +44,7 @@ def plot_probe(records: Sequence[Record], target: str) -> Any:
         target: the figure's name.
     """
     task = next(record.task for record in records if "/" not in record.task)
-    figure = new_figure(figsize=(15, 4.6))
+    figure = new_figure(15, 4.6)
     left, middle, right = figure.subplots(1, 3)
     _draw_metric(left, records, task, "attribute_accuracy", "C0", "probe")
     majority = [r.value for r in records if r.task == task and r.metric == "majority_accuracy"]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from r2mae_core import ResumableLoader, UserError
 from r2mae_core.data_order import StepOrder
 from r2mae_core.randomness import derived_seed
-from r2mae_vision.data.decoding import UnreadableImageError
+from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.sources import ImageFiles, Source
 from r2mae_vision.data.store import ImageStore
 
@@ -84,6 +84,20 @@ def read_image(source: Source, index: int, in_chans: int) -> tuple[Any, int]:
     pixels = source.images[index]
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     return convert(picture, in_chans), int(source.labels[index])
+
+
+def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
+    """Return images spread evenly over a source, (B, C, side, side) uint8, without those that cannot be decoded."""
+    chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
+    if isinstance(source, ImageStore) and source.side == side:
+        return source.fetch(chosen)[0]
+    squares = []
+    for index in chosen:
+        with contextlib.suppress(UnreadableImageError):
+            squares.append(pixels(square(read_image(source, int(index), in_chans)[0], side, "crop")))
+    if not squares:
+        raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
 def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """One image file → RGB or grey pixels."""
 
 import io
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from r2mae_core import UserError
 
@@ -77,6 +78,7 @@ def square(image: Any, side: int, fit: str) -> Any:
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def shown_name(file: Any) -> str:
-    """Return how a file is named in a message."""
-    return str(file) if isinstance(file, str | Path) else getattr(file, "name", "an image")
+def pixels(image: Any) -> np.ndarray:
+    """Return a PIL image as (H, W, C) uint8."""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array

@@ -14,7 +14,7 @@ from r2mae_core import UserError
 from r2mae_core.commands import say
 from r2mae_core.files import atomic_path, write_text
 from r2mae_vision.data.datasets import read_image
-from r2mae_vision.data.decoding import UnreadableImageError, decode, square
+from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.options import Prepare
@@ -43,12 +43,6 @@ class _Squares(Dataset):
         except UnreadableImageError as error:
             return None, -1, f"{_name(self.source, index)}: {error}"
         return pixels(square(image, self.side, self.fit)), label, ""
-
-
-def pixels(image: Any) -> np.ndarray:
-    """Return a PIL image as (H, W, C) uint8."""
-    array = np.asarray(image)
-    return array[:, :, None] if array.ndim == 2 else array
 
 
 def _name(source: Source, index: int) -> str:

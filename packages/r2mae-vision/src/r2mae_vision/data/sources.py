@@ -114,6 +114,14 @@ def open_source(spec: str, split: str = "train") -> Source:
     return official if official is not None else _files(_part(folder, split))
 
 
+def held_out(spec: str) -> Source:
+    """Open the validation part of what `data` names, or the training part where there is no other."""
+    try:
+        return open_source(spec, "val")
+    except NoValidationError:
+        return open_source(spec, "train")
+
+
 def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
     """Open training and validation part and check that their classes agree.
 

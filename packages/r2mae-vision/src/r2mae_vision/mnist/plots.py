@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from r2mae_core import Record, compare
+from r2mae_core.figures import new_figure
 from r2mae_core.masks import nested_masks
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder
-from r2mae_vision.plots import draw_curve, fixed_ratio, new_figure
+from r2mae_vision.plots import draw_curve, fixed_ratio
 
 SHOWN_RATIO = 0.75
 
@@ -26,7 +27,7 @@ def plot_demo(
         names: the scheme of each model of the stack.
         schemes: the schemes whose reconstructions are shown.
     """
-    figure = new_figure(figsize=(12, 9))
+    figure = new_figure(12, 9)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     left, right = top.subplots(1, 2)
     draw_curve(left, records, "probe_accuracy")
@@ -74,7 +75,7 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
     for task in dict.fromkeys(task for task, _ in table.columns):
         hidden1, hidden2 = map(int, task.rsplit(" ", 1)[1].split("-"))
         shapes.setdefault(hidden1, []).append((hidden2, task))
-    figure = new_figure(figsize=(6.2 * len(shapes), 5))
+    figure = new_figure(6.2 * len(shapes), 5)
     panels = figure.subplots(1, len(shapes), squeeze=False)[0]
     for axes, (hidden1, tasks) in zip(panels, sorted(shapes.items()), strict=True):
         for i, (hidden2, task) in enumerate(sorted(tasks)):
