@@ -154,7 +154,7 @@ def demo(session, package):
 @nox.session
 @EACH
 def bench(session, package):
-    """Run the package's benchmarks: ours against a peer, in one run. `-- SCRIPT …` runs one of them with its options."""
+    """Run the package's benchmarks, ours against a peer. `-- SCRIPT …` runs one of them, with its options."""
     scripts = sorted((ROOT / "benchmarks").glob(f"{NAMES[package]}_*.py"))
     if not scripts:
         session.skip(f"no benchmarks of {package}")
