@@ -154,13 +154,16 @@ def demo(session, package):
 @nox.session
 @EACH
 def bench(session, package):
-    """Run the package's benchmarks: ours against a peer, in one run."""
+    """Run the package's benchmarks, ours against a peer. `-- SCRIPT …` runs one of them, with its options."""
     scripts = sorted((ROOT / "benchmarks").glob(f"{NAMES[package]}_*.py"))
     if not scripts:
         session.skip(f"no benchmarks of {package}")
     sync(session, f"--package={package}", "--group=test")
+    words = session.posargs
+    if words and (one := [script for script in scripts if script.stem == words[0]]):
+        scripts, words = one, words[1:]
     for script in scripts:
-        session.run("python", str(script), *session.posargs)
+        session.run("python", str(script), *words)
 
 
 def find_python(version):

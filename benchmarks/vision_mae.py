@@ -7,8 +7,8 @@
 - Data: prepared images fetched, sent, cropped and flipped as a batch, against torchvision's RandomResizedCrop on the
   same images in this process; both give float images.
 
-Run: `nox -s "bench(vision)"`. On a GPU: `nox -s "bench(vision)" -- --device cuda --model vit_base_patch16_224
---decoder 512 8 16 --batch 256 --compile`.
+Run: `nox -s "bench(vision)" -- vision_mae`. On a GPU: `nox -s "bench(vision)" -- vision_mae --device cuda --model
+vit_base_patch16_224 --decoder 512 8 16 --batch 256 --compile`.
 """
 
 import argparse

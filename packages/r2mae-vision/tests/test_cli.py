@@ -224,7 +224,8 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
     assert {r.seed for r in records} == {0, 1}
     assert len(records) == 3 * 2 * (4 + 5)
     assert all(r.paper is None for r in records)  # the paper's figures are about ImageNet
-    assert (tmp_path / "t" / "figures" / "table1.png").stat().st_size > 10_000
+    for figure in ("table1.png", "curves.png"):
+        assert (tmp_path / "t" / "figures" / figure).stat().st_size > 10_000
     before = Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns
     assert call(*grid)[0] == 0
     assert Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns == before

@@ -90,3 +90,28 @@ def plot_schemes(records: Sequence[Record]) -> Any:
         axes.set_yticks(range(len(schemes)), schemes)
         axes.invert_yaxis()
     return figure
+
+
+def plot_loss_curves(records: Sequence[Record]) -> Any:
+    """Draw the loss at fixed ratios, a line per scheme, bars of one deviation over seeds.
+
+    Args:
+        records: those with metrics "loss@ratio" are drawn.
+    """
+    table = compare([record for record in records if record.metric.startswith("loss@")])
+    figure = new_figure(6.2, 4.2)
+    axes = figure.subplots()
+    for i, name in enumerate(table.schemes):
+        points = sorted(
+            (float(metric.removeprefix("loss@")), cell.mean, cell.sd or 0.0)
+            for (scheme, _, metric), cell in table.cells.items()
+            if scheme == name
+        )
+        ratios, means, spread = zip(*points, strict=True)
+        width = 2.2 if name.startswith(("r2mae", "Uniform")) else 1.2
+        axes.errorbar(
+            ratios, means, spread, color=f"C{i}", marker="o", markersize=4, capsize=2, linewidth=width, label=name
+        )
+    axes.set(xlabel="fraction hidden", ylabel="loss on hidden patches", title="the same masks for every scheme")
+    axes.legend(fontsize="small", frameon=False)
+    return figure

@@ -18,7 +18,7 @@ from r2mae_vision.flops import train_flops
 from r2mae_vision.masking import split_patches
 from r2mae_vision.model import MaskedAutoencoder
 from r2mae_vision.options import Finetune, Pretrain, Probe, Reproduce
-from r2mae_vision.plots import plot_schemes
+from r2mae_vision.plots import plot_loss_curves, plot_schemes
 from r2mae_vision.pretrain import EPOCHS, pretrain_vit, shape_of
 from r2mae_vision.probe import probe
 
@@ -64,7 +64,8 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     write_text(run.path / "table.md", table.markdown())
     say(table.rich(f"Table 1 on {config.root}, {device_name(device)}"))
     figure = run.save_figure("table1.png", plot_schemes(records))
-    say(f"Figure: {figure}\nRun folder: {run.path}")
+    curves = run.save_figure("curves.png", plot_loss_curves(records))
+    say(f"Figures: {figure}, {curves}\nRun folder: {run.path}")
     return run
 
 
