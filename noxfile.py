@@ -19,7 +19,7 @@ nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "wheels", "matrix"]
+nox.options.sessions = ["lint", "types", "tests", "wheels", "matrix", "pages"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes three times as long with it
 
 ROOT = Path(__file__).parent
@@ -139,6 +139,13 @@ def docs(session):
     sync(session, "--all-packages", "--group=docs")
     session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", "docs/_build/html")
     session.log("open docs/_build/html/index.html")
+
+
+@nox.session
+def pages(session):
+    """Run the code and check the commands in the documentation's pages."""
+    sync(session, "--all-packages", "--all-extras", "--group=test")
+    session.run("python", "-m", "pytest", "docs/test_pages.py", *session.posargs)
 
 
 @nox.session

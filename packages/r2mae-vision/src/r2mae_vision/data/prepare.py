@@ -197,4 +197,4 @@ class _Progress:
 def prepare_command(config: Prepare) -> None:
     """`r2mae-vision prepare`."""
     out = prepare(config)
-    say(f"Done: {out}. Next: r2mae-vision pretrain --data {out}")
+    say(f"Done: {out}. Next: r2mae-vision pretrain {out}")
