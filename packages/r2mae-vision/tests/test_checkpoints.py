@@ -58,6 +58,18 @@ def test_transformers_round_trip(tiny_model, tmp_path):
         assert load_published(place, again) == []
         assert same(again, tiny_model)
         assert again.encoder.norm.eps == tiny_model.encoder.norm.eps
+    # Published folders of transformers have another epsilon: it is kept when the model is saved again.
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "layer_norm_eps": 1e-12}))
+    load_published(folder, again)
+    assert load_mae(save_mae(again, tmp_path / "c")).decoder.norm.eps == 1e-12
+
+
+def test_a_run_folder_is_a_start_too(tiny_model, tmp_path):
+    save_mae(tiny_model, tmp_path / "run" / "model")
+    again = MaskedAutoencoder(tiny_model.shape, seed=9)
+    assert load_published(tmp_path / "run", again) == []
+    assert same(again, tiny_model)
 
 
 def test_the_layout_of_the_files_published_with_mae(tiny_model, tmp_path):
@@ -105,14 +117,22 @@ def test_files_that_do_not_serve(tiny_model, tmp_path):
         read_tensors(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r"no mae.json in"):
         load_mae(tmp_path)
+    save_mae(tiny_model, tmp_path / "odd")
+    save_file({"x": torch.zeros(1)}, tmp_path / "odd" / "model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit .*mae.json: .* is in one of them alone"):
+        load_mae(tmp_path / "odd")
     (tmp_path / "mae.json").write_text(json.dumps({"model": "vit_tiny_patch16_224"}))
     with pytest.raises(UserError, match=r"mae.json is damaged"):
         load_mae(tmp_path)
 
 
 def test_what_transformers_cannot_hold(tmp_path):
-    shape = MAEShape(
-        "vit_base_patch16_siglip_224", 32, model_args={"depth": 1}, decoder_dim=32, decoder_depth=1, decoder_heads=2
-    )
+    sizes = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+    shape = MAEShape("vit_base_patch16_siglip_224", 32, model_args={"depth": 1}, **sizes)
     with pytest.raises(UserError, match="exactly one class token"):
         export_transformers(MaskedAutoencoder(shape), tmp_path)
+    args = {"depth": 1, "embed_dim": 48, "num_heads": 3, "qkv_bias": False}
+    with pytest.raises(UserError, match="no biases in its attention but the decoder has"):
+        export_transformers(
+            MaskedAutoencoder(MAEShape("vit_tiny_patch16_224", 32, 4, model_args=args, **sizes)), tmp_path
+        )

@@ -42,6 +42,11 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert "| r2mae |" in (run / "table.md").read_text()
 
 
+def test_demo_of_a_vit_refuses_what_it_has_no_use_for(call):
+    code, _, err = call("demo", "--model", "vit", "--n_seeds", "5")
+    assert (code, err) == (1, "r2mae-vision demo: --model vit has no use for --n_seeds; leave it out\n")
+
+
 def test_demo_of_a_vit(call, tmp_path):
     code, out, err = call("demo", "--model", "vit", "--epochs", "1", "--out", "run", "--device", "cpu", "--no-progress")
     assert (code, err) == (0, "")

@@ -1,4 +1,5 @@
 import io
+import pickle
 import sys
 import tarfile
 
@@ -102,6 +103,10 @@ def test_a_tar_of_class_folders(folder, tmp_path):
             tar.add(folder / "train" / name, name)
     source = open_source(str(tmp_path / "train.tar"))
     assert source.classes == ("a_red", "b_green")
+    with pytest.raises(UserError, match="has no validation part; name one with --val"):
+        open_pair(str(tmp_path / "train.tar"))
+    train, val = open_pair(str(tmp_path / "train.tar"), str(tmp_path / "train.tar"))
+    assert len(train) == len(val) == 16
     image, label = read_image(source, 15, 3)
     assert label == 1
     assert image.getpixel((5, 5))[1] > 150
@@ -138,6 +143,7 @@ def test_prepare_writes_what_training_reads(folder, tmp_path, capsys):
     assert "broken.jpg" in (out / "train" / "skipped.txt").read_text()
     train, val = open_pair(str(out))
     assert isinstance(train, ImageStore)
+    assert open_source(str(folder)).name == "images"  # not "train"
     assert (len(train), len(val), train.side, train.in_chans) == (24, 12, 16, 3)
     images, labels = train.fetch(np.array([0, 9, 23]))
     assert images.shape == (3, 3, 16, 16)
@@ -197,6 +203,8 @@ def test_webdataset_shards(tmp_path, capsys):
     assert store.labels.tolist() == [0, 1, 2, 0, 2]
     assert store.images[:, 0, 0, 0].tolist() == [0, 80, 160, 0, 160]
     assert store.classes == ("0", "1", "2")
+    assert len(pickle.dumps(store)) < 1000  # workers get the folder, not the bytes
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).images, store.images)
     with pytest.raises(UserError, match="no shard matches"):
         prepare(Prepare("wds/none-*.tar", out=tmp_path / "x", progress=False))
 
@@ -230,6 +238,8 @@ def test_cifar_in_its_binary_files(tmp_path):
     row = np.fromfile(folder / "data_batch_2.bin", np.uint8)[:3073]
     assert train.labels[20] == row[0]
     assert np.array_equal(train.images[20], row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+    own = write_cifar(tmp_path / "own", n=10)
+    assert len(open_pair(str(folder), str(own))[1]) == 10  # its test file, not its five training files
     (folder / "data_batch_3.bin").write_bytes(b"123")
     with pytest.raises(UserError, match=r"data_batch_3.bin is truncated: 3 bytes are not a multiple of 3073"):
         open_source(str(folder))
@@ -297,7 +307,7 @@ def test_unreadable_images_are_replaced_and_named(folder):
     assert labels.tolist() == [0, 0, 0, 0]
     for file in (folder / "train").rglob("*.jpg"):
         file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="100 images in a row of train cannot be decoded"):
+    with pytest.raises(UserError, match="100 images in a row of images cannot be decoded"):
         dataset[0, 0]
 
 

@@ -59,6 +59,12 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     except OSError as error:  # a full disk, a missing permission: the system's own words, with the file's name
         print(f"{prog} {verb}: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"{prog} {verb}: the GPU's memory is full ({reason}); lower the batch size", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 

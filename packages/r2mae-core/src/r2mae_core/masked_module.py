@@ -35,7 +35,50 @@ class MaskDraw:
     """Factor on the gradient of the curriculum head; 0: frozen, every weight is 1."""
 
 
-class MaskedModule(pl.LightningModule):
+class FiniteLoss(pl.LightningModule):
+    """Stops a training whose loss is no longer a number, without waiting for the device in every step."""
+
+    _first_bad: Tensor | None = None
+
+    def watch(self, loss: Tensor) -> None:
+        """Note on the device the first step whose loss is not a number."""
+        if self._first_bad is None or self._first_bad.device != loss.device:
+            self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        bad = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, self.global_step, self._first_bad)
+
+    def check_finite(self) -> None:
+        """Stop if the loss of a step so far was not a number. It waits for the device: call it at log steps.
+
+        Raises:
+            UserError: with the first such step.
+        """
+        if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
+            raise UserError(
+                f"the loss is not a number since {self.describe_step(step)}; lower the learning rate, clip gradients, "
+                "or train in float32 (--precision 32-true). The last checkpoint is from before that step"
+            )
+
+    def describe_step(self, step: int) -> str:
+        """Return how a step is named in the message."""
+        return f"step {step}"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Never replace a good checkpoint by a broken one.
+
+        Raises:
+            UserError: a loss or a weight is not a number.
+        """
+        self.check_finite()
+        broken = [name for name, value in self.named_parameters() if not bool(value.isfinite().all())]
+        if broken:
+            raise UserError(
+                f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; lower the learning "
+                "rate, or clip gradients. The last checkpoint is from before that step"
+            )
+
+
+class MaskedModule(FiniteLoss):
     """Base of every modality's pretraining module.
 
     Subclasses give `masked_loss` and `configure_optimizers`.
@@ -62,7 +105,6 @@ class MaskedModule(pl.LightningModule):
         self.validation_ratios = tuple(validation_ratios)
         self._generator: torch.Generator | None = None
         self._bins = _RatioBins()
-        self._first_bad: Tensor | None = None
 
     @abstractmethod
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
@@ -117,8 +159,8 @@ class MaskedModule(pl.LightningModule):
         draw = self.draw(batch_idx)
         loss = self.masked_loss(batch, draw)
         self._bins.add(draw.ratio, loss.detach())
-        self._watch(loss.detach())
-        if self.is_log_step():
+        self.watch(loss)
+        if self.is_log_step() and self.ends_step(batch_idx):
             self.check_finite()
             self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
         return loss
@@ -135,36 +177,19 @@ class MaskedModule(pl.LightningModule):
             losses.append(loss)
         return torch.stack(losses).mean()
 
-    def _watch(self, loss: Tensor) -> None:
-        """Note on the device, without waiting for it, the first step whose loss is not a number."""
-        if self._first_bad is None or self._first_bad.device != loss.device:
-            self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
-        bad = ~torch.isfinite(loss) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, self.global_step, self._first_bad)
-
-    def check_finite(self) -> None:
-        """Stop a training whose loss is no longer a number; called at log steps and before a checkpoint is written.
-
-        Raises:
-            UserError: with the first such step and its mask ratio.
-        """
-        if self._first_bad is None or (step := int(self._first_bad)) < 0:
-            return
-        ratio = self.mask_ratio.sample(step, self.total_steps()) if self.ratio_per == "step" else None
-        where = f"step {step}" + ("" if ratio is None else f", mask ratio {ratio:.4g}")
-        raise UserError(
-            f"the loss is not a number since {where}; lower the learning rate, clip gradients, or train in float32 "
-            "(--precision 32-true). The last checkpoint is from before that step"
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Never replace a good checkpoint by a broken one."""
-        self.check_finite()
+    def describe_step(self, step: int) -> str:  # noqa: D102
+        if self.ratio_per != "step":
+            return f"step {step}"
+        return f"step {step}, mask ratio {self.mask_ratio.sample(step, self.total_steps()):.4g}"
 
     def is_log_step(self) -> bool:
         """Return whether this optimizer step is one that is logged: every so many, and the last."""
         step, every = self.global_step + 1, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         return step % every == 0 or step == self.total_steps()
+
+    def ends_step(self, batch_idx: int) -> bool:
+        """Return whether the optimizer steps after this micro-batch."""
+        return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
 
     def log_now(self, metrics: dict[str, float | Tensor]) -> None:
         """Send metrics to every logger. Reading device values waits for the device, so do it at log steps only."""

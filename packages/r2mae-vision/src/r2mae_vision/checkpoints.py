@@ -7,6 +7,7 @@ Everything is safetensors + JSON. Other people's files are matched by name, in t
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from r2mae_core import UserError
 from r2mae_core.files import atomic_path, write_text
-from r2mae_vision.model import MAEShape, MaskedAutoencoder
+from r2mae_vision.model import MAEShape, MaskedAutoencoder, set_norm_eps
 
 State = dict[str, Tensor]
 
@@ -71,7 +72,12 @@ def load_mae(folder: Path) -> MaskedAutoencoder:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{home / 'mae.json'} is damaged ({error})") from None
     model = MaskedAutoencoder(shape)
-    model.load_state_dict(read_tensors(home / "model.safetensors"))
+    file = home / "model.safetensors"
+    state, own = read_tensors(file), model.state_dict()
+    if missing := sorted(set(own) ^ set(state)):
+        raise UserError(f"{file} does not fit {home / 'mae.json'}: {missing[0]} is in one of them alone")
+    check_sizes(state, own, file)
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -96,6 +102,10 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
     for name, value in model.state_dict().items():
         state |= _to_transformers(name, value)
     attention = encoder.blocks[0].attn
+    if attention.qkv.bias is None:
+        raise UserError(
+            f"{shape.model} has no biases in its attention but the decoder has; ViTMAE has one setting for both"
+        )
     config = {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
@@ -144,6 +154,8 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
     Raises:
         UserError: the file is damaged or a foreign pickle, holds nothing that fits, or tensors of other sizes.
     """
+    if place.is_dir() and not (place / "model.safetensors").exists() and (place / "model").is_dir():
+        place = place / "model"  # a run folder
     file = place / "model.safetensors" if place.is_dir() else place
     state = to_ours(read_tensors(file))
     own = model.state_dict()
@@ -158,7 +170,9 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
     model.load_state_dict({**own, **state})
     config = place / "config.json"
     if place.is_dir() and config.exists():
-        _set_eps(model, json.loads(config.read_text(encoding="utf-8")).get("layer_norm_eps"))
+        eps = json.loads(config.read_text(encoding="utf-8")).get("layer_norm_eps")
+        model.shape = replace(model.shape, norm_eps=eps)
+        set_norm_eps(model, eps)
     return sorted(set(own) - set(state))
 
 
@@ -295,10 +309,3 @@ def read_tensors(file: Path) -> State:
 
 def _n_prefix(encoder: Any) -> int:
     return 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-
-
-def _set_eps(model: MaskedAutoencoder, eps: float | None) -> None:
-    if eps is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                module.eps = eps

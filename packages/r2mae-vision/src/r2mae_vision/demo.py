@@ -1,12 +1,13 @@
 """`r2mae-vision demo`: every scheme side by side on small real images, in one stack; or one ViT on photographs."""
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import Fixed, Record, RunFolder, compare, scheme, with_seed
+from r2mae_core import Fixed, Record, RunFolder, UserError, compare, scheme, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.files import write_text
@@ -105,6 +106,9 @@ def demo_vit(config: Demo) -> RunFolder:
     from r2mae_vision.pretrain import pretrain_vit
     from r2mae_vision.reconstruct import reconstruct
 
+    only_mlp = ("data", "root", "download", "hidden", "n_seeds", "batch_size", "lr")
+    if changed := [f.name for f in fields(config) if f.name in only_mlp and getattr(config, f.name) != f.default]:
+        raise UserError(f"--model vit has no use for --{', --'.join(changed)}; leave it out")
     start = time.perf_counter()
     device = resolve_device(config.device)
     run = RunFolder(config.out or default_run_path("r2mae-vision", "demo"), resolved(config))

@@ -1,6 +1,7 @@
 """Any ViT as an encoder: a run of ours, a file or folder of weights, a timm model, or one drawn anew."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from r2mae_core import UserError, sampler_from_config, short_name
 from r2mae_core.randomness import derived_seed
 from r2mae_vision.checkpoints import fit_positions, load_mae, read_tensors, to_ours
-from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder
+from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,13 @@ class EncoderSpec:
     """The data of its pretraining, where a run folder says."""
 
 
-def open_encoder(name: str, timm_model: str | None = None, image_size: int | None = None) -> EncoderSpec:
+def open_encoder(
+    name: str,
+    timm_model: str | None = None,
+    image_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> EncoderSpec:
     """Find out what a user means by a model.
 
     Args:
@@ -34,15 +41,17 @@ def open_encoder(name: str, timm_model: str | None = None, image_size: int | Non
             are fetched), or "scratch:NAME" with any of these for the same architecture drawn anew.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.
+        mean: of the pixels, in [0, 1]; default the model's own; of weights in a file ImageNet's.
+        std: as mean.
 
     Raises:
         UserError: there is no such model, or its weights do not fit.
     """
     if name.startswith("scratch:"):
         spec = open_encoder_shape(name.removeprefix("scratch:"), timm_model)
-        return EncoderSpec(_resized(spec.shape, image_size), None, "no pretraining", spec.data)
+        return EncoderSpec(_changed(spec.shape, image_size, mean, std), None, "no pretraining", spec.data)
     spec = open_encoder_shape(name, timm_model, weights=True)
-    return EncoderSpec(_resized(spec.shape, image_size), spec.weights, spec.scheme, spec.data)
+    return EncoderSpec(_changed(spec.shape, image_size, mean, std), spec.weights, spec.scheme, spec.data)
 
 
 def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False) -> EncoderSpec:
@@ -61,10 +70,33 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
         file = place / "model.safetensors" if place.is_dir() else place
         state = to_ours(read_tensors(file))
         encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-        return EncoderSpec(_timm_shape(timm_model), encoder, place.stem)
+        # MAE's published weights want ImageNet's normalisation, whatever timm's own weights of that name want.
+        shape = replace(_timm_shape(timm_model), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        return EncoderSpec(_with_processor(shape, place), encoder, place.stem)
     if place.suffix or "/" in name:
         raise UserError(f"no model at {name}")
     return EncoderSpec(_timm_shape(name), _fetched(name) if weights else None, name)
+
+
+def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
+    """Return the shape with the mean and deviation that a folder of transformers states."""
+    file = place / "preprocessor_config.json"
+    if not place.is_dir() or not file.exists():
+        return shape
+    stated = json.loads(file.read_text(encoding="utf-8"))
+    return replace(
+        shape,
+        mean=tuple(stated.get("image_mean") or shape.mean),
+        std=tuple(stated.get("image_std") or shape.std),
+        image_size=(stated.get("size") or {}).get("height", shape.image_size),
+    )
+
+
+def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
+    """Return what `timm.create_model` needs beside the name."""
+    shape = spec.shape
+    arguments: dict[str, Any] = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args}
+    return arguments if shape.patch_size is None else {**arguments, "patch_size": shape.patch_size}
 
 
 def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
@@ -80,17 +112,15 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     """
     import timm
 
-    shape = spec.shape
-    settings = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args, **arguments}
-    if shape.patch_size is not None:
-        settings["patch_size"] = shape.patch_size
+    shape, settings = spec.shape, {**model_arguments(spec), **arguments}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init") % 2**63)
+        plain = create_encoder(shape)  # refuses what is no ViT of timm
         model: Any = timm.create_model(shape.model, **settings)
+        set_norm_eps(model, shape.norm_eps)
     own = model.state_dict()
     state = spec.weights
     if state is None:
-        plain = create_encoder(shape)
         model.pos_embed.data.copy_(plain.pos_embed.data)
         return model
     kept = {key: value for key, value in state.items() if key in own and not key.startswith("head")}
@@ -110,8 +140,14 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     return model
 
 
-def _resized(shape: MAEShape, image_size: int | None) -> MAEShape:
-    return shape if image_size is None else MAEShape.of({**shape.plain(), "image_size": image_size})
+def _changed(
+    shape: MAEShape, image_size: int | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> MAEShape:
+    changes: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std}
+    shape = replace(shape, **{name: value for name, value in changes.items() if value is not None})
+    if not len(shape.mean) == len(shape.std) == shape.in_chans:
+        raise UserError(f"mean {shape.mean} and std {shape.std} do not fit {shape.in_chans} channels")
+    return shape
 
 
 def _named(place: Path) -> tuple[str, str | None]:

@@ -1,13 +1,12 @@
 """Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup, layer decay (paper, 4.1, C.5)."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,22 +17,24 @@ from r2mae_core import Record, RunFolder, UserError, compare, read_records
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import permutation, rank_and_world_size
 from r2mae_core.devices import device_name, out_of_memory, resolve_device
-from r2mae_core.masked_module import seed_device
+from r2mae_core.files import write_text
+from r2mae_core.masked_module import FiniteLoss, seed_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.records import write_records
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_core.training import train
 from r2mae_vision.checkpoints import save_tensors
-from r2mae_vision.data.datasets import AugmentedImages, collate, train_loader
+from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, train_loader
 from r2mae_vision.data.sources import Source, open_pair
-from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
+from r2mae_vision.data.store import ImageStore
+from r2mae_vision.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.model import MAEShape
 from r2mae_vision.options import Finetune
 from r2mae_vision.pretrain import UnreadableImages, cosine, micro_batch_size, precision
 
 
-class Classifier(pl.LightningModule):
+class Classifier(FiniteLoss):
     """A timm model with a head, trained on images (B, C, H, W) uint8 and labels (B,).
 
     Randomness (mixup, erasing, stochastic depth) is a function of (seed, step, shard).
@@ -56,8 +57,10 @@ class Classifier(pl.LightningModule):
         if config.ema is not None:
             from timm.utils.model_ema import ModelEmaV3
 
-            self.average.append(ModelEmaV3(model, decay=config.ema))
-        self._forward = torch.compile(model) if config.compile else model
+            self.average.append(ModelEmaV3(model, decay=config.ema).requires_grad_(False))
+        # Not a submodule: a checkpoint holds every weight once, compiled or not.
+        object.__setattr__(self, "_forward", torch.compile(model) if config.compile else model)
+        self._losses: list[Tensor] = []
         self._mixup, self._erase = _mixup(config, model.num_classes), _erasing(config)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -75,22 +78,31 @@ class Classifier(pl.LightningModule):
                 images = self._erase(self.normalise(images), seed)
                 if self._mixup is not None:
                     images, targets = self._mixup(images, labels)
-                    logits = self._forward(images)
-                    return torch.sum(-targets * F.log_softmax(logits.float(), dim=-1), dim=-1).mean()
-            logits = self._forward(images)
-            return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.smoothing)
+                    return self._noted(torch.sum(-targets * F.log_softmax(self._logits(images), dim=-1), dim=-1).mean())
+            return self._noted(F.cross_entropy(self._logits(images), labels, label_smoothing=self.config.smoothing))
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "--micro_batch_size") from None
 
+    def _logits(self, images: Tensor) -> Tensor:
+        return self._forward(images).float()  # pyright: ignore[reportCallIssue]
+
+    def _noted(self, loss: Tensor) -> Tensor:
+        self.watch(loss)
+        self._losses.append(loss.detach())
+        return loss
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average of the weights."""
+        """Where an optimizer step ends: move the average of the weights, and log the mean loss since the last log."""
+        accumulated = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if not (accumulated or self.trainer.is_last_batch):
+            return
         if self.average:
             self.average[0].update(self.model)  # pyright: ignore[reportCallIssue]
         step, every = self.global_step, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if step % every == 0:
-            loss = float(outputs["loss"])
-            if loss != loss:
-                raise UserError(f"the loss is not a number at step {step}; lower --base_lr, or train in float32")
+        if step % every == 0 or step == self.trainer.estimated_stepping_batches:
+            self.check_finite()
+            loss = float(torch.stack(self._losses).mean())
+            self._losses = []
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss}, step)
 
@@ -170,11 +182,35 @@ def train_transform(config: Finetune, shape: MAEShape) -> Any:
     )
 
 
+def crop_pct(asked: float | None, spec: EncoderSpec) -> float:
+    """Return the part of the picture's side that is looked at: what was asked for, or MAE's."""
+    return asked if asked is not None else 0.875 if spec.shape.image_size <= 224 else 1.0
+
+
 def eval_transform(side: int, crop_pct: float) -> Any:
     """Return timm's validation transform: resize, cut out the middle; PIL image → (C, H, W) uint8."""
     from timm.data.transforms_factory import create_transform
 
     return create_transform((side, side), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
+
+
+def eval_batches(
+    source: Source, spec: EncoderSpec, crop_pct: float, batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield unchanged images (B, C, H, W) uint8, labels, and how many could not be read.
+
+    Prepared images of the model's own size are handed over as they are; others go through timm's transform.
+    """
+    shape = spec.shape
+    if isinstance(source, ImageStore) and source.side == shape.image_size and crop_pct == 1.0:
+        check_channels(source, shape.in_chans)
+        for first in range(0, len(source), batch_size):
+            yield *source.fetch(np.arange(first, min(first + batch_size, len(source)))), 0
+        return
+    dataset = AugmentedImages(source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0)
+    keys: Any = [(i, 0) for i in range(len(source))]
+    for images, labels, bad in DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers):
+        yield images, labels, bad.numel()
 
 
 @torch.no_grad()
@@ -190,22 +226,17 @@ def accuracy(
     workers: int = 0,
 ) -> dict[str, float]:
     """Return top-1 and top-5 accuracy and the number of images that could not be read."""
-    transform = eval_transform(spec.shape.image_size, crop_pct)
-    dataset = AugmentedImages(source, transform, spec.shape.in_chans, seed=0)
-    loader = DataLoader(
-        dataset, batch_size, sampler=[(i, 0) for i in range(len(source))], collate_fn=collate, num_workers=workers
-    )  # pyright: ignore[reportArgumentType]
     mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
     std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
     model.to(device).eval()
     right = torch.zeros(2, device=device)
     unreadable, n = 0, 0
-    for images, labels, bad in loader:
+    for images, labels, bad in eval_batches(source, spec, crop_pct, batch_size, workers):
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = model((images.to(device).float() - mean) / std)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.to(device)[:, None]
         right += torch.stack([best[:, 0].sum(), best.any(1).sum()])
-        unreadable, n = unreadable + bad.numel(), n + len(labels)
+        unreadable, n = unreadable + bad, n + len(labels)
     return {"top1": float(right[0]) / n, "top5": float(right[1]) / n, "unreadable": float(unreadable)}
 
 
@@ -216,21 +247,25 @@ def finetune(config: Finetune) -> RunFolder:
         UserError: model, data or device do not serve, or the run was interrupted.
     """
     device, world = resolve_device(config.device), config.devices * config.nodes
-    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    if world > 1 and config.out is None:
+        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
+    spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     train_source, val_source = open_pair(config.data, config.val)
-    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, 128 if device == "cuda" else 64)
+    largest, even = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
+    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, largest, even=even)
     if micro % 2 and config.mixup + config.cutmix > 0:
         raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
-    free = ("seeds", "devices", "nodes", "strategy", "compile", "workers", "checkpoint_every", "device")
+    free = ("seeds", "strategy", "compile", "workers", "checkpoint_every", "device")
     settings = {key: value for key, value in resolved(config).items() if key not in free}
+    # A step's randomness depends on how it is divided, so a run goes on in the same parts.
+    settings["micro_batch_size"] = micro
     run = RunFolder(config.out or default_run_path("r2mae-vision", "finetune"), settings)
-    records: list[Record] = []
     for seed in config.seeds:
-        part = run.path / "parts" / f"seed{seed}.json"
-        if not part.exists():
-            write_records(part, _one(config, spec, train_source, val_source, seed, micro, device, run))
-        records += read_records(part)
-    run.write_results(records)
+        if not (run.path / "parts" / f"seed{seed}.json").exists():
+            _one(config, spec, train_source, val_source, seed, micro, device, run)
+    parts = sorted((run.path / "parts").glob("seed*.json"), key=lambda file: int(file.stem.removeprefix("seed")))
+    if rank_and_world_size()[0] == 0:
+        run.write_results([record for part in parts for record in read_records(part)])
     return run
 
 
@@ -243,7 +278,8 @@ def _one(
     micro: int,
     device: str,
     run: RunFolder,
-) -> list[Record]:
+) -> None:
+    """Fine-tune with one seed, judge it, and write its records and weights."""
     start, world = time.perf_counter(), config.devices * config.nodes
     arguments = {
         "num_classes": len(train_source.classes),
@@ -251,6 +287,7 @@ def _one(
         "drop_path_rate": config.drop_path,
     }
     model = build_encoder(spec, seed, **arguments)
+    description = {"model": spec.shape.model, "arguments": {**model_arguments(spec), **arguments}}
     nn.init.trunc_normal_(model.head.weight, std=2e-5, generator=torch.Generator().manual_seed(seed))  # as MAE does
     module = Classifier(model, spec, config, seed)
     workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
@@ -267,7 +304,7 @@ def _one(
         device=device,
     )
     home = RunFolder(run.path / f"seed{seed}", run.config)
-    train(
+    trainer = train(
         module,
         loader,
         home,
@@ -283,6 +320,10 @@ def _one(
         callbacks=[UnreadableImages(train_source, run.path / "skipped.txt")],
         progress=config.progress,
     )
+    if not trainer.is_global_zero:
+        trainer.strategy.barrier()
+        return
+    module.check_finite()
     judged = {"": module.model}
     if module.average:
         judged["_ema"] = module.average[0].module  # pyright: ignore[reportAttributeAccessIssue]
@@ -290,7 +331,13 @@ def _one(
     records = []
     for suffix, network in judged.items():
         values = accuracy(
-            network, spec, val_source, crop_pct=config.crop_pct, device=device, bf16=bf16, workers=workers
+            network,
+            spec,
+            val_source,
+            crop_pct=crop_pct(config.crop_pct, spec),
+            device=device,
+            bf16=bf16,
+            workers=workers,
         )
         if unreadable := values.pop("unreadable"):
             say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were judged instead")
@@ -301,8 +348,11 @@ def _one(
             )
             for metric, value in values.items()
         ]  # fmt: skip
-    save_tensors(module.model.state_dict(), home.path / "model.safetensors")
-    return records
+        save_tensors(network.state_dict(), home.path / f"model{suffix}.safetensors")
+    # What timm.create_model needs to open these files.
+    write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
+    write_records(run.path / "parts" / f"seed{seed}.json", records)
+    trainer.strategy.barrier()
 
 
 def fewer(source: Source, n: int, seed: int) -> Source:
@@ -315,15 +365,16 @@ def fewer(source: Source, n: int, seed: int) -> Source:
 
 def finetune_command(config: Finetune) -> None:
     """`r2mae-vision finetune`."""
-    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     device = resolve_device(config.device)
     say(
         f"Fine-tuning {spec.shape.model} ({spec.scheme}) on {config.data} for {config.epochs} epochs, "
         f"on {device_name(device)}"
     )
-    run = finetune(replace(config, device=config.device))
-    say(summary(run.results()))
-    say(f"Done: {run.path / 'results.json'}")
+    run = finetune(config)
+    if rank_and_world_size()[0] == 0:
+        say(summary(run.results()))
+        say(f"Done: {run.path / 'results.json'}")
 
 
 def summary(records: Sequence[Record]) -> Any:

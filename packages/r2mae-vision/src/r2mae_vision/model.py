@@ -40,6 +40,8 @@ class MAEShape:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     """Pixels in [0, 1] are normalised by these before anything else."""
+    norm_eps: float | None = None
+    """Epsilon of every layer norm; None: timm's, 1e-6."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -105,6 +107,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(self.encoder.embed_dim, self.grid, shape, patch_values, self.has_cls)
         self.register_buffer("mean", torch.tensor(shape.mean).view(-1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(shape.std).view(-1, 1, 1) * 255, persistent=False)
+        set_norm_eps(self, shape.norm_eps)
         initialise(self, torch.Generator().manual_seed(derived_seed(seed, "init")))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -259,7 +262,7 @@ def create_encoder(shape: MAEShape) -> Any:
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
     if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
-        raise UserError(f"{shape.model} is no plain VisionTransformer of timm, which masking of patches needs")
+        raise UserError(f"{shape.model} is no plain VisionTransformer of timm, which these models must be")
     if encoder.pos_embed is None:
         raise UserError(f"{shape.model} has no absolute positions; choose a model that has")
     patch: Any = encoder.patch_embed.patch_size
@@ -315,6 +318,14 @@ def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
         for token in tokens:
             if token is not None:
                 token.normal_(std=0.02, generator=generator)
+
+
+def set_norm_eps(model: nn.Module, eps: float | None) -> None:
+    """Set the epsilon of every layer norm, where one is given."""
+    if eps is not None:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
 
 
 def take(rows: Tensor, index: Tensor) -> Tensor:

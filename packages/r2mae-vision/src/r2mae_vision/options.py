@@ -153,7 +153,7 @@ class Finetune:
     """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
 
     model: str
-    """Run folder of pretrain, weights in a file or folder, a timm model (pretrained), or scratch:NAME (drawn anew)."""
+    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (drawn anew)."""
     data: str
     """As in pretrain; classes are needed."""
     val: str | None = None
@@ -162,6 +162,10 @@ class Finetune:
     """With a file of weights: which VisionTransformer of timm it is."""
     image_size: int | None = None
     """Side of the squares that the model sees; default the model's own. Positions are resampled."""
+    mean: tuple[float, ...] | None = None
+    """Of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others: 0.5)."""
+    std: tuple[float, ...] | None = None
+    """As mean."""
     epochs: int = 100
     """Passes over the data."""
     warmup_epochs: float = 5.0
@@ -196,8 +200,8 @@ class Finetune:
     """Area of the random crop, as a fraction of the picture."""
     flip: bool = True
     """Mirror half of the images."""
-    crop_pct: float = 0.875
-    """Part of the picture's side that validation looks at; 1 for all of it."""
+    crop_pct: float | None = None
+    """Part of the picture's side that validation looks at; default 0.875 up to 224 pixels and 1 above, as in MAE."""
     pool: Literal["avg", "token"] = "avg"
     """What is classified: the mean over patches, or the class token."""
     ema: float | None = None
@@ -233,7 +237,7 @@ class Probe:
     """Judge frozen features: linear probe and nearest neighbours; a run of the MLP by its own protocol (C.3)."""
 
     model: str
-    """Run folder of pretrain, weights in a file or folder, a timm model (pretrained), or scratch:NAME (drawn anew)."""
+    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (drawn anew)."""
     data: str | None = None
     """As in pretrain; classes are needed. Default the data of the run."""
     val: str | None = None
@@ -242,24 +246,31 @@ class Probe:
     """With a file of weights: which VisionTransformer of timm it is."""
     image_size: int | None = None
     """Side of the squares that the model sees; default the model's own."""
-    crop_pct: float = 0.875
-    """Part of the picture's side that is looked at; 1 for all of it."""
+    mean: tuple[float, ...] | None = None
+    """Of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others: 0.5)."""
+    std: tuple[float, ...] | None = None
+    """As mean."""
+    crop_pct: float | None = None
+    """Part of the picture's side that is looked at; default 0.875 up to 224 pixels and 1 above, as in MAE."""
     pool: Literal["token", "avg"] = "token"
     """The feature: the class token (MAE's linear probe), or the mean over patches."""
     k: tuple[int, ...] = (20,)
     """Neighbours of the kNN classifier; several may be given."""
     temperature: float = 0.07
     """Of the neighbours' votes."""
+    linear: Literal["auto", "logistic", "lars"] = "auto"
+    """logistic: scikit-learn's regression on standardised features; lars: MAE's recipe, made for ImageNet's size, with
+    features that are computed once; auto: logistic up to 100,000 images."""
     epochs: int = 90
-    """Epochs of the linear probe (mlp: 15)."""
+    """lars: epochs."""
     batch_size: int = 16384
-    """Images of a step of the linear probe; at most a tenth of the data."""
+    """lars: images of a step; at most a tenth of the data."""
     base_lr: float = 0.1
-    """LARS's learning rate per 256 images of a step."""
+    """lars: learning rate per 256 images of a step."""
     ratios: tuple[float, ...] = (0.1, 0.5, 0.9)
     """mlp: fixed ratios at which the reconstruction error is measured."""
     seeds: tuple[int, ...] = (0,)
-    """One linear probe per seed."""
+    """lars: one linear probe per seed."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "auto"

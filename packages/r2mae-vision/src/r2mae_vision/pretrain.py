@@ -24,6 +24,7 @@ from r2mae_core import (
     short_name,
 )
 from r2mae_core.commands import resolved, say
+from r2mae_core.data_order import rank_and_world_size
 from r2mae_core.devices import device_name, out_of_memory, peak_flops, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path, git_commit
@@ -80,7 +81,9 @@ class MaskedImageModule(MaskedModule):
         self.model, self.scope, self.augment = model, scope, augment
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
         # The number of visible patches changes from step to step: compiled twice, the second time for any number.
-        self._forward = torch.compile(model) if compile else model
+        # Not a submodule: a checkpoint holds every weight once, compiled or not.
+        object.__setattr__(self, "_forward", torch.compile(model) if compile else model)
+        self._packed_loss = torch.compile(model.packed_loss) if compile else model.packed_loss
 
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
         """Return the loss of (images (B, C, H, W) of 0 … 255, …) on the hidden patches."""
@@ -89,11 +92,19 @@ class MaskedImageModule(MaskedModule):
             if self.scope == "sample" and self.training:
                 low, high = self.mask_ratio.bounds(*self.ratio_step())
                 packed = pack_patches(len(images), self.model.n_patches, low, high, draw.generator)
-                return self.model.packed_loss(images, packed)
+                return self._packed_loss(images, packed)
             split = split_patches(len(images), self.model.n_patches, draw.ratio, draw.generator)
-            return self._forward(images, split)[0]
+            return self._forward(images, split)[0]  # pyright: ignore[reportCallIssue]
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "--micro_batch_size") from None
+
+    def draw(self, batch_idx: int) -> MaskDraw:
+        """Return ratio and masks' generator; with a ratio per image, the batch's mean ratio."""
+        draw = super().draw(batch_idx)
+        if self.scope == "sample":
+            low, high = self.mask_ratio.bounds(*self.ratio_step())
+            return replace(draw, ratio=(low + high) / 2)
+        return draw
 
     def prepared(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented (in training) and normalised images."""
@@ -163,14 +174,20 @@ class UnreadableImages(pl.Callback):
     """Counts and names the images that could not be decoded; the file appears with the first of them."""
 
     def __init__(self, source: Source, file: Path) -> None:
-        self.source, self.file, self.seen = source, file, set()
+        rank = rank_and_world_size()[0]
+        self.source, self.seen = source, set()
+        self.file = file if rank == 0 else file.with_stem(f"{file.stem}.rank{rank}")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        new = [] if len(batch) < 3 or not batch[2].numel() else sorted(set(batch[2].tolist()) - self.seen)
-        if new:
+        if len(batch) < 3 or not batch[2].numel():
+            return
+        if self.file.exists():  # of the run before an interruption
+            self.seen.update(self.file.read_text(encoding="utf-8").splitlines())
+        names = dict.fromkeys(self.source.file_name(index) for index in batch[2].tolist())  # pyright: ignore[reportAttributeAccessIssue]
+        if new := [name for name in names if name not in self.seen]:
             self.seen.update(new)
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(f"{self.source.file_name(index)}\n" for index in new)  # pyright: ignore[reportAttributeAccessIssue]
+                file.writelines(f"{name}\n" for name in new)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
         if self.seen:
@@ -232,20 +249,22 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
     if world > 1 and config.out is None:
         raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     epochs, batch_size = config.epochs or EPOCHS, config.batch_size or BATCH_SIZE
-    source = open_source(config.data, "train")
+    source, judged = open_source(config.data, "train"), held_out(config.data)
     sampler = scheme_sampler(config, epochs)
     model = MaskedAutoencoder(shape_of(config, source), config.seed)
     check_visible(sampler.bounds(0, epochs)[0], model.n_patches)
     settings = {key: value for key, value in resolved(config).items() if key not in _FREE}
+    largest = 256 if device == "cuda" else 64
+    micro = micro_batch_size(config.micro_batch_size, batch_size, world, largest, even=config.scope == "sample")
     settings |= {"mask_ratio": sampler_to_config(sampler), "epochs": epochs, "batch_size": batch_size}
+    # A step's masks depend on how it is divided, so a run goes on in the same parts.
+    settings["micro_batch_size"] = micro
     run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
     if (run.path / "model" / "mae.json").exists():
         return run
     if config.start is not None and (missing := load_published(config.start, model)):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         say(f"{config.start} has no {missing[0]}{more}: drawn anew")
-    largest = 256 if device == "cuda" else 64
-    micro = micro_batch_size(config.micro_batch_size, batch_size, world, largest, even=config.scope == "sample")
     torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     lr = config.lr if config.lr is not None else config.base_lr * batch_size / 256
     warmup = (config.warmup_epochs if config.warmup_epochs is not None else epochs / 15) / epochs
@@ -272,10 +291,15 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
         num_workers=config.workers if config.workers is not None else (os.cpu_count() or 1),
         device=device,
     )
+    if isinstance(source, ImageStore) and device == "cuda" and source.side > 2 * config.image_size:
+        say(
+            f"{config.data} holds images of {source.side} pixels for a model of {config.image_size}: crops on the GPU "
+            f"are not antialiased; prepare them at {config.image_size} to {2 * config.image_size} pixels"
+        )
     callbacks: list[pl.Callback] = [Speed(batch_size)]
     if not isinstance(source, ImageStore):
         callbacks.append(UnreadableImages(source, run.path / "skipped.txt"))
-    train(
+    trainer = train(
         module,
         loader,
         run,
@@ -292,25 +316,28 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
         callbacks=callbacks,
         progress=config.progress,
     )
-    if module.global_rank == 0:
-        run.write_results(_curve_records(config, model.to(device).eval(), sampler, device))
-        save_mae(model.cpu(), run.path / "model")
+    if trainer.is_global_zero:
+        save_mae(model, run.path / "model")
+        run.write_results(_curve_records(config, judged, model.to(device).eval(), sampler, device))
+    trainer.strategy.barrier()
     return run
 
 
-def _curve_records(config: Pretrain, model: MaskedAutoencoder, sampler: RatioSampler, device: str) -> list[Record]:
+def _curve_records(
+    config: Pretrain, judged: tuple[Source, str], model: MaskedAutoencoder, sampler: RatioSampler, device: str
+) -> list[Record]:
     """Return the loss at fixed ratios on validation images (training images where there are no others)."""
-    source = held_out(config.data)
+    source, part = judged
     images = sample_images(source, N_IMAGES, model.shape.image_size, model.shape.in_chans).to(device)
     scheme = short_name(sampler) + (" per image" if config.scope == "sample" else "")
     losses, git, name = loss_curve(model, images), git_commit(), device_name(device)
     return [
-        Record(source.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), "val", device=name, git=git)
+        Record(source.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), part, device=name, git=git)
         for ratio, loss in zip(EVALUATION_RATIOS, losses, strict=True)
     ]
 
 
-_FREE = ("micro_batch_size", "devices", "nodes", "strategy", "compile", "log_every", "checkpoint_every", "workers")
+_FREE = ("strategy", "compile", "log_every", "checkpoint_every", "workers")
 """Options that a run may change when it goes on: none changes which masks and images a step has."""
 
 
@@ -367,7 +394,11 @@ def pretrain_command(config: Pretrain) -> None:
     if config.model == "mlp":
         say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe {run.path}")
         return
-    losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
-    say(f"Loss on held-out images with fixed masks: {losses}")
+    if rank_and_world_size()[0] > 0:
+        return
+    records = run.results()
+    losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in records)
+    part = "validation" if records and records[0].split == "val" else "training"
+    say(f"Loss on {part} images with fixed masks: {losses}")
     say(f"Done: {run.path} (model/, metrics.csv, results.json)")
     say(f"Next: r2mae-vision reconstruct {run.path}, or probe, finetune, export")

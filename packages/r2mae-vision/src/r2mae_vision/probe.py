@@ -1,4 +1,4 @@
-"""Frozen features judged: MAE's linear probe (batch norm without parameters, one layer, LARS) and kNN."""
+"""Frozen features judged: a linear probe (logistic regression, or MAE's recipe with LARS) and kNN."""
 
 import os
 import time
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from r2mae_core import Record, RunFolder, UserError, compare
 from r2mae_core.commands import resolved, say
@@ -17,11 +17,10 @@ from r2mae_core.data_order import permutation
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path, git_commit
-from r2mae_vision.data.datasets import AugmentedImages, collate
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.finetune import eval_transform
+from r2mae_vision.finetune import crop_pct, eval_batches
 from r2mae_vision.options import Probe
 from r2mae_vision.pretrain import cosine, precision
 
@@ -56,27 +55,48 @@ def extract_features(
     """
     from tqdm import tqdm
 
-    dataset = AugmentedImages(source, eval_transform(spec.shape.image_size, crop_pct), spec.shape.in_chans, seed=0)
-    keys: Any = [(i, 0) for i in range(len(source))]
-    loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers)
+    batches = eval_batches(source, spec, crop_pct, batch_size, workers)
     mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
     std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
     model.to(device).eval()
     parts, labels, unreadable = [], [], 0
-    for images, these, bad in tqdm(loader, desc="features", unit="batch", disable=not progress):
+    total = -(-len(source) // batch_size)
+    for images, these, bad in tqdm(batches, desc="features", total=total, unit="batch", disable=not progress):
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             tokens = model.forward_features((images.to(device).float() - mean) / std)
         n_prefix = model.num_prefix_tokens
         by_token = pool == "token" and n_prefix > 0
         parts.append((tokens[:, 0] if by_token else tokens[:, n_prefix:].mean(1)).float())
         labels.append(these)
-        unreadable += bad.numel()
+        unreadable += bad
     if unreadable:
         say(f"{source.name}: {unreadable:,} images could not be decoded; their neighbours stand for them")
     return torch.cat(parts), torch.cat(labels).to(device)
 
 
-def linear_accuracy(
+MOST_FOR_LOGISTIC = 100_000
+
+
+def logistic_accuracy(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], c: float = 1.0) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy of scikit-learn's logistic regression on standardised frozen features.
+
+    Args:
+        train: features (N, D) and labels (N,).
+        val: features (M, D) and labels (M,).
+        c: inverse strength of the squared penalty, scikit-learn's default.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    features, labels, held_out = (part.cpu().numpy() for part in (*train, val[0]))
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=c, max_iter=2000).fit(scaler.transform(features), labels)
+    scores = np.full((len(held_out), int(max(labels.max(), val[1].max())) + 1), -np.inf)
+    scores[:, model.classes_] = np.log(model.predict_proba(scaler.transform(held_out)).clip(1e-300))
+    return top_k(torch.from_numpy(scores), val[1].cpu())
+
+
+def lars_accuracy(
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
     *,
@@ -115,7 +135,9 @@ def linear_accuracy(
     head.to(features.device)
     lr, n_batches = base_lr * batch_size / 256, n // batch_size
     settings: Any = {"lr": lr, "momentum": 0.9, "weight_decay": 0.0}
-    optimizer = Lars(head.parameters(), **settings)
+    # The layer-wise rate is for the matrix alone, as in MAE; without `always_adapt` timm's LARS is plain SGD here.
+    groups: Any = [{"params": [head.weight], "always_adapt": True}, {"params": [head.bias], "always_adapt": False}]
+    optimizer = Lars(groups, **settings)
     total = epochs * n_batches
     for step in range(total):
         epoch, turn = divmod(step, n_batches)
@@ -134,7 +156,7 @@ def linear_accuracy(
 def top_k(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Return top-1 and top-5 accuracy of scores (N, classes)."""
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    return {"top1": best[:, 0].double().mean().item(), "top5": best.any(1).double().mean().item()}
+    return {"top1": best[:, 0].sum().item() / len(best), "top5": best.any(1).sum().item() / len(best)}
 
 
 @torch.no_grad()
@@ -175,7 +197,7 @@ def probe(config: Probe) -> RunFolder:
 
         return probe_mlp(Path(config.model), config)
     device = resolve_device(config.device)
-    spec = open_encoder(config.model, config.timm_model, config.image_size)
+    spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     data = config.data or spec.data
     if data is None:
         raise UserError(f"{config.model} does not say what it was trained on; name the images with --data")
@@ -194,7 +216,7 @@ def probe(config: Probe) -> RunFolder:
             spec,
             source,
             pool=config.pool,
-            crop_pct=config.crop_pct,
+            crop_pct=crop_pct(config.crop_pct, spec),
             device=device,
             bf16=bf16,
             workers=workers if len(source) > 2048 else 0,
@@ -203,10 +225,12 @@ def probe(config: Probe) -> RunFolder:
         for source in (train_source, val_source)
     )
     values: list[tuple[str, float, int]] = []
-    for seed in config.seeds:
-        linear = linear_accuracy(
-            train, val, seed=seed, epochs=config.epochs, batch_size=config.batch_size, base_lr=config.base_lr
-        )
+    for seed in config.seeds if by_lars(config, len(train[0])) else config.seeds[:1]:
+        if by_lars(config, len(train[0])):
+            settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
+            linear = lars_accuracy(train, val, seed=seed, **settings)
+        else:
+            linear = logistic_accuracy(train, val)
         values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
     for k in config.k:
         values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], config.seeds[0]))
@@ -221,6 +245,11 @@ def probe(config: Probe) -> RunFolder:
         ]
     )  # fmt: skip
     return run
+
+
+def by_lars(config: Probe, n_images: int) -> bool:
+    """Return whether the linear probe is MAE's."""
+    return config.linear == "lars" or (config.linear == "auto" and n_images > MOST_FOR_LOGISTIC)
 
 
 def _is_mlp(folder: Path) -> bool:

@@ -70,7 +70,7 @@ def feature_colours(model: MaskedAutoencoder, images: Tensor) -> Tensor:
     """
     every = torch.arange(model.n_patches, device=images.device).expand(len(images), -1)
     tokens = model.encode(model.patchify(model.normalise(images)), every)[:, model.encoder.num_prefix_tokens :]
-    flat = tokens.flatten(0, 1).double()
+    flat = tokens.flatten(0, 1).cpu().double()  # not every GPU has float64
     flat = flat - flat.mean(0)
     _, vectors = torch.linalg.eigh(flat.T @ flat)
     parts = flat @ vectors[:, -3:].flip(1)
@@ -94,7 +94,7 @@ def reconstruct(config: Reconstruct) -> Path:
     if config.images:
         images = load_pictures(config.images, side, in_chans)
     else:
-        images = sample_images(held_out(_data_of(config.run)), config.n_images, side, in_chans)
+        images = sample_images(held_out(_data_of(config.run))[0], config.n_images, side, in_chans)
     images = images.to(device)
     filled = reconstructions(model, images, config.ratios, config.seed)
     colours = feature_colours(model, images) if config.features else None

@@ -124,9 +124,16 @@ def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any])
 
 def _with_paper(record: Record, name: str, config: Reproduce) -> Record:
     """Return the record under its scheme's name, beside the paper's figure where it is about ImageNet."""
-    full = not config.pretrain and config.epochs is None and not config.finetune and "fine-tuned" in record.task
     published = PAPER.get(name, {}).get(record.metric)
-    return replace(record, scheme=NAMES.get(name, name), paper=published / 100 if full and published else None)
+    same = "fine-tuned" in record.task and config.epochs is None and _changes_nothing(config)
+    same = same and len(open_source(str(config.root), "train").classes) == 1000  # ImageNet-1K
+    return replace(record, scheme=NAMES.get(name, name), paper=published / 100 if same and published else None)
+
+
+def _changes_nothing(config: Reproduce) -> bool:
+    """Return whether the recipes are the paper's, up to how they are computed."""
+    free = {"compile", "devices", "nodes", "strategy", "micro_batch_size", "workers", "log_every", "checkpoint_every"}
+    return set(config.pretrain) | set(config.finetune) <= free | {"precision"}
 
 
 def _show_paper() -> None:

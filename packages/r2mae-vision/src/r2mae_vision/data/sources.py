@@ -109,17 +109,19 @@ def open_source(spec: str, split: str = "train") -> Source:
             raise NoValidationError(f"{folder} was prepared without a validation part; name one with --val")
         return ImageStore.open(folder / split)
     if folder.is_file():
+        if split == "val":
+            raise NoValidationError(f"{spec} has no validation part; name one with --val")
         return _files(folder)
     official = in_folder(folder, split)
     return official if official is not None else _files(_part(folder, split))
 
 
-def held_out(spec: str) -> Source:
-    """Open the validation part of what `data` names, or the training part where there is no other."""
+def held_out(spec: str) -> tuple[Source, str]:
+    """Open the validation part of what `data` names ("val"), or the training part where there is no other ("train")."""
     try:
-        return open_source(spec, "val")
+        return open_source(spec, "val"), "val"
     except NoValidationError:
-        return open_source(spec, "train")
+        return open_source(spec, "train"), "train"
 
 
 def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
@@ -138,6 +140,9 @@ def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
             f"training has {len(train.classes)} classes and validation {len(valid.classes)} ({missing} is missing "
             "there): labels do not fit"
         )
+    for name, part in (("training", train), ("validation", valid)):
+        if isinstance(part, ImageStore) and (n := int((part.labels < 0).sum())):
+            raise UserError(f"{n} of {len(part)} {name} images of {spec} have no label; labels are needed here")
     if not train.classes:
         raise UserError(f"{spec} has no classes; labels are needed here")
     return train, valid
@@ -146,8 +151,10 @@ def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
 def _part_of(spec: str) -> str:
     """Return which part a validation set of its own is asked for: the only one that a plain folder has."""
     folder = Path(spec)
-    has_parts = folder.is_dir() and any((folder / name).is_dir() for name in VAL_NAMES)
-    return "val" if has_parts or not folder.exists() else "train"
+    if not folder.is_dir():
+        return "train" if folder.is_file() else "val"
+    has_parts = any((folder / name).is_dir() for name in VAL_NAMES)
+    return "val" if has_parts or in_folder(folder, "val") is not None else "train"
 
 
 def _part(folder: Path, split: str) -> Path:
@@ -176,7 +183,8 @@ def _files(place: Path) -> ImageFiles:
             raise UserError(f"{place}: no images in class folder {names} ({len(empty)} in all); fill it or remove it")
     indices = reader.class_name_to_idx if place.is_file() else reader.class_to_idx  # timm's tar reader names it so
     classes = sorted(indices, key=indices.__getitem__)
-    return ImageFiles(place.name, reader, tuple(classes) if any(classes) else ())
+    whole = place.parent if place.name in ("train", *VAL_NAMES) else place
+    return ImageFiles(whole.resolve().name, reader, tuple(classes) if any(classes) else ())
 
 
 def _holds(folder: Path, filled: set[Path]) -> bool:
@@ -184,16 +192,23 @@ def _holds(folder: Path, filled: set[Path]) -> bool:
 
 
 def _hugging_face(spec: str, split: str) -> ImageFiles:
-    try:
-        from timm.data.readers.reader_factory import create_reader
+    reasons = []
+    for name in ("train",) if split == "train" else ("validation", "val", "test"):
+        try:
+            from timm.data.readers.reader_factory import create_reader
 
-        reader: Any = create_reader(spec, split="train" if split == "train" else "validation")
-    except ImportError:
-        raise UserError(f"{spec} needs Hugging Face's datasets: pip install 'r2mae-vision[hub]'") from None
-    except Exception as error:  # datasets raises many kinds: not found, no network, no such split
-        raise UserError(f"{spec} ({split}): {str(error).splitlines()[0]}") from None
-    classes = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-    return ImageFiles(spec.removeprefix("hfds/"), reader, tuple(classes))
+            reader: Any = create_reader(spec, split=name)
+        except ImportError:
+            raise UserError(f"{spec} needs Hugging Face's datasets: pip install 'r2mae-vision[hub]'") from None
+        except Exception as error:  # datasets raises many kinds: not found, no network, no such split
+            reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            if "split" in reasons[-1].lower():
+                continue
+            raise UserError(f"{spec} ({name}): {reasons[-1]}") from None
+        classes = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+        return ImageFiles(spec.removeprefix("hfds/"), reader, tuple(classes))
+    kind = UserError if split == "train" else NoValidationError
+    raise kind(f"{spec} has no {split} part: {reasons[0]}")
 
 
 def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
@@ -217,6 +232,20 @@ def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
     for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):  # pyright: ignore[reportAttributeAccessIssue]
         for ending in ("jpg", "jpeg", "png", "webp"):
             if ending in sample:
-                label = int(sample["cls"].decode()) if "cls" in sample else -1
-                yield f"{sample['__key__']}.{ending}", sample[ending], label
+                yield f"{sample['__key__']}.{ending}", sample[ending], _class_number(sample)
                 break
+
+
+def _class_number(sample: dict[str, Any]) -> int:
+    """Return the number in a sample's .cls file; -1 where there is none.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if "cls" not in sample:
+        return -1
+    try:
+        return int(sample["cls"].decode())
+    except ValueError:
+        text = sample["cls"][:20]
+        raise UserError(f"{sample['__key__']}.cls holds {text!r}, not the number of a class") from None

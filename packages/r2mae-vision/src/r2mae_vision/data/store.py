@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,12 @@ class ImageStore:
         """Return images (B, C, H, W) uint8 (channels last in memory) and labels (B,)."""
         images = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
         return images.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Hand a worker process the folder, not the bytes, where the images are memory-mapped."""
+        if isinstance(self.images, np.memmap) and self.images.filename is not None:
+            return ImageStore.open, (Path(str(self.images.filename)).parent,)
+        return ImageStore, (self.name, self.images, self.labels, self.classes)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageStore":
         """Return some of the images, in memory."""
