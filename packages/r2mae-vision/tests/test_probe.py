@@ -115,8 +115,8 @@ def test_probe_of_a_folder_and_of_a_model_that_does_not_say_its_data(tmp_path):
     with pytest.raises(UserError, match="does not say what it was trained on; name the images with --data"):
         probe(Probe(str(place), out=tmp_path / "p", device="cpu", progress=False))
     config = Probe(
-        str(place), "digits", crop_pct=1.0, k=(1, 20), seeds=(0, 1), linear="lars", base_lr=20.0, epochs=20, device="cpu",
-        workers=0, out=tmp_path / "p", progress=False,
+        str(place), "digits", crop_pct=1.0, k=(1, 20), seeds=(0, 1), linear="lars", base_lr=20.0, epochs=20,
+        device="cpu", workers=0, out=tmp_path / "p", progress=False,
     )  # fmt: skip
     run = probe(config)
     found = {(record.metric, record.seed) for record in run.results()}
