@@ -36,6 +36,8 @@ seen = []
 
 
 def work(options):
+    if options.name == "gpu":
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nand more")
     if options.name == "bad":
         raise UserError("no such name; try another")
     if options.name == "full":
@@ -75,6 +77,19 @@ def test_defaults_flags_switches_and_samplers(call):
     }
     assert call("many", "a", "b") == 0
     assert [Path(p) for p in seen[-1].runs] == [Path("a"), Path("b")]
+
+
+def test_no_progress_is_taken_by_every_command(call):
+    assert call("many", "a", "b", "--no-progress") == 0
+    assert [Path(p) for p in seen[-1].runs] == [Path("a"), Path("b")]
+    assert call("many", "a", "--progress") == 2
+
+
+def test_a_full_gpu_is_a_message(call, capsys):
+    assert call("work", "gpu") == 1
+    assert (
+        capsys.readouterr().err == "prog work: the GPU's memory is full (CUDA out of memory.); lower the batch size\n"
+    )
 
 
 def test_yaml_comes_before_flags(call, tmp_path):

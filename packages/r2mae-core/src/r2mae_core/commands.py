@@ -122,6 +122,8 @@ def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> l
             words.append(f"--{name}=true")
         elif name.startswith("no_") and name.removeprefix("no_") in flags:
             words.append(f"--{name.removeprefix('no_')}=false")
+        elif name == "no_progress" and "progress" not in names:
+            continue  # scripts may give it to every command; this one shows no bar anyway
         elif name in names:
             words.append(f"--{name}" + (word[word.index("=") :] if equals else ""))
         else:
