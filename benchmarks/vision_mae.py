@@ -29,7 +29,7 @@ from r2mae_vision.checkpoints import export_transformers
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.masking import split_mask
-from r2mae_vision.pretrain import decay_groups
+from r2mae_vision.schedules import decay_groups
 
 RATIO = 0.75
 

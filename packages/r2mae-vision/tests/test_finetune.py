@@ -8,8 +8,9 @@ import torch
 from r2mae_core import UserError
 from r2mae_core.training import train
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
+from r2mae_vision.classifier import Classifier
 from r2mae_vision.encoders import EncoderSpec
-from r2mae_vision.finetune import Classifier, accuracy, fewer, finetune
+from r2mae_vision.finetune import accuracy, fewer, finetune
 from r2mae_vision.options import Finetune
 
 TINY = Finetune(

@@ -14,7 +14,8 @@ from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.training import train
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
 from r2mae_vision.options import Pretrain
-from r2mae_vision.pretrain import MaskedImageModule, cosine, micro_batch_size, pretrain_vit, scheme_sampler
+from r2mae_vision.pretrain import MaskedImageModule, micro_batch_size, pretrain_vit, scheme_sampler
+from r2mae_vision.schedules import cosine
 
 TINY = Pretrain(
     "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,

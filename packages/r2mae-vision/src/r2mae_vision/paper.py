@@ -1,8 +1,8 @@
-"""`reproduce`: which experiment a figure of the paper belongs to, and the schemes of its grid."""
+"""`reproduce`: which experiment a table or figure of the paper belongs to."""
 
 from dataclasses import fields
 
-from r2mae_core import Fixed, RatioSampler, RunFolder, Uniform, UserError
+from r2mae_core import RunFolder, UserError
 from r2mae_vision.options import Reproduce
 
 TABLE1, MNIST, CELEBA = ("table1",), ("fig2a", "fig2d"), ("fig2b", "fig5", "fig6", "fig7")
@@ -44,16 +44,3 @@ def refuse_foreign_options(config: Reproduce) -> None:
     if changed:
         shown = ", ".join(f"--{name} (for {', '.join(ONLY_FOR[name])})" for name in changed)
         raise UserError(f"{config.target} has no use for {shown}; leave it out")
-
-
-def grid_samplers(config: Reproduce) -> dict[str, RatioSampler]:
-    """Return name → sampler of every fixed ratio and every range of R2MAE.
-
-    Raises:
-        UserError: a ratio is not in [0, 1], or a range is reversed.
-    """
-    try:
-        samplers: dict[str, RatioSampler] = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
-        return samplers | {f"U({low:g}, {high:g})": Uniform(low, high) for low, high in config.ranges}
-    except ValueError as error:
-        raise UserError(f"--ratios or --ranges: {error}") from None

@@ -1,11 +1,8 @@
 """MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a run."""
 
-import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -25,22 +22,23 @@ from r2mae_core import (
 )
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.devices import device_name, out_of_memory, peak_flops, resolve_device
+from r2mae_core.devices import device_name, out_of_memory, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_core.sampler_config import sampler_to_config
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
+from r2mae_vision.callbacks import Speed, UnreadableImages
 from r2mae_vision.checkpoints import load_published, save_mae
 from r2mae_vision.data.augment import random_resized_crop, resize
 from r2mae_vision.data.datasets import sample_images, train_loader
 from r2mae_vision.data.sources import Source, held_out, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import EVALUATION_RATIOS, N_IMAGES, loss_curve
-from r2mae_vision.flops import train_flops
 from r2mae_vision.masking import check_visible, pack_patches, split_patches
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
 from r2mae_vision.options import Pretrain
+from r2mae_vision.schedules import cosine, decay_groups
 
 EPOCHS, BATCH_SIZE = 150, 4096  # C.5, and MAE's public recipe
 
@@ -120,78 +118,6 @@ class MaskedImageModule(MaskedModule):
         total = self.total_steps() or 1
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups: matrices decay, vectors and tokens do not."""
-    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            free = parameter.ndim < 2 or name.endswith(("_token", "pos_embed"))
-            groups[free]["params"].append(parameter)
-    return groups
-
-
-def cosine(step: int, total: int, warmup: float, end: float = 0.0) -> float:
-    """Return the factor on the learning rate: up over the first `warmup` share of steps, then down as a half cosine."""
-    rising = round(warmup * total)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    done = min((step - rising) / max(total - rising, 1), 1.0)
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-class Speed(pl.Callback):
-    """Logs images and operations per second, and MFU where the device's peak is known."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self.start, self.step = time.perf_counter(), trainer.global_step
-        self.peak = peak_flops(trainer.strategy.root_device.type, None)
-
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        done = trainer.global_step - self.step
-        if not done or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        rate = done * self.batch_size / (time.perf_counter() - self.start)
-        ratio = pl_module.mask_ratio.mean(self.step, pl_module.total_steps())
-        operations = rate * train_flops(pl_module.model, ratio)
-        metrics = {"images_per_second": rate, "tflops": operations / 1e12}
-        if self.peak is not None:
-            metrics["mfu"] = operations / (self.peak * trainer.world_size)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
-        self.start, self.step = time.perf_counter(), trainer.global_step
-
-
-class UnreadableImages(pl.Callback):
-    """Counts and names the images that could not be decoded; the file appears with the first of them."""
-
-    def __init__(self, source: Source, file: Path) -> None:
-        rank = rank_and_world_size()[0]
-        self.source, self.seen = source, set()
-        self.file = file if rank == 0 else file.with_stem(f"{file.stem}.rank{rank}")
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        if len(batch) < 3 or not batch[2].numel():
-            return
-        if self.file.exists():  # of the run before an interruption
-            self.seen.update(self.file.read_text(encoding="utf-8").splitlines())
-        names = dict.fromkeys(self.source.file_name(index) for index in batch[2].tolist())  # pyright: ignore[reportAttributeAccessIssue]
-        if new := [name for name in names if name not in self.seen]:
-            self.seen.update(new)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in new)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        if self.seen:
-            say(f"{len(self.seen):,} images could not be decoded and were replaced by their neighbours: {self.file}")
 
 
 def micro_batch_size(asked: int | None, batch_size: int, world: int, largest: int, even: bool = False) -> int:

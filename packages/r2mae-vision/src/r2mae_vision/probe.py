@@ -22,7 +22,8 @@ from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.finetune import crop_pct, eval_batches
 from r2mae_vision.options import Probe
-from r2mae_vision.pretrain import cosine, precision
+from r2mae_vision.pretrain import precision
+from r2mae_vision.schedules import cosine
 
 
 @torch.no_grad()

@@ -1,0 +1,147 @@
+"""A timm model with a head, as Lightning trains it by MAE's recipe: mixup, erasing, layer decay, averaged weights."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r2mae_core.data_order import rank_and_world_size
+from r2mae_core.devices import out_of_memory
+from r2mae_core.masked_module import FiniteLoss, seed_device
+from r2mae_core.randomness import derived_seed
+from r2mae_vision.encoders import EncoderSpec
+from r2mae_vision.options import Finetune
+from r2mae_vision.schedules import cosine
+
+
+class Classifier(FiniteLoss):
+    """A timm model with a head, trained on images (B, C, H, W) uint8 and labels (B,).
+
+    Randomness (mixup, erasing, stochastic depth) is a function of (seed, step, shard).
+
+    Args:
+        model: timm's model.
+        spec: says mean and deviation of the pixels.
+        config: the options.
+        seed: of all randomness in training.
+    """
+
+    def __init__(self, model: Any, spec: EncoderSpec, config: Finetune, seed: int) -> None:
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(spec.shape.mean).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.shape.std).view(-1, 1, 1) * 255, persistent=False)
+        self.average = nn.ModuleList()  # filled by `keep_average`, and then part of the checkpoint
+        if config.ema is not None:
+            from timm.utils.model_ema import ModelEmaV3
+
+            self.average.append(ModelEmaV3(model, decay=config.ema).requires_grad_(False))
+        # Not a submodule: a checkpoint holds every weight once, compiled or not.
+        object.__setattr__(self, "_forward", torch.compile(model) if config.compile else model)
+        self._losses: list[Tensor] = []
+        self._mixup, self._erase = _mixup(config, model.num_classes), _erasing(config)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pixels as the network reads them."""
+        return (images.float() - self.mean) / self.std
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        images, labels = batch[0], batch[1]
+        rank, world_size = rank_and_world_size()
+        shard = batch_idx % self.trainer.accumulate_grad_batches * world_size + rank
+        seed = derived_seed(self.seed, "finetune", self.global_step, shard)
+        seed_device(self.device, seed)
+        try:
+            with seeded_numpy(seed):
+                images = self._erase(self.normalise(images), seed)
+                if self._mixup is not None:
+                    images, targets = self._mixup(images, labels)
+                    return self._noted(torch.sum(-targets * F.log_softmax(self._logits(images), dim=-1), dim=-1).mean())
+            return self._noted(F.cross_entropy(self._logits(images), labels, label_smoothing=self.config.smoothing))
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "--micro_batch_size") from None
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self._forward(images).float()  # pyright: ignore[reportCallIssue]
+
+    def _noted(self, loss: Tensor) -> Tensor:
+        self.watch(loss)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Where an optimizer step ends: move the average of the weights, and log the mean loss since the last log."""
+        accumulated = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if not (accumulated or self.trainer.is_last_batch):
+            return
+        if self.average:
+            self.average[0].update(self.model)  # pyright: ignore[reportCallIssue]
+        step, every = self.global_step, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if step % every == 0 or step == self.trainer.estimated_stepping_batches:
+            self.check_finite()
+            loss = float(torch.stack(self._losses).mean())
+            self._losses = []
+            for logger in self.loggers:
+                logger.log_metrics({"loss": loss}, step)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a learning rate per layer, and its schedule."""
+        from timm.optim._param_groups import param_groups_layer_decay
+
+        config = self.config
+        lr = config.base_lr * config.batch_size / 256
+        skip: Any = self.model.no_weight_decay()
+        groups = param_groups_layer_decay(
+            self.model, config.weight_decay, no_weight_decay_list=skip, layer_decay=config.layer_decay
+        )
+        for group in groups:
+            group["lr"] = lr * group.pop("lr_scale", 1.0)
+            group.pop("param_names", None)  # a checkpoint holds numbers
+        fused = self.device.type in ("cpu", "cuda", "mps")
+        optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup, end = config.warmup_epochs / config.epochs, config.min_lr / lr
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, warmup, end))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _mixup(config: Finetune, n_classes: int) -> Any:
+    """Return timm's Mixup, or None where neither mixup nor cutmix is on."""
+    from timm.data.mixup import Mixup
+
+    if config.mixup == config.cutmix == 0:
+        return None
+    return Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=n_classes)
+
+
+def _erasing(config: Finetune) -> Any:
+    """Return random erasing of a normalised batch on its device."""
+    from timm.data.random_erasing import RandomErasing
+
+    def erase(images: Tensor, seed: int) -> Tensor:
+        state = random.getstate()  # timm draws the rectangles from it
+        random.seed(seed)
+        try:
+            return RandomErasing(config.erase, mode="pixel", device=str(images.device))(images)  # pyright: ignore[reportReturnType]
+        finally:
+            random.setstate(state)
+
+    return erase if config.erase > 0 else lambda images, _seed: images
+
+
+@contextlib.contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """Seed numpy's old global generator, from which timm's Mixup draws, and put it back."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
