@@ -54,6 +54,11 @@ def peak_flops(device: str, given: float | None) -> float | None:
     return next((peak * 1e12 for known, peak in PEAK_TFLOPS.items() if all(w in name for w in known.split())), None)
 
 
+def precision(asked: str, device: str) -> str:
+    """Return Lightning's name of a precision; "auto" is bf16 on CUDA and float32 elsewhere."""
+    return asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
+
+
 def out_of_memory(error: Exception, lower: str) -> UserError:
     """Return the message for a full GPU.
 

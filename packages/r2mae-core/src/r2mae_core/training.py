@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from r2mae_core.data_order import ResumableLoader
-from r2mae_core.devices import resolve_device
+from r2mae_core.devices import peak_flops, resolve_device
 from r2mae_core.errors import UserError
 from r2mae_core.metrics_csv import MetricsCSV
 from r2mae_core.run_folder import RunFolder
@@ -47,27 +47,39 @@ class LoaderPosition(pl.Callback):
         self.loader.load_state_dict(state_dict)
 
 
-class _Throughput(pl.Callback):
-    """Logs samples per second between two log steps."""
+class Throughput(pl.Callback):
+    """Logs samples per second between two log steps; a package adds what else its speed means by `metrics`."""
 
     def __init__(self, samples_per_step: int) -> None:
-        self.samples_per_step, self.since = samples_per_step, (0.0, 0)
+        self.samples_per_step = samples_per_step
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.since = (time.perf_counter(), trainer.global_step)
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
+        """Return what to log of a rate in samples per second, measured over these optimizer steps."""
+        return {"samples_per_second": rate}
 
-    def on_train_batch_end(
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.start, self.step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        start, step = self.since
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > step:  # pyright: ignore[reportAttributeAccessIssue]
-            if trainer.strategy.root_device.type == "cuda":
-                torch.cuda.synchronize()
-            now = time.perf_counter()
-            rate = (trainer.global_step - step) * self.samples_per_step / (now - start)
-            for logger in trainer.loggers:
-                logger.log_metrics({"samples_per_second": rate}, trainer.global_step)
-            self.since = (now, trainer.global_step)
+        steps = range(self.step, trainer.global_step)
+        if not steps or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        rate = len(steps) * self.samples_per_step / (time.perf_counter() - self.start)
+        metrics = self.metrics(rate, steps, trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, trainer.global_step)
+        self.start, self.step = time.perf_counter(), trainer.global_step
+
+
+def operations_metrics(operations: float, trainer: pl.Trainer, peak_tflops: float | None = None) -> dict[str, float]:
+    """Return "tflops", and "mfu" where the device's peak is known or given, of operations per second."""
+    metrics = {"tflops": operations / 1e12}
+    peak = peak_flops(trainer.strategy.root_device.type, peak_tflops)
+    return metrics if peak is None else {**metrics, "mfu": operations / (peak * trainer.world_size)}
 
 
 class StepProgress(pl.Callback):
@@ -169,7 +181,7 @@ def train(
     if progress:
         own.append(StepProgress())
     if samples_per_step:
-        own.append(_Throughput(samples_per_step))
+        own.append(Throughput(samples_per_step))
     with quiet_lightning():
         trainer = _trainer(
             max_epochs=max_epochs,

@@ -16,7 +16,7 @@ from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, 
 from r2mae_core.commands import resolved, say
 from r2mae_core.curriculum import CurriculumWeights, weighted_mean
 from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, precision, resolve_device
 from r2mae_core.masked_module import MaskDraw, MaskedModule
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path
@@ -263,11 +263,6 @@ def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler
     if freeze_steps is None or not isinstance(sampler, Curriculum):
         return sampler
     return replace(sampler, freeze_steps=freeze_steps)
-
-
-def precision(name: str, device: str) -> str:
-    """Return Lightning's name of a precision; "auto" is bf16 on CUDA and float32 elsewhere."""
-    return name if name != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
 
 
 def _save(module: AlignmentPretraining, shape: ModelConfig, run: RunFolder, species: tuple[str, ...] | None) -> None:

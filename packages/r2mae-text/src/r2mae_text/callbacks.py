@@ -1,12 +1,10 @@
 """What the log says beside the loss: speed, and the loss on held-out text at a fixed ratio."""
 
-import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
-from r2mae_core.devices import peak_flops
+from r2mae_core.training import Throughput, operations_metrics
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import VALIDATION_RATIO, validation_loss
 from r2mae_text.model import train_flops_per_token
@@ -15,7 +13,7 @@ MAX_ROWS_BETWEEN = 256
 """Rows of the validations during training; the one at the end takes more."""
 
 
-class Speed(pl.Callback):
+class Speed(Throughput):
     """Logs tokens and operations per second, MFU where the device's peak is known, and the unigram line.
 
     Args:
@@ -26,38 +24,19 @@ class Speed(pl.Callback):
     """
 
     def __init__(self, batch_size: int, length: int, peak_tflops: float | None, unigram_entropy: float) -> None:
-        self.tokens, self.length, self.peak = batch_size * length, length, peak_tflops
-        self.unigram_entropy = unigram_entropy
+        super().__init__(batch_size * length)
+        self.length, self.peak_tflops, self.unigram_entropy = length, peak_tflops, unigram_entropy
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self.start, self.step, self.shares = time.perf_counter(), trainer.global_step, 0.0
-        self.peak_now = peak_flops(trainer.strategy.root_device.type, self.peak)
-
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        done = trainer.global_step - self.step
-        if not done or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - self.start
-        rate = done * self.tokens / seconds
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
         total = pl_module.total_steps()
-        steps = range(self.step, trainer.global_step)
-        share = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / done
+        share = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
         operations = rate * train_flops_per_token(pl_module.model.config, self.length, share)
-        metrics = {
+        return {
             "tokens_per_second": rate,
-            "tflops": operations / 1e12,
-            "tokens": float(trainer.global_step * self.tokens),
+            "tokens": float(trainer.global_step * self.samples_per_step),
             "unigram_entropy": self.unigram_entropy,
+            **operations_metrics(operations, trainer, self.peak_tflops),
         }
-        if self.peak_now is not None:
-            metrics["mfu"] = operations / (self.peak_now * trainer.world_size)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
-        self.start, self.step = time.perf_counter(), trainer.global_step
 
 
 class Validation(pl.Callback):

@@ -10,7 +10,7 @@ from torch import Tensor
 from r2mae_core import MaskDraw, MaskRatioSampler, ResumableLoader, RunFolder, UserError, sampler_from_config
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import StepOrder
-from r2mae_core.devices import device_name, out_of_memory, resolve_device
+from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path
 from r2mae_core.sampler_config import sampler_to_config
@@ -249,11 +249,6 @@ def build_module(config: Pretrain, corpus: Corpus, sampler: Any) -> MaskedLangua
         seed=config.seed,
         ratio_per=config.ratio_per,
     )
-
-
-def precision(asked: str, device: str) -> str:
-    """Return Lightning's name of the precision."""
-    return asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
 
 
 def fetcher(rows: TokenRows, device: str) -> Any:

@@ -15,6 +15,7 @@ from r2mae_core.devices import out_of_memory
 from r2mae_core.masked_module import FiniteLoss, seed_device
 from r2mae_core.randomness import derived_seed
 from r2mae_vision.encoders import EncoderSpec
+from r2mae_vision.model import pixel_scale
 from r2mae_vision.options import Finetune
 from r2mae_vision.schedules import cosine
 
@@ -36,8 +37,8 @@ class Classifier(FiniteLoss):
         self.model, self.config, self.seed = model, config, seed
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(spec.shape.mean).view(-1, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(spec.shape.std).view(-1, 1, 1) * 255, persistent=False)
+        for name, value in zip(("mean", "std"), pixel_scale(spec.shape), strict=True):
+            self.register_buffer(name, value, persistent=False)
         self.average = nn.ModuleList()  # filled by `keep_average`, and then part of the checkpoint
         if config.ema is not None:
             from timm.utils.model_ema import ModelEmaV3

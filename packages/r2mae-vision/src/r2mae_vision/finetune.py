@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from r2mae_core import Record, RunFolder, UserError, compare, read_records
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import permutation, rank_and_world_size
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, precision, resolve_device
 from r2mae_core.files import write_text
 from r2mae_core.records import write_records
 from r2mae_core.run_folder import default_run_path, git_commit
@@ -27,9 +27,9 @@ from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.model import MAEShape
+from r2mae_vision.model import MAEShape, pixel_scale
 from r2mae_vision.options import Finetune
-from r2mae_vision.pretrain import micro_batch_size, precision
+from r2mae_vision.pretrain import micro_batch_size
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:
@@ -94,8 +94,7 @@ def accuracy(
     workers: int = 0,
 ) -> dict[str, float]:
     """Return top-1 and top-5 accuracy and the number of images that could not be read."""
-    mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
-    std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
+    mean, std = pixel_scale(spec.shape, device)
     model.to(device).eval()
     right = torch.zeros(2, device=device)
     unreadable, n = 0, 0
@@ -241,10 +240,5 @@ def finetune_command(config: Finetune) -> None:
     )
     run = finetune(config)
     if rank_and_world_size()[0] == 0:
-        say(summary(run.results()))
+        say(compare(run.results(), RANK_BY).rich())
         say(f"Done: {run.path / 'results.json'}")
-
-
-def summary(records: Sequence[Record]) -> Any:
-    """Return the table of a run."""
-    return compare(records, RANK_BY).rich()

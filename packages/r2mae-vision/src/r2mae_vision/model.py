@@ -105,8 +105,8 @@ class MaskedAutoencoder(nn.Module):
         if shape.decoder_dim % shape.decoder_heads:
             raise UserError(f"decoder_dim {shape.decoder_dim} is not a multiple of decoder_heads {shape.decoder_heads}")
         self.decoder = Decoder(self.encoder.embed_dim, self.grid, shape, patch_values, self.has_cls)
-        self.register_buffer("mean", torch.tensor(shape.mean).view(-1, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(shape.std).view(-1, 1, 1) * 255, persistent=False)
+        for name, value in zip(("mean", "std"), pixel_scale(shape), strict=True):
+            self.register_buffer(name, value, persistent=False)
         set_norm_eps(self, shape.norm_eps)
         initialise(self, torch.Generator().manual_seed(derived_seed(seed, "init")))
 
@@ -238,6 +238,12 @@ class MaskedAutoencoder(nn.Module):
         """Return the encoder's positions of patches, (N, D)."""
         first = 0 if self.encoder.no_embed_class else self.encoder.num_prefix_tokens
         return self.encoder.pos_embed[0, first:]
+
+
+def pixel_scale(shape: MAEShape, device: str | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of pixels of 0 … 255, each (C, 1, 1)."""
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) * 255 for values in (shape.mean, shape.std))
+    return mean, std
 
 
 def create_encoder(shape: MAEShape) -> Any:

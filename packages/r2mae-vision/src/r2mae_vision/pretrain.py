@@ -22,7 +22,7 @@ from r2mae_core import (
 )
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.devices import device_name, out_of_memory, resolve_device
+from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_core.sampler_config import sampler_to_config
@@ -186,7 +186,7 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
     # A step's masks depend on how it is divided, so a run goes on in the same parts.
     settings["micro_batch_size"] = micro
     run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
-    if (run.path / "model" / "mae.json").exists():
+    if (run.path / "model" / "mae.json").exists() and run.results():
         return run
     if config.start is not None and (missing := load_published(config.start, model)):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
@@ -295,11 +295,6 @@ def worker_transform(config: Pretrain) -> Any:
         color_jitter=0.0,
         interpolation="bicubic",
     )
-
-
-def precision(asked: str, device: str) -> str:
-    """Return Lightning's name of the precision."""
-    return asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
 
 
 def pretrain(config: Pretrain) -> RunFolder:

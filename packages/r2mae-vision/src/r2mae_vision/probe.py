@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from r2mae_core import Record, RunFolder, UserError, compare
 from r2mae_core.commands import resolved, say
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, precision, resolve_device
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path, git_commit
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.finetune import crop_pct, eval_batches
+from r2mae_vision.model import pixel_scale
 from r2mae_vision.options import Probe
-from r2mae_vision.pretrain import precision
 from r2mae_vision.schedules import cosine
 
 
@@ -57,8 +56,7 @@ def extract_features(
     from tqdm import tqdm
 
     batches = eval_batches(source, spec, crop_pct, batch_size, workers)
-    mean = torch.tensor(spec.shape.mean, device=device).view(-1, 1, 1) * 255
-    std = torch.tensor(spec.shape.std, device=device).view(-1, 1, 1) * 255
+    mean, std = pixel_scale(spec.shape, device)
     model.to(device).eval()
     parts, labels, unreadable = [], [], 0
     total = -(-len(source) // batch_size)
@@ -263,10 +261,5 @@ def _is_mlp(folder: Path) -> bool:
 def probe_command(config: Probe) -> None:
     """`r2mae-vision probe`."""
     run = probe(config)
-    say(summary(run.results()))
+    say(compare(run.results(), RANK_BY).rich())
     say(f"Done: {run.path / 'results.json'}")
-
-
-def summary(records: Sequence[Record]) -> Any:
-    """Return the table of a run."""
-    return compare(records, RANK_BY).rich()
