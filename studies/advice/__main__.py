@@ -1,0 +1,79 @@
+"""`python -m studies.advice measure NAME` and `report`."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from r2mae_core import Fixed, RatioSampler, Uniform, scheme
+from r2mae_core.files import write_text
+from studies.advice import models, tables
+from studies.advice.report import MODALITY, write_report
+
+RESULTS = Path(__file__).with_name("results")
+
+RATIOS = (0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+"""Fixed ratios measured on every set, beside the advised ones and the usual ones of the modality."""
+
+
+def samplers(name: str, best_ratio: float, best_range: tuple[float, float]) -> dict[str, RatioSampler]:
+    """Return what is compared on a data set: fixed ratios, the advised range, the modality's own R2MAE and U(0, 1)."""
+    found: dict[str, RatioSampler] = {f"{r:g}": Fixed(r) for r in sorted({*RATIOS, round(best_ratio, 2)})}
+    ranges = [best_range, scheme("r2mae", MODALITY[name]), Uniform(0.0, 1.0)]
+    for each in ranges:
+        low, high = each if isinstance(each, tuple) else (each.low, each.high)
+        found[f"{low:g}-{high:g}"] = Uniform(low, high)
+    return found
+
+
+def measure(name: str, n_seeds: int, work: Path) -> None:
+    """Ask `advise`, train and judge every sampler, and write `results/NAME.json` after each model."""
+    from r2mae_theory import advise
+
+    table = getattr(tables, name)
+    X = table(work)
+    advice = advise(X)
+    print(f"{name}: {X.shape[0]:,} × {X.shape[1]}, advised {advice.best_ratio:g}, range {advice.best_range}")
+    start, scores = time.perf_counter(), []
+    chosen = samplers(name, advice.best_ratio, advice.best_range)
+    for cell in getattr(models, name)(chosen, range(n_seeds), work):
+        scores.append(cell)
+        print(f"  {cell[0]}, seed {cell[1]}: {cell[2]:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
+        found = {
+            "table": " ".join(table.__doc__.split()),
+            "model": " ".join(getattr(models, name).__doc__.split()),
+            "n": len(X),
+            "p": len(advice.per_target),
+            "ratios": np.round(advice.ratios, 4).tolist(),
+            "curve": np.round(advice.curve, 5).tolist(),
+            "best_ratio": round(advice.best_ratio, 4),
+            "bootstrap": np.round(advice.bootstrap_ratios, 4).tolist(),
+            "best_range": [round(end, 4) for end in advice.best_range],
+            "scores": [[sampler, seed, round(score, 5)] for sampler, seed, score in scores],
+        }
+        write_text(RESULTS / f"{name}.json", json.dumps(found) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.advice", description="Does the theory help practice?")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("measure", help="train and judge every ratio on a data set")
+    one.add_argument("name", choices=MODALITY)
+    one.add_argument("--seeds", type=int, default=3)
+    one.add_argument(
+        "--work", type=Path, default=Path("runs/advice"), help="cifar10 needs its files in WORK/cifar10/data"
+    )
+    report = verbs.add_parser("report", help="write the page's tables and figures")
+    report.add_argument("--docs", type=Path, default=Path("docs"))
+    given = parser.parse_args()
+    if given.verb == "measure":
+        (given.work / given.name).mkdir(parents=True, exist_ok=True)
+        measure(given.name, given.seeds, given.work / given.name)
+    else:
+        write_report(RESULTS, given.docs)
+
+
+if __name__ == "__main__":
+    main()

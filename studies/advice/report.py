@@ -1,0 +1,206 @@
+"""From `results/NAME.json` to the page: a figure per data set, and the two tables of `docs/advice.md`."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import scheme
+from r2mae_core.figures import new_figure
+from r2mae_core.files import atomic_path, write_text
+
+TITLES = {
+    "digits": "digits, MLP",
+    "cifar10": "photographs (CIFAR-10), ViT",
+    "pbmc": "blood cells, MLP",
+    "apes": "alignment of apes, transformer",
+    "words": "sentences, RoBERTa",
+}
+SCORES = {
+    "digits": "probe accuracy",
+    "cifar10": "probe accuracy",
+    "pbmc": "balanced accuracy",
+    "apes": "AUROC",
+    "words": "accuracy",
+}
+MODALITY = {"digits": "vision", "cifar10": "vision", "pbmc": "singlecell", "apes": "dna", "words": "text"}
+BEGIN, END = "<!-- written by `python -m studies.advice report` -->", "<!-- end of what is written -->"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One data set: what was predicted, and the scores of whole seeds."""
+
+    name: str
+    found: dict[str, Any]
+    samplers: tuple[str, ...]
+    scores: np.ndarray
+    """(seeds, samplers)."""
+
+    @property
+    def fixed(self) -> list[int]:
+        """Which samplers are fixed ratios, in rising order."""
+        return sorted((i for i, s in enumerate(self.samplers) if "-" not in s), key=lambda i: float(self.samplers[i]))
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """The fixed ratios."""
+        return np.array([float(self.samplers[i]) for i in self.fixed])
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Predicted risk over null at the fixed ratios."""
+        return np.interp(self.ratios, self.found["ratios"], self.found["curve"])
+
+    @property
+    def advised(self) -> int:
+        """The advised ratio among the samplers."""
+        return self.samplers.index(f"{self.found['best_ratio']:g}")
+
+    @property
+    def advised_range(self) -> int:
+        """The advised range among the samplers."""
+        low, high = self.found["best_range"]
+        return self.samplers.index(f"{low:g}-{high:g}")
+
+    @property
+    def usual(self) -> int:
+        """The modality's usual fixed ratio (the paper's baseline) among the samplers."""
+        return self.samplers.index(f"{scheme('fixed', MODALITY[self.name]).ratio:g}")
+
+    @property
+    def r2mae(self) -> int:
+        """The paper's range for the modality among the samplers."""
+        own = scheme("r2mae", MODALITY[self.name])
+        return self.samplers.index(f"{own.low:g}-{own.high:g}")
+
+    @property
+    def searched(self) -> np.ndarray:
+        """Each seed's score at the fixed ratio that is best on the *other* seeds: what a search gives, (seeds,)."""
+        fixed = self.scores[:, self.fixed]
+        others = fixed.sum(0) - fixed
+        return fixed[np.arange(len(fixed)), others.argmax(1)]
+
+    @property
+    def best(self) -> int:
+        """Where the fixed ratio with the highest mean stands among `fixed`."""
+        return int(self.scores[:, self.fixed].mean(0).argmax())
+
+    @property
+    def as_good(self) -> list[str]:
+        """Fixed ratios whose paired difference to the best is within two standard errors."""
+        fixed = self.scores[:, self.fixed]
+        lag = fixed[:, [self.best]] - fixed
+        error = lag.std(0, ddof=1) / np.sqrt(len(lag))
+        return [f"{r:g}" for r, mean, se in zip(self.ratios, lag.mean(0), error, strict=True) if mean <= 2 * se]
+
+
+def read(file: Path) -> Measured:
+    """Read what `measure` wrote; a seed that is not whole is left out."""
+    found = json.loads(file.read_text())
+    samplers = tuple(dict.fromkeys(name for name, _, _ in found["scores"]))
+    seeds = sorted({seed for _, seed, _ in found["scores"]})
+    table = {(name, seed): score for name, seed, score in found["scores"]}
+    whole = [[table[name, seed] for name in samplers] for seed in seeds if all((s, seed) in table for s in samplers)]
+    return Measured(file.stem, found, samplers, np.array(whole))
+
+
+def spearman(m: Measured) -> float:
+    """Rank correlation of predicted risk and measured error over the fixed ratios: 1 is the same order."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(m.predicted, -m.scores[:, m.fixed].mean(0)).statistic)
+
+
+def plain(values: np.ndarray, factor: float = 100) -> str:
+    """Return mean ±standard deviation, in percent."""
+    return f"{factor * values.mean():.1f} ±{factor * values.std(ddof=1):.1f}"
+
+
+def curves_table(sets: list[Measured]) -> str:
+    """Return the table of minima."""
+    rows = [
+        "| data, model | samples × features | advised ratio (5 to 95 %) | best measured | not told apart from it | "
+        "rank correlation | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for m in sets:
+        low, high = np.percentile(m.found["bootstrap"], [5, 95])
+        rows.append(
+            f"| {TITLES[m.name]} | {m.found['n']:,} × {m.found['p']} | {m.found['best_ratio']:g} ({low:g} to {high:g}) "
+            f"| {m.ratios[m.best]:g} | {', '.join(m.as_good)} | {spearman(m):.2f} | {len(m.scores)} |"
+        )
+    return "\n".join(rows)
+
+
+def choices_table(sets: list[Measured]) -> str:
+    """Return the table of what each way of choosing gets."""
+    rows = [
+        "| score in % | best of a search | advised ratio | usual ratio | advised − usual | advised range | "
+        "the paper's range | U(0, 1) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for m in sets:
+        column = m.scores.T
+        cells = [
+            plain(m.searched),
+            f"{plain(column[m.advised])} ({m.samplers[m.advised]})",
+            f"{plain(column[m.usual])} ({m.samplers[m.usual]})",
+            plain(column[m.advised] - column[m.usual]).replace("-", "−") if m.advised != m.usual else "the same",
+            f"{plain(column[m.advised_range])} ({m.samplers[m.advised_range].replace('-', '–')})",
+            f"{plain(column[m.r2mae])} ({m.samplers[m.r2mae].replace('-', '–')})",
+            plain(column[m.samplers.index("0-1")]),
+        ]
+        rows.append(f"| {TITLES[m.name]}: {SCORES[m.name]} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def draw(m: Measured) -> Any:
+    """Return the figure: the predicted curve above, the measured one below, over the same ratios."""
+    figure = new_figure(6.4, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot(m.found["ratios"], m.found["curve"], color="C0")
+    top.set_yscale("log")
+    top.axhline(1, color="0.6", lw=0.8, ls="--")
+    top.set_ylabel("predicted risk / null")
+    top.set_title(f"{TITLES[m.name]}: what advise predicts, and what was measured", fontsize=10)
+    values = m.scores[:, m.fixed]
+    bottom.errorbar(
+        m.ratios, values.mean(0), values.std(0, ddof=1), fmt="o-", color="C1", capsize=2, label="fixed ratio"
+    )
+    ranges = {m.r2mae: ("C2", "the paper's range"), m.advised_range: ("C0", "advised range")}
+    for i, (color, label) in ranges.items():
+        low, high = map(float, m.samplers[i].split("-"))
+        mean, spread = m.scores[:, i].mean(), m.scores[:, i].std(ddof=1)
+        bottom.hlines(mean, low, high, color=color, lw=2, label=label)
+        bottom.fill_between([low, high], mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
+    for axes in (top, bottom):
+        axes.axvline(m.found["best_ratio"], color="C0", lw=0.8, ls=":")
+    bottom.set_xlabel("mask ratio (dotted: the advised one)")
+    bottom.set_ylabel(f"{SCORES[m.name]}, {len(m.scores)} seeds")
+    bottom.set_xlim(0, 1)
+    bottom.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def written(sets: list[Measured]) -> str:
+    """Return the part of the page that the command writes."""
+    return f"{BEGIN}\n\n{curves_table(sets)}\n\n{choices_table(sets)}\n\n{END}"
+
+
+def write_report(results: Path, docs: Path) -> None:
+    """Draw `docs/images/advice/NAME.png`, and renew the tables in `docs/advice.md`."""
+    sets = [read(file) for name in TITLES if (file := results / f"{name}.json").exists()]
+    sets = [m for m in sets if len(m.scores) > 1]
+    for m in sets:
+        with atomic_path(docs / "images" / "advice" / f"{m.name}.png") as temporary:
+            draw(m).savefig(temporary, dpi=110, format="png")
+    page, text = docs / "advice.md", written(sets)
+    print(text)
+    if page.exists():
+        old = page.read_text(encoding="utf-8")
+        pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+        write_text(page, pattern.sub(lambda _: text, old))

@@ -1,0 +1,57 @@
+"""The table of samples by features that a user would hand to `advise`: a column for each thing that can be masked.
+
+Fixed before any model was trained: what a row and a column are, and the number of samples is that of the training set.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+N_WORDS = 500
+
+
+def digits(work: Path) -> np.ndarray:
+    """1,437 pictures of digits × 64 pixels (those that are always empty are left out by `advise`)."""
+    from r2mae_vision.mnist.data import load_images
+
+    return load_images("digits").train_images.numpy().astype(float)
+
+
+def cifar10(work: Path) -> np.ndarray:
+    """10,000 photographs × 64 patches of 4 × 4 pixels: the mean grey of each."""
+    from r2mae_vision.data.sources import open_source
+
+    source = open_source(str(work / "data"), "train")
+    images = source.fetch(np.arange(len(source)))[0].numpy().astype(float)  # pyright: ignore[reportAttributeAccessIssue]
+    n, _, side, _ = images.shape
+    return images.mean(1).reshape(n, side // 4, 4, side // 4, 4).mean((2, 4)).reshape(n, -1)
+
+
+def pbmc(work: Path) -> np.ndarray:
+    """700 blood cells × 765 genes: log of the counts per 10,000."""
+    from r2mae_singlecell.baselines import log_normalized
+    from r2mae_singlecell.data.pbmc import load_pbmc
+
+    return log_normalized(load_pbmc().X).toarray().astype(float)
+
+
+def apes(work: Path) -> np.ndarray:
+    """Training windows × 128 positions of the human sequence: 1 for G or C, 0 for A or T."""
+    from r2mae_dna.codes import decode
+    from r2mae_dna.samples import prepare_apes
+    from r2mae_dna.windows import WindowSet
+
+    work.mkdir(parents=True, exist_ok=True)
+    codes = np.asarray(WindowSet(prepare_apes(work)[1]).codes[:, :, 0])
+    letters = np.frombuffer(decode(codes.ravel()).upper().encode(), dtype="S1").reshape(codes.shape)
+    return np.isin(letters, [b"G", b"C"]).astype(float)
+
+
+def words(work: Path) -> np.ndarray:
+    """9,000 film sentences × the 500 commonest words: whether the sentence has the word."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    from r2mae_text.data.movies import read_movies
+
+    sentences = [text for text, _ in read_movies()["train"]]
+    return CountVectorizer(max_features=N_WORDS, binary=True).fit_transform(sentences).toarray().astype(float)
