@@ -119,7 +119,7 @@ def lint(session):
     session.run("ruff", "check", ".")
     sources = os.pathsep.join(str(path) for path in ROOT.glob("packages/*/src"))
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources}, silent=True)
-    session.run("codespell", "packages", "docs", "benchmarks", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+    session.run("codespell", "packages", "docs", "benchmarks", "studies", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 @nox.session(venv_backend="none")
@@ -174,6 +174,30 @@ def bench(session, package):
         scripts, words = one, words[1:]
     for script in scripts:
         session.run("python", str(script), *words)
+
+
+def run_with_everything(session, *command):
+    """Run a script of the repository where every package and every peer is installed."""
+    sync(session, "--all-packages", "--all-extras", "--group=test")
+    session.run("python", *command, *session.posargs)
+
+
+@nox.session
+def evidence(session):
+    """Run every benchmark that this machine can run, and write benchmarks/RESULTS.md. `-- --device cuda`"""
+    run_with_everything(session, "benchmarks/run.py")
+
+
+@nox.session
+def figures(session):
+    """Draw the documentation's figures anew, by the commands that the pages name."""
+    run_with_everything(session, "docs/figures.py")
+
+
+@nox.session
+def study(session):
+    """Set the theory's advice beside trained models, for docs/advice.md. `-- measure pbmc`, `-- report`"""
+    run_with_everything(session, "-m", "studies.advice")
 
 
 def find_python(version):

@@ -70,7 +70,7 @@ def bench_build(folder, name, reference):
         "Biopython": lambda: biopython_build(plain, folder / f"s{next(count)}", reference),
     }
     size = plain.stat().st_size / 1e6
-    report(f"MAF to store, {name} ({size:.1f} MB)", best_of_turns(contestants, 5), "ours")
+    report(f"MAF to store, {name} ({size:.1f} MB)", best_of_turns(contestants, 5), "ours", targets={"Biopython": 1})
 
 
 def bench_windows(folder):
@@ -105,7 +105,7 @@ def bench_windows(folder):
 
     assert (ours().numpy() == theirs()).all()
     seconds = best_of_turns({"ours": ours, "zarr of letters": theirs}, 9)
-    report(f"{BATCH} windows of 128 bases × 30 species, both strands", seconds, "ours")
+    report(f"{BATCH} windows of 128 bases × 30 species, both strands", seconds, "ours", targets={"zarr of letters": 20})
     print(
         f"\nours: {BATCH / seconds['ours']:,.0f} windows/s, zarr: {BATCH / seconds['zarr of letters']:,.0f} windows/s"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gpn
 import torch
-from timing import best_of_turns, report
+from timing import best_of_turns, claim, report
 from transformers import AutoModelForMaskedLM
 from transformers.utils import logging
 
@@ -128,14 +128,25 @@ def main():
         config = ModelConfig.sized(size, SPECIES[size])
         steps = train_contestants(size, batch, device, options.compile or device == "cuda")
         seconds = best_of_turns(steps, options.rounds, wait)
-        report(f"Training step, {size}, {batch} windows × {SPECIES[size] + 1} species", seconds, "ours")
+        report(
+            f"Training step, {size}, {batch} windows × {SPECIES[size] + 1} species",
+            seconds,
+            "ours",
+            targets={"gpn, eager": 1.3 if size == "tiny" else 1},
+        )
+        claim(f"Ours in bf16 against gpn in float32, {size}", seconds["gpn, eager"] / seconds["ours, bf16"], 1.5)
         flops = 3 * config.flops(LENGTH, round(RATIO * LENGTH)) * batch
         rates = ", ".join(
             f"{n}: {batch / s:,.1f} windows/s, {flops / s / 1e9:,.0f} GFLOP/s" for n, s in seconds.items()
         )
         print(f"\n{rates}")
         seconds = best_of_turns(score_contestants(size, batch, device), options.rounds, wait)
-        report(f"Scoring, {size}, {batch} sites of three alleles", seconds, "ours")
+        report(
+            f"Scoring, {size}, {batch} sites of three alleles",
+            seconds,
+            "ours",
+            targets={"gpn, two forwards per variant": 3},
+        )
         print(f"\nours: {batch / seconds['ours']:,.1f} sites/s")
 
 

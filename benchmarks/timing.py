@@ -1,7 +1,19 @@
-"""Timing shared by the benchmark scripts: contestants take turns in one run, and the report is a ratio."""
+"""Timing shared by the benchmark scripts: contestants take turns in one run, and the report is a ratio.
+
+`run.py` gathers what carries a target out of what `report` and `claim` print.
+"""
 
 import statistics
 import time
+
+
+class Seconds(float):
+    """The median of `turns`."""
+
+    def __new__(cls, turns):
+        self = super().__new__(cls, statistics.median(turns))
+        self.turns = tuple(turns)
+        return self
 
 
 def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_counter):
@@ -24,12 +36,39 @@ def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_count
             function()
             wait()
             times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: Seconds(values) for name, values in times.items()}
 
 
-def report(title, seconds, ours, unit=1e-3, unit_name="ms"):
-    """Print a Markdown table: time of each contestant, and how many times ours is faster."""
-    print(f"\n{title}\n\n| version | {unit_name} | ours is faster by |\n|---|---|---|")
+def report(title, seconds, ours, unit=1e-3, unit_name="ms", targets=None):
+    """Print a Markdown table: time of each contestant, and how many times ours is faster.
+
+    Args:
+        title: what was timed.
+        seconds: name → `Seconds`.
+        ours: which of them is ours.
+        unit: of the column of times, in seconds.
+        unit_name: its name.
+        targets: name → how many times ours is to be faster.
+    """
+    print(f"\n{title}\n\n| version | {unit_name} | ours is faster by | turns | target |\n|---|---|---|---|---|")
     for name, value in seconds.items():
-        ratio = "" if name == ours else f"{value / seconds[ours]:.2f}×"
-        print(f"| {name} | {value / unit:.3f} | {ratio} |")
+        ratio = spread = target = ""
+        if name != ours:
+            ratio = f"{value / seconds[ours]:.2f}×"
+            each = [theirs / own for theirs, own in zip(value.turns, seconds[ours].turns, strict=True)]
+            spread = f"{min(each):.2f}–{max(each):.2f}"
+            target = verdict(value / seconds[ours], (targets or {}).get(name))
+        print(f"| {name} | {value / unit:,.3f} | {ratio} | {spread} | {target} |")
+
+
+def verdict(ratio, target, at_most=False):
+    """Return "3×, met" or "3×, missed"; nothing without a target."""
+    if target is None:
+        return ""
+    met = ratio <= target if at_most else ratio >= target
+    return f"{'at most ' if at_most else ''}{target:g}×, {'met' if met else 'missed'}"
+
+
+def claim(what, ratio, target, at_most=False):
+    """Print one ratio that is no row of a table."""
+    print(f"\n{what}: {ratio:.3f}× (target: {verdict(ratio, target, at_most)})")
