@@ -119,7 +119,8 @@ def lint(session):
     session.run("ruff", "check", ".")
     sources = os.pathsep.join(str(path) for path in ROOT.glob("packages/*/src"))
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources}, silent=True)
-    session.run("codespell", "packages", "docs", "benchmarks", "studies", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+    pages = [str(path) for path in ROOT.glob("*.md")]
+    session.run("codespell", "packages", "docs", "benchmarks", "studies", *pages)
 
 
 @nox.session(venv_backend="none")
