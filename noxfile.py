@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nox
@@ -80,14 +81,24 @@ def tests(session, package):
     run_tests(session, package)
 
 
+def build(session, package):
+    """Build the wheels that a user of the package installs; return their names and files."""
+    wanted = [package] if package in ("r2mae-core", "r2mae-theory") else ["r2mae-core", package]
+    for name in wanted:
+        session.run_install("uv", "build", "--quiet", f"--package={name}", f"--out-dir={ROOT / 'dist'}", external=True)
+    files = [max((ROOT / "dist").glob(f"{name.replace('-', '_')}-*.whl")) for name in wanted]
+    for file in files:
+        with zipfile.ZipFile(file) as wheel:
+            if not any(name.endswith("/py.typed") for name in wheel.namelist()):
+                session.error(f"{file.name} has no py.typed")
+    return wanted, [str(file) for file in files]
+
+
 @nox.session
 @EACH
 def wheels(session, package):
     """Build the package, install it from the built files alone, and run its --help."""
-    dist = ROOT / "dist"
-    wanted = [package] if package in ("r2mae-core", "r2mae-theory") else ["r2mae-core", package]
-    for name in wanted:
-        session.run_install("uv", "build", "--quiet", f"--package={name}", f"--out-dir={dist}", external=True)
+    wanted, files = build(session, package)
     constraints = Path(session.create_tmp()) / "constraints.txt"
     session.run_install(
         "uv",
@@ -102,13 +113,31 @@ def wheels(session, package):
         silent=True,
     )
     reinstall = [f"--reinstall-package={name}" for name in wanted]  # a version that was built before counts as met
-    files = [str(max(dist.glob(f"{name.replace('-', '_')}-*.whl"))) for name in wanted]
     session.run_install("uv", "pip", "install", "--quiet", *reinstall, "-c", str(constraints), *files, external=True)
     check_alone(session, package)
     with session.chdir(session.create_tmp()):  # away from the sources
         session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__doc__.splitlines()[0])")
         if (Path(session.bin) / package).exists():
             session.run(package, "--help", silent=True)
+
+
+@nox.session(venv_backend="venv", reuse_venv=False)
+@EACH
+def release(session, package):
+    """Install the built package as a user does, with pip and the newest versions that it allows, and run its demo.
+
+    Needs some 6 GB for each package with torch. `-- --epochs 2`: options for the demo.
+    """
+    _, files = build(session, package)
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    files[-1] += "[demo]" if "demo" in project.get("optional-dependencies", {}) else ""
+    session.install("--quiet", *files)
+    session.run("python", "-m", "pip", "check")
+    check_alone(session, package)
+    with session.chdir(session.create_tmp()):  # away from the sources
+        session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__name__, m.__version__)")
+        if "scripts" in project:
+            session.run(package, "demo", *session.posargs)
 
 
 @nox.session
