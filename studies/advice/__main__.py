@@ -29,16 +29,21 @@ def samplers(name: str, best_ratio: float, best_range: tuple[float, float]) -> d
 
 
 def measure(name: str, n_seeds: int, work: Path) -> None:
-    """Ask `advise`, train and judge every sampler, and write `results/NAME.json` after each model."""
+    """Ask `advise`, train and judge every sampler, and write `results/NAME.json` after each model.
+
+    Seeds that the file holds whole are kept and not measured again.
+    """
     from r2mae_theory import advise
 
     table = getattr(tables, name)
     X = table(work)
     advice = advise(X)
     print(f"{name}: {X.shape[0]:,} × {X.shape[1]}, advised {advice.best_ratio:g}, range {advice.best_range}")
-    start, scores = time.perf_counter(), []
+    start = time.perf_counter()
     chosen = samplers(name, advice.best_ratio, advice.best_range)
-    for cell in getattr(models, name)(chosen, range(n_seeds), work):
+    scores = whole_seeds(RESULTS / f"{name}.json", set(chosen))
+    missing = sorted(set(range(n_seeds)) - {seed for _, seed, _ in scores})
+    for cell in getattr(models, name)(chosen, missing, work):
         scores.append(cell)
         print(f"  {cell[0]}, seed {cell[1]}: {cell[2]:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
         found = {
@@ -54,6 +59,14 @@ def measure(name: str, n_seeds: int, work: Path) -> None:
             "scores": [[sampler, seed, round(score, 5)] for sampler, seed, score in scores],
         }
         write_text(RESULTS / f"{name}.json", json.dumps(found) + "\n")
+
+
+def whole_seeds(file: Path, names: set[str]) -> list[models.Cell]:
+    """Return the cells of a results file whose seed has every one of these samplers."""
+    cells = [tuple(cell) for cell in json.loads(file.read_text())["scores"]] if file.exists() else []
+    seeds = {seed for _, seed, _ in cells}
+    whole = {seed for seed in seeds if {name for name, other, _ in cells if other == seed} >= names}
+    return [cell for cell in cells if cell[0] in names and cell[1] in whole]
 
 
 def main() -> None:

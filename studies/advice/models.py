@@ -1,6 +1,6 @@
 """Pretrain a real model with a sampler and judge it downstream: the score and the packages' own evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ Cell = tuple[str, int, float]
 """Name of the sampler, seed, score."""
 
 
-def digits(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterator[Cell]:
+def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's MLP autoencoders, all in one stack; a linear probe on the second layer, 360 test digits."""
     from r2mae_vision.mnist.data import load_images
     from r2mae_vision.mnist.evaluate import evaluate_members
@@ -28,7 +28,7 @@ def digits(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Itera
             yield record.scheme, record.seed, record.value
 
 
-def cifar10(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterator[Cell]:
+def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """A ViT of 4 layers × 128 on 10,000 images; logistic regression on the patches' mean, 10,000 test images."""
     from r2mae_vision.options import Pretrain, Probe
     from r2mae_vision.pretrain import pretrain_vit
@@ -48,7 +48,7 @@ def cifar10(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iter
         yield name, seed, next(r.value for r in judged.results() if r.metric == "linear_top1")
 
 
-def pbmc(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterator[Cell]:
+def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's autoencoder on 700 blood cells; balanced accuracy of a linear probe of cell types, 3 folds."""
     from r2mae_singlecell.data.pbmc import load_pbmc
     from r2mae_singlecell.demo import probe_cells
@@ -63,7 +63,7 @@ def pbmc(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterato
         yield name, seed, probe_cells(model.get_latent_representation(), labels, name, seed)[0].value
 
 
-def apes(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterator[Cell]:
+def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's network on human and three apes; AUROC of rare against common variants of the other half."""
     from r2mae_dna.demo import SmallRecipe, judge_variants, pretrain_small
     from r2mae_dna.samples import prepare_apes
@@ -76,7 +76,7 @@ def apes(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterato
         yield name, seed, next(r.value for r in records if r.metric == "AUROC")
 
 
-def words(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterator[Cell]:
+def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's RoBERTa on speeches and film sentences; accuracy on 1,568 rated sentences, fine-tuned on 2,000."""
     from r2mae_text import demo
     from r2mae_text.finetune import finetune_tasks
@@ -94,7 +94,7 @@ def words(samplers: dict[str, RatioSampler], seeds: range, work: Path) -> Iterat
         yield name, seed, float(np.mean([r.value for r in run.results() if r.metric == "accuracy"]))
 
 
-def cells(samplers: dict[str, RatioSampler], seeds: range) -> Iterator[tuple[int, str, RatioSampler]]:
+def cells(samplers: dict[str, RatioSampler], seeds: Sequence[int]) -> Iterator[tuple[int, str, RatioSampler]]:
     """Return seed, name, sampler with that seed; whole seeds first, so that an interrupted study is balanced."""
     for seed in seeds:
         for name, sampler in samplers.items():
