@@ -75,14 +75,17 @@ def main() -> None:
     one = verbs.add_parser("measure", help="train and judge every ratio on a data set")
     one.add_argument("name", choices=MODALITY)
     one.add_argument("--seeds", type=int, default=3)
-    one.add_argument(
-        "--work", type=Path, default=Path("runs/advice"), help="cifar10 needs its files in WORK/cifar10/data"
-    )
+    one.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the runs")
+    one.add_argument("--cifar10", type=Path, help="folder of CIFAR-10's binary files, for cifar10")
     report = verbs.add_parser("report", help="write the page's tables and figures")
     report.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
     if given.verb == "measure":
         (given.work / given.name).mkdir(parents=True, exist_ok=True)
+        if given.name == "cifar10":
+            if given.cifar10 is None:
+                parser.error("cifar10 needs --cifar10 DIR")
+            tables.cut_cifar10(given.cifar10, given.work / "cifar10" / "data")
         measure(given.name, given.seeds, given.work / given.name)
     else:
         write_report(RESULTS, given.docs)

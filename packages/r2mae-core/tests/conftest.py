@@ -1,4 +1,7 @@
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,12 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests hold on any machine; GPU checks are benchmarks
 torch.set_num_threads(1)  # small tensors; threads would only wait for each other
+
+# Tests, workers and the ranks of a two-process test share a small model: `import tiny`.
+_spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+tiny = importlib.util.module_from_spec(_spec)
+sys.modules["tiny"] = tiny
+_spec.loader.exec_module(tiny)
 
 
 @pytest.fixture(autouse=True)

@@ -145,7 +145,7 @@ def test_help_is_complete(call, capsys):
 
 
 def test_resolved_config_leaves_out_what_changes_no_result():
-    assert resolved(Options("a")) == {"name": "a", "mask_ratio": "r2mae", "dry_run": False, "steps": 3}
+    assert resolved(Options("a")) == {"name": "a", "mask_ratio": "r2mae", "steps": 3}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from .masked_module import MaskDraw, MaskedModule
 from .masks import bernoulli_mask, exact_mask, nested_masks
 from .records import Record, read_records, write_records
 from .run_folder import RunFolder
-from .sampler_config import sampler_from_config, sampler_to_config, short_name, with_seed
+from .sampler_config import sampler_from_config, sampler_to_config, scheme_name, short_name, with_seed
 from .samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
 from .schemes import register_scheme, scheme, scheme_names
 from .training import train
@@ -38,6 +38,7 @@ __all__ = [
     "sampler_from_config",
     "sampler_to_config",
     "scheme",
+    "scheme_name",
     "scheme_names",
     "short_name",
     "sinkhorn",

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
@@ -11,7 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from r2mae_core.comparison import Direction, compare, compare_runs
 from r2mae_core.errors import UserError
+from r2mae_core.files import write_text
+from r2mae_core.records import Record
+from r2mae_core.run_folder import RunFolder
 
 _EPILOG = "A switch alone means true, --no-NAME false; dashes and underscores in names are the same."
 
@@ -25,6 +30,18 @@ class Command:
     target: str
     """Where its code is, as "module:function"; called with an instance of `config`."""
     help: str
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Options of every `compare`."""
+
+    runs: tuple[Path, ...]
+    """Run folders, or their results.json."""
+    markdown: bool = False
+    """Print Markdown."""
+    csv: bool = False
+    """Print CSV: a line per cell, with full precision."""
 
 
 def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -145,14 +162,57 @@ def _with_recipe_paths(package: str, commands: Mapping[str, Command], argv: Sequ
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """Return a command's config as plain data for the run folder, without the options that do not change results."""
-    return {
-        field.name: getattr(config, field.name) for field in fields(config) if field.name not in ("out", "progress")
-    }
+    """Return a command's config as plain data for the run folder, without where it goes and how it is shown."""
+    hidden = ("out", "progress", "dry_run")
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in hidden}
+
+
+def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
+    """Run a package's `compare`: the table of several runs.
+
+    Args:
+        config: its options.
+        rank_by: the package's metrics that say which scheme is better.
+
+    Raises:
+        UserError: a folder holds no results, or two of them measured the same thing.
+    """
+    table = compare_runs(config.runs, rank_by)
+    say(table.csv().rstrip() if config.csv else table.markdown() if config.markdown else table.rich())
+
+
+def report(
+    run: RunFolder, records: Sequence[Record], rank_by: Mapping[str, Direction], title: str, name: str = "table"
+) -> None:
+    """Write a run's `results.json` and its table as Markdown, and print the table.
+
+    Args:
+        run: the run folder.
+        records: what was measured.
+        rank_by: metrics that say which scheme is better.
+        title: of the printed table.
+        name: of the Markdown file.
+    """
+    run.write_results(records)
+    table = compare(records, rank_by)
+    write_text(run.path / f"{name}.md", table.markdown())
+    say(table.rich(title))
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """Return the line that says what was skipped, and why: reason → count."""
+    return "left out: " + (", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "nothing")
+
+
+def first_rank() -> bool:
+    """Return whether this process is the one of its run that speaks; also before the ranks have met."""
+    return not int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
 
 
 def say(message: Any = "") -> None:
-    """Print to the terminal; the one place where the packages do."""
+    """Print to the terminal, on the first rank alone; the one place where the packages do."""
+    if not first_rank():
+        return
     from rich.console import Console
 
     # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.

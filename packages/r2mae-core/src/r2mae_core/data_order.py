@@ -112,6 +112,31 @@ class StepOrder:
         return permutation(self.n_samples, self.seed, epoch)[start : start + self.micro_size].copy()
 
 
+def micro_batch_size(asked: int | None, batch_size: int, world_size: int, largest: int, *, even: bool = False) -> int:
+    """Return the samples that one device computes at once: what was asked for, or the most that divides the batch.
+
+    Args:
+        asked: `--micro_batch_size`.
+        batch_size: samples of an optimizer step, over all ranks.
+        world_size: ranks.
+        largest: the most that is taken unasked.
+        even: take even numbers alone, unasked.
+
+    Raises:
+        UserError: the batch is no multiple of what was asked for, or cannot be shared.
+    """
+    if asked is not None:
+        if asked < 1 or batch_size % (asked * world_size):
+            raise UserError(
+                f"--batch_size {batch_size} is no multiple of --micro_batch_size {asked} × {world_size} devices"
+            )
+        return asked
+    for size in range(min(largest, max(batch_size // world_size, 1)), 0, -1):
+        if batch_size % (size * world_size) == 0 and not (even and size % 2):
+            return size
+    raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} devices")
+
+
 def rank_and_world_size() -> tuple[int, int]:
     """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
     import torch.distributed as dist

@@ -1,6 +1,20 @@
 """Which device a run uses: what was asked for, or an error; never a silent fallback to the CPU."""
 
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
 from r2mae_core.errors import UserError
+from r2mae_core.records import Record
+from r2mae_core.run_folder import git_commit
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""What every command takes for `--device`."""
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+"""What every command takes for `--precision`; see `precision`."""
+Strategy = Literal["auto", "ddp", "fsdp"]
+"""What every pretraining on several devices takes for `--strategy`; see `train`."""
 
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0}
 """Dense bfloat16 peak of common GPUs, 10^12 operations a second, as their makers state."""
@@ -40,6 +54,34 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name() if device == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+
+
+def stamped(records: Iterable[Record], device: str, seconds: float | None = None) -> list[Record]:
+    """Return the records with the device's name and the commit, and the wall time where it is given."""
+    stamps: dict[str, Any] = {"device": device_name(device), "git": git_commit()}
+    stamps |= {} if seconds is None else {"seconds": seconds}
+    return [replace(record, **stamps) for record in records]
+
+
+def seconds_of(step: Callable[[], Any], device: str, repeats: int = 3) -> float:
+    """Return the least wall time of a call, after one that is not counted; what a `--dry-run` estimates with.
+
+    Args:
+        step: what to time.
+        device: "cpu", "cuda" or "mps"; a GPU is waited for.
+        repeats: calls that count.
+    """
+    import torch
+
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
+    times = []
+    for _ in range(repeats + 1):
+        wait()
+        start = time.perf_counter()
+        step()
+        wait()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def peak_flops(device: str, given: float | None) -> float | None:

@@ -5,18 +5,19 @@ uninterrupted one bit for bit, and two ranks equal one process that accumulates 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r2mae_core.data_order import rank_and_world_size
 from r2mae_core.errors import UserError
 from r2mae_core.randomness import derived_seed
 from r2mae_core.samplers import Curriculum, MaskRatioSampler
+from r2mae_core.sharding import is_sharded, shard
 
 N_RATIO_BINS = 10
 
@@ -70,12 +71,18 @@ class FiniteLoss(pl.LightningModule):
             UserError: a loss or a weight is not a number.
         """
         self.check_finite()
-        broken = [name for name, value in self.named_parameters() if not bool(value.isfinite().all())]
+        broken = [name for name, value in self.named_parameters() if not all_finite(value)]
         if broken:
             raise UserError(
                 f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; lower the learning "
                 "rate, or clip gradients. The last checkpoint is from before that step"
             )
+
+
+def all_finite(value: Tensor) -> bool:
+    """Return whether every number is finite; of a sharded tensor, on every rank."""
+    finite: Any = value.isfinite().all()
+    return bool(finite.full_tensor() if hasattr(finite, "full_tensor") else finite)
 
 
 class MaskedModule(FiniteLoss):
@@ -109,6 +116,18 @@ class MaskedModule(FiniteLoss):
     @abstractmethod
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
         """Return the scalar loss of a batch on its hidden positions."""
+
+    def sharded_blocks(self) -> Iterable[nn.Module]:
+        """Return the submodules that `--strategy fsdp` divides one by one: the elements of every `nn.ModuleList`.
+
+        Each must be called by its forward alone; a module that reads a block's weights otherwise leaves it out here.
+        """
+        return [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+    def configure_model(self) -> None:
+        """Divide the weights over the ranks where the strategy wants it."""
+        if self.device_mesh is not None and not is_sharded(self):
+            shard(self, self.sharded_blocks(), self.device_mesh["data_parallel"], "masked_loss")
 
     def n_samples(self, batch: Any) -> int:
         """Return how many samples a batch holds: the first dimension of its first tensor."""

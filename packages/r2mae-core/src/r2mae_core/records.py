@@ -14,9 +14,9 @@ class Record:
     """One measured value."""
 
     task: str
-    """What was evaluated, such as "digits" or "MNLI"."""
+    """What was evaluated, such as "digits" or "mnli"."""
     metric: str
-    """What was measured, such as "probe_accuracy"."""
+    """What was measured, such as "probe_accuracy"; at a mask ratio "loss@0.15"."""
     value: float
     scheme: str
     """The mask scheme that pretrained the model."""
@@ -24,6 +24,7 @@ class Record:
     n: int
     """How many examples the value is computed on."""
     split: str = "test"
+    """Which part of the data: "train", "validation", "test", or the benchmark's own name of it."""
     seconds: float | None = None
     """Wall time that training and evaluation took, where it was measured on its own."""
     device: str | None = None

@@ -17,35 +17,60 @@ from r2mae_core.files import atomic_path, write_text
 from r2mae_core.records import Record, read_records, write_records
 
 
+FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
+"""Options that a run may change when it goes on: none changes what a step computes."""
+
+
 class RunFolder:
-    """`config.yaml`, `versions.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
+    """`config.yaml`, `versions.json`, `facts.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
 
     Opening a folder that exists goes on with its run, if the config is the same.
 
     Args:
         path: the folder; made if it is not there.
-        config: the resolved config, as plain data.
+        config: the resolved options of the command, as plain data: what `-c config.yaml` takes back.
+        facts: what else the run depends on, such as the digest of its data; kept in `facts.json`.
+        free: options besides `FREE` that a run may change when it goes on.
 
     Raises:
-        UserError: the folder holds a run of another config, or files that are no run.
+        UserError: the folder holds a run of another config or other facts, or files that are no run.
     """
 
-    def __init__(self, path: Path | str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        config: Mapping[str, Any],
+        *,
+        facts: Mapping[str, Any] | None = None,
+        free: Sequence[str] = (),
+    ) -> None:
         self.path = Path(path)
-        self.config = _plain(config)
+        self.config, self.facts = _plain(config), _plain(facts or {})
         config_file = self.path / "config.yaml"
         if config_file.exists():
-            _refuse_other_config(self.path, yaml.safe_load(config_file.read_text(encoding="utf-8")), self.config)
+            there = yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}
+            _refuse_other_config(self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free})
         elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no config.yaml of a run; name another folder")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.facts:
+                write_text(self.path / "facts.json", json.dumps(self.facts, indent=2) + "\n")
             # The config first, and whole at once: another rank may open the folder at the same moment.
             write_text(config_file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
-    def __fspath__(self) -> str:
-        return str(self.path)
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """Open the folder of a run as it is.
+
+        Raises:
+            UserError: it is none.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").exists():
+            raise UserError(f"{path} is no run folder: it has no config.yaml")
+        return cls(path, yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}, facts=_facts(path))
 
     @property
     def metrics_file(self) -> Path:
@@ -59,9 +84,10 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one."""
-        last = self.checkpoints / "last.ckpt"
-        return last if last.exists() else None
+        """The checkpoint to resume from, if there is one: a file, or a whole folder of shards; the newest."""
+        files = [self.checkpoints / "last.ckpt", *self.checkpoints.glob("sharded-*.ckpt/meta.pt")]
+        newest = max((file for file in files if file.exists()), key=lambda file: file.stat().st_mtime_ns, default=None)
+        return newest if newest is None or newest.suffix == ".ckpt" else newest.parent
 
     def write_results(self, records: Sequence[Record]) -> Path:
         """Write `results.json` and return its path."""
@@ -78,6 +104,40 @@ class RunFolder:
         with atomic_path(target) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
         return target
+
+
+def open_run(
+    prog: str,
+    command: str,
+    out: Path | None,
+    config: Mapping[str, Any],
+    *,
+    n_processes: int = 1,
+    facts: Mapping[str, Any] | None = None,
+    free: Sequence[str] = (),
+) -> RunFolder:
+    """Open the folder of a command's run: `--out`, or `runs/<prog>-<command>-<time>`.
+
+    Args:
+        prog: the console script's name.
+        command: the verb.
+        out: what the user named.
+        config: see `RunFolder`.
+        n_processes: devices times machines.
+        facts: see `RunFolder`.
+        free: see `RunFolder`.
+
+    Raises:
+        UserError: several processes without a common folder, and what `RunFolder` refuses.
+    """
+    if n_processes > 1 and out is None:
+        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
+    return RunFolder(out or default_run_path(prog, command), config, facts=facts, free=free)
+
+
+def unfinished(path: Path, command: str = "pretrain") -> UserError:
+    """Return the message for a run folder without a finished model."""
+    return UserError(f"{path} holds no finished model; the same {command} command with --out {path} goes on")
 
 
 def default_run_path(prog: str, command: str) -> Path:
@@ -129,10 +189,14 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _refuse_other_config(path: Path, there: Any, here: Mapping[str, Any]) -> None:
+def _facts(path: Path) -> dict[str, Any]:
+    file = path / "facts.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _refuse_other_config(path: Path, there: Any, here: Mapping[str, Any], free: set[str]) -> None:
     old, new = _flat(there), _flat(here)
-    # A run may go on on another device.
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key != "device"]
+    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key not in free]
     if not keys:
         return
     shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])

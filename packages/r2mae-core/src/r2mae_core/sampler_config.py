@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from r2mae_core.errors import UserError
-from r2mae_core.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler
+from r2mae_core.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler
 from r2mae_core.schemes import scheme, scheme_names
 
 
@@ -59,9 +59,35 @@ def short_name(sampler: MaskRatioSampler) -> str:
         for value in values
         if isinstance(value, float | RatioSampler)
     ]
+    if isinstance(sampler, Curriculum) and sampler.k0:
+        shown.append("k0")
     if isinstance(sampler, Grid):
         shown = [f"{len(sampler.values)} values", *(f"{bound:g}" for bound in sampler.bounds(0))]
     return f"{type(sampler).__name__}({', '.join(shown)})"
+
+
+def scheme_name(sampler: MaskRatioSampler, modality: str | None = None) -> str:
+    """Return what tables call a sampler: the paper's name where it is one of the modality's schemes, else its ratios.
+
+    Seeds and a curriculum's marks in steps do not count. A fixed ratio shows itself: "fixed 0.75".
+    """
+    if not isinstance(sampler, RatioSampler):
+        return type(sampler).__name__
+    for name in scheme_names(modality) if modality else ():
+        try:
+            named = scheme(name, modality)
+        except UserError:
+            continue  # a scheme of the user's that needs arguments
+        if _without_marks(named) == _without_marks(sampler):
+            return f"{name} {sampler.ratio:g}" if isinstance(sampler, Fixed) else name
+    return f"fixed {sampler.ratio:g}" if isinstance(sampler, Fixed) else short_name(sampler)
+
+
+def _without_marks(sampler: RatioSampler) -> RatioSampler:
+    plain = with_seed(sampler, 0)
+    if isinstance(plain, LinearDecay):
+        return replace(plain, stages=None)
+    return replace(plain, freeze_steps=0, ramp=None) if isinstance(plain, Curriculum) else plain
 
 
 def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import pickle
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +23,7 @@ from r2mae_core.devices import peak_flops, resolve_device
 from r2mae_core.errors import UserError
 from r2mae_core.metrics_csv import MetricsCSV
 from r2mae_core.run_folder import RunFolder
+from r2mae_core.sharding import refuse_code, sharded_strategy
 
 # What Lightning warns of and we mean.
 _BY_DESIGN = (
@@ -48,14 +51,19 @@ class LoaderPosition(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Logs samples per second between two log steps; a package adds what else its speed means by `metrics`."""
+    """Logs samples per second between two log steps; a package adds what else its speed means by `metrics`.
 
-    def __init__(self, samples_per_step: int) -> None:
-        self.samples_per_step = samples_per_step
+    Args:
+        samples_per_step: of the global batch.
+        unit: what a sample is called, such as "windows".
+    """
+
+    def __init__(self, samples_per_step: int, unit: str = "samples") -> None:
+        self.samples_per_step, self.unit = samples_per_step, unit
 
     def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         """Return what to log of a rate in samples per second, measured over these optimizer steps."""
-        return {"samples_per_second": rate}
+        return {f"{self.unit}_per_second": rate}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self.start, self.step = time.perf_counter(), trainer.global_step
@@ -83,12 +91,19 @@ def operations_metrics(operations: float, trainer: pl.Trainer, peak_tflops: floa
 
 
 class StepProgress(pl.Callback):
-    """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches."""
+    """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches.
+
+    Args:
+        description: what the bar says is going on.
+    """
+
+    def __init__(self, description: str = "pretraining") -> None:
+        self.description = description
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         steps = trainer.estimated_stepping_batches
         self.bar = tqdm(
-            desc="pretraining",
+            desc=self.description,
             total=int(steps) if steps != float("inf") else None,
             initial=trainer.global_step,
             unit="step",
@@ -133,6 +148,7 @@ def train(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
     samples_per_step: int | None = None,
+    description: str = "pretraining",
     progress: bool = True,
 ) -> pl.Trainer:
     """Train to the end, from the run folder's last checkpoint if there is one.
@@ -145,7 +161,8 @@ def train(
         max_steps: length in optimizer steps.
         device: "auto", "cpu", "cuda", "mps".
         devices: how many of them on this machine.
-        strategy: Lightning's name, such as "ddp" or "fsdp".
+        strategy: "auto" (ddp where there are several), "ddp", "fsdp" (weights and optimizer state divided over the
+            ranks, checkpoints as folders of shards), or another of Lightning's names.
         num_nodes: machines.
         precision: Lightning's name, such as "bf16-mixed".
         accumulate_grad_batches: micro-batches per optimizer step.
@@ -157,6 +174,7 @@ def train(
         loggers: further Lightning loggers, beside `metrics.csv`.
         callbacks: further Lightning callbacks.
         samples_per_step: samples of the global batch of a step; logs samples per second.
+        description: what the progress bar says is going on.
         progress: show a progress bar.
 
     Returns:
@@ -165,10 +183,15 @@ def train(
     Raises:
         UserError: the device is absent, or the run was interrupted (the message says how to resume).
     """
-    device = resolve_device(device)
+    device, sharded = resolve_device(device), strategy == "fsdp"
+    if run.last_checkpoint is not None and run.last_checkpoint.is_dir():
+        if not sharded:
+            raise UserError(f"{run.last_checkpoint} is a checkpoint in shards; go on with --strategy fsdp")
+        refuse_code(run.last_checkpoint)
     checkpoint = ModelCheckpoint(
         dirpath=run.checkpoints,
-        filename="last",
+        # A folder of shards cannot be replaced at once: each has a name of its own, and the older goes last.
+        filename="sharded-{step}" if sharded else "last",
         save_top_k=1,  # without a monitor: the newest
         every_n_train_steps=checkpoint_every,
         every_n_epochs=None if checkpoint_every else 1,
@@ -179,16 +202,16 @@ def train(
     if isinstance(loader, ResumableLoader):
         own.append(LoaderPosition(loader))
     if progress:
-        own.append(StepProgress())
+        own.append(StepProgress(description))
     if samples_per_step:
         own.append(Throughput(samples_per_step))
-    with quiet_lightning():
+    with quiet_lightning(), matrix_products(device):
         trainer = _trainer(
             max_epochs=max_epochs,
             max_steps=max_steps,
             accelerator={"cuda": "gpu"}.get(device, device),
             devices=devices,
-            strategy=strategy,
+            strategy=sharded_strategy(devices * num_nodes) if sharded else strategy,
             num_nodes=num_nodes,
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
@@ -208,19 +231,42 @@ def train(
             with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
                 trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
         except pickle.UnpicklingError:
-            raise UserError(
-                f"{run.last_checkpoint} is damaged, or holds more than tensors, numbers and strings, which this "
-                "program never writes and does not load; remove it to start again"
-            ) from None
+            raise damaged_checkpoint(run.last_checkpoint) from None
         finally:
             if isinstance(loader, ResumableLoader):
                 loader.close()
+    if sharded and trainer.is_global_zero:  # Lightning keeps the one it went on from
+        for folder in run.checkpoints.glob("sharded-*.ckpt"):
+            if folder != run.last_checkpoint:
+                shutil.rmtree(folder)
     if trainer.interrupted:
-        kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
-        raise UserError(
-            f"interrupted at step {trainer.global_step}; the same command with --out {run.path} goes on from {kept}"
-        )
+        raise interrupted(run, trainer.global_step)
     return trainer
+
+
+def interrupted(run: RunFolder, step: int) -> UserError:
+    """Return the message for a training that was stopped by the user."""
+    kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
+    return UserError(f"interrupted at step {step}; the same command with --out {run.path} goes on from {kept}")
+
+
+def damaged_checkpoint(path: Path | None) -> UserError:
+    """Return the message for a checkpoint that is not loaded."""
+    return UserError(
+        f"{path} is damaged, or holds more than tensors, numbers and strings, which this program never writes and does "
+        "not load; remove it to start again"
+    )
+
+
+@contextlib.contextmanager
+def matrix_products(device: str) -> Iterator[None]:
+    """Let float32 matrix products on a GPU use its matrix units; on a CPU they stay exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _trainer(**arguments: Any) -> pl.Trainer:
