@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from r2mae_core import UserError
-from r2mae_core.commands import Command, resolved, run
+from r2mae_core import Record, RunFolder, UserError
+from r2mae_core.commands import Command, Compare, left_out, print_comparison, report, resolved, run, say
 from r2mae_core.samplers import RatioSampler
 
 
@@ -173,8 +173,41 @@ def test_every_public_name_exists():
         r2mae_core.nothing  # noqa: B018
 
 
-def test_what_is_said_keeps_its_brackets(capsys):
-    from r2mae_core.commands import say
+def test_report_writes_what_it_prints(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run", {})
+    report(run, [Record("digits", "accuracy", value, "a", seed, 9) for seed, value in enumerate((0.8, 0.9))], {}, "Title")
+    assert "0.850 ±0.071" in capsys.readouterr().out
+    assert (run.path / "table.md").read_text().startswith("| scheme (n = 2) | accuracy |")
+    assert len(run.results()) == 2
 
+
+@pytest.mark.parametrize(
+    ("switch", "start"), [({}, "scheme"), ({"markdown": True}, "| scheme"), ({"csv": True}, "scheme,task,metric")]
+)
+def test_comparison_in_three_forms(tmp_path, capsys, switch, start):
+    RunFolder(tmp_path / "run", {}).write_results([Record("digits", "accuracy", 0.123456789, "a", 0, 9)])
+    print_comparison(Compare((tmp_path / "run",), **switch), {})
+    out = capsys.readouterr().out
+    assert out.strip().startswith(start)
+    assert ("0.123456789" in out) == ("csv" in switch)
+
+
+def test_what_was_left_out_is_said():
+    assert left_out({"without a label": 1234, "duplicates": 0}) == "left out: 1,234 without a label"
+    assert left_out({}) == left_out({"duplicates": 0}) == "left out: nothing"
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID", "LOCAL_RANK"])
+def test_only_the_first_rank_speaks(variable, monkeypatch, capsys):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "0")
+    say("first")
+    monkeypatch.setenv(variable, "1")
+    say("second")
+    assert capsys.readouterr().out == "first\n"
+
+
+def test_what_is_said_keeps_its_brackets(capsys):
     say("next: --tasks '[movies]' --out runs/[1]")
     assert capsys.readouterr().out == "next: --tasks '[movies]' --out runs/[1]\n"

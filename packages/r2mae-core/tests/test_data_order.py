@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2mae_core import BatchOrder, ResumableLoader, UserError
-from r2mae_core.data_order import StepOrder, permutation
+from r2mae_core.data_order import StepOrder, micro_batch_size, permutation
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**63), st.integers(1, 3))
@@ -110,3 +110,20 @@ def test_the_order_serves_whole_steps():
         StepOrder(10, 16, 4)
     with pytest.raises(UserError, match="cannot be divided into micro-batches of 3"):
         StepOrder(100, 16, 3).n_batches()
+
+
+@given(st.integers(1, 4096), st.integers(1, 8), st.integers(1, 256), st.booleans())
+def test_the_micro_batch_divides_the_batch(batch_size, world_size, largest, even):
+    fitting = [n for n in range(1, largest + 1) if batch_size % (n * world_size) == 0 and not (even and n % 2)]
+    if not fitting:
+        with pytest.raises(UserError, match="cannot be shared by"):
+            micro_batch_size(None, batch_size, world_size, largest, even=even)
+        return
+    assert micro_batch_size(None, batch_size, world_size, largest, even=even) == max(fitting)
+
+
+def test_a_micro_batch_that_was_asked_for_is_taken_or_refused():
+    assert micro_batch_size(512, 2048, 4, 16) == 512
+    for asked in (0, 100):
+        with pytest.raises(UserError, match=f"2048 is no multiple of --micro_batch_size {asked} × 4 devices"):
+            micro_batch_size(asked, 2048, 4, 16)

@@ -2,14 +2,18 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
+import yaml
 
 from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, read_records, write_records
 from r2mae_core.comparison import competition_ranks
+from r2mae_core.devices import seconds_of, stamped
 from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV, read_metrics
+from r2mae_core.run_folder import open_run, unfinished
 
 # Table 2 of the paper: accuracies on MNLI, QQP, SST-2, QNLI and the mean rank that it prints.
 TABLE_2 = {
@@ -125,6 +129,51 @@ def test_run_folder_is_opened_again_with_the_same_config_only(tmp_path):
     other = {**config, "lr": 0.2, "mask_ratio": {"class_path": "Uniform", "init_args": {"low": 0.3}}}
     with pytest.raises(UserError, match=r"lr is 0.1 there and 0.2 here; mask_ratio.init_args.low is 0.1 there and 0.3"):
         RunFolder(tmp_path / "run", other)
+
+
+def test_facts_are_kept_apart_from_the_options_and_must_agree(tmp_path):
+    run = RunFolder(tmp_path / "run", {"lr": 0.1}, facts={"digest": "abc"})
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"lr": 0.1}
+    assert RunFolder.open(run.path).facts == {"digest": "abc"}
+    with pytest.raises(UserError, match="digest is 'abc' there and 'xyz' here"):
+        RunFolder(run.path, {"lr": 0.1}, facts={"digest": "xyz"})
+    with pytest.raises(UserError, match=r"is no run folder: it has no config\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+def test_what_changes_no_step_may_change_when_a_run_goes_on(tmp_path):
+    config = {"lr": 0.1, "compile": False, "workers": 1, "nodes": 1}
+    RunFolder(tmp_path / "run", config)
+    RunFolder(tmp_path / "run", {**config, "compile": True, "workers": 8})
+    with pytest.raises(UserError, match="nodes is 1 there and 2 here"):
+        RunFolder(tmp_path / "run", {**config, "nodes": 2})
+    RunFolder(tmp_path / "run", {**config, "nodes": 2}, free=["nodes"])
+
+
+def test_several_processes_must_know_the_same_folder(tmp_path):
+    assert open_run("prog", "fit", None, {}).path.parent.name == "runs"
+    assert open_run("prog", "fit", tmp_path / "run", {}, n_processes=2).path == tmp_path / "run"
+    with pytest.raises(UserError, match="several devices need --out DIR"):
+        open_run("prog", "fit", None, {}, n_processes=2)
+    assert "the same pretrain command with --out runs/x goes on" in str(unfinished("runs/x"))
+
+
+def test_records_are_stamped():
+    (first, *_) = stamped(records(), "cpu", 2.5)
+    assert first.device.startswith("cpu (")
+    assert first.seconds == 2.5
+    assert stamped(records(), "cpu")[0].seconds is None
+
+
+def test_seconds_are_the_least_of_those_after_the_first():
+    calls = []
+
+    def step():
+        calls.append(len(calls))
+        time.sleep(0.2 if len(calls) == 1 else 0.01)
+
+    assert 0.01 <= seconds_of(step, "cpu") < 0.2
+    assert len(calls) == 4
 
 
 def test_run_folder_refuses_a_folder_of_other_things(tmp_path):

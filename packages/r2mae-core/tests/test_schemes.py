@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from r2mae_core import (
@@ -10,6 +12,7 @@ from r2mae_core import (
     register_scheme,
     sampler_from_config,
     scheme,
+    scheme_name,
     scheme_names,
     short_name,
     with_seed,
@@ -149,6 +152,28 @@ def test_bad_configs_get_one_message(config, message):
 )
 def test_short_names_for_tables(sampler, name):
     assert short_name(sampler) == name
+
+
+@pytest.mark.parametrize("modality", ["vision", "text", "dna", "singlecell"])
+def test_tables_call_every_scheme_by_its_name_whatever_its_seed_and_marks(modality):
+    for name in PAPER_NAMES:
+        if name not in scheme_names(modality):
+            continue
+        sampler = with_seed(scheme(name, modality), 7)
+        if isinstance(sampler, Curriculum):
+            sampler = replace(sampler, freeze_steps=3, ramp=(5, 9))
+        if isinstance(sampler, LinearDecay):
+            sampler = replace(sampler, stages=10)
+        fixed = f" {sampler.ratio:g}" if isinstance(sampler, Fixed) else ""
+        assert scheme_name(sampler, modality) == name + fixed
+
+
+def test_other_samplers_are_called_by_their_ratios():
+    assert scheme_name(Fixed(0.33), "vision") == "fixed 0.33"
+    assert scheme_name(Fixed(0.75)) == "fixed 0.75"
+    assert scheme_name(Uniform(0.2, 0.4), "vision") == "Uniform(0.2, 0.4)"
+    assert scheme_name(Uniform(0.6, 0.9)) == "Uniform(0.6, 0.9)"
+    assert short_name(Curriculum(Fixed(0.2), k0=True)) != short_name(Curriculum(Fixed(0.2)))
 
 
 def test_with_seed_reaches_the_sampler_that_draws():
