@@ -15,14 +15,14 @@ from r2mae_core.sharding import gathered_state, is_whole_folder, read_weights, r
 def sharded(tmp_path_factory):
     """A training of 20 steps, and one that went on from step 8."""
     home = tmp_path_factory.mktemp("sharded")
-    whole = two_ranks(home / "whole", "fsdp", 20, 1.0)
-    two_ranks(home / "cut", "fsdp", 8, 1.0)
-    return home, whole, two_ranks(home / "cut", "fsdp", 20, 1.0)
+    whole = two_ranks(home / "whole", "fsdp", 20, clip=1.0)
+    two_ranks(home / "cut", "fsdp", 8, clip=1.0)
+    return home, whole, two_ranks(home / "cut", "fsdp", 20, clip=1.0)
 
 
 def test_sharding_changes_where_weights_are_and_nothing_else(sharded, tmp_path):
     _, fsdp, _ = sharded
-    ddp = two_ranks(tmp_path, "ddp", 20, 1.0)
+    ddp = two_ranks(tmp_path, "ddp", 20, clip=1.0)
     for one, other in zip(fsdp, ddp, strict=True):
         assert one["trace"].keys() == other["trace"].keys()
         for step, (ratio, mask, data, loss) in one["trace"].items():

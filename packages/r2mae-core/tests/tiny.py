@@ -1,5 +1,7 @@
 """A small masked autoencoder for the tests of the training seam, also run as a script under torchrun."""
 
+import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,25 +71,46 @@ def fit(folder, *, batch_size=8, workers=None, module=None, seed=0, **arguments)
     return module, trainer
 
 
-def two_ranks(out, strategy, max_steps, *clip):
-    """Train in two processes and return what each found."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [*launcher, __file__, str(out), strategy, str(max_steps), *map(str, clip)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+def two_ranks(out, strategy, max_steps, *, clip=None, launch=None):
+    """Train in two processes and return what each found.
+
+    `launch` starts them: from the script's words to processes that run. The default is torchrun on one machine.
+    """
+    words = [__file__, str(out), f"--strategy={strategy}", f"--max_steps={max_steps}"]
+    words += [] if clip is None else [f"--clip={clip}"]
+    for process in (launch or torchrun)(words):
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-3000:]
     return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
 
 
+def start(*words, **environment):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, **pipes)
+
+
+def torchrun(words):
+    return [start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words, "--devices=2")]
+
+
 if __name__ == "__main__":  # one rank of the two-process tests
-    out, strategy, max_steps, clip = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--strategy")
+    parser.add_argument("--max_steps", type=int)
+    parser.add_argument("--clip", type=float)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
+    given = parser.parse_args()
     module, trainer = fit(
-        out,
+        given.out,
         module=TinyMAE(Uniform(0.2, 0.8, seed=1), dropout=0.0, seed=3),
-        devices=2,
-        strategy=strategy,
-        max_steps=max_steps,
-        gradient_clip_val=float(clip[0]) if clip else None,
+        devices=given.devices,
+        num_nodes=given.nodes,
+        strategy=given.strategy,
+        max_steps=given.max_steps,
+        gradient_clip_val=given.clip,
         checkpoint_every=4,
     )
     found = {"weights": gathered_state(module), "trace": module.trace, "held": sum(map(local_size, module.parameters()))}
-    torch.save(found, out / f"rank{trainer.global_rank}.pt")
+    torch.save(found, given.out / f"rank{trainer.global_rank}.pt")
