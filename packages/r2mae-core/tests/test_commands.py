@@ -175,7 +175,9 @@ def test_every_public_name_exists():
 
 def test_report_writes_what_it_prints(tmp_path, capsys):
     run = RunFolder(tmp_path / "run", {})
-    report(run, [Record("digits", "accuracy", value, "a", seed, 9) for seed, value in enumerate((0.8, 0.9))], {}, "Title")
+    report(
+        run, [Record("digits", "accuracy", value, "a", seed, 9) for seed, value in enumerate((0.8, 0.9))], {}, "Title"
+    )
     assert "0.850 ±0.071" in capsys.readouterr().out
     assert (run.path / "table.md").read_text().startswith("| scheme (n = 2) | accuracy |")
     assert len(run.results()) == 2

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 import torch
+
 from tiny import start, two_ranks
 
 

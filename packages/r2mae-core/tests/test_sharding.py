@@ -4,11 +4,11 @@ import pickle
 
 import pytest
 import torch
-from tiny import fit, two_ranks
 
 from r2mae_core import UserError
 from r2mae_core.run_folder import RunFolder
 from r2mae_core.sharding import gathered_state, is_whole_folder, read_weights, refuse_code
+from tiny import fit, two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_another_strategy_is_refused(sharded):
 
 def test_an_index_that_would_run_code_is_refused(tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(print))
-    with pytest.raises(UserError, match="it names builtins.print"):
+    with pytest.raises(UserError, match=r"it names builtins\.print"):
         refuse_code(tmp_path)
     (tmp_path / ".metadata").write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
-import tiny
 import torch
-from tiny import TinyMAE, fit, two_ranks
 
+import tiny
 from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
 from r2mae_core.devices import out_of_memory, peak_flops, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
+from tiny import TinyMAE, fit, two_ranks
 
 torch.set_num_threads(1)
 

@@ -86,7 +86,9 @@ def two_ranks(out, strategy, max_steps, *, clip=None, launch=None):
 
 def start(*words, **environment):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, **pipes
+    )
 
 
 def torchrun(words):
@@ -112,5 +114,9 @@ if __name__ == "__main__":  # one rank of the two-process tests
         gradient_clip_val=given.clip,
         checkpoint_every=4,
     )
-    found = {"weights": gathered_state(module), "trace": module.trace, "held": sum(map(local_size, module.parameters()))}
+    found = {
+        "weights": gathered_state(module),
+        "trace": module.trace,
+        "held": sum(map(local_size, module.parameters())),
+    }
     torch.save(found, given.out / f"rank{trainer.global_rank}.pt")

@@ -16,13 +16,12 @@ from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path, write_text
 from r2mae_core.records import Record, read_records, write_records
 
-
 FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
 """Options that a run may change when it goes on: none changes what a step computes."""
 
 
 class RunFolder:
-    """`config.yaml`, `versions.json`, `facts.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
+    """`config.yaml`, `versions.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
 
     Opening a folder that exists goes on with its run, if the config is the same.
 
@@ -49,7 +48,9 @@ class RunFolder:
         config_file = self.path / "config.yaml"
         if config_file.exists():
             there = yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}
-            _refuse_other_config(self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free})
+            _refuse_other_config(
+                self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free}
+            )
         elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no config.yaml of a run; name another folder")
         else:

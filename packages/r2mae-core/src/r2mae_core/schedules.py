@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def decay_groups(
-    named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float, free: Callable[[str], bool] = lambda name: False
+    named_parameters: Iterable[tuple[str, Tensor]],
+    weight_decay: float,
+    free: Callable[[str], bool] = lambda name: False,
 ) -> list[dict[str, Any]]:
     """Return the trained parameters in two groups: matrices decay; vectors do not, nor what `free` names.
 

@@ -1,4 +1,4 @@
-"""Training whose weights and optimizer state are divided over the ranks (FSDP2), and its checkpoints: folders of shards.
+"""Training whose weights and optimizer state are divided over the ranks (FSDP2), and its checkpoints in shards.
 
 `--strategy fsdp` is for models that do not fit one device whole; `ddp` is faster where they do.
 """
@@ -105,13 +105,14 @@ def refuse_code(path: Path) -> None:
         ) from None
 
 
-class _IndexOnly(pickle.Unpickler):
-    _ALLOWED = {("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch.serialization", "_get_layout")}
+_PLAIN = {("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch.serialization", "_get_layout")}
 
+
+class _IndexOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Find what the index of torch's distributed checkpoints is made of, and nothing else."""
         of_index = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-        if of_index or (module, name) in self._ALLOWED:
+        if of_index or (module, name) in _PLAIN:
             return super().find_class(module, name)
         if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
