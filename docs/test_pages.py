@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 DOCS = Path(__file__).parent
 PAGES = [
-    *(DOCS / f"{name}.md" for name in ("index", "concepts", "cost", "extending", "paper")),
+    *(DOCS / f"{name}.md" for name in ("index", "concepts", "scale", "advice", "cost", "extending", "paper")),
     *sorted(DOCS.glob("guides/*.md")),
 ]
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -101,13 +101,8 @@ def recorded(script: str, patch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Replace what a script's commands do by a note of their parsed options."""
     package, seen = script.replace("-", "_"), []
     with patch.context() as inner:
-        if package == "r2mae_theory":
-            table = importlib.import_module("r2mae_theory.commands").COMMANDS
-            for name in table:
-                inner.setitem(table, name, lambda config, *_: seen.append(config))
-        else:
-            for command in importlib.import_module(f"{package}.cli").COMMANDS.values():
-                inner.setattr(command.target.replace(":", "."), seen.append)
+        for command in importlib.import_module(f"{package}.cli").COMMANDS.values():
+            inner.setattr(command.target.replace(":", "."), seen.append)
         yield seen
 
 
@@ -187,7 +182,7 @@ def test_paper_page_has_every_target(package):
     if missing(package):
         pytest.skip(f"not installed: {package}")
     options = importlib.import_module(f"{package}.options")
-    known = options.Experiments if package == "r2mae_theory" else get_type_hints(options.Reproduce)["target"]
+    known = get_type_hints(options.Reproduce)["target"]
     text = (DOCS / "paper.md").read_text(encoding="utf-8")
     assert [target for target in get_args(known) if not re.search(rf"(reproduce|…) {target}\b", text)] == []
 

@@ -54,6 +54,35 @@ def test_bootstrap_ranges_and_targets():
     assert (again.bootstrap_ratios == found.bootstrap_ratios).all()
 
 
+def notes_of(X, *arguments, **options):
+    return " / ".join(advise(X, *arguments, n_bootstrap=0, **options).notes)
+
+
+def test_what_speaks_against_the_advice_is_told():
+    X = DATA["cancer"]
+    assert advise(X, 100, n_bootstrap=0).notes == ()  # the best is 0.1
+    assert "at the end of those compared: a smaller one" in notes_of(X, 100, [0.1, 0.2, 0.4])
+    assert "at the end of those compared: a larger one" in notes_of(X, 100, [0.05, 0.1])
+    assert "at the end" not in notes_of(X, 100, [0.1])
+    assert "predicting nothing" not in notes_of(X, 100, [0.1])
+    assert "no more samples than features (30 and 30)" in notes_of(X[:30], 30)
+    assert "singular" not in notes_of(X[:31], 31)
+
+
+def test_a_prediction_worse_than_none_is_told():
+    """Features that know next to nothing of each other: at no ratio is there something to predict."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 40)) + 0.3 * rng.standard_normal((300, 1))
+    found = advise(X, n_bootstrap=0)
+    assert found.curve.min() >= 1
+    assert any("above that of predicting nothing at every ratio" in note for note in found.notes)
+
+
+def test_features_that_say_nothing_of_each_other_are_refused():
+    with pytest.raises(TheoryError, match="no feature says anything of another"):
+        advise(np.random.default_rng(0).standard_normal((300, 40)), n_bootstrap=2)
+
+
 def test_many_features_take_seconds():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((400, 30)) @ rng.standard_normal((30, 600)) + rng.standard_normal((400, 600))

@@ -1,25 +1,42 @@
 """The command: what it prints and writes, and how it fails."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from r2mae_theory.cli import main
-from r2mae_theory.experiment import QUICK, Size
-from r2mae_theory.output import text_table, write_atomically
-from r2mae_theory.paper import EXPERIMENTS, reproduce
-from r2mae_theory.tables import TABLES
+from r2mae_theory import options
+from r2mae_theory.cli import COMMANDS, main
+from r2mae_theory.commands import _with_plain_flags, recipes
+from r2mae_theory.experiment import Size
+from r2mae_theory.files import write_text
+from r2mae_theory.paper import EXPERIMENTS, FIGURES, reproduce, run_experiment
+from r2mae_theory.rows import csv_text, markdown_table, text_table
 
 
 def run_cli(*arguments):
-    return main([str(a) for a in arguments])
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    return stop.value.code
 
 
 def records(folder):
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))["records"]
+
+
+def points(folder, name="curve"):
+    with (folder / f"{name}.csv").open(encoding="utf-8") as file:
+        return [
+            {key: float(value) if value.replace(".", "").isdigit() else value for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_help_imports_nothing_heavy():
@@ -44,15 +61,66 @@ def test_public_names_resolve():
 
 def test_risk_writes_table_figure_and_config(tmp_path, capsys):
     assert run_cli("risk", "--p", 60, "--n", 30, "--step", 0.1, "--out", tmp_path / "a") == 0
-    rows = records(tmp_path / "a")
-    assert len(rows) == 10
+    rows = points(tmp_path / "a")
+    assert len(rows) == len(records(tmp_path / "a")) == 10
     assert rows[0]["risk"] == pytest.approx(rows[0]["bias"] + rows[0]["variance"])
+    first = records(tmp_path / "a")[0]
+    assert set(first) == {
+        "task", "metric", "value", "scheme", "seed", "n", "split", "seconds", "device", "git", "paper",
+    }  # fmt: skip
+    assert (first["task"], first["metric"], first["scheme"], first["n"]) == (
+        "spiked",
+        "predicted_risk",
+        "fixed 0.05",
+        30,
+    )
+    assert first["value"] == rows[0]["risk/null"]
+    assert {"python", "platform", "git", "argv", "packages"} == set(
+        json.loads((tmp_path / "a" / "versions.json").read_text(encoding="utf-8"))
+    )
     for ending in ("png", "pdf"):
         assert (tmp_path / "a" / "figures" / f"curve.{ending}").stat().st_size > 1000
-    assert "least predicted risk" in capsys.readouterr().out
-    # The written configuration can be passed back.
-    assert run_cli("risk", "-c", tmp_path / "a" / "config.yaml", "--out", tmp_path / "b") == 0
-    assert records(tmp_path / "b") == rows
+    told = capsys.readouterr().out
+    assert "least predicted risk" in told
+    assert told.endswith(
+        f"Figure: {tmp_path / 'a' / 'figures' / 'curve.png'}\nDone: {tmp_path / 'a'} (results.json, curve.csv)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "results"),
+    [
+        (("risk", "--p", 40, "--n", 20, "--step", 0.2, "--width", 0.2), "curve.csv"),
+        (("simulate", "--p", 30, "--n", 20, "--step", 0.3, "--repeats", 3), "curve.csv"),
+        (("demo", "--repeats", 2), "curves.csv"),
+        (("advise", "x.npy", "--bootstrap", 1, "--targets", "[0, 2]", "--step", 0.2), "advice.json"),
+        (("reproduce", "fig1f", "--no-progress"), "fig1f/curves.csv"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_config_yaml_replays(tmp_path, monkeypatch, arguments, results):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).standard_normal((40, 5)).cumsum(axis=1))
+    assert run_cli(*arguments, "--out", "a") == 0
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text(encoding="utf-8"))
+    assert set(config) == {f.name for f in fields(COMMANDS[arguments[0]].config)} - {"out", "dry_run"}
+    assert run_cli(arguments[0], "-c", "a/config.yaml", "--out", "b") == 0
+    assert records(tmp_path / "b") == records(tmp_path / "a")
+    assert (tmp_path / "b" / results).read_bytes() == (tmp_path / "a" / results).read_bytes()
+    assert (tmp_path / "b" / "config.yaml").read_bytes() == (tmp_path / "a" / "config.yaml").read_bytes()
+
+
+def test_the_default_folder_and_a_folder_of_something_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_cli("risk", "--p", 40, "--n", 20, "--step", 0.3) == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name.startswith("r2mae-theory-risk-")
+    assert run_cli("risk", "--p", 50, "--n", 20, "--step", 0.3, "--out", made) == 1
+    assert "p is 40 there and 50 here" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    assert run_cli("risk", "--out", tmp_path / "other") == 1
+    assert "no config.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["isotropic", "uniform", "beta", "latent", "block"])
@@ -75,19 +143,22 @@ def test_every_covariance_and_ranges(tmp_path, name):
         tmp_path,
     )
     assert code == 0
-    assert all(row["risk"] > 0 for row in records(tmp_path))
+    assert all(record["value"] > 0 for record in records(tmp_path))
+    assert [record["scheme"] for record in records(tmp_path)][:2] == ["Uniform(0.15, 0.35)", "Uniform(0.35, 0.55)"]
 
 
-def test_an_infinite_risk_is_null_in_json_and_explained(tmp_path, capsys):
+def test_an_infinite_risk_is_no_record_and_explained(tmp_path, capsys):
     assert run_cli("risk", "--p", 50, "--n", 100, "--step", 0.25, "--low", 0.25, "--high", 0.75, "--out", tmp_path) == 0
-    assert [row["risk"] is None for row in records(tmp_path)] == [False, True, False]
+    assert [row["risk"] == "inf" for row in points(tmp_path)] == [False, True, False]
+    assert [record["scheme"] for record in records(tmp_path)] == ["fixed 0.25", "fixed 0.75"]
     assert "threshold" in capsys.readouterr().out
 
 
 def test_simulate_stands_beside_theory(tmp_path):
     code = run_cli("simulate", "--p", 200, "--n", 100, "--step", 0.3, "--repeats", 30, "--high", 0.7, "--out", tmp_path)
     assert code == 0
-    for row in records(tmp_path):
+    assert {record["metric"] for record in records(tmp_path)} == {"predicted_risk", "simulated_risk"}
+    for row in points(tmp_path):
         assert row["simulated"] == pytest.approx(row["risk"], abs=4 * row["sem"] + 0.1 * row["risk"])
 
 
@@ -101,9 +172,26 @@ def test_advise(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "recommended ratio" in told
     assert "held-out rows" in told
-    content = json.loads((tmp_path / "o" / "results.json").read_text(encoding="utf-8"))
-    assert content["advice"]["n_samples"] == 20
-    assert len(content["records"]) == 19
+    advice = json.loads((tmp_path / "o" / "advice.json").read_text(encoding="utf-8"))
+    assert advice["n_samples"] == 20
+    assert len(points(tmp_path / "o")) == 19
+    by_metric = {
+        name: [r for r in records(tmp_path / "o") if r["metric"] == name] for name in ("predicted_risk", "error")
+    }
+    assert [r["value"] for r in by_metric["predicted_risk"]] == [
+        value
+        for value in (*advice["curve"], *advice["range_curve"])
+        if value is not None  # None: it diverges
+    ]
+    assert [r["value"] for r in by_metric["error"]] == advice["validation"]["measured"]
+    assert {(r["task"], r["n"]) for r in by_metric["error"]} == {("x", 100)}
+
+
+def test_advise_prints_its_notes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.standard_normal((20, 30)) + rng.standard_normal((20, 1)))
+    assert run_cli("advise", tmp_path / "x.npy", "--bootstrap", 0, "--out", tmp_path / "o") == 0
+    assert "no more samples than features (20 and 30)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -113,6 +201,7 @@ def test_advise(tmp_path, capsys):
         (("risk", "--alignment", 2), "alignment"),
         (("risk", "--low", 0), "ratios"),
         (("simulate", "--repeats", 1), "repeats"),
+        (("reproduce", "fig1a", "--step", 1), "step"),
     ],
 )
 def test_failures_exit_with_1_and_one_line(arguments, word, capsys, tmp_path):
@@ -125,67 +214,106 @@ def test_failures_exit_with_1_and_one_line(arguments, word, capsys, tmp_path):
 
 @pytest.mark.parametrize("arguments", [(), ("dance",), ("risk", "--p", "many"), ("reproduce", "fig9"), ("advise",)])
 def test_wrong_usage_exits_with_2(arguments):
-    with pytest.raises(SystemExit) as stop:
-        run_cli(*arguments)
-    assert stop.value.code == 2
+    assert run_cli(*arguments) == 2
 
 
-SMALL = Size(ratios=(0.2, 0.6), repeats=2, table_seeds=(2,), table_repeats=2)
+def test_version(capsys):
+    from r2mae_theory import __version__
+
+    assert run_cli("--version") == 0
+    assert capsys.readouterr().out == f"r2mae-theory {__version__}\n"
+
+
+SMALL = Size(ratios=(0.2, 0.6), repeats=2, table_seeds=(2,))
 
 
 @pytest.mark.parametrize("name", ["fig1a", "fig1b", "fig1c", "fig1d", "fig1f", "fig1g"])
 def test_figures_have_finite_records_and_panels(name):
-    outcome = reproduce(name, SMALL)
+    outcome = run_experiment(name, SMALL)
     assert outcome.panels
-    for record in outcome.records:
-        assert all(np.isfinite(v) for v in record.values() if isinstance(v, float))
+    assert outcome.records
+    assert all(np.isfinite(record.value) for record in outcome.records)
+    assert len({(r.task, r.metric, r.scheme, r.seed) for r in outcome.records}) == len(outcome.records)
+    for row in outcome.rows:
+        assert all(np.isfinite(v) for v in row.values() if isinstance(v, float))
 
 
 def test_figure_1f_follows_c2():
-    outcome = reproduce("fig1f", SMALL)
+    outcome = run_experiment("fig1f", SMALL)
     for task in ("MNLI", "SST-2"):
-        value = {r["ratio"]: r["transformed"] for r in outcome.records if r["task"] == task}
+        value = {r["ratio"]: r["transformed"] for r in outcome.rows if r["task"] == task}
         assert (value[0.8] - value[0.4]) / 0.4 == pytest.approx(1)  # one slope for all
         assert value[0.15] - (value[0.3] - value[0.15]) == pytest.approx(0)  # extrapolated to no mask at all
 
 
 def test_tables_resume_and_print_the_papers_rows(tmp_path, monkeypatch):
-    first = reproduce("table5", SMALL, tmp_path)
-    assert [r["paper r2mae"] for r in first.records] == [0.504, 0.599]
+    first = run_experiment("table5", SMALL, tmp_path)
+    assert [r["paper r2mae"] for r in first.rows] == [0.504, 0.599]
+    assert [r.paper for r in first.records if (r.metric, r.scheme) == ("simulated_risk", "r2mae")] == [0.504, 0.599]
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr("r2mae_theory.tables._row", lambda *_: pytest.fail("a finished row was run again"))
-    assert reproduce("table5", SMALL, tmp_path).records == first.records
-    assert all(float(r["theory r2mae"]) > float(r["theory min"]) for r in first.records)
+    assert run_experiment("table5", SMALL, tmp_path).rows == first.rows
+    assert all(float(r["theory r2mae"]) > float(r["theory min"]) for r in first.rows)
 
 
-def test_reproduce_command_writes_everything(tmp_path):
-    assert run_cli("reproduce", "fig1f", "--quick", "true", "--out", tmp_path) == 0
-    assert {r["experiment"] for r in records(tmp_path)} == {"fig1f"}
-    assert (tmp_path / "figures" / "fig1f.png").is_file()
-    assert set(EXPERIMENTS) >= set(TABLES)
-    assert QUICK.repeats < Size().repeats
+def test_reproduce_goes_on_and_gathers_what_is_done(tmp_path, capsys, monkeypatch):
+    few = ("--repeats", 2, "--step", 0.4, "--out", tmp_path / "o")
+    assert run_cli("reproduce", "fig1f", *few) == 0
+    assert run_cli("reproduce", "fig1a", *few) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"\[1/1\] fig1f: \d+ s", told)
+    assert told.endswith(f"Done: {tmp_path / 'o'} (results.json, fig1a.md)\n")
+    assert {r["task"] for r in records(tmp_path / "o")} >= {"mnli", "1A: isotropic, γ = 2, n = 200"}
+    assert (tmp_path / "o" / "fig1a.md").read_text(encoding="utf-8").startswith("## fig1a\n\n| panel |")
+    assert (tmp_path / "o" / "figures" / "fig1f.png").is_file()
+    before = records(tmp_path / "o")
+    monkeypatch.setattr("r2mae_theory.paper.run_experiment", lambda *_: pytest.fail("done before"))
+    assert run_cli("reproduce", "fig1a", *few) == 0
+    assert "[1/1] fig1a: done before" in capsys.readouterr().out
+    assert records(tmp_path / "o") == before
+
+
+def test_dry_run_counts_what_is_simulated(tmp_path, capsys, monkeypatch):
+    assert run_cli("reproduce", "all", "-c", "small", "--dry-run", "--out", tmp_path / "o") == 0
+    told = capsys.readouterr().out
+    assert "fig1b      45 means of 8 training sets" in told
+    assert "table5    124 means of 8" in told
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["fig1a", "fig1b", "fig1g"])
+def test_counts_of_curves(name):
+    assert len({r.task for r in run_experiment(name, SMALL).records}) == FIGURES[name].n_curves
+
+
+def test_recipes_hold_options():
+    for verb, command in COMMANDS.items():
+        for path in recipes(verb).values():
+            known = {f.name for f in fields(command.config)}
+            assert set(yaml.safe_load(Path(path).read_text(encoding="utf-8"))) < known
+    assert set(recipes("reproduce")) == {"small"}
+    assert reproduce(options.Reproduce("fig1f", dry_run=True)) is None
+    assert set(EXPERIMENTS) >= {"fig3", "table9"}
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     target = tmp_path / "x.json"
     target.write_text("old")
-
-    def fail(path):
-        path.write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError):
-        write_atomically(target, fail)
+    with pytest.raises(UnicodeEncodeError):
+        write_text(target, "half\ud800")
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    assert text_table([{"a": 1, "b": None}, {"a": 2.5}]).splitlines()[1].split() == ["1", "-"]
+
+
+def test_rows_as_text_markdown_and_csv():
+    rows = [{"a": 1, "b": None}, {"a": 2.5}]
+    assert text_table(rows).splitlines()[1].split() == ["1", "-"]
+    assert markdown_table(rows).splitlines() == ["| a | b |", "| --- | --- |", "| 1 | - |", "| 2.5 | - |"]
+    assert csv_text(rows) == "a,b\n1,\n2.5,\n"
 
 
 def test_switches_and_dashes_read_as_in_the_other_packages():
-    from r2mae_theory.arguments import with_plain_flags
-    from r2mae_theory.cli import COMMANDS
-
-    words = ["advise", "x.npy", "--validate", "--n-samples=20", "--no-validate", "--validate", "false"]
-    assert with_plain_flags(COMMANDS, words) == [
+    words = ["advise", "x.npy", "--validate", "--n-samples=20", "--no-validate", "--validate", "false", "--no-progress"]
+    assert _with_plain_flags(COMMANDS, words) == [
         "advise", "x.npy", "--validate=true", "--n_samples=20", "--validate=false", "--validate", "false",
     ]  # fmt: skip

@@ -89,11 +89,11 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=description)
+    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version(package)}")
     verbs = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     for verb, command in commands.items():
-        options = ArgumentParser(description=command.help, epilog=_EPILOG)
+        options = ArgumentParser(description=command.help, epilog=_EPILOG, allow_abbrev=False)
         known = (
             f"YAML file, or a recipe's name: {', '.join(names)}"
             if (names := sorted(recipes(package, verb)))

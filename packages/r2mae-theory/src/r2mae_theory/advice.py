@@ -53,6 +53,7 @@ class Advice:
     n_samples: int
     n_features: int
     notes: tuple[str, ...]
+    """What was left out of the data, and what speaks against relying on the advice."""
     validation: Validation | None = None
 
     @property
@@ -105,12 +106,13 @@ def advise(
     def curves(rows: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
         model = Targets(standardise(rows), shrinkage, columns)
         risks = model.risks(masks, size)
-        return risks.mean(axis=1) / model.null.mean(), risks
+        with np.errstate(divide="ignore", invalid="ignore"):  # null 0: shrunk to the identity, nothing to predict
+            return risks.mean(axis=1) / model.null.mean(), risks
 
     pooled, risks = curves(table.X, chosen)
     fixed, ranged = pooled[: len(grid)], pooled[len(grid) :]
     if not np.isfinite(fixed).any():
-        raise TheoryError("the predicted risk diverges at every ratio given")
+        raise TheoryError("the predicted risk diverges at every ratio given, or no feature says anything of another")
     few = (
         chosen if len(chosen) <= _BOOTSTRAP_TARGETS else np.sort(rng.choice(chosen, _BOOTSTRAP_TARGETS, replace=False))
     )
@@ -120,11 +122,14 @@ def advise(
         if (rows.std(axis=0) == 0).any():  # a rare feature can be constant on a replicate
             continue
         again, _ = curves(rows, few)
+        if not np.isfinite(again[: len(grid)]).any():
+            continue
         best_ratios.append(grid[np.argmin(again[: len(grid)])])
         if ranges:
             best_ranges.append(ranges[int(np.argmin(again[len(grid) :]))])
     if len(best_ratios) < n_bootstrap:
-        notes.append(f"{n_bootstrap - len(best_ratios)} bootstrap replicates had a constant feature and were left out")
+        lost = n_bootstrap - len(best_ratios)
+        notes.append(f"{lost} bootstrap replicates had a constant feature or no finite risk and were left out")
     best = int(np.argmin(fixed))
     return Advice(
         ratios=grid,
@@ -140,7 +145,7 @@ def advise(
         targets=tuple(table.names[k] for k in chosen),
         n_samples=size,
         n_features=p,
-        notes=(*table.notes, *notes),
+        notes=(*table.notes, *notes, *_doubts(n, p, grid, fixed)),
         validation=validate_curve(table.X, grid, size, chosen, shrinkage, rng) if validate else None,
     )
 
@@ -168,6 +173,26 @@ def _targets(table: Table, targets: str | Sequence[int]) -> tuple[NDArray[np.int
     if not len(kept):
         raise TheoryError(f"none of the target columns {list(targets)} is among the usable features")
     return kept, [f"{len(lost)} target columns are not usable: {lost[:5]}"] if lost else []
+
+
+def _doubts(n: int, p: int, grid: Floats, curve: Floats) -> list[str]:
+    """Say what speaks against relying on the best ratio of a curve from n samples of p features."""
+    notes, best = [], int(np.argmin(curve))
+    if n <= p:  # the mean is taken off, which costs a sample
+        notes.append(
+            f"no more samples than features ({n:,} and {p:,}): the sample covariance is singular, "
+            "and the coefficients rest on the shrinkage"
+        )
+    if curve[best] >= 1:
+        notes.append(
+            "the predicted risk is above that of predicting nothing at every ratio: "
+            "at this size the linear model finds too little to predict, so its best ratio says little"
+        )
+    if len(grid) > 1 and best in (0, len(grid) - 1):
+        notes.append(
+            f"the best ratio is at the end of those compared: a {'larger' if best else 'smaller'} one may be better"
+        )
+    return notes
 
 
 def _valley(grid: Floats, curve: Floats, best: int) -> tuple[float, float]:

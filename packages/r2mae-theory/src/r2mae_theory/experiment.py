@@ -1,4 +1,4 @@
-"""What an experiment takes (its size) and hands over (records and panels). Nothing here draws or prints."""
+"""What an experiment takes (its size) and hands over (records, rows and panels). Nothing here draws or prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Record = dict[str, float | int | str | None]
+    from r2mae_theory.records import Record
+    from r2mae_theory.rows import Row
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,33 @@ class Experiment:
 
     name: str
     records: list[Record]
+    rows: list[Row]
+    """Every point: its columns are what the experiment knows of it."""
     panels: list[Panel] = field(default_factory=list)
-    summary: list[Record] | None = None
-    """A short table to print where the records are too many."""
+    summary: list[Row] | None = None
+    """A short table to print where the rows are too many."""
     remark: str = ""
+
+    @property
+    def table(self) -> list[Row]:
+        """What to print."""
+        return self.rows if self.summary is None else self.summary
+
+
+def ratio_grid(step: float) -> tuple[float, ...]:
+    """Return the multiples of `step` inside (0, 1)."""
+    return tuple(round(step * k, 6) for k in range(1, int((1 - 1e-9) / step) + 1))
 
 
 @dataclass(frozen=True)
 class Size:
     """How much to run: the ratios that are simulated, repeats per ratio, and where random numbers start."""
 
-    ratios: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
+    ratios: tuple[float, ...] = ratio_grid(0.05)
     repeats: int = 50
     table_seeds: tuple[int, ...] = (2, 12, 22, 32, 42)
-    table_repeats: int = 50
     seed: int = 0
     n_jobs: int = 1
 
 
 FULL = Size()
-QUICK = Size(ratios=tuple(round(0.1 * k, 2) for k in range(1, 10)), repeats=8, table_seeds=(2,), table_repeats=10)

@@ -9,12 +9,15 @@ import numpy as np
 from r2mae_theory import covariance as models
 from r2mae_theory.experiment import Experiment, Panel, Series
 from r2mae_theory.published import BERT_ACCURACY, BERT_RATIOS
+from r2mae_theory.records import Record, scheme_name
+from r2mae_theory.rows import number
 from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, predict, random_unit, spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from r2mae_theory.experiment import Record, Size
+    from r2mae_theory.experiment import Size
+    from r2mae_theory.rows import Row
 
 ALIGNMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (5.0, 10.0, 20.0, 50.0)
@@ -26,35 +29,47 @@ _RATIO, _RISK = "mask ratio r", "risk / null risk"
 
 def _panel(
     title: str, scenes: Sequence[Scene], size: Size, ymax: float | None, what: str = "total"
-) -> tuple[Panel, list[Record]]:
+) -> tuple[Panel, list[Row]]:
     gamma = scenes[0].covariance.p / scenes[0].n
     fine, coarse = ([r for r in ratios if abs(r - gamma) > 1e-6] for ratios in (_FINE.tolist(), size.ratios))
     kind, key, error = (0, "simulated", "sd") if what == "total" else (1, "magnitude", None)
-    lines, dots, records = [], [], []
+    lines, dots, rows = [], [], []
     curves, expected = predict(scenes, fine), predict(scenes, coarse)
     for k, (scene, curve, point) in enumerate(zip(scenes, curves, expected, strict=True)):
         found = compare(scene, coarse, point, size.repeats, size.seed, size.n_jobs)
-        spread = [float(r[error] or 0) for r in found] if error else None
+        spread = [number(r[error]) for r in found] if error else None
         lines.append(Series(scene.label, fine, curve[kind].tolist(), color=k))
-        dots.append(Series("", coarse, [float(r[key] or 0) for r in found], spread, dots=True, color=k))
-        records += [{"panel": title, **record} for record in found]
+        dots.append(Series("", coarse, [number(r[key]) for r in found], spread, dots=True, color=k))
+        rows += [{"panel": title, **row} for row in found]
     label = _RISK if what == "total" else "mean square prediction / null risk"
-    return Panel(title, _RATIO, label, [*lines, *dots], 1.0 if what == "total" else None, ymax), records
+    return Panel(title, _RATIO, label, [*lines, *dots], 1.0 if what == "total" else None, ymax), rows
 
 
-def _together(name: str, parts: Sequence[tuple[Panel, list[Record]]], remark: str = "") -> Experiment:
-    records = [record for _, found in parts for record in found]
-    return Experiment(name, records, [panel for panel, _ in parts], _best(records), remark)
+def _together(name: str, parts: Sequence[tuple[Panel, list[Row]]], size: Size, remark: str = "") -> Experiment:
+    rows = [row for _, found in parts for row in found]
+    records = [record for panel, found in parts for row in found for record in _records(panel, row, size.seed)]
+    return Experiment(name, records, rows, [panel for panel, _ in parts], _best(rows), remark)
 
 
-def _best(records: Sequence[Record]) -> list[Record]:
+def _records(panel: Panel, row: Row, seed: int) -> list[Record]:
+    """What the panel shows of a point: the prediction, which is for n samples, and the mean of the repeats."""
+    what = "risk" if panel.ylabel == _RISK else "magnitude"
+    theory, measured = ("theory", "simulated") if what == "risk" else ("theory magnitude", "magnitude")
+    task, ratio = f"{panel.title}, {row['setting']}", scheme_name(number(row["ratio"]))
+    return [
+        Record(task, f"predicted_{what}", number(row[theory]), ratio, seed, int(number(row["n"]))),
+        Record(task, f"simulated_{what}", number(row[measured]), ratio, seed, int(number(row["repeats"]))),
+    ]
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
     """One line per curve: where theory and simulation have their minimum on the simulated grid."""
-    lines: list[Record] = []
-    for key in dict.fromkeys((r["panel"], r["setting"]) for r in records):
-        curve = [r for r in records if (r["panel"], r["setting"]) == key]
-        theory = min(curve, key=lambda r: float(r["theory"] or 0))
-        measured = min(curve, key=lambda r: float(r["simulated"] or 0))
-        gaps = [abs(float(r["simulated"] or 0) / float(r["theory"] or 1) - 1) for r in curve]
+    lines: list[Row] = []
+    for key in dict.fromkeys((r["panel"], r["setting"]) for r in rows):
+        curve = [r for r in rows if (r["panel"], r["setting"]) == key]
+        theory = min(curve, key=lambda r: number(r["theory"]))
+        measured = min(curve, key=lambda r: number(r["simulated"]))
+        gaps = [abs(number(r["simulated"]) / float(r["theory"] or 1) - 1) for r in curve]
         lines.append(
             {
                 "panel": key[0],
@@ -76,7 +91,7 @@ def fig1a(size: Size) -> Experiment:
         _panel(f"1A: isotropic, γ = {_P / n:g}", [Scene(f"n = {n}", cov, beta, _SIGMA, n)], size, top)
         for n, top in ((200, 4.0), (1000, 12.0))
     ]
-    return _together("fig1a", parts)
+    return _together("fig1a", parts, size)
 
 
 def _spiked(strength: float, alignment: float, label: str, seed: int, ones: bool = False) -> Scene:
@@ -87,19 +102,19 @@ def _spiked(strength: float, alignment: float, label: str, seed: int, ones: bool
 def fig1b(size: Size) -> Experiment:
     """Risk against the alignment a of β with the spike, λ = 20."""
     scenes = [_spiked(20, a, f"a = {a:g}", size.seed) for a in ALIGNMENTS]
-    return _together("fig1b", [_panel("1B: spiked, λ = 20", scenes, size, 2.5)])
+    return _together("fig1b", [_panel("1B: spiked, λ = 20", scenes, size, 2.5)], size)
 
 
 def fig1c(size: Size) -> Experiment:
     """Risk against the strength λ of the spike, a = 1."""
     scenes = [_spiked(s, 1.0, f"λ = {s:g}", size.seed) for s in STRENGTHS]
-    return _together("fig1c", [_panel("1C: spiked, a = 1", scenes, size, 2.5)])
+    return _together("fig1c", [_panel("1C: spiked, a = 1", scenes, size, 2.5)], size)
 
 
 def fig1d(size: Size) -> Experiment:
     """Magnitude of the prediction against the alignment, λ = 20."""
     scenes = [_spiked(20, a, f"a = {a:g}", size.seed) for a in ALIGNMENTS]
-    return _together("fig1d", [_panel("1D: prediction magnitude, λ = 20", scenes, size, 3.0, "magnitude")])
+    return _together("fig1d", [_panel("1D: prediction magnitude, λ = 20", scenes, size, 3.0, "magnitude")], size)
 
 
 def fig3(size: Size) -> Experiment:
@@ -109,7 +124,7 @@ def fig3(size: Size) -> Experiment:
         for strength in STRENGTHS:
             scenes = [_spiked(strength, a, f"a = {a:g}", size.seed, ones=True) for a in ALIGNMENTS]
             parts.append(_panel(f"3: λ = {strength:g}", scenes, size, top, what))
-    return _together("fig3", parts)
+    return _together("fig3", parts, size)
 
 
 def fig1e(size: Size) -> Experiment:
@@ -120,12 +135,12 @@ def fig1e(size: Size) -> Experiment:
             cov = spectrum(name, _P, size.seed)
             scenes = [Scene(f"quantile {q:g}", cov, eigenvector(cov, q), _SIGMA, n) for q in QUANTILES]
             parts.append(_panel(f"1E: {name}, n = {n}", scenes, size, 2.0))
-    return _together("fig1e", parts)
+    return _together("fig1e", parts, size)
 
 
 def fig1f(size: Size) -> Experiment:
     """Published BERT accuracies per mask ratio under the transformation of C.2: same intercept, same late slope."""
-    del size
+    rows: list[Row] = []
     records, curves = [], []
     for task, accuracy in BERT_ACCURACY.items():
         error = dict(zip(BERT_RATIOS, (1 - np.array(accuracy) / 100).tolist(), strict=True))
@@ -134,9 +149,10 @@ def fig1f(size: Size) -> Experiment:
         shifted = [(error[r] - intercept) / slope for r in BERT_RATIOS]
         curves.append(Series(task, BERT_RATIOS, shifted))
         for r, value in zip(BERT_RATIOS, shifted, strict=True):
-            records.append({"task": task, "ratio": r, "error": error[r], "transformed": value})
+            rows.append({"task": task, "ratio": r, "error": error[r], "transformed": value})
+            records.append(Record(task.lower(), "transformed_error", value, scheme_name(r), size.seed, 1, "published"))
     panel = Panel("1F: BERT, error per mask ratio (C.2)", _RATIO, "error, shifted and scaled", curves, 0.0)
-    return Experiment("fig1f", records, [panel])
+    return Experiment("fig1f", records, rows, [panel])
 
 
 def _block(name: str, seeds: Sequence[int], size: Size) -> Experiment:
@@ -150,7 +166,7 @@ def _block(name: str, seeds: Sequence[int], size: Size) -> Experiment:
         title = f"{name[3:].upper()}: rank {rank}, eigenvalue {eigenvalue:g}, n = {n}"
         parts.append(_panel(title, scenes, size, 2.0))
     remark = "Ours alone: the ratio curves of the paper's vision models are not at hand as numbers."
-    return _together(name, parts, remark)
+    return _together(name, parts, size, remark)
 
 
 def fig1g(size: Size) -> Experiment:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from r2mae_theory.experiment import Record
     from r2mae_theory.representations import Covariance
+    from r2mae_theory.rows import Row
 
     Floats = NDArray[np.floating]
 
@@ -86,12 +86,12 @@ def compare(
     n_repeats: int,
     seed: int,
     n_jobs: int,
-) -> list[Record]:
+) -> list[Row]:
     """Simulate along a curve beside its prediction; everything over null risk."""
-    records: list[Record] = []
+    rows: list[Row] = []
     for j, ratio in enumerate(ratios):
         measured = simulate_risk(scene.covariance, scene.beta, scene.sigma, scene.n, ratio, n_repeats, seed + j, n_jobs)
-        records.append(
+        rows.append(
             {
                 "setting": scene.label,
                 "ratio": float(ratio),
@@ -100,7 +100,8 @@ def compare(
                 "sd": measured.sd / measured.null,
                 "theory magnitude": float(predicted[1][j]),
                 "magnitude": measured.magnitude / measured.null,
+                "n": scene.n,
                 "repeats": n_repeats,
             }
         )
-    return records
+    return rows

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from r2mae_theory.experiment import Experiment, Panel, Series
+from r2mae_theory.files import write_text
 from r2mae_theory.masks import Fixed, Uniform
-from r2mae_theory.output import save_json
+from r2mae_theory.records import Record, scheme_name
 from r2mae_theory.risk import risk_table
+from r2mae_theory.rows import number
 from r2mae_theory.scenes import eigenvector, spectrum
 from r2mae_theory.simulate import simulate_risk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from r2mae_theory.experiment import Record, Size
+    from r2mae_theory.experiment import Size
+    from r2mae_theory.rows import Row
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,37 @@ GRID = tuple(round(0.01 * k, 2) for k in range(20, 81))
 def reproduce_table(name: str, size: Size, cache: Path | None) -> Experiment:
     """Measure and predict every row; with `cache`, finished rows are kept in a file each and not run again."""
     spec = TABLES[name]
-    records = []
-    for model, rows in spec.printed.items():
+    rows: list[Row] = []
+    for model, printed in spec.printed.items():
         for seed in size.table_seeds:
-            file = None if cache is None else cache / f"{name}-{model}-{seed}-{size.table_repeats}.json"
+            file = None if cache is None else cache / f"{model}-{seed}.json"
             if file is not None and file.is_file():
                 row = json.loads(file.read_text(encoding="utf-8"))
             else:
                 row = _row(spec, model, seed, size)
                 if file is not None:
-                    save_json(file, row)
-            printed = dict(zip(("best", "min", "mid", "r2mae"), rows[seed], strict=True)) if seed in rows else {}
-            records.append({"model": model, "seed": seed, **row, **{f"paper {k}": v for k, v in printed.items()}})
-    return Experiment(name, records, _panels(name, records), _summary(records), _finding(records))
+                    write_text(file, json.dumps(row, indent=1) + "\n")
+            paper = dict(zip(("best", "min", "mid", "r2mae"), printed[seed], strict=True)) if seed in printed else {}
+            rows.append({"model": model, "seed": seed, **row, **{f"paper {k}": v for k, v in paper.items()}})
+    records = [record for row in rows for record in _records(name, spec, row, size.repeats)]
+    return Experiment(name, records, rows, _panels(name, rows), _summary(rows), _finding(rows))
 
 
-def _row(spec: TableSpec, model: str, seed: int, size: Size) -> Record:
+def _records(name: str, spec: TableSpec, row: Row, repeats: int) -> list[Record]:
+    """A row as records. Its seed draws the covariance, so each is a task; the paper's figures are simulated."""
+    task, seed = f"{name} {row['model']} {row['seed']}", int(number(row["seed"]))
+    schemes = {"min": "best fixed", "mid": scheme_name(spec.midpoint), "r2mae": "r2mae"}
+    cells = [("best", "best_ratio", "best fixed"), *((key, "risk", scheme) for key, scheme in schemes.items())]
+    found = []
+    for key, what, scheme in cells:
+        paper = number(row[f"paper {key}"]) if f"paper {key}" in row else None
+        simulated = Record(task, f"simulated_{what}", number(row[key]), scheme, seed, repeats, paper=paper)
+        predicted = Record(task, f"predicted_{what}", number(row[f"theory {key}"]), scheme, seed, spec.n)
+        found += [simulated, predicted]
+    return found
+
+
+def _row(spec: TableSpec, model: str, seed: int, size: Size) -> Row:
     cov = spectrum(model, spec.p, seed)
     beta = eigenvector(cov, spec.quantile)
     ours = Uniform(spec.midpoint - spec.half_width, spec.midpoint + spec.half_width)
@@ -106,7 +124,7 @@ def _row(spec: TableSpec, model: str, seed: int, size: Size) -> Record:
 
     def measured(mask: Fixed | Uniform) -> tuple[float, float]:
         # One seed for all ratios, as in the paper's own check that a range without width equals the fixed ratio.
-        got = simulate_risk(cov, beta, spec.sigma, spec.n, mask, size.table_repeats, seed, size.n_jobs)
+        got = simulate_risk(cov, beta, spec.sigma, spec.n, mask, size.repeats, seed, size.n_jobs)
         return got.normalized, got.sem / got.null
 
     means = [measured(mask)[0] for mask in masks[:-1]]
@@ -126,16 +144,16 @@ def _row(spec: TableSpec, model: str, seed: int, size: Size) -> Record:
     }
 
 
-def _summary(records: list[Record]) -> list[Record]:
-    return [{k: v for k, v in record.items() if k not in ("sem",)} for record in records]
+def _summary(rows: list[Row]) -> list[Row]:
+    return [{k: v for k, v in row.items() if k != "sem"} for row in rows]
 
 
-def _finding(records: list[Record]) -> str:
+def _finding(rows: list[Row]) -> str:
     def below(ours: str, other: str) -> int:
-        return sum(float(r[ours] or 0) < float(r[other] or 0) for r in records if r.get(ours) is not None)
+        return sum(number(r[ours]) < number(r[other]) for r in rows if r.get(ours) is not None)
 
-    total = len(records)
-    printed = sum("paper r2mae" in r for r in records)
+    total = len(rows)
+    printed = sum("paper r2mae" in r for r in rows)
     return "\n".join(
         f"{who}: R2MAE below the best fixed ratio in {below(prefix + 'r2mae', prefix + 'min')} of {count} rows, "
         f"below the midpoint of its range in {below(prefix + 'r2mae', prefix + 'mid')} of {count}"
@@ -143,15 +161,15 @@ def _finding(records: list[Record]) -> str:
     )
 
 
-def _panels(name: str, records: list[Record]) -> list[Panel]:
+def _panels(name: str, rows: list[Row]) -> list[Panel]:
     panels = []
-    for model in dict.fromkeys(r["model"] for r in records):
-        rows = [r for r in records if r["model"] == model]
-        x = list(range(len(rows)))
+    for model in dict.fromkeys(r["model"] for r in rows):
+        ours = [r for r in rows if r["model"] == model]
+        x = list(range(len(ours)))
         series = []
         for k, (prefix, who) in enumerate((("", "simulated"), ("theory ", "theory"), ("paper ", "paper"))):
-            known = [r for r in rows if prefix + "r2mae" in r]
-            gap = [100 * (float(r[prefix + "r2mae"] or 0) / float(r[prefix + "min"] or 1) - 1) for r in known]
+            known = [r for r in ours if prefix + "r2mae" in r]
+            gap = [100 * (number(r[prefix + "r2mae"]) / float(r[prefix + "min"] or 1) - 1) for r in known]
             series.append(Series(who, x[: len(gap)], gap, dots=True, color=k))
         panels.append(Panel(f"{name}: {model}", "row of the table", "R2MAE above best fixed [%]", series, 0.0))
     return panels

@@ -1,0 +1,114 @@
+"""`advise`: what the theory says of a file, as text, a figure and a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory.advice import advise
+from r2mae_theory.commands import say
+from r2mae_theory.data import read_table
+from r2mae_theory.errors import TheoryError
+from r2mae_theory.experiment import Panel, Series, ratio_grid
+from r2mae_theory.plots import draw
+from r2mae_theory.records import Record, scheme_name
+from r2mae_theory.rows import text_table
+from r2mae_theory.run_folder import open_run, stamped
+
+if TYPE_CHECKING:
+    from r2mae_theory.advice import Advice
+    from r2mae_theory.options import Advise
+    from r2mae_theory.rows import Row
+    from r2mae_theory.run_folder import RunFolder
+    from r2mae_theory.validate import Validation
+
+
+def advise_command(config: Advise) -> RunFolder:
+    """Advise for a file: print the table and what it recommends, draw the curve, and return the run folder."""
+    if not 0 < config.step <= 0.25:
+        raise TheoryError(f"the step between ratios must lie in (0, 0.25], got {config.step}")
+    table = read_table(config.file)
+    found = advise(
+        table,
+        config.n_samples,
+        ratio_grid(config.step),
+        "all" if config.targets is None else config.targets,
+        shrinkage=config.shrinkage,
+        n_bootstrap=config.bootstrap,
+        validate=config.validate,
+        seed=config.seed,
+    )
+    run = open_run("advise", config)
+    rows = _rows(found)
+    counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
+    say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
+    for note in found.notes:
+        say(note)
+    _recommend(found)
+    run.write_rows("curve", rows)
+    run.write_json("advice.json", asdict(found))
+    figure = run.save_figure("advice", draw(_panels(found)))
+    run.write_results(stamped(_records(found, config.file.stem, len(table.X), config.seed)))
+    say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
+    return run
+
+
+def _recommend(found: Advice) -> None:
+    interval = found.ratio_interval
+    spread = f" (5 to 95 % over bootstrap: {interval[0]:g} to {interval[1]:g})" if interval else ""
+    say(f"recommended ratio: {found.best_ratio:g}{spread}")
+    say(f"within 1 % of the best: {found.near_best[0]:g} to {found.near_best[1]:g}")
+    say(f"recommended range, at least 0.2 wide: {found.best_range[0]:g} to {found.best_range[1]:g}")
+    low, middle, high = np.percentile(found.per_target, [5, 50, 95])
+    say(f"best ratio of single targets: {middle:g} (5 to 95 %: {low:g} to {high:g})")
+    if found.validation is not None:
+        v = found.validation
+        clear = "clear" if v.is_clear else "not a clear minimum"
+        say(f"held-out rows: least error at {v.measured_ratio:g} ({clear}), predicted {v.predicted_ratio:g}")
+
+
+def _rows(found: Advice) -> list[Row]:
+    rows: list[Row] = [
+        {"ratio": float(r), "risk/null": float(v)} for r, v in zip(found.ratios, found.curve, strict=True)
+    ]
+    if (v := found.validation) is not None:
+        for row, measured, predicted in zip(rows, v.measured, v.predicted, strict=True):
+            row |= {"held-out error": float(measured), "predicted error": float(predicted)}
+    return rows
+
+
+def _records(found: Advice, task: str, n_rows: int, seed: int) -> list[Record]:
+    """What was predicted from all rows, and for held-out rows what was predicted and measured."""
+    fixed = [(scheme_name(float(r)), float(v)) for r, v in zip(found.ratios, found.curve, strict=True)]
+    ranged = [(scheme_name(r), float(v)) for r, v in zip(found.ranges, found.range_curve, strict=True)]
+    records = [Record(task, "predicted_risk", v, name, seed, found.n_samples) for name, v in [*fixed, *ranged]]
+    if (v := found.validation) is not None:
+        held_out = n_rows - n_rows // 2
+        for (name, _), measured, predicted in zip(fixed, v.measured, v.predicted, strict=True):
+            records.append(Record(task, "error", float(measured), name, seed, held_out))
+            records.append(Record(task, "predicted_error", float(predicted), name, seed, v.n_samples))
+    return records
+
+
+def _panels(found: Advice) -> list[Panel]:
+    x = found.ratios.tolist()
+    middles = [(low + high) / 2 for low, high in found.ranges]
+    series = [
+        Series("theory, fixed ratio", x, found.curve.tolist(), color=0),
+        Series("theory, ranges (at their middle)", middles, found.range_curve.tolist(), dots=True, color=1),
+    ]
+    top = max(2.0, 1.3 * float(found.curve.min()))
+    panel = Panel("predicted risk", "mask ratio r", "risk / null risk", series, 1.0, top)
+    return [panel] if found.validation is None else [panel, _held_out(x, found.validation)]
+
+
+def _held_out(x: list[float], v: Validation) -> Panel:
+    title = f"error over variance, {v.n_targets} targets, n = {v.n_samples}"
+    series = [
+        Series("predicted", x, v.predicted.tolist(), color=0),
+        Series("held-out rows", x, v.measured.tolist(), v.sem.tolist(), dots=True, color=1),
+    ]
+    top = max(2.0, 1.3 * float(v.measured.min()))
+    return Panel(title, "mask ratio r", "mean squared error / variance", series, 1.0, top)

@@ -1,0 +1,133 @@
+"""`risk` and `simulate`: the risk curve of one setting of the linear model, predicted and measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2mae_theory import covariance as models
+from r2mae_theory.commands import say
+from r2mae_theory.errors import TheoryError
+from r2mae_theory.experiment import Panel, Series
+from r2mae_theory.plots import draw
+from r2mae_theory.records import Record, scheme_name
+from r2mae_theory.risk import risk_curve
+from r2mae_theory.rows import number, text_table
+from r2mae_theory.run_folder import open_run, stamped
+from r2mae_theory.scenes import aligned, eigenvector, random_unit, spectrum
+from r2mae_theory.simulate import simulate_risk
+
+if TYPE_CHECKING:
+    from r2mae_theory import options
+    from r2mae_theory.representations import Covariance
+    from r2mae_theory.risk import RiskTable
+    from r2mae_theory.rows import Row
+    from r2mae_theory.run_folder import RunFolder
+
+
+def risk(config: options.RiskCurve) -> RunFolder:
+    """Predict a curve, print its table, draw it, and return the run folder."""
+    return _walk("risk", config)
+
+
+def simulate(config: options.Simulate) -> RunFolder:
+    """Measure a curve beside the prediction, print its table, draw it, and return the run folder."""
+    check_simulation(config.repeats, config.workers)
+    return _walk("simulate", config, config.repeats, config.workers)
+
+
+def check_simulation(repeats: int, workers: int) -> None:
+    """Refuse what no simulation can be made of.
+
+    Raises:
+        TheoryError: there is no spread of one repeat, and no work without a process.
+    """
+    if repeats < 2 or workers < 1:
+        raise TheoryError(f"repeats must be at least 2 and workers at least 1, got {repeats} and {workers}")
+
+
+def _walk(command: str, config: options.RiskCurve, repeats: int = 0, workers: int = 1) -> RunFolder:
+    cov, beta = _model(config)
+    middles, masks = _masks(config)
+    table = risk_curve(cov, beta, config.sigma, config.n, masks)
+    run = open_run(command, config)
+    rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
+    names = [scheme_name(mask) for mask in masks]
+    records = [
+        Record(config.covariance, "predicted_risk", number(row["risk/null"]), name, config.seed, config.n)
+        for row, name in zip(rows, names, strict=True)
+    ]
+    for j, (row, mask, name) in enumerate(zip(rows, masks, names, strict=True) if repeats else ()):
+        got = simulate_risk(cov, beta, config.sigma, config.n, mask, repeats, config.seed + j, workers)
+        row |= {"simulated": got.mean, "sd": got.sd, "sem": got.sem, "simulated/null": got.normalized}
+        records.append(Record(config.covariance, "simulated_risk", got.normalized, name, config.seed, repeats))
+    say(text_table(rows))
+    for note in filter(None, table.notes):
+        say(note)
+    panel = _panel(config, rows, float(table.null[0]), repeats > 0)
+    best = int(np.argmin(table.normalized[:, 0]))
+    say(f"least predicted risk at {panel.xlabel} = {middles[best]:g}: {rows[best]['risk/null']:.4g} of null")
+    run.write_rows("curve", rows)
+    figure = run.save_figure("curve", draw([panel]))
+    run.write_results(stamped(records))
+    say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv)")
+    return run
+
+
+def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:
+    p, seed = config.p, config.seed
+    if not 0 <= config.alignment <= 1 or not 0 <= config.quantile <= 1:
+        raise TheoryError(f"alignment and quantile must lie in [0, 1], got {config.alignment} and {config.quantile}")
+    if config.covariance == "isotropic":
+        return models.isotropic(p), random_unit(p, seed + 1)
+    if config.covariance == "spiked":
+        spiked = models.spiked(p, config.strength, seed=seed)
+        return spiked, aligned(spiked, config.alignment, seed + 1)
+    if config.covariance == "block":
+        block = models.block(p, config.rank, config.strength, seed)
+        return block, block.multiply(random_unit(p, seed + 1))
+    cov = spectrum(config.covariance, p, seed)
+    return cov, eigenvector(cov, config.quantile)
+
+
+def _masks(config: options.RiskCurve) -> tuple[list[float], list[float | tuple[float, float]]]:
+    if not 0 < config.low <= config.high < 1 or not config.step > 0 or config.width < 0:
+        raise TheoryError("ratios need 0 < low <= high < 1, a positive step and a width that is not negative")
+    count = int((config.high - config.low) / config.step + 1e-9) + 1
+    middles = [round(config.low + k * config.step, 6) for k in range(count)]
+    if config.width == 0:
+        return middles, list(middles)
+    half = config.width / 2
+    kept = [r for r in middles if r - half >= config.low - 1e-9 and r + half <= config.high + 1e-9]
+    if not kept:
+        raise TheoryError(f"no range of width {config.width} fits between {config.low} and {config.high}")
+    return kept, [(r - half, r + half) for r in kept]
+
+
+def _predicted(table: RiskTable, j: int, ratio: float) -> Row:
+    risk = table.pick(j)
+    return {
+        "ratio": ratio,
+        "risk": risk.total,
+        "bias": risk.bias,
+        "variance": risk.variance,
+        "risk/null": risk.normalized,
+        "effective n": risk.effective_n,
+        "p/n_eff": risk.gamma_effective,
+    }
+
+
+def _panel(config: options.RiskCurve, rows: list[Row], null: float, measured: bool) -> Panel:
+    def column(name: str) -> list[float]:
+        return [number(row[name]) for row in rows]
+
+    y = column("risk/null")
+    series = [Series("theory", column("ratio"), y, color=0)]
+    if measured:
+        error = [sd / null for sd in column("sd")]
+        series.append(Series("simulation", column("ratio"), column("simulated/null"), error, dots=True, color=0))
+    what = "mask ratio r" if config.width == 0 else f"middle of a range {config.width:g} wide"
+    top = max(2.0, 1.3 * min((v for v in y if np.isfinite(v)), default=1.0))
+    title = f"{config.covariance}, p = {config.p}, n = {config.n}"
+    return Panel(title, what, "risk / null risk", series, 1.0, top)

@@ -1,0 +1,56 @@
+"""Rows of numbers, such as the points of a curve, as plain text, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Row = dict[str, float | int | str | None]
+
+
+def number(value: float | int | str | None) -> float:
+    """Return a cell that is known to hold a number; one that is missing counts as 0."""
+    return float(value or 0)
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """Align rows, one a line, under their keys."""
+    if not rows:
+        return "(nothing)"
+    cells = _cells(rows)
+    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table."""
+    header, *body = _cells(rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]) + "\n"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return CSV with full precision; a value that is missing is empty, an infinite one is inf."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    columns = _columns(rows)
+    return [columns, *([_cell(row.get(key)) for key in columns] for row in rows)]
+
+
+def _cell(value: float | int | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
