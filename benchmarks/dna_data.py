@@ -19,12 +19,12 @@ import zarr
 from Bio import AlignIO
 from timing import best_of_turns, report
 
-from r2mae_dna import AlignmentStore, WindowSet, build_alignment, make_windows
-from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS
+from r2mae_dna import AlignmentStore, WindowSet, build_alignment, prepare
+from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS
+from r2mae_dna.data.samples import APES, VERTEBRATES, sample_path
+from r2mae_dna.data.store import SHARD_ROWS, StoreWriter
 from r2mae_dna.masking import turn_strands
-from r2mae_dna.options import Windows
-from r2mae_dna.samples import APES, VERTEBRATES, sample_path
-from r2mae_dna.store import SHARD_ROWS, StoreWriter
+from r2mae_dna.options import Prepare
 
 BATCH = 64
 
@@ -75,7 +75,7 @@ def bench_build(folder, name, reference):
 
 def bench_windows(folder):
     build_alignment([sample_path(VERTEBRATES)], folder / "mm9", reference="mm9")
-    make_windows(Windows(folder / "mm9", out=folder / "w"))
+    prepare(Prepare(folder / "mm9", out=folder / "w"))
     store, windows = AlignmentStore(folder / "mm9"), WindowSet(folder / "w")
     offset = 3_134_057
     codes = store.read("chr10", offset, offset + 103_741)

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_dna import AlignmentModel, MaskingConfig, ModelConfig, both_strands, mask_windows, save_model
-from r2mae_dna.codes import MASK
+from r2mae_dna.data.codes import MASK
 from r2mae_dna.model import complement
 from r2mae_dna.pretrain import token_losses
 

@@ -19,7 +19,7 @@ def _in_tmp(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def apes(tmp_path_factory):
     """The bundled human-ape store, its windows, and the VCF of rare and common variants."""
-    from r2mae_dna.samples import prepare_apes
+    from r2mae_dna.data.samples import prepare_apes
 
     return prepare_apes(tmp_path_factory.mktemp("apes"))
 
@@ -27,14 +27,14 @@ def apes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def vertebrates(tmp_path_factory):
     """The bundled vertebrate store and its windows, the last 23 kb held out."""
-    from r2mae_dna.build import build_alignment
-    from r2mae_dna.options import Windows
-    from r2mae_dna.samples import VERTEBRATES, sample_path
-    from r2mae_dna.windows import make_windows
+    from r2mae_dna.data.build import build_alignment
+    from r2mae_dna.data.samples import VERTEBRATES, sample_path
+    from r2mae_dna.data.windows import prepare
+    from r2mae_dna.options import Prepare
 
     home = tmp_path_factory.mktemp("vertebrates")
     build_alignment([sample_path(VERTEBRATES)], home / "store", reference="mm9")
-    make_windows(Windows(home / "store", out=home / "windows", validation="chr10:3,215,001-3,237,798"))
+    prepare(Prepare(home / "store", out=home / "windows", validation="chr10:3,215,001-3,237,798"))
     return home / "store", home / "windows"
 
 
@@ -55,8 +55,8 @@ def call(capsys):
 @pytest.fixture
 def toy(tmp_path):
     """A store of 300 bases and two other species, and its columns; soft-masked from 100 to 120, N at 200."""
-    from r2mae_dna.codes import SOFT_MASK
-    from r2mae_dna.store import StoreWriter
+    from r2mae_dna.data.codes import SOFT_MASK
+    from r2mae_dna.data.store import StoreWriter
 
     rng = np.random.default_rng(0)
     codes = rng.integers(1, 5, (300, 3)).astype(np.uint8)

@@ -7,10 +7,10 @@ import pytest
 import zarr
 
 from r2mae_core import UserError
-from r2mae_dna.build import build_alignment
-from r2mae_dna.codes import decode
-from r2mae_dna.samples import VERTEBRATES, sample_path
-from r2mae_dna.store import AlignmentStore, StoreWriter
+from r2mae_dna.data.build import build_alignment
+from r2mae_dna.data.codes import decode
+from r2mae_dna.data.samples import VERTEBRATES, sample_path
+from r2mae_dna.data.store import AlignmentStore, StoreWriter
 
 MAF = """##maf version=1
 a
@@ -174,7 +174,7 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 
 def test_empty_shards_are_never_written(tmp_path):
-    from r2mae_dna.store import SHARD_ROWS
+    from r2mae_dna.data.store import SHARD_ROWS
 
     codes = np.zeros((2 * SHARD_ROWS + 5, 2), np.uint8)
     codes[-1] = 1
@@ -193,18 +193,17 @@ FULL = Path(
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs the Debian package maffilter-examples")
 def test_the_whole_chromosome_22(tmp_path):
-    from r2mae_dna.options import Score, Windows
-    from r2mae_dna.samples import VARIANTS
+    from r2mae_dna.data.samples import VARIANTS
+    from r2mae_dna.data.windows import prepare, read_info
+    from r2mae_dna.options import Prepare, Score
     from r2mae_dna.score import score_variants
-    from r2mae_dna.windows import make_windows
 
     report = build_alignment([FULL], tmp_path / "apes", reference="Hsap")
     assert report.counts.blocks == 9627
     assert report.info.covered == {"22": 21_629_084}  # 21,629,102 less 18 that are N
-    info = make_windows(Windows(tmp_path / "apes", out=tmp_path / "w", only="22:1-50,200,000"))
+    info = read_info(prepare(Prepare(tmp_path / "apes", out=tmp_path / "w", only="22:1-50,200,000")))
     assert info.counts["train"] == 315_634
     out = tmp_path / "o.tsv"
-    score = Score(
-        sample_path(VARIANTS), msa=tmp_path / "apes", model="frequencies", out=out, min_defined=1.0, progress=False
-    )
+    variants = sample_path(VARIANTS)
+    score = Score("frequencies", tmp_path / "apes", variants, out=out, min_defined=1.0, progress=False)
     assert score_variants(score).status.tolist() == [6064, 407, 0, 0, 3905]

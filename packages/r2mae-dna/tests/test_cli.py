@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from r2mae_core import read_records
-from r2mae_dna.samples import APES, APES_TRAINING, VARIANTS, VERTEBRATES, sample_path
+from r2mae_dna.data.samples import APES, APES_TRAINING, VARIANTS, VERTEBRATES, sample_path
 
 CPU = ["--device", "cpu", "--no-progress"]
-TINY = ["--steps", "40", "--batch_size", "32", "--lr", "0.003", "--warmup", "4", *CPU]
+TINY = ["--steps", "40", "--batch_size", "32", "--lr", "0.003", "--warmup", "0.1", *CPU]
 
 
 def test_from_maf_to_judged_variants(call, tmp_path):
-    code, out, err = call("msa", "build", sample_path(APES), "--out", "apes", "--reference", "Hsap", "--no-progress")
+    code, out, err = call("msa", "build", "Hsap", sample_path(APES), "--out", "apes", "--no-progress")
     assert (code, err) == (0, "")
     assert "511 blocks, 4 species, 756,410 reference bases on 1 chromosome" in out
     code, out, _ = call("msa", "info", "apes")
@@ -27,30 +27,28 @@ def test_from_maf_to_judged_variants(call, tmp_path):
     assert code == 0
     assert "Hsap  " in out
     assert "Ptro  .......GG.." in out
-    code, out, _ = call("windows", "apes", "--out", "w", "--only", APES_TRAINING)
+    code, out, _ = call("prepare", "apes", "--out", "w", "--only", APES_TRAINING)
     assert code == 0
     assert "4,965 train windows of 128 bases × 4 species" in out
     code, out, _ = call("pretrain", "w", "-c", "small", "--mask_ratio", "r2mae", "--out", "run", *TINY)
     assert code == 0
-    assert "uniform from 0.05 to 0.3" in out
+    assert "Pretraining a network on 4,965 windows of 128 bases and 3 species beside the reference" in out
+    assert "ratio uniform from 0.05 to 0.3, drawn at every step (seed 0), on cpu" in out
+    assert "Done: run (model/). Next: r2mae-dna score run STORE VARIANTS" in out
     lines = gzip.decompress(sample_path(VARIANTS).read_bytes()).decode().splitlines()
     kept = [line for line in lines if line[0] == "#" or int(line.split("\t")[1]) <= 50_500_000]
     wanted = sum(line[0] != "#" for line in kept)
     Path("in.vcf").write_text("\n".join(kept) + "\n")
-    code, out, _ = call(
-        "score", "in.vcf", "--msa", "apes", "--model", "run", "--out", "out.vcf.gz", "--min_defined", "1", *CPU
-    )
+    code, out, _ = call("score", "run", "apes", "in.vcf", "--out", "out.vcf.gz", "--min_defined", "1", *CPU)
     assert code == 0
     assert "scored" in out
     with pysam.VariantFile("out.vcf.gz") as scored:
         assert sum(1 for _ in scored) == wanted
     code, out, _ = call(
         "score",
-        "out.vcf.gz",
-        "--msa",
-        "apes",
-        "--model",
         "frequencies",
+        "apes",
+        "out.vcf.gz",
         "--out",
         "both.vcf",
         "--name",
@@ -64,47 +62,53 @@ def test_from_maf_to_judged_variants(call, tmp_path):
     assert code == 0
     assert "positive and" in out
     found = {(r.scheme, r.metric): r.value for r in read_records("judged")}
-    assert found["R2MAE_LLR", "AUROC"] > 0.6
-    assert found["R2MAE_FREQ", "AUROC"] > 0.6
+    assert found["R2MAE_LLR", "auroc"] > 0.6
+    assert found["R2MAE_FREQ", "auroc"] > 0.6
     assert Path("judged/figures/curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert call("evaluate", "-c", "judged/config.yaml", "--out", "again")[0] == 0
+    assert [r.value for r in read_records("again")] == [r.value for r in read_records("judged")]
     code, out, _ = call("compare", "judged", "--markdown")
     assert code == 0
-    assert out.startswith("| scheme (n = 1) | AUROC |")
+    assert out.startswith("| scheme (n = 1) | auroc |")
 
 
 def test_the_vertebrates_are_learned(call, tmp_path):
     """Better than the column's plurality on held-out sequence, and only because the columns are in their places."""
     species = "rn4,hg18,canFam2,bosTau3,loxAfr1,monDom4"
     source = sample_path(VERTEBRATES)
-    build = ["--out", "mm9", "--reference", "mm9", "--species", species, "--no-progress"]
-    assert call("msa", "build", source, *build)[0] == 0
+    build = ["--out", "mm9", "--species", species, "--no-progress"]
+    assert call("msa", "build", "mm9", source, *build)[0] == 0
     regions = ["--validation", "chr10:3,215,001-3,237,798"]
-    assert call("windows", "mm9", "--out", "w", "--window", "64", "--step", "32", *regions)[0] == 0
-    recipe = ["--steps", "200", "--batch_size", "32", "--lr", "0.003", "--warmup", "20", "--soft_mask_weight", "1"]
-    assert call("pretrain", "w", "-c", "small", "--out", "run", *recipe, "--validation_windows", "64", *CPU)[0] == 0
+    assert call("prepare", "mm9", "--out", "w", "--window", "64", "--step", "32", *regions)[0] == 0
+    recipe = ["--steps", "200", "--batch_size", "32", "--lr", "0.003", "--warmup", "0.1", "--soft_mask_weight", "1"]
+    assert call("pretrain", "w", "-c", "small", "--out", "run", *recipe, "--max_windows", "64", *CPU)[0] == 0
     probe = ["--out", "probe", "--ratios", "[0.15]", "--max_windows", "300", "--device", "cpu"]
     code, out, _ = call("probe", "run", "w", *probe)
     assert code == 0
-    assert "validation windows, ratio 0.15" in out
+    assert "300 validation windows on cpu" in out
     found = {(r.scheme, r.metric): r.value for r in read_records("probe")}
-    rows = ("run", "plurality of the column", "run, shuffled alignment")
-    own, plurality, shuffled = (found[row, "cross_entropy"] for row in rows)
+    rows = ("r2mae", "plurality of the column", "r2mae, shuffled alignment")
+    own, plurality, shuffled = (found[row, "loss@0.15"] for row in rows)
     assert own < plurality < shuffled
-    assert found["run", "accuracy"] > 0.6
-    assert found["run", "strand_difference"] < 0.15
+    assert found["r2mae", "accuracy@0.15"] > 0.6
+    assert found["r2mae", "strand_difference@0.15"] < 0.15
+    assert call("probe", "-c", "probe/config.yaml", "--out", "again")[0] == 0
+    assert [r.value for r in read_records("again")] == [r.value for r in read_records("probe")]
 
 
 def test_demo(call, tmp_path):
-    argv = ["--n-seeds", "1", "--steps", "12", "--window", "32", "--schemes", '["r2mae","r2mae+cl"]', "--out", "run"]
+    argv = ["--n-seeds", "1", "--steps", "12", "--window", "32", "--schemes", '["fixed","r2mae+cl"]', "--out", "run"]
     code, out, err = call("demo", *argv, *CPU)
     assert (code, err) == (0, "")
-    for text in ("frequencies", "r2mae+cl, seed 0: AUROC", "3,", "Run folder: run"):
+    for text in ("frequencies", "r2mae+cl, seed 0: auroc", "3,", "Run folder: run"):
         assert text in out
     records = read_records("run")
-    assert {(r.scheme, r.seed) for r in records} == {("frequencies", 0), ("r2mae", 0), ("r2mae+cl", 0)}
-    assert {r.metric for r in records} == {"AUROC", "AUPRC", "accuracy", "cross_entropy"}
+    assert {(r.scheme, r.seed) for r in records} == {("frequencies", 0), ("fixed 0.15", 0), ("r2mae+cl", 0)}
+    assert {r.metric for r in records} == {"auroc", "auprc", "accuracy@0.15", "loss@0.15"}
+    assert all(r.device and r.split == "test" for r in records)
     assert Path("run/figures/demo.png").stat().st_size > 50_000
-    assert "| r2mae |" in Path("run/table.md").read_text()
+    assert call("demo", "-c", "run/config.yaml", "--print_config")[0] == 0
+    assert "| fixed 0.15 |" in Path("run/table.md").read_text()
 
 
 def test_reproduce_walks_the_grid_once(call):
@@ -127,19 +131,23 @@ def test_reproduce_walks_the_grid_once(call):
     code, out, _ = call("reproduce", "table3", *[w.replace("[0]", "[0,1]") for w in grid], "--out", "run")
     assert code == 0
     assert out.count("done before") == 2
+    assert "[1/4] fixed-0: done before" in out
+    assert Path("run/fixed-1/pretrain/model/config.json").exists()
+    assert "| fixed 0.15 |" in Path("run/table3.md").read_text()
     assert {(r.scheme, r.seed) for r in read_records("run")} == {
-        ("frequencies", 0), ("fixed", 0), ("fixed", 1), ("r2mae+cl-k0", 0), ("r2mae+cl-k0", 1),
+        ("frequencies", 0), ("fixed 0.15", 0), ("fixed 0.15", 1), ("r2mae+cl-k0", 0), ("r2mae+cl-k0", 1),
     }  # fmt: skip
     code, out, _ = call("reproduce", "table3", *grid, "--dry_run")
     assert code == 0
     assert "2 models of about" in out
+    assert "4 models of about" in call("reproduce", "-c", "run/config.yaml", "--seeds", "[0,1]", "--dry_run")[1]
 
 
 def test_reproduce_puts_ours_beside_the_papers(call, apes, tmp_path):
     # The tables' own layout, filled with the bundled variants: the path that a user of the real tables takes.
     import polars as pl
 
-    from r2mae_dna.vcf import read_vcf_frame
+    from r2mae_dna.data.vcf import read_vcf_frame
 
     store, windows, variants = apes
     frame = read_vcf_frame(variants, ["AC", "AN"]).with_columns(label=pl.col("AC") <= 2).drop("AC", "AN").head(80)
@@ -150,42 +158,38 @@ def test_reproduce_puts_ours_beside_the_papers(call, apes, tmp_path):
     frame.with_columns(consequence=classes).write_parquet(tmp_path / "omim.parquet")
     code, out, _ = call(
         "reproduce", "table3", "--windows", windows, "--msa", store, "--clinvar", "clinvar.parquet", "--omim",
-        "omim.parquet", "--schemes", '["r2mae"]', "--seeds", "[0,1]", "--size", "tiny", "--steps", "2", "--batch_size",
-        "8", "--micro_batch", "4", "--out", "run", *CPU,
+        "omim.parquet", "--schemes", '["r2mae"]', "--seeds", "[0,1]", "--model", "tiny", "--steps", "2", "--batch_size",
+        "8", "--micro_batch_size", "4", "--out", "run", *CPU,
     )  # fmt: skip
     assert code == 0
     assert "(paper 0.148)" in out.replace("\n", " ") or "0.148" in Path("run/table3.md").read_text()
     found = {(r.scheme, r.task, r.metric, r.seed): r.paper for r in read_records("run")}
-    assert found["r2mae", "omim", "AUPRC", 1] == 0.148
-    assert found["r2mae", "omim 5' UTR", "AUPRC", 0] == 0.339
-    assert found["r2mae", "clinvar", "AUROC", 0] == 0.969
-    assert found["CADD", "omim", "pAUROC", 0] == 0.595
-    assert found["r2mae", "omim Promoter", "AUPRC", 0] is None
-    assert ("CADD", "omim", "pAUROC", 1) not in found
+    assert found["r2mae", "omim", "auprc", 1] == 0.148
+    assert found["r2mae", "omim 5' UTR", "auprc", 0] == 0.339
+    assert found["r2mae", "clinvar", "auroc", 0] == 0.969
+    assert found["CADD", "omim", "partial_auroc", 0] == 0.595
+    assert found["r2mae", "omim Promoter", "auprc", 0] is None
+    assert ("CADD", "omim", "partial_auroc", 1) not in found
 
 
 def test_a_dumped_config_replays_to_the_same_model(call, apes):
     _, windows, _ = apes
     assert call("pretrain", windows, "-c", "small", "--out", "a", *TINY[2:], "--steps", "5")[0] == 0
-    config = yaml.safe_load(Path("a/config.yaml").read_text())
-    config.pop("windows_digest")
-    Path("again.yaml").write_text(yaml.safe_dump(config))
-    assert call("pretrain", "-c", "again.yaml", "--out", "b", "--no-progress")[0] == 0
+    assert call("pretrain", "-c", "a/config.yaml", "--out", "b", "--no-progress")[0] == 0
+    assert "windows_digest" in Path("b/facts.json").read_text()
     assert Path("a/model/model.safetensors").read_bytes() == Path("b/model/model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["msa", "build", "nowhere.maf", "--out", "s", "--reference", "hg"], "no file nowhere.maf"),
+        (["msa", "build", "hg", "nowhere.maf", "--out", "s"], "no file nowhere.maf"),
         (["msa", "info", "nowhere"], "no alignment store at nowhere"),
-        (["windows", "nowhere", "--out", "w"], "no alignment store at nowhere"),
-        (["windows", "nowhere"], "--out is missing"),
+        (["prepare", "nowhere"], "no alignment store at nowhere"),
         (["pretrain", "nowhere"], "no windows at nowhere"),
         (["pretrain", "nowhere", "--device", "cuda"], "'cuda' was asked for, but torch"),
         (["probe", "nowhere", "w"], "no model at nowhere"),
-        (["score", "x.vcf", "--model", "frequencies"], "no file x.vcf"),
-        (["score", "x.vcf"], "--model is missing"),
+        (["score", "frequencies", "s", "x.vcf"], "no file x.vcf"),
         (["evaluate", "nowhere.tsv"], "no file nowhere.tsv"),
         (["compare", "nowhere"], "no results at"),
         (["demo", "--schemes", '["r3mae"]'], "unknown mask scheme 'r3mae' for dna"),
@@ -212,8 +216,11 @@ def test_regions_that_cannot_be_shown(call, toy):
 
 
 def test_usage(call):
-    assert call("msa")[0] == 0
-    assert call("msa", "nonsense")[0] == 0
+    assert call("msa", "--help")[0] == 0
+    for words in (["msa"], ["msa", "nonsense"], ["score", "frequencies"]):
+        code, _, err = call(*words)
+        assert code == 2
+        assert err.startswith("usage: r2mae-dna")
     assert call("msa", "build")[0] == 2
     assert call("nonsense")[0] == 2
     code, out, _ = call("score", "--help")
@@ -235,7 +242,7 @@ def test_every_recipe_is_one_of_its_command(call):
     from r2mae_core.commands import recipes
 
     found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_dna", verb)}
-    assert found == {("pretrain", "paper"), ("pretrain", "small"), ("demo", "quick")}
+    assert found == {("pretrain", "paper"), ("pretrain", "small"), ("demo", "small")}
     for verb, name in found:
         needed = ["w"] if verb == "pretrain" else []
         code, out, _ = call(verb, *needed, "-c", name, "--print_config")

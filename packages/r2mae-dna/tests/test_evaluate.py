@@ -5,10 +5,10 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from r2mae_core import UserError
+from r2mae_dna.data.samples import VARIANTS, sample_path
 from r2mae_dna.evaluate import evaluate_table, load_labelled
 from r2mae_dna.metrics import auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Evaluate
-from r2mae_dna.samples import VARIANTS, sample_path
 
 
 def table(path, n=400, labels=("Pathogenic", "Benign"), seed=0):
@@ -49,19 +49,19 @@ def test_metrics_are_those_of_the_reference_notebook(tmp_path):
     assert set(found) == {
         (scheme, task, metric)
         for scheme in ("r2mae", "CADD")
-        for task, metric in [("omim", "AUROC"), ("omim", "AUPRC"), ("omim", "pAUROC"),
-                             ("omim 5' UTR", "AUPRC"), ("omim ncRNA", "AUPRC")]
+        for task, metric in [("omim", "auroc"), ("omim", "auprc"), ("omim", "partial_auroc"),
+                             ("omim 5' UTR", "auprc"), ("omim ncRNA", "auprc")]
     }  # fmt: skip
     score = -frame["r2mae_llr"].to_numpy()
-    assert found["r2mae", "omim", "AUROC"].value == roc_auc_score(positive, score)
-    assert found["r2mae", "omim", "pAUROC"].value == roc_auc_score(positive, score, max_fpr=0.001)
+    assert found["r2mae", "omim", "auroc"].value == roc_auc_score(positive, score)
+    assert found["r2mae", "omim", "partial_auroc"].value == roc_auc_score(positive, score, max_fpr=0.001)
     rows = np.arange(400) % 2 == 1
-    assert found["r2mae", "omim ncRNA", "AUPRC"].value == auprc(positive[rows], score[rows])
-    assert found["r2mae", "omim", "AUROC"].seed == 4
-    assert found["r2mae", "omim", "AUROC"].n == 400
+    assert found["r2mae", "omim ncRNA", "auprc"].value == auprc(positive[rows], score[rows])
+    assert found["r2mae", "omim", "auroc"].seed == 4
+    assert found["r2mae", "omim", "auroc"].n == 400
     assert f"{positive.sum()} positive and {400 - positive.sum()} negative of 400 rows" in data.text()
     clinvar = evaluate_table(Evaluate(tmp_path / "t.parquet", preset="clinvar", bootstrap=0))[0]
-    assert {(r.task, r.metric) for r in clinvar} == {("clinvar", "AUROC"), ("clinvar", "AUPRC")}
+    assert {(r.task, r.metric) for r in clinvar} == {("clinvar", "auroc"), ("clinvar", "auprc")}
 
 
 def test_partial_auroc_is_the_standardised_area_written_out():
@@ -160,11 +160,15 @@ def test_the_frequency_baseline_on_the_real_variants(apes, tmp_path):
     store, _, variants = apes
     for source in (sample_path(VARIANTS), variants):  # the trimmed file holds the same rows
         out = tmp_path / f"{source.name}.out.vcf"
-        score_variants(Score(source, msa=store, model="frequencies", out=out, min_defined=1.0, progress=False))
+        score_variants(Score("frequencies", store, source, out=out, min_defined=1.0, progress=False))
         records, _, data = evaluate_table(Evaluate(out, preset="rare-common", bootstrap=0))
         # Measured apart from this code when the data were chosen.
         assert (int(data.labels.sum()), int((~data.labels).sum())) == (1921, 1246)
-        assert {r.metric: round(r.value, 3) for r in records} == {"AUROC": 0.684, "AUPRC": 0.710, "pAUROC": 0.500}
+        assert {r.metric: round(r.value, 3) for r in records} == {
+            "auroc": 0.684,
+            "auprc": 0.710,
+            "partial_auroc": 0.500,
+        }
     with pytest.raises(UserError, match="holds no scores; run r2mae-dna score first"):
         evaluate_table(Evaluate(variants, preset="rare-common"))
 

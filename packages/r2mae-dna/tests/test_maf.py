@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2mae_core import UserError
-from r2mae_dna.codes import COMPLEMENT, ENCODE, ENCODE_REFERENCE, decode, match_chromosome, reverse_complement
-from r2mae_dna.maf import BlockCounts, project, read_blocks, scan_species
-from r2mae_dna.samples import APES, VERTEBRATES, sample_path
+from r2mae_dna.data.codes import COMPLEMENT, ENCODE, ENCODE_REFERENCE, decode, match_chromosome, reverse_complement
+from r2mae_dna.data.maf import BlockCounts, project, read_blocks, scan_species
+from r2mae_dna.data.samples import APES, VERTEBRATES, sample_path
 
 HEAD = "##maf version=1\n# a comment\ntrack name=x\n"
 

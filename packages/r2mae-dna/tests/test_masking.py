@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2mae_dna.codes import MASK, SOFT_MASK, reverse_complement
+from r2mae_dna.data.codes import MASK, SOFT_MASK, reverse_complement
 from r2mae_dna.masking import MaskingConfig, hidden_positions, mask_windows, position_weights, turn_strands
 
 PLAIN = MaskingConfig(soft_mask_weight=1.0)
@@ -66,7 +66,7 @@ def test_strands_turn_codes_and_tracks_together():
     turned = turn_strands(given_["codes"], given_["reverse"])
     assert torch.equal(turned[0], given_["codes"][0])
     assert (turned[1].numpy() == reverse_complement(given_["codes"][1].numpy())).all()
-    config = MaskingConfig(soft_mask_weight=1.0, flip=0.0)
+    config = MaskingConfig(soft_mask_weight=1.0, label_flip=0.0)
     masked = mask_windows(given_, 1.0, generator(), config)
     assert torch.equal(masked.labels[1], turned[1, :, 0].long())
     assert torch.equal(masked.weights[1], masked.weights[0].flip(0))
@@ -105,12 +105,13 @@ def test_labels_flip_where_nothing_is_conserved():
     assert same[:, 67:].float().mean().item() == pytest.approx(0.625, abs=0.02)
     assert masked.labels.min() >= 1
     assert masked.labels.max() <= 4
-    never = mask_windows(given_, 1.0, generator(3), MaskingConfig(flip=0.0))
+    never = mask_windows(given_, 1.0, generator(3), MaskingConfig(label_flip=0.0))
     assert torch.equal(never.labels, given_["codes"][..., 0].long())
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"masked": 0.9, "random": 0.2}, {"masked": -0.1}, {"flip": 2.0}, {"soft_mask_weight": -1}]
+    "wrong",
+    [{"mask_share": 0.9, "random_share": 0.2}, {"mask_share": -0.1}, {"label_flip": 2.0}, {"soft_mask_weight": -1}],
 )
 def test_fractions_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
@@ -118,7 +119,7 @@ def test_fractions_that_cannot_be_are_refused(wrong):
 
 
 def test_the_complement_on_the_device_is_the_tables():
-    from r2mae_dna.codes import COMPLEMENT
+    from r2mae_dna.data.codes import COMPLEMENT
     from r2mae_dna.model import complement
 
     letters = [0, 1, 2, 3, 4, 5, 9, 10, 11, 12]

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from r2mae_core import UserError
-from r2mae_dna.codes import MASK
+from r2mae_dna.data.codes import MASK
 from r2mae_dna.model import AlignmentModel, ModelConfig, both_strands, rotary_table, rotate
 from r2mae_dna.weights import load_model, save_model, to_published
 

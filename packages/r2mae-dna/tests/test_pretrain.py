@@ -8,38 +8,39 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, scheme
+from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, read_records, scheme
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_dna import pretrain as module_under_test
+from r2mae_dna.data.loaders import validation_loader
+from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
-from r2mae_dna.pretrain import AlignmentPretraining, pretrain, token_losses, validation_loader, with_freeze
+from r2mae_dna.pretrain import AlignmentPretraining, pretrain, token_losses, with_freeze
 from r2mae_dna.weights import load_model
-from r2mae_dna.windows import WindowSet
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A recipe on vertebrate windows that takes a second or two."""
-    from r2mae_dna.build import build_alignment
-    from r2mae_dna.options import Windows
-    from r2mae_dna.samples import VERTEBRATES, sample_path
-    from r2mae_dna.windows import make_windows
+    from r2mae_dna.data.build import build_alignment
+    from r2mae_dna.data.samples import VERTEBRATES, sample_path
+    from r2mae_dna.data.windows import prepare
+    from r2mae_dna.options import Prepare
 
     home = tmp_path_factory.mktemp("small")
     build_alignment([sample_path(VERTEBRATES)], home / "s", reference="mm9", species=["rn4", "hg18", "canFam2"])
-    make_windows(Windows(home / "s", home / "w", window=32, step=32, validation="chr10:3,220,001-3,237,798"))
+    prepare(Prepare(home / "s", out=home / "w", window=32, step=32, validation="chr10:3,220,001-3,237,798"))
     return Pretrain(
-        home / "w", mask_ratio="r2mae", hidden=32, layers=2, heads=2, steps=12, batch_size=16, lr=3e-3, warmup=3,
-        checkpoint_every=4, log_every=4, validation_windows=32, device="cpu", progress=False,
+        home / "w", mask_ratio="r2mae", hidden=32, layers=2, heads=2, steps=12, batch_size=16, lr=3e-3, warmup=0.25,
+        checkpoint_every=4, log_every=4, max_windows=32, device="cpu", progress=False,
     )  # fmt: skip
 
 
 def module(sampler, seed=0, dropout=0.0):
     model = AlignmentModel(ModelConfig(3, 32, 2, 2, 128, dropout), seed)
     return AlignmentPretraining(
-        model, sampler, MaskingConfig(), lr=1e-3, warmup=2, weight_decay=0.01, seed=seed, validation_ratios=(0.15,)
+        model, sampler, MaskingConfig(), lr=1e-3, warmup=0.1, weight_decay=0.01, seed=seed, validation_ratios=(0.15,)
     )
 
 
@@ -87,7 +88,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(small, monkeyp
 
 
 def test_accumulated_micro_batches_share_the_ratio(small):
-    config = replace(small, batch_size=8, accumulate=2, log_every=1, steps=4, keep="last")
+    config = replace(small, batch_size=16, micro_batch_size=8, log_every=1, steps=4, keep="last")
     metrics = read_metrics(pretrain(replace(config, out=Path("run"))).metrics_file)
     sampler = scheme("r2mae", "dna")
     assert metrics["mask_ratio"] == [(step, sampler.sample(step)) for step in range(4)]
@@ -95,7 +96,7 @@ def test_accumulated_micro_batches_share_the_ratio(small):
 
 def test_early_stopping_stops_and_the_best_model_is_kept(small):
     # A huge learning rate: the validation loss soon rises.
-    config = replace(small, lr=0.5, warmup=20, steps=100, validate_every=2, patience=2, clip=None)
+    config = replace(small, lr=0.5, warmup=0.2, steps=100, validate_every=2, patience=2, clip=None)
     run = pretrain(replace(config, out=Path("best")))
     losses = read_metrics(run.metrics_file)["val_loss/ratio_0.15"]
     assert len(losses) < 50  # it stopped
@@ -200,6 +201,30 @@ def test_learned_weights_move_after_the_freeze_and_are_logged(small):
     assert [m for _, m in metrics["curriculum/multiplier"]][:6] == [0, 0, 0, 0, 1, 1]
 
 
+def test_the_loss_on_validation_windows_is_left_and_is_the_probes(small):
+    from r2mae_dna.options import Probe
+    from r2mae_dna.probe import probe
+
+    run = pretrain(replace(small, mask_ratio="fixed", seed=3, steps=4, out=Path("run")))
+    records = run.results()
+    assert [(r.task, r.metric, r.scheme, r.seed, r.n, r.split) for r in records] == [
+        ("w", f"loss@{ratio}", "fixed 0.15", 3, 32, "validation") for ratio in (0.05, 0.15, 0.3)
+    ]
+    assert all(r.device and r.seconds for r in records)
+    judged = probe(Probe(run.path, small.windows, max_windows=32, device="cpu", out=Path("probe"))).results()
+    found = {r.metric: r.value for r in judged if r.scheme == "fixed 0.15" and r.seed == 3}
+    assert [found[r.metric] for r in records] == pytest.approx([r.value for r in records], abs=1e-6)
+
+
+def test_speed_is_logged(small):
+    metrics = read_metrics(pretrain(replace(small, steps=4, peak_tflops=1.0, out=Path("run"))).metrics_file)
+    shape = load_model(Path("run")).model.config
+    rate, operations = (metrics[name][-1][1] for name in ("windows_per_second", "tflops"))
+    hidden = round(0.175 * 32)  # the scheme's mean
+    assert operations == pytest.approx(3 * rate * shape.flops(32, hidden) / 1e12)
+    assert metrics["mfu"][-1][1] == pytest.approx(operations)
+
+
 def test_all_schemes_of_the_paper_train(small):
     from r2mae_dna.paper import TABLE3
 
@@ -211,13 +236,14 @@ def test_all_schemes_of_the_paper_train(small):
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     it = module(Fixed(0.15))
-    it.warmup = 10
+    it.warmup = 0.09
     it.total_steps = lambda: 110
     built = it.configure_optimizers()
     decays = [(group["weight_decay"], {p.dim() for p in group["params"]}) for group in built["optimizer"].param_groups]
     assert decays == [(0.01, {2}), (0.0, {1})]
     factor = built["lr_scheduler"]["scheduler"].lr_lambdas[0]
-    assert [factor(s) for s in (0, 4, 9, 10, 60, 110)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.0])
+    expected = [1 / 11, 5 / 11, 10 / 11, 1.0, 0.5, 0.0]
+    assert [factor(s) for s in (0, 4, 9, 10, 60, 110)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -226,22 +252,26 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
         ({"mask_ratio": "r3mae"}, "unknown mask scheme 'r3mae' for dna"),
         ({"hidden": 20}, "3 species need a width of at least 21, got hidden=20"),
         ({"windows": Path("nowhere")}, "no windows at nowhere"),
-        ({"masked": 0.95}, "masked and random are fractions"),
-        ({"batch_size": 100_000}, "do not fill a batch of 100000"),
+        ({"mask_share": 0.95}, "mask_share and random_share are at most 1 together"),
+        ({"batch_size": 100_000}, "do not fill a batch of 100,000"),
+        ({"micro_batch_size": 5}, "--batch_size 16 is no multiple of --micro_batch_size 5"),
+        ({"warmup": 1000.0}, "--warmup is a share of the steps, between 0 and 1, got 1000"),
+        ({"compile": True, "strategy": "fsdp"}, "choose one"),
+        ({"devices": 2, "out": None}, "several devices need --out"),
         ({"precision": "float3"}, "float3"),
     ],
 )
 def test_bad_options_are_refused(small, changes, message):
     with pytest.raises(UserError) as error:
-        pretrain(replace(small, out=Path("run"), **changes))
+        pretrain(replace(small, **{"out": Path("run"), **changes}))
     assert message in str(error.value)
 
 
 def test_patience_needs_validation_windows(small, toy, tmp_path):
-    from r2mae_dna.options import Windows
-    from r2mae_dna.windows import make_windows
+    from r2mae_dna.data.windows import prepare
+    from r2mae_dna.options import Prepare
 
-    make_windows(Windows(toy[0], out=tmp_path / "w", window=32, step=4))
+    prepare(Prepare(toy[0], out=tmp_path / "w", window=32, step=4))
     with pytest.raises(UserError, match="--patience needs validation windows"):
         pretrain(replace(small, windows=tmp_path / "w", patience=1, out=Path("run")))
     assert not Path("run").exists()
@@ -262,11 +292,12 @@ def test_validation_windows_are_the_same_every_time(small):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_path, strategy):
     """Two processes equal one that accumulates: same windows, masks, ratio and, to rounding, weights."""
     script = Path(__file__).with_name("two_ranks.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), str(small.windows), str(tmp_path)]
+    arguments = [str(script), str(small.windows), str(tmp_path), strategy]
     done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
@@ -283,3 +314,7 @@ def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_pa
     one, two = (load_model(tmp_path / name).model.state_dict() for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-4, atol=2e-5)
+    losses = [{r.metric: r.value for r in read_records(tmp_path / name)} for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    best = tmp_path / "two" / "checkpoints" / "best.ckpt"
+    assert best.is_dir() == (strategy == "fsdp")

@@ -13,17 +13,17 @@ import torch
 
 from r2mae_core import UserError
 from r2mae_dna import score as module_under_test
-from r2mae_dna.codes import TOKEN_BITS
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.samples import VARIANTS, sample_path
+from r2mae_dna.data.variants import STATUS, read_frame
+from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.model import both_strands
 from r2mae_dna.options import Score as _Score
-from r2mae_dna.samples import VARIANTS, sample_path
 from r2mae_dna.score import score_variants
-from r2mae_dna.variants import STATUS, read_frame
-from r2mae_dna.vcf import VcfFile
 
 
 def Score(variants, msa, model, out, **options):
-    return _Score(variants, msa=msa, model=model, out=out, **options)
+    return _Score(model, msa, variants, out=out, **options)
 
 
 HEADER = (
@@ -182,7 +182,7 @@ def test_tables_keep_every_column_and_the_order(toy, toy_model, tmp_path, suffix
         }
     )
     source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    from r2mae_dna.variants import write_frame
+    from r2mae_dna.data.variants import write_frame
 
     write_frame(frame, source)
     config = Score(source, toy[0], str(toy_model[0]), out, device="cpu", progress=False)
@@ -391,6 +391,20 @@ def test_the_real_variants_have_no_reference_mismatch(apes, tmp_path):
     assert score_variants(replace(config, min_defined=1.0)).status[0] == 6064
 
 
+def test_the_default_output_has_the_inputs_suffix(toy, variants):
+    counts = score_variants(Score(variants[0], toy[0], "frequencies", None, progress=False))
+    assert counts.out.parent == Path("runs")
+    assert counts.out.name.startswith("r2mae-dna-score-")
+    assert counts.out.name.endswith(".vcf.gz")
+    assert counts.out.is_file()
+
+
+def test_several_ranks_need_a_common_output(toy, variants, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="several devices need --out FILE"):
+        score_variants(Score(variants[0], toy[0], "frequencies", None, progress=False))
+
+
 @pytest.mark.slow
 def test_two_ranks_write_what_one_writes(toy, toy_model, tmp_path):
     ref = letters(toy[1])
@@ -399,11 +413,9 @@ def test_two_ranks_write_what_one_writes(toy, toy_model, tmp_path):
     score_variants(config)
     words = [
         "score",
-        source,
-        "--msa",
-        toy[0],
-        "--model",
         toy_model[0],
+        toy[0],
+        source,
         "--out",
         tmp_path / "two.vcf",
         "--device",

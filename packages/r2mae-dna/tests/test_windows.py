@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from r2mae_core import UserError
-from r2mae_dna.codes import TOKEN_BITS
-from r2mae_dna.conservation import Track, conserved_windows
-from r2mae_dna.options import Windows
-from r2mae_dna.store import AlignmentStore
-from r2mae_dna.windows import WindowSet, defined_intervals, make_windows, parse_region, window_starts
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.conservation import Track, conserved_windows
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.windows import WindowSet, defined_intervals, parse_region, prepare, read_info, window_starts
+from r2mae_dna.options import Prepare
 
 
 def test_windows_are_cut_from_defined_stretches_only(toy):
@@ -23,7 +23,7 @@ def test_windows_are_cut_from_defined_stretches_only(toy):
 
 def test_a_window_holds_what_the_store_holds(toy, tmp_path):
     path, codes = toy
-    info = make_windows(Windows(path, out=tmp_path / "w", window=64, step=32))
+    info = read_info(prepare(Prepare(path, out=tmp_path / "w", window=64, step=32)))
     windows = WindowSet(tmp_path / "w")
     assert info.counts == {"train": 7, "validation": 0, "test": 0}
     assert info.species == ("hg", "pt", "mm")
@@ -37,7 +37,7 @@ def test_a_window_holds_what_the_store_holds(toy, tmp_path):
 
 def test_held_out_regions_share_no_base_with_training(toy, tmp_path):
     path, _ = toy
-    make_windows(Windows(path, out=tmp_path / "w", window=20, step=10, validation="chr7:101-150", test="7:241-300"))
+    prepare(Prepare(path, out=tmp_path / "w", window=20, step=10, validation="chr7:101-150", test="7:241-300"))
     train, validation, test = (WindowSet(tmp_path / "w", s) for s in ("train", "validation", "test"))
     assert validation.starts.tolist() == [100, 110, 120, 130]
     assert test.starts.min() >= 240
@@ -47,13 +47,13 @@ def test_held_out_regions_share_no_base_with_training(toy, tmp_path):
 
 
 def test_only_restricts_the_training(toy, tmp_path):
-    make_windows(Windows(toy[0], out=tmp_path / "w", window=20, step=10, only="7:1-50 7:211-300", test="7:261-300"))
+    prepare(Prepare(toy[0], out=tmp_path / "w", window=20, step=10, only="7:1-50 7:211-300", test="7:261-300"))
     assert WindowSet(tmp_path / "w").starts.tolist() == [0, 10, 20, 30, 211, 221, 231]
     assert WindowSet(tmp_path / "w", "test").starts.tolist() == [261, 271]
 
 
 def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
-    info = make_windows(Windows(vertebrates[0], out=tmp_path / "w"))
+    info = read_info(prepare(Prepare(vertebrates[0], out=tmp_path / "w")))
     assert info.counts["train"] == 1619  # measured apart from this code
 
 
@@ -76,7 +76,7 @@ def test_bad_windows_are_refused_and_nothing_is_left(toy, tmp_path, changes, mes
 
     changes = {k: Path(v) if k.startswith("ph") else v for k, v in changes.items()}
     with pytest.raises(UserError) as error:
-        make_windows(Windows(toy[0], out=tmp_path / "w", **changes))
+        prepare(Prepare(toy[0], out=tmp_path / "w", **changes))
     assert message in str(error.value)
     assert not [file for file in tmp_path.iterdir() if file != toy[0]]
 
@@ -108,14 +108,14 @@ def test_tracks_are_kept_with_the_windows_and_filter_them(toy, tmp_path):
     assert np.allclose(track.values("7", 50, 60), values[50:60])
     assert np.isnan(track.values("8", 0, 5)).all()
     both = {"phastcons": phastcons, "phylop": phylop, "window": 20, "step": 10}
-    make_windows(Windows(toy[0], out=tmp_path / "all", top=1.0, **both))
+    prepare(Prepare(toy[0], out=tmp_path / "all", top=1.0, **both))
     every = WindowSet(tmp_path / "all")
     assert every.info.conservation
     batch = every.batch(np.array([2]))
     assert batch["conservation"].shape == (1, 2, 20)
     assert np.allclose(batch["conservation"][0, 0], values[20:40], atol=1e-3)
     assert np.allclose(batch["conservation"][0, 1], values[20:40] * 10 - 3, atol=1e-2)
-    make_windows(Windows(toy[0], out=tmp_path / "few", top=0.2, rest=0.0, **both))
+    prepare(Prepare(toy[0], out=tmp_path / "few", top=0.2, rest=0.0, **both))
     assert WindowSet(tmp_path / "few").starts.tolist() == [130, 140, 150, 160, 170, 180]  # a fifth of 27, ties kept
     (tmp_path / "bad.bw").write_text("x")
     with pytest.raises(UserError, match="is no bigWig file"):
@@ -140,11 +140,11 @@ def test_missing_pybigwig_is_named(tmp_path, monkeypatch):
 
 
 def test_splits_that_are_not_there_are_named(toy, tmp_path):
-    make_windows(Windows(toy[0], out=tmp_path / "w", window=64))
+    prepare(Prepare(toy[0], out=tmp_path / "w", window=64))
     with pytest.raises(UserError, match="holds no validation windows; make it again with"):
         WindowSet(tmp_path / "w", "validation")
     with pytest.raises(UserError, match="no windows at"):
         WindowSet(tmp_path / "nowhere")
     with pytest.raises(UserError, match="exists"):
-        make_windows(Windows(toy[0], out=tmp_path / "w"))
+        prepare(Prepare(toy[0], out=tmp_path / "w"))
     assert json.loads((tmp_path / "w" / "windows.json").read_text())["window"] == 64

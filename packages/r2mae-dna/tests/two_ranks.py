@@ -9,15 +9,16 @@ import torch
 from r2mae_dna.options import Pretrain
 
 
-def settings(windows, out, devices):
+def settings(windows, out, devices, strategy):
     return Pretrain(
-        Path(windows), mask_ratio="r2mae", hidden=32, layers=1, heads=2, steps=4, batch_size=16, lr=1e-2, warmup=1,
-        accumulate=2 // devices, devices=devices, validation_windows=16, dropout=0.0, log_every=1, device="cpu",
+        Path(windows), mask_ratio="r2mae+cl", freeze_steps=1, hidden=32, layers=2, heads=2, steps=4, batch_size=32,
+        micro_batch_size=16, lr=1e-2, warmup=0.25, devices=devices, strategy=strategy, max_windows=16,
+        dropout=0.0, log_every=1, device="cpu",
         out=Path(out), progress=False,
     )  # fmt: skip
 
 
-def traced(windows, out, devices):
+def traced(windows, out, devices, strategy="auto"):
     """Pretrain and return what every micro-batch saw: step, ratio, letters before and after masking."""
     import r2mae_dna.pretrain as room
 
@@ -40,7 +41,7 @@ def traced(windows, out, devices):
     room_module = None
     room.mask_windows, room.AlignmentPretraining.masked_loss = mask, masked_loss
     try:
-        room.pretrain(settings(windows, out, devices))
+        room.pretrain(settings(windows, out, devices, strategy))
     finally:
         room.mask_windows, room.AlignmentPretraining.masked_loss = mask_windows, original
     return seen
@@ -48,5 +49,5 @@ def traced(windows, out, devices):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    windows, out = sys.argv[1], Path(sys.argv[2])
-    torch.save(traced(windows, out / "two", devices=2), out / f"rank{os.environ['RANK']}.pt")
+    windows, out, strategy = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    torch.save(traced(windows, out / "two", devices=2, strategy=strategy), out / f"rank{os.environ['RANK']}.pt")

@@ -150,7 +150,7 @@ class _RestOfEpoch:
     An object of its own, because a DataLoader that is part of a reference cycle takes seconds to stop its workers.
     """
 
-    def __init__(self, order: BatchOrder) -> None:
+    def __init__(self, order: BatchOrder | StepOrder) -> None:
         self.order, self.position = order, 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -164,7 +164,7 @@ class _RestOfEpoch:
 
 
 class ResumableLoader:
-    """Batches in the order of a `BatchOrder`, from any position.
+    """Batches in the order of a `BatchOrder` or `StepOrder`, from any position.
 
     Lightning saves the position in its checkpoints and sets it on resume (its `state_dict` protocol). The epoch ends
     where the permutation does. With workers, the position counts what was handed out, not what was fetched ahead.
@@ -183,7 +183,7 @@ class ResumableLoader:
 
     def __init__(
         self,
-        order: BatchOrder,
+        order: BatchOrder | StepOrder,
         fetch: Callable[[np.ndarray], Any] | None = None,
         *,
         dataset: Any = None,

@@ -1,13 +1,13 @@
-from .build import BuildReport, build_alignment
+from .data.build import BuildReport, build_alignment
+from .data.store import AlignmentStore
+from .data.windows import WindowSet, prepare
 from .evaluate import evaluate_table
 from .masking import MaskingConfig, mask_windows
 from .model import AlignmentModel, ModelConfig, both_strands
 from .pretrain import AlignmentPretraining
 from .probe import probe_model
 from .score import FrequencyScorer, ModelScorer, score_variants
-from .store import AlignmentStore
 from .weights import Pretrained, load_model, save_model
-from .windows import WindowSet, make_windows
 
 __all__ = [
     "AlignmentModel",
@@ -24,8 +24,8 @@ __all__ = [
     "build_alignment",
     "evaluate_table",
     "load_model",
-    "make_windows",
     "mask_windows",
+    "prepare",
     "probe_model",
     "save_model",
     "score_variants",

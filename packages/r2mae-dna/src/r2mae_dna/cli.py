@@ -2,33 +2,35 @@
 
 import sys
 
-from r2mae_core.commands import Command, run
+from r2mae_core.commands import Command, Compare, run
 from r2mae_dna import options
 
 COMMANDS = {
     "demo": Command(
-        options.Demo, "r2mae_dna.demo:demo", "Pretrain on a real human-ape alignment and score real variants."
+        options.Demo, "r2mae_dna.demo:demo_command", "Pretrain on a real human-ape alignment and score real variants."
     ),
-    "msa-build": Command(options.MsaBuild, "r2mae_dna.msa:build_command", "Build an alignment store from MAF files."),
-    "msa-info": Command(options.MsaInfo, "r2mae_dna.msa:info_command", "Say what a store holds."),
-    "msa-show": Command(options.MsaShow, "r2mae_dna.msa:show_command", "Draw a stretch of the alignment."),
-    "windows": Command(options.Windows, "r2mae_dna.windows:windows_command", "Cut training windows from a store."),
+    "msa-build": Command(
+        options.MsaBuild, "r2mae_dna.data.msa:build_command", "Build an alignment store from MAF files."
+    ),
+    "msa-info": Command(options.MsaInfo, "r2mae_dna.data.msa:info_command", "Say what a store holds."),
+    "msa-show": Command(options.MsaShow, "r2mae_dna.data.msa:show_command", "Draw a stretch of the alignment."),
+    "prepare": Command(options.Prepare, "r2mae_dna.data.windows:prepare_command", "Cut training windows from a store."),
     "pretrain": Command(options.Pretrain, "r2mae_dna.pretrain:pretrain_command", "Pretrain an alignment model."),
     "probe": Command(options.Probe, "r2mae_dna.probe:probe_command", "Judge a model on held-out windows."),
     "score": Command(options.Score, "r2mae_dna.score:score_command", "Score variants: VCF in, VCF out."),
     "evaluate": Command(options.Evaluate, "r2mae_dna.evaluate:evaluate_command", "Judge scores against labels."),
-    "reproduce": Command(options.Reproduce, "r2mae_dna.paper:reproduce", "Walk the paper's table 3."),
-    "compare": Command(options.Compare, "r2mae_dna.evaluate:compare_command", "Put several runs into one table."),
+    "reproduce": Command(options.Reproduce, "r2mae_dna.paper:reproduce_command", "Walk the paper's table 3."),
+    "compare": Command(Compare, "r2mae_dna.evaluate:compare_command", "Put several runs into one table."),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. `msa build` and `msa-build` are the same."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["msa"] and f"msa-{words[1] if len(words) > 1 else ''}" in COMMANDS:
+    if words[:1] == ["msa"] and words[1:2] not in ([], ["-h"], ["--help"]):
         words = [f"msa-{words[1]}", *words[2:]]
     elif words[:1] == ["msa"]:
-        words = ["--help"]
+        words = words[1:]  # a COMMAND is missing, or all of them are shown
     sys.exit(run("r2mae-dna", "Alignment-aware DNA models with any mask-ratio scheme.", COMMANDS, words))
 
 

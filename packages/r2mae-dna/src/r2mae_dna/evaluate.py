@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, UserError, compare, compare_runs
-from r2mae_core.commands import resolved, say
-from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core import Record, UserError
+from r2mae_core.commands import Compare, left_out, print_comparison, report, resolved, say
+from r2mae_core.comparison import Direction
+from r2mae_core.devices import stamped
+from r2mae_core.run_folder import open_run
+from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
+from r2mae_dna.data.vcf import VcfFile, read_vcf_frame
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
-from r2mae_dna.options import Compare, Evaluate
-from r2mae_dna.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
-from r2mae_dna.vcf import VcfFile, read_vcf_frame
+from r2mae_dna.options import Evaluate
 
-RANK_BY = {"AUROC": "max", "AUPRC": "max", "pAUROC": "max"}
+RANK_BY: dict[str, Direction] = {"auroc": "max", "auprc": "max", "partial_auroc": "max"}
 RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
 _LABELS: dict[str, bool] = {
     "true": True, "1": True, "1.0": True, "pathogenic": True,
@@ -42,15 +44,14 @@ class Labelled:
 
     def text(self) -> str:
         """Return the counts as one line."""
-        dropped = [
-            (self.n_unlabelled, "without a label"),
-            (self.n_duplicates, "duplicates"),
-            (self.n_missing, "with a missing score"),
-        ]
-        lost = ", ".join(f"{count:,} {why}" for count, why in dropped if count)
+        skipped = {
+            "without a label": self.n_unlabelled,
+            "duplicates": self.n_duplicates,
+            "with a missing score": self.n_missing,
+        }
         n_positive = int(self.labels.sum())
-        kept = f"{n_positive:,} positive and {len(self.labels) - n_positive:,} negative of {self.n_read:,} rows"
-        return f"{kept}; left out: {lost}" if lost else kept
+        n_negative = len(self.labels) - n_positive
+        return f"{n_positive:,} positive and {n_negative:,} negative of {self.n_read:,} rows; {left_out(skipped)}"
 
 
 def parse_labels(values: Any, where: str) -> Any:
@@ -168,23 +169,22 @@ def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str]
         UserError: see `load_labelled`.
     """
     data = load_labelled(config)
-    metrics: dict[str, Metric] = {"AUROC": auroc, "AUPRC": auprc}
+    metrics: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
     if config.preset != "clinvar":
-        metrics["pAUROC"] = partial_auroc(config.max_fpr)
+        metrics["partial_auroc"] = partial_auroc(config.max_fpr)
     task = config.preset or config.table.name.partition(".")[0]
     records: list[Record] = []
     intervals: dict[tuple[str, str], Interval] = {}
-    git = git_commit()
     for i, (name, damage) in enumerate(data.damage.items()):
         scheme = config.scheme if i == 0 and config.scheme else name
         for metric, function in metrics.items():
             found = with_interval(function, data.labels, damage, config.bootstrap, config.seed)
             intervals[scheme, metric] = found
-            records.append(Record(task, metric, found.value, scheme, config.seed, len(damage), git=git))
+            records.append(Record(task, metric, found.value, scheme, config.seed, len(damage)))
         if config.preset != "clinvar":
             for group, rows in _groups(data):
                 value = auprc(data.labels[rows], damage[rows])
-                records.append(Record(f"{task} {group}", "AUPRC", value, scheme, config.seed, len(rows), git=git))
+                records.append(Record(f"{task} {group}", "auprc", value, scheme, config.seed, len(rows)))
     return records, intervals, data
 
 
@@ -201,21 +201,19 @@ def evaluate_command(config: Evaluate) -> None:
     from r2mae_dna.plots import plot_curves
 
     records, intervals, data = evaluate_table(config)
-    run = RunFolder(config.out or default_run_path("r2mae-dna", "evaluate"), resolved(config))
-    run.write_results(records)
+    run = open_run("r2mae-dna", "evaluate", config.out, resolved(config))
     names = list(dict.fromkeys(record.scheme for record in records))
-    figure = run.save_figure(
-        "curves.png", plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
-    )
+    curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
+    figure = run.save_figure("curves.png", curves)
     say(data.text())
-    say(compare(records).rich(str(config.table)))
+    report(run, stamped(records, "cpu"), RANK_BY, str(config.table))
     for (name, metric), found in intervals.items():
         if found.low is not None:
             say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")
-    say(f"Done: {run.path} (results.json, {figure.name})")
+    say(f"Figure: {figure}")
+    say(f"Done: {run.path} (results.json, table.md)")
 
 
 def compare_command(config: Compare) -> None:
     """`r2mae-dna compare`."""
-    table = compare_runs(config.runs, RANK_BY)  # pyright: ignore[reportArgumentType]
-    say(table.markdown() if config.markdown else table.rich())
+    print_comparison(config, RANK_BY)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from r2mae_core.masks import exact_mask, n_masked
-from r2mae_dna.codes import MASK, SOFT_MASK, TOKEN_BITS
+from r2mae_dna.data.codes import MASK, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.model import complement
 
 SMOOTHING = 7
@@ -20,22 +20,23 @@ NEUTRAL = 0.1
 class MaskingConfig:
     """How hidden bases are shown and weighted (GPN-MSA's recipe)."""
 
-    masked: float = 0.8
-    """Fraction that shows the mask."""
-    random: float = 0.1
-    """Fraction that shows a random base; the rest shows its own."""
+    mask_share: float = 0.8
+    """Share that shows the mask."""
+    random_share: float = 0.1
+    """Share that shows a random base; the rest shows its own."""
     soft_mask_weight: float = 0.1
     """Loss weight of lower-case bases."""
     conservation_weights: bool = True
     """Weight by max(phyloP, 1) · (0.1 + phastCons)."""
-    flip: float = 0.5
+    label_flip: float = 0.5
     """Probability of a random label where phastCons is below 0.1."""
 
     def __post_init__(self) -> None:
-        if not (self.masked >= 0 and self.random >= 0 and self.masked + self.random <= 1):
-            raise ValueError(f"masked and random are fractions of at most 1 together, got {self.masked}, {self.random}")
-        if not 0 <= self.flip <= 1 or self.soft_mask_weight < 0:
-            raise ValueError(f"flip must lie in [0, 1] and soft_mask_weight above 0, got {self}")
+        mask, random = self.mask_share, self.random_share
+        if not (mask >= 0 and random >= 0 and mask + random <= 1):
+            raise ValueError(f"mask_share and random_share are at most 1 together, got {mask} and {random}")
+        if not 0 <= self.label_flip <= 1 or self.soft_mask_weight < 0:
+            raise ValueError(f"label_flip must lie in [0, 1] and soft_mask_weight above 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,12 @@ def mask_windows(
     reference = codes[..., 0]
     own = reference.gather(1, positions)
     which = draw()
-    shown = torch.where(which < config.masked, MASK, own)
-    shown = torch.where((which >= config.masked) & (which < config.masked + config.random), random_base(), shown)
+    shown = torch.where(which < config.mask_share, MASK, own)
+    at_random = (which >= config.mask_share) & (which < config.mask_share + config.random_share)
+    shown = torch.where(at_random, random_base(), shown)
     corrupted = torch.cat([reference.scatter(1, positions, shown)[..., None], codes[..., 1:]], -1)
     labels = own
-    if phastcons is not None and config.flip:
-        flipped = (draw() < config.flip) & (phastcons.gather(1, positions) < NEUTRAL)
+    if phastcons is not None and config.label_flip:
+        flipped = (draw() < config.label_flip) & (phastcons.gather(1, positions) < NEUTRAL)
         labels = torch.where(flipped, random_base(), labels)
     return MaskedBatch(corrupted, positions, labels.long(), weights.gather(1, positions))

@@ -2,42 +2,29 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from r2mae_core.errors import UserError
+from r2mae_core.devices import Device, Precision, Strategy
 from r2mae_core.samplers import RatioSampler
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Size = Literal["tiny", "small", "base"]
-_T = TypeVar("_T")
-
-
-def needed(value: _T | None, option: str) -> _T:
-    """Return the value of an option that has no default.
-
-    Raises:
-        UserError: it was not given.
-    """
-    if value is None:
-        raise UserError(f"--{option} is missing")
-    return value
 
 
 @dataclass(frozen=True)
 class MsaBuild:
     """Build an alignment store from MAF files."""
 
+    reference: str
+    """Species whose coordinates the store has, as the MAF writes it before the dot, such as hg38."""
     mafs: tuple[Path, ...]
     """MAF files, plain or gzipped."""
-    out: Path | None = None
-    """The store's folder."""
-    reference: str | None = None
-    """Species whose coordinates the store has, as the MAF writes it before the dot, such as hg38."""
     species: str = ""
     """The other species in the order of the columns, separated by commas or spaces, or a file that lists them; default:
     all, in order of first appearance. A model's order must be the same."""
     fasta: Path | None = None
     """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
+    out: Path | None = None
+    """The store's folder; default runs/r2mae-dna-msa-build-TIME."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -63,13 +50,11 @@ class MsaShow:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Prepare:
     """Cut training windows from a store into one memory map."""
 
     msa: Path
     """Alignment store."""
-    out: Path | None = None
-    """Folder of the windows."""
     window: int = 128
     """Bases per window."""
     step: int = 64
@@ -92,6 +77,8 @@ class Windows:
     """With tracks: quantile of a window's phastCons by which it is ranked."""
     seed: int = 42
     """Of the choice among the other windows."""
+    out: Path | None = None
+    """Folder of the windows; default runs/r2mae-dna-prepare-TIME."""
 
 
 @dataclass(frozen=True)
@@ -99,51 +86,51 @@ class Pretrain:
     """Pretrain an alignment model on windows."""
 
     windows: Path
-    """Folder that `windows` wrote."""
+    """Folder that prepare wrote."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
     a sampler."""
     freeze_steps: int | None = None
     """Steps for which the curriculum head is fixed, instead of the scheme's own 5000."""
-    size: Size = "base"
+    model: Size = "base"
     """tiny (4 layers, 256 wide), small (8, 512) or base (12, 768: GPN-MSA)."""
     hidden: int | None = None
-    """Width, instead of the size's; at least 6 + 5 per species, and a multiple of heads."""
+    """Width, instead of the model's; at least 6 + 5 per species, and a multiple of heads."""
     layers: int | None = None
-    """Layers, instead of the size's."""
+    """Layers, instead of the model's."""
     heads: int | None = None
     """Attention heads, instead of one per 64 of the width."""
     dropout: float = 0.1
     """Dropout of activations and of attention."""
     steps: int = 30_000
     """Optimizer steps."""
-    batch_size: int = 512
-    """Windows per micro-batch and device."""
-    accumulate: int = 1
-    """Micro-batches per optimizer step; the paper's 2048 windows are batch_size x accumulate x devices."""
+    batch_size: int = 2048
+    """Samples (windows) of an optimizer step, over all devices."""
+    micro_batch_size: int | None = None
+    """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
     lr: float = 1e-4
     """AdamW's highest learning rate."""
-    warmup: int = 1000
-    """Steps of linear warm-up, before the cosine to 0."""
+    warmup: float = 1 / 30
+    """Share of the steps in which the rate rises; it then falls as a cosine to zero."""
     weight_decay: float = 0.01
     """AdamW's weight decay; biases and norms have none."""
     clip: float | None = 1.0
     """Largest gradient norm."""
-    masked: float = 0.8
-    """Fraction of the chosen positions that show the mask."""
-    random: float = 0.1
-    """Fraction of the chosen positions that show a random base; the others show their own."""
+    mask_share: float = 0.8
+    """Share of hidden bases shown as the mask."""
+    random_share: float = 0.1
+    """Share of hidden bases shown as a random base; the rest is shown as it is."""
     soft_mask_weight: float = 0.1
     """Loss weight where the reference is lower-case."""
     conservation_weights: bool = True
     """Weight the loss by max(phyloP, 1) x (0.1 + phastCons), where the windows have tracks."""
-    flip: float = 0.5
+    label_flip: float = 0.5
     """Probability of a random label where phastCons < 0.1, where the windows have tracks."""
-    seed: int = 0
-    """Of start, order, ratios, masks and dropout."""
+    ratio_per: Literal["step", "micro_batch"] = "step"
+    """Draw the ratio once per optimizer step, or for each micro-batch."""
     validate_every: int | None = None
-    """Optimizer steps between validations; default: a tenth of the training."""
-    validation_windows: int = 2048
+    """Optimizer steps between two validations; default a tenth of the training."""
+    max_windows: int = 2048
     """At most so many windows are validated on."""
     validation_ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
     """Fixed ratios of the validation loss; the middle one stops the training and picks the best model."""
@@ -151,20 +138,27 @@ class Pretrain:
     """Stop after so many validations without a better loss; default: never."""
     keep: Literal["best", "last"] = "best"
     """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
-    checkpoint_every: int = 1000
-    """Optimizer steps between checkpoints to resume from."""
-    log_every: int = 50
-    """Optimizer steps between lines of metrics.csv."""
-    precision: str = "auto"
-    """auto (bf16-mixed on CUDA, 32-true elsewhere), or Lightning's name, such as bf16-mixed."""
-    compile: bool | None = None
-    """torch.compile; default: on CUDA only."""
+    checkpoint_every: int | None = None
+    """Optimizer steps between two checkpoints; default a tenth of the training."""
+    log_every: int = 20
+    """Optimizer steps between two lines of the log."""
+    seed: int = 0
+    """Of start, masks, dropout and order."""
     device: Device = "auto"
     """Where to compute."""
     devices: int = 1
-    """How many devices of this machine."""
+    """How many of them on each machine."""
     nodes: int = 1
-    """Machines."""
+    """Machines; start the command on each with torchrun or SLURM."""
+    strategy: Strategy = "auto"
+    """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
+    large for one."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    peak_tflops: float | None = None
+    """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
     out: Path | None = None
     """Run folder; default runs/r2mae-dna-pretrain-TIME. An interrupted run goes on there."""
     progress: bool = True
@@ -178,7 +172,7 @@ class Probe:
     model: Path
     """Run folder of pretrain, or a published model's folder."""
     windows: Path
-    """Folder that `windows` wrote."""
+    """Folder that prepare wrote."""
     split: Literal["validation", "test", "train"] = "validation"
     """Which windows."""
     ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
@@ -197,15 +191,12 @@ class Probe:
 class Score:
     """Score variants with a model, or with the alignment's own frequencies."""
 
+    model: str
+    """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
+    msa: Path
+    """Alignment store."""
     variants: Path
     """VCF (plain, gzipped or bgzipped), TSV, CSV or Parquet with chrom, pos, ref, alt."""
-    msa: Path | None = None
-    """Alignment store."""
-    model: str | None = None
-    """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
-    out: Path | None = None
-    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: the input's name with
-    `.scored` in it."""
     name: str = "llr"
     """Of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Further scores of one file need names of their own."""
     window: int = 128
@@ -222,12 +213,15 @@ class Score:
     """Sites per forward; each is seen on both strands."""
     chunk: int = 20_000
     """Variants between two saved states, from which an interrupted run goes on."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on CUDA, fp32 elsewhere. Differences of logits are taken in fp32."""
-    compile: bool | None = None
-    """torch.compile; default: on CUDA only."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
     device: Device = "auto"
     """Where to compute."""
+    out: Path | None = None
+    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: runs/r2mae-dna-score-TIME
+    with the input's suffix."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -276,20 +270,20 @@ class Demo:
     """Optimizer steps per model."""
     window: int = 128
     """Bases per window, in training and in scoring."""
-    batch_size: int = 64
-    """Windows per step."""
-    hidden: int = 64
-    """Width of the network."""
-    layers: int = 2
-    """Layers of the network."""
-    lr: float = 3e-3
-    """AdamW's highest learning rate."""
+    batch_size: int | None = None
+    """Windows per step, instead of the recipe's."""
+    hidden: int | None = None
+    """Width of the network, instead of the recipe's (`pretrain -c small`)."""
+    layers: int | None = None
+    """Layers of the network, instead of the recipe's."""
+    lr: float | None = None
+    """AdamW's highest learning rate, instead of the recipe's."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
     """Run folder; default runs/r2mae-dna-demo-TIME."""
     progress: bool = True
-    """Show progress bars."""
+    """Show a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -312,37 +306,30 @@ class Reproduce:
     """Rows of the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds per scheme."""
-    size: Size = "base"
-    """Size of the network on your own alignment; the bundled one is small and takes `hidden` and `layers`."""
-    hidden: int = 64
-    """Width on the bundled alignment."""
-    layers: int = 2
-    """Layers on the bundled alignment."""
+    model: Size = "base"
+    """Network on your own alignment; the bundled one is small and takes `hidden` and `layers`."""
+    hidden: int | None = None
+    """Width on the bundled alignment, instead of the recipe's (`pretrain -c small`)."""
+    layers: int | None = None
+    """Layers on the bundled alignment, instead of the recipe's."""
     steps: int | None = None
     """Optimizer steps; default 30,000 on your own alignment and 300 on the bundled one."""
     batch_size: int | None = None
-    """Windows per step; default 2048 on your own alignment and 64 on the bundled one."""
-    micro_batch: int = 512
-    """Windows per forward and device."""
+    """Samples (windows) of an optimizer step, over all devices; default 2048 on your own alignment and 64 on the
+    bundled one."""
+    micro_batch_size: int | None = None
+    """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
     lr: float | None = None
     """Learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
     device: Device = "auto"
     """Where to compute."""
     devices: int = 1
-    """How many devices."""
+    """How many of them on each machine."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-dna-reproduce-table3."""
+    """Run folder; default runs/r2mae-dna-reproduce-TIME. What is done there already is not done again."""
     progress: bool = True
-    """Show progress bars."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Put the results of several runs into one table."""
-
-    runs: tuple[Path, ...]
-    """Run folders, or their results.json."""
-    markdown: bool = False
-    """Print Markdown instead of a drawn table."""
+    """Show a progress bar."""

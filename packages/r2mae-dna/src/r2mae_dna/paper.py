@@ -7,26 +7,26 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Record, RunFolder, UserError, compare, scheme
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import write_text
+from r2mae_core import Record, RunFolder, UserError, scheme, scheme_name
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.data_order import micro_batch_size
+from r2mae_core.devices import device_name, precision, resolve_device, seconds_of, stamped
 from r2mae_core.records import read_records, write_records
-from r2mae_dna.demo import SmallRecipe, judge_variants, one_thread, pretrain_small
-from r2mae_dna.evaluate import evaluate_table
+from r2mae_core.run_folder import open_run
+from r2mae_dna.data.samples import prepare_apes
+from r2mae_dna.data.windows import read_info
+from r2mae_dna.demo import judge_variants, one_thread, pretrain_and_judge, small_recipe
+from r2mae_dna.evaluate import RANK_BY, evaluate_table
 from r2mae_dna.masking import MaskingConfig, mask_windows
-from r2mae_dna.model import AlignmentModel, ModelConfig
+from r2mae_dna.model import AlignmentModel
 from r2mae_dna.options import Evaluate, Pretrain, Reproduce, Score
-from r2mae_dna.pretrain import pretrain, token_losses
-from r2mae_dna.samples import prepare_apes
+from r2mae_dna.pretrain import LARGEST_MICRO_BATCH, model_shape, pretrain, token_losses
 from r2mae_dna.score import FREQUENCIES, score_variants
-from r2mae_dna.windows import read_info
 
-DEFAULT_OUT = Path("runs") / "r2mae-dna-reproduce-table3"
-STEPS, BATCH, LR = 30_000, 2048, 1e-4  # C.7
+BUNDLED_STEPS, BUNDLED_WINDOW, BUNDLED_SPECIES = 300, 128, 3
 COLUMNS = (
-    ("clinvar", "AUROC"), ("clinvar", "AUPRC"), ("omim", "pAUROC"), ("omim", "AUPRC"),
-    ("omim 5' UTR", "AUPRC"), ("omim 3' UTR", "AUPRC"), ("omim ncRNA", "AUPRC"),
+    ("clinvar", "auroc"), ("clinvar", "auprc"), ("omim", "partial_auroc"), ("omim", "auprc"),
+    ("omim 5' UTR", "auprc"), ("omim 3' UTR", "auprc"), ("omim ncRNA", "auprc"),
 )  # fmt: skip
 # Scheme → the seven columns, as the paper prints them.
 TABLE3: dict[str, tuple[float, ...]] = {
@@ -59,12 +59,39 @@ def paper_value(name: str, task: str, metric: str) -> float | None:
     return None if row is None or key not in COLUMNS else row[COLUMNS.index(key)]
 
 
-def reproduce(config: Reproduce) -> RunFolder | None:
-    """Train and judge what is missing of the grid, print the table, and return the run folder (None: a dry run).
+def reproduce(config: Reproduce) -> RunFolder:
+    """Train and judge what is missing of the grid; all finished cells are in the run folder's results.
 
     Raises:
         UserError: only some of the files of the full experiment are given, or one of them is wrong.
     """
+    _check(config)
+    device = resolve_device(config.device)
+    free = ("schemes", "seeds", "devices")  # the grid may grow
+    run = open_run("r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free)
+    if config.windows is None:
+        with one_thread():
+            _bundled(config, run, device)
+    else:
+        _full(config, run, device)
+    return run
+
+
+def reproduce_command(config: Reproduce) -> None:
+    """`r2mae-dna reproduce`."""
+    if config.dry_run:
+        _check(config)
+        _dry_run(config, resolve_device(config.device))
+        return
+    run = reproduce(config)
+    title = "Table 3" if config.windows else "The schemes of table 3 on the bundled human-ape alignment"
+    report(run, run.results(), RANK_BY, title, config.target)
+    if config.windows is None:
+        say("The paper's own figures are on ClinVar and OMIM; these variants are others, so none stands beside them.")
+    say(f"Done: {run.path} (results.json, {config.target}.md)")
+
+
+def _check(config: Reproduce) -> None:
     own = (config.windows, config.msa)
     if any(own) != all(own) or (config.windows is None and (config.clinvar or config.omim)):
         raise UserError("the full experiment needs --windows, --msa, and --clinvar or --omim; without any, the bundled")
@@ -72,81 +99,76 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         raise UserError("nothing to judge the models on: give --clinvar, --omim, or both")
     for name in config.schemes:
         scheme(name, "dna")
-    device = resolve_device(config.device)
-    if config.dry_run:
-        _dry_run(config, device)
-        return None
-    settings = {
-        k: v for k, v in resolved(config).items() if k not in ("dry_run", "device", "schemes", "seeds", "devices")
-    }
-    run = RunFolder(config.out or DEFAULT_OUT, settings)
-    if config.windows is None:
-        with one_thread():
-            records = _bundled(config, run, device)
-    else:
-        records = _full(config, run, device)
-    run.write_results(records)
-    table = compare(records, {"AUROC": "max", "AUPRC": "max", "pAUROC": "max"})
-    write_text(run.path / "table3.md", table.markdown())
-    say(table.rich("Table 3" if config.windows else "The schemes of table 3 on the bundled human-ape alignment"))
-    if config.windows is None:
-        say("The paper's own figures are on ClinVar and OMIM; these variants are others, so none stands beside them.")
-    say(f"Run folder: {run.path}")
-    return run
 
 
-def _bundled(config: Reproduce, run: RunFolder, device: str) -> list[Record]:
+def _bundled(config: Reproduce, run: RunFolder, device: str) -> None:
     """Walk the grid on the bundled alignment and variants."""
-    recipe = SmallRecipe(config.hidden, config.layers, config.steps or 300, config.batch_size or 64, config.lr or 3e-3)
-    store, windows, variants = prepare_apes(run.path)
-    window = recipe.window
+    store, windows, variants = prepare_apes(run.path, BUNDLED_WINDOW)
 
     def cell(name: str, seed: int, home: Path) -> list[Record]:
-        pretrain_small(windows, name, seed, home, recipe, device=device, progress=config.progress)
-        return judge_variants(variants, store, str(home), home / "scored.vcf", name, seed, window=window, device=device)
+        options = replace(_bundled_recipe(config, windows), mask_ratio=name, seed=seed)
+        return pretrain_and_judge(home, options, store, variants, device)
 
     floor = run.path / f"{FREQUENCIES}.vcf"
-    records = judge_variants(variants, store, FREQUENCIES, floor, FREQUENCIES, 0, window=window, device=device)
-    return records + _walk(config, run, cell)
+    floors = judge_variants(variants, store, FREQUENCIES, floor, FREQUENCIES, 0, window=BUNDLED_WINDOW, device=device)
+    floors = stamped(floors, device)
+    _walk(config, run, cell, device, lambda found: floors + found)
 
 
-def _full(config: Reproduce, run: RunFolder, device: str) -> list[Record]:
+def _full(config: Reproduce, run: RunFolder, device: str) -> None:
     """Walk the grid on the user's alignment, with the paper's recipe and tables."""
     tables = {name: path for name, path in (("clinvar", config.clinvar), ("omim", config.omim)) if path is not None}
+    rows = {name: _row(name) for name in config.schemes}
 
     def cell(name: str, seed: int, home: Path) -> list[Record]:
-        pretrain(_recipe(config, name, seed, home, device))
+        model = home / "pretrain"
+        pretrain(replace(_full_recipe(config), mask_ratio=name, seed=seed, out=model))
         records: list[Record] = []
         for task, table in tables.items():
             scored = home / f"{task}.parquet"
             score_variants(
                 Score(
-                    table, msa=config.msa, model=str(home), out=scored, device=config.device, progress=config.progress
+                    str(model), _given(config.msa), table, out=scored, device=config.device, precision=config.precision,
+                    progress=config.progress,
                 )
-            )
-            preset = Evaluate(scored, preset=task, scheme=name, seed=seed, bootstrap=0)  # pyright: ignore[reportArgumentType]
+            )  # fmt: skip
+            preset = Evaluate(scored, preset=task, scheme=rows[name], seed=seed, bootstrap=0)  # pyright: ignore[reportArgumentType]
             records += evaluate_table(preset)[0]
+        names = {rows[name]: name}
+        return [replace(r, paper=paper_value(names.get(r.scheme, r.scheme), r.task, r.metric)) for r in records]
+
+    def tidy(found: list[Record]) -> list[Record]:
         # The published scores of the tables are the same beside every model: kept once, as baselines.
-        return [replace(r, paper=paper_value(r.scheme, r.task, r.metric)) for r in records]
+        ours = [r for r in found if r.scheme in rows.values()]
+        others = {(r.scheme, r.task, r.metric): replace(r, seed=0) for r in found if r.scheme not in rows.values()}
+        return ours + list(others.values())
 
-    found = _walk(config, run, cell)
-    first = {(r.scheme, r.task, r.metric): r for r in reversed(found) if r.scheme not in config.schemes}
-    return [r for r in found if r.scheme in config.schemes] + [replace(r, seed=0) for r in reversed(first.values())]
+    _walk(config, run, cell, device, tidy)
 
 
-def _walk(config: Reproduce, run: RunFolder, cell: Callable[[str, int, Path], list[Record]]) -> list[Record]:
-    records: list[Record] = []
-    for name in config.schemes:
-        for seed in config.seeds:
-            home, start = run.path / f"{name}-{seed}", time.perf_counter()
-            done = (home / "results.json").exists()
-            found = read_records(home) if done else cell(name, seed, home)
-            if not done:
-                write_records(home / "results.json", found)
-            records += found
-            state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
-            say(f"{name}, seed {seed}: {found[0].task} {found[0].metric} {found[0].value:.4f} ({state})")
-    return records
+def _row(name: str) -> str:
+    return scheme_name(scheme(name, "dna"), "dna")
+
+
+def _walk(
+    config: Reproduce,
+    run: RunFolder,
+    cell: Callable[[str, int, Path], list[Record]],
+    device: str,
+    tidy: Callable[[list[Record]], list[Record]],
+) -> None:
+    """Go through the grid and write the results after each cell; what is done already is not done again."""
+    found: list[Record] = []
+    grid = [(name, seed) for name in config.schemes for seed in config.seeds]
+    for i, (name, seed) in enumerate(grid, start=1):
+        home, start = run.path / f"{name}-{seed}", time.perf_counter()
+        done = (home / "results.json").exists()
+        if not done:
+            records = cell(name, seed, home)
+            write_records(home / "results.json", stamped(records, device, time.perf_counter() - start))
+        found += read_records(home)
+        run.write_results(tidy(found))
+        say(f"[{i}/{len(grid)}] {home.name}: {'done before' if done else f'{time.perf_counter() - start:.0f} s'}")
 
 
 def _given(path: Path | None) -> Path:
@@ -155,69 +177,65 @@ def _given(path: Path | None) -> Path:
     return path
 
 
-def _recipe(config: Reproduce, name: str, seed: int, home: Path, device: str) -> Pretrain:
-    per_step = config.micro_batch * config.devices
-    batch = config.batch_size or BATCH
-    if batch % per_step:
-        raise UserError(f"--batch_size {batch} is no multiple of micro_batch x devices = {per_step}")
-    return Pretrain(
+def _bundled_recipe(config: Reproduce, windows: Path) -> Pretrain:
+    return small_recipe(
+        windows, config.steps or BUNDLED_STEPS, hidden=config.hidden, layers=config.layers, lr=config.lr,
+        batch_size=config.batch_size, micro_batch_size=config.micro_batch_size, device=config.device,
+        devices=config.devices, precision=config.precision, progress=config.progress,
+    )  # fmt: skip
+
+
+def _full_recipe(config: Reproduce) -> Pretrain:
+    """Return the paper's recipe (C.7), which `Pretrain` has as its defaults, with what is given instead."""
+    given = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr}
+    options = Pretrain(
         _given(config.windows),
-        mask_ratio=name,
-        size=config.size,
-        steps=config.steps or STEPS,
-        batch_size=config.micro_batch,
-        accumulate=batch // per_step,
-        lr=config.lr or LR,
-        validate_every=max((config.steps or STEPS) // 6, 1),  # GPN-MSA: every 5000 of 30,000
-        seed=seed,
-        device=device,  # pyright: ignore[reportArgumentType]
+        model=config.model,
+        micro_batch_size=config.micro_batch_size,
+        device=config.device,
         devices=config.devices,
-        out=home,
+        precision=config.precision,
         progress=config.progress,
     )
+    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+    return replace(options, validate_every=max(options.steps // 6, 1))  # GPN-MSA: every 5000 of 30,000
 
 
 def _dry_run(config: Reproduce, device: str) -> None:
     """Print the grid, and what its pretraining would cost by the time of a few steps on made-up windows."""
     if config.windows is None:
-        shape, steps = (
-            ModelConfig.sized("tiny", 3, hidden=config.hidden, layers=config.layers, heads=4),
-            config.steps or 300,
-        )
-        length, batch = SmallRecipe().window, config.batch_size or 64
-        per_forward = batch
+        options, length, n_species = _bundled_recipe(config, Path()), BUNDLED_WINDOW, BUNDLED_SPECIES
     else:
         info = read_info(config.windows)
-        shape, steps = ModelConfig.sized(config.size, info.n_species), config.steps or STEPS
-        length, batch, per_forward = info.window, config.batch_size or BATCH, config.micro_batch
+        options, length, n_species = _full_recipe(config), info.window, info.n_species
     say(f"Schemes: {', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}")
-    model = AlignmentModel(shape)
-    seconds = _seconds_per_window(model, length, min(per_forward, 64), device) * batch * steps / config.devices
-    n = len(config.schemes) * len(config.seeds)
-    say(f"{model.n_parameters:,} parameters, {steps:,} steps of {batch:,} windows of {length} bases")
+    model = AlignmentModel(model_shape(options, n_species))
+    micro = micro_batch_size(options.micro_batch_size, options.batch_size, options.devices, LARGEST_MICRO_BATCH)
+    n_windows = options.steps * options.batch_size
+    bf16 = precision(options.precision, device) == "bf16-mixed"
+    seconds = _seconds_per_window(model, length, min(micro, 64), device, bf16) * n_windows / options.devices
+    n, batch = len(config.schemes) * len(config.seeds), options.batch_size
+    say(f"{model.n_parameters:,} parameters, {options.steps:,} steps of {batch:,} windows of {length} bases")
     say(
         f"{n} models of about {seconds / 3600:.2f} h each on {device_name(device)}: "
         f"{n * seconds / 3600:.1f} h of pretraining"
     )
 
 
-def _seconds_per_window(model: AlignmentModel, length: int, batch: int, device: str) -> float:
+def _seconds_per_window(model: AlignmentModel, length: int, batch: int, device: str, bf16: bool) -> float:
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     generator = torch.Generator(device).manual_seed(0)
     shape = (batch, length, model.config.n_species + 1)
     codes = torch.randint(1, 5, shape, dtype=torch.uint8, device=device, generator=generator)
     windows = {"codes": codes, "reverse": torch.zeros(batch, dtype=torch.bool, device=device)}
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device == "cuda"):
+
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             masked = mask_windows(windows, 0.15, generator, MaskingConfig())
             loss = token_losses(model, model.encode(masked.codes, masked.positions), masked).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / batch  # the first step warms up
+
+    return seconds_of(step, device) / batch

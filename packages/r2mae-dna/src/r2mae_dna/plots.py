@@ -93,7 +93,7 @@ def plot_demo(
     """Draw training curves, ROC curves, AUROC per scheme, and logos of what the models expect.
 
     Args:
-        records: AUROC per scheme and seed, and the baseline's.
+        records: auroc per scheme and seed, and the baseline's.
         curves: scheme → seed → [(step, training loss)].
         labels: (n,) bool of the variants.
         damage: first-seed scores per scheme, and the baseline's.
@@ -112,7 +112,7 @@ def plot_demo(
     loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
     loss.legend(fontsize="small", frameon=False)
     _draw_roc(roc, labels, damage, colours)
-    table = compare([record for record in records if record.metric == "AUROC"])
+    table = compare([record for record in records if record.metric == "auroc"])
     cells = {key[0]: cell for key, cell in table.cells.items()}
     for i, (name, cell) in enumerate(cells.items()):
         colour = colours.get(name, "0.4")

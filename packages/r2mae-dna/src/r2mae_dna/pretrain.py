@@ -1,36 +1,41 @@
 """Pretraining on windows: the module, its optimizer, and `pretrain` (paper, C.7; GPN-MSA's recipe)."""
 
-import math
-import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 
-from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config
+from r2mae_core import RatioSampler, Record, RunFolder, UserError, sampler_from_config, sampler_to_config, scheme_name
 from r2mae_core.commands import resolved, say
 from r2mae_core.curriculum import CurriculumWeights, weighted_mean
-from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import device_name, precision, resolve_device
+from r2mae_core.data_order import ResumableLoader, StepOrder, micro_batch_size
+from r2mae_core.devices import device_name, precision, resolve_device, stamped
 from r2mae_core.masked_module import MaskDraw, MaskedModule
+from r2mae_core.masks import n_masked
 from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import default_run_path
+from r2mae_core.run_folder import open_run
 from r2mae_core.samplers import Curriculum
-from r2mae_core.training import train
+from r2mae_core.schedules import cosine, decay_groups
+from r2mae_core.sharding import gathered_state, read_weights
+from r2mae_core.training import Throughput, operations_metrics, train
+from r2mae_dna.data.loaders import validation_loader
+from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MaskedBatch, MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
+from r2mae_dna.probe import held_out_loss
 from r2mae_dna.weights import save_model
-from r2mae_dna.windows import WindowSet
 
 CURRICULUM_HIDDEN, CURRICULUM_OFFSET = (128, 128), 0.5  # C.7
-# Does not change the result, so a run may go on with another.
-_FREE = ("log_every",)
+LARGEST_MICRO_BATCH = 512
+"""Windows that a device computes at once unasked, as in the paper."""
 
 
 class AlignmentPretraining(MaskedModule):
@@ -41,9 +46,10 @@ class AlignmentPretraining(MaskedModule):
         mask_ratio: the scheme; a `Curriculum` adds the learned loss weights.
         masking: how hidden bases are shown and weighted.
         lr: AdamW's highest learning rate.
-        warmup: steps of linear warm-up before the cosine to 0.
+        warmup: share of the steps in which the rate rises, before the cosine to 0.
         weight_decay: of matrices; vectors and the curriculum head have none.
         seed: of masks, dropout, and the curriculum head's start.
+        ratio_per: see `MaskedModule`.
         validation_ratios: fixed ratios of the validation loss.
     """
 
@@ -54,12 +60,13 @@ class AlignmentPretraining(MaskedModule):
         masking: MaskingConfig,
         *,
         lr: float,
-        warmup: int,
+        warmup: float,
         weight_decay: float,
         seed: int,
         validation_ratios: tuple[float, ...],
+        ratio_per: Literal["step", "micro_batch"] = "step",
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, validation_ratios=validation_ratios)
+        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=validation_ratios)
         self.model, self.masking = model, masking
         self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
         self.curriculum: CurriculumWeights | None = None
@@ -69,6 +76,10 @@ class AlignmentPretraining(MaskedModule):
                 self.curriculum = CurriculumWeights(
                     model.config.hidden, mask_ratio.n_columns, hidden=CURRICULUM_HIDDEN, offset=CURRICULUM_OFFSET
                 )
+
+    def sharded_blocks(self) -> Iterable[nn.Module]:
+        """Return all layers but the last, whose weights are read by themselves: it is computed at some positions."""
+        return list(self.model.layers)[:-1]
 
     def masked_loss(self, batch: dict[str, Tensor], draw: MaskDraw) -> Tensor:
         """Return sum(w · W · CE) / sum(w) over the hidden bases; W is 1 without a curriculum (A.3)."""
@@ -104,21 +115,10 @@ class AlignmentPretraining(MaskedModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up and a cosine to 0."""
-        parameters = list(self.model.parameters())
-        head = [] if self.curriculum is None else list(self.curriculum.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1] + head, "weight_decay": 0.0},
-        ]
+        groups = decay_groups(self.named_parameters(), self.weight_decay, lambda name: name.startswith("curriculum."))
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
-        total, warmup = self.total_steps(), self.warmup
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            position = (step - warmup) / max((total or step + 1) - warmup, 1)
-            return 0.5 * (1.0 + math.cos(math.pi * min(position, 1.0)))
-
+        total = self.total_steps() or 0
+        factor = partial(cosine, total=total, warmup=self.warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -129,41 +129,33 @@ def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> 
     return F.cross_entropy(logits.flatten(0, 1), masked.labels.flatten(), reduction="none")
 
 
-def training_loader(windows: WindowSet, batch_size: int, seed: int, pin: bool = False) -> ResumableLoader:
-    """Return batches of both strands of all windows, in an order that depends on the seed alone."""
-    return ResumableLoader(BatchOrder(2 * len(windows), batch_size, seed), partial(windows.batch, pin=pin))
+class Speed(Throughput):
+    """Logs windows and operations per second, and MFU where the device's peak is known.
 
-
-def validation_loader(windows: WindowSet, batch_size: int, limit: int, world_size: int = 1) -> ResumableLoader:
-    """Return equal batches of at most `limit` windows, evenly spread, the same in every run, forward strand.
-
-    Raises:
-        UserError: there are fewer windows than ranks.
+    Args:
+        batch_size: windows of an optimizer step.
+        shape: of the network.
+        length: bases of a window.
+        peak_tflops: the device's peak, where the user gave it.
     """
-    limit = min(limit, len(windows))
-    turns = -(-limit // (batch_size * world_size))
-    order = _EvenOrder(len(windows), limit, max(limit // (turns * world_size), 1))
-    order.n_batches(world_size)  # fails here rather than in the training
-    return ResumableLoader(order, windows.batch)  # pyright: ignore[reportArgumentType]
+
+    def __init__(self, batch_size: int, shape: ModelConfig, length: int, peak_tflops: float | None) -> None:
+        super().__init__(batch_size, "windows")
+        self.shape, self.length, self.peak_tflops = shape, length, peak_tflops
+
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
+        total = pl_module.total_steps()
+        ratio = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
+        operations = 3 * rate * self.shape.flops(self.length, n_masked(ratio, self.length))  # backward is twice forward
+        return {
+            **super().metrics(rate, steps, trainer, pl_module),
+            **operations_metrics(operations, trainer, self.peak_tflops),
+        }
 
 
-class _EvenOrder:
-    """Batches of evenly spread windows, in file order; ranks take turns."""
-
-    def __init__(self, n: int, limit: int, batch_size: int) -> None:
-        self.order = BatchOrder(limit, batch_size)
-        self.rows = np.linspace(0, n - 1, limit).astype(np.int64)
-
-    def n_batches(self, world_size: int = 1) -> int:
-        return self.order.n_batches(world_size)
-
-    def batch(self, position: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        turn = position % self.n_batches(world_size)
-        start = (turn * world_size + rank) * self.order.batch_size
-        return self.rows[start : start + self.order.batch_size]
-
-
-def _callbacks(config: Pretrain, run: RunFolder, monitor: str) -> list[pl.Callback]:
+def _callbacks(config: Pretrain, run: RunFolder) -> list[pl.Callback]:
+    ratios = config.validation_ratios
+    monitor = f"val_loss/ratio_{ratios[len(ratios) // 2]:g}"
     callbacks: list[pl.Callback] = []
     if config.keep == "best":
         callbacks.append(
@@ -181,24 +173,28 @@ def _callbacks(config: Pretrain, run: RunFolder, monitor: str) -> list[pl.Callba
 
 
 def pretrain(config: Pretrain) -> RunFolder:
-    """Pretrain as the config says and return the run folder, with the model in `model/`.
+    """Pretrain as the config says and return the run folder: `model/`, metrics, and the loss on validation windows.
 
     Raises:
         UserError: the windows, the shape, the scheme or the device is wrong, or the run was interrupted.
     """
-    device = resolve_device(config.device)
-    sampler = with_freeze(sampler_from_config(config.mask_ratio, "dna", seed=config.seed), config.freeze_steps)
+    start = time.perf_counter()
+    device, sampler, masking = resolve_device(config.device), scheme_sampler(config), _masking(config)
     windows = WindowSet(config.windows)
-    shape = ModelConfig.sized(
-        config.size, windows.info.n_species, hidden=config.hidden, layers=config.layers, heads=config.heads,
-        dropout=config.dropout,
-    )  # fmt: skip
-    masking = _masking(config)
-    if config.patience is not None and not windows.info.counts.get("validation"):
-        raise UserError(f"--patience needs validation windows, and {config.windows} has none")
-    plain = {key: value for key, value in resolved(config).items() if key not in _FREE}
-    plain |= {"mask_ratio": sampler_to_config(sampler), "windows_digest": windows.info.digest}
-    run = RunFolder(config.out or default_run_path("r2mae-dna", "pretrain"), plain)
+    shape = model_shape(config, windows.info.n_species)
+    validated = bool(windows.info.counts.get("validation"))
+    _refuse(config, validated)
+    world_size = config.devices * config.nodes
+    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world_size, LARGEST_MICRO_BATCH)
+    order = StepOrder(2 * len(windows), config.batch_size, micro, config.seed)  # both strands of each
+    run = open_run(
+        "r2mae-dna",
+        "pretrain",
+        config.out,
+        {**resolved(config), "mask_ratio": sampler_to_config(sampler)},
+        n_processes=world_size,
+        facts={"windows_digest": windows.info.digest},
+    )
     if (run.path / "model" / "config.json").exists():
         return run  # finished before
     module = AlignmentPretraining(
@@ -206,90 +202,121 @@ def pretrain(config: Pretrain) -> RunFolder:
         sampler,
         masking,
         lr=config.lr,
-        warmup=min(config.warmup, config.steps),
+        warmup=config.warmup,
         weight_decay=config.weight_decay,
         seed=config.seed,
         validation_ratios=config.validation_ratios,
+        ratio_per=config.ratio_per,
     )
-    if config.compile if config.compile is not None else device == "cuda":
+    if config.compile:
         module.model.compile_trunk()
-    world_size = config.devices * config.nodes
-    held_out, callbacks = None, []
-    if windows.info.counts.get("validation"):
-        held_out = validation_loader(
-            WindowSet(config.windows, "validation"), config.batch_size, config.validation_windows, world_size
-        )
-        ratios = config.validation_ratios
-        callbacks = _callbacks(config, run, f"val_loss/ratio_{ratios[len(ratios) // 2]:g}")
+    callbacks: list[pl.Callback] = [Speed(config.batch_size, shape, windows.info.window, config.peak_tflops)]
+    held_out, validation, tenth = None, None, max(config.steps // 10, 1)
+    if validated:
+        held_out = WindowSet(config.windows, "validation")
+        validation = validation_loader(held_out, micro, config.max_windows, world_size)
+        callbacks += _callbacks(config, run)
     trainer = train(
         module,
-        training_loader(windows, config.batch_size, config.seed, pin=device == "cuda"),
+        ResumableLoader(order, partial(windows.batch, pin=device == "cuda")),  # pyright: ignore[reportArgumentType]
         run,
         max_steps=config.steps,
         device=device,
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy="ddp" if world_size > 1 else "auto",
+        strategy=config.strategy,
         precision=precision(config.precision, device),
-        accumulate_grad_batches=config.accumulate,
+        accumulate_grad_batches=order.micro_batches(world_size),
         gradient_clip_val=config.clip,
-        checkpoint_every=config.checkpoint_every,
-        validation_loader=held_out,
-        validate_every=(config.validate_every or max(config.steps // 10, 1)) if held_out is not None else None,
+        checkpoint_every=config.checkpoint_every or tenth,
+        validation_loader=validation,
+        validate_every=(config.validate_every or tenth) if validated else None,
         log_every=config.log_every,
         callbacks=callbacks,
-        samples_per_step=config.batch_size * config.accumulate * world_size,
         progress=config.progress,
     )
+    state = gathered_state(module)  # by every rank
     if trainer.is_global_zero:
-        _save(module, shape, run, windows.info.species)
+        best = run.checkpoints / "best.ckpt"
+        model = _model_of(read_weights(best) if best.exists() else state, shape)
+        if held_out is not None:
+            records = _loss_records(model, held_out, config, sampler, device)
+            run.write_results(stamped(records, device, time.perf_counter() - start))
+        save_model(model, run.path / "model", windows.info.species)  # last: with it the run is finished
     trainer.strategy.barrier()
     return run
 
 
-def _masking(config: Pretrain) -> MaskingConfig:
-    try:
-        return MaskingConfig(
-            config.masked, config.random, config.soft_mask_weight, config.conservation_weights, config.flip
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+def scheme_sampler(config: Pretrain) -> RatioSampler:
+    """Return the scheme of a config, with its seed and its frozen steps."""
+    return with_freeze(sampler_from_config(config.mask_ratio, "dna", seed=config.seed), config.freeze_steps)
 
 
 def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler:
     """Return a curriculum with another number of frozen steps; any other sampler as it is."""
-    from dataclasses import replace
-
     if freeze_steps is None or not isinstance(sampler, Curriculum):
         return sampler
     return replace(sampler, freeze_steps=freeze_steps)
 
 
-def _save(module: AlignmentPretraining, shape: ModelConfig, run: RunFolder, species: tuple[str, ...] | None) -> None:
-    """Write the best model if there is one, else the last. A compiled model's names are those of its own modules."""
-    best = run.checkpoints / "best.ckpt"
-    model = AlignmentModel(shape)
-    state = module.state_dict()
-    if best.exists():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "model."
+def model_shape(config: Pretrain, n_species: int) -> ModelConfig:
+    """Return the network's shape for so many species beside the reference."""
+    return ModelConfig.sized(
+        config.model, n_species, hidden=config.hidden, layers=config.layers, heads=config.heads, dropout=config.dropout
+    )
+
+
+def _masking(config: Pretrain) -> MaskingConfig:
+    try:
+        return MaskingConfig(
+            config.mask_share, config.random_share, config.soft_mask_weight, config.conservation_weights,
+            config.label_flip,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _refuse(config: Pretrain, validated: bool) -> None:
+    if not 0 <= config.warmup <= 1:
+        raise UserError(f"--warmup is a share of the steps, between 0 and 1, got {config.warmup:g}")
+    if config.compile and config.strategy == "fsdp":
+        raise UserError("--compile together with --strategy fsdp is not tested; choose one")
+    if config.patience is not None and not validated:
+        raise UserError(f"--patience needs validation windows, and {config.windows} has none")
+
+
+def _model_of(state: dict[str, Tensor], shape: ModelConfig) -> AlignmentModel:
+    """Return the network of a module's whole state. A compiled model's names are those of its own modules."""
+    model, prefix = AlignmentModel(shape), "model."
     model.load_state_dict({name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})
-    save_model(model, run.path / "model", species)
+    return model.eval()
+
+
+def _loss_records(
+    model: AlignmentModel, held_out: WindowSet, config: Pretrain, sampler: RatioSampler, device: str
+) -> list[Record]:
+    losses = held_out_loss(
+        model, held_out, ratios=config.validation_ratios, max_windows=config.max_windows, device=device
+    )
+    task, name = config.windows.resolve().name, scheme_name(sampler, "dna")
+    n = min(config.max_windows, len(held_out))
+    return [
+        Record(task, f"loss@{ratio:g}", loss, name, config.seed, n, "validation")
+        for ratio, loss in zip(config.validation_ratios, losses, strict=True)
+    ]
 
 
 def pretrain_command(config: Pretrain) -> None:
-    """`r2mae-dna pretrain`. Lightning starts the other ranks with the same command: only the first one speaks."""
-    if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) > 0:
-        pretrain(config)
-        return
-    device = resolve_device(config.device)
-    sampler = with_freeze(sampler_from_config(config.mask_ratio, "dna", seed=config.seed), config.freeze_steps)
-    info = WindowSet(config.windows).info
+    """`r2mae-dna pretrain`."""
+    device, sampler, info = resolve_device(config.device), scheme_sampler(config), WindowSet(config.windows).info
     say(
-        f"{info.counts['train']:,} windows of {info.window} bases and {info.n_species} species beside the reference; "
-        f"ratio {sampler.describe()}; {device_name(device)}"
+        f"Pretraining {config.model if config.hidden is None else 'a network'} on {info.counts['train']:,} windows of "
+        f"{info.window} bases and {info.n_species} species beside the reference, ratio {sampler.describe()}, "
+        f"on {device_name(device)}"
     )
     run = pretrain(config)
-    say(
-        f"Done: {run.path} (model/, metrics.csv). Next: r2mae-dna probe {run.path} {config.windows}, or r2mae-dna score"
-    )
+    for record in run.results():
+        say(f"{record.metric} on {record.n:,} validation windows: {record.value:.4f}")
+    made = "results.json, model/" if run.results() else "model/"
+    judge = f"r2mae-dna probe {run.path} {config.windows}, or " if run.results() else ""
+    say(f"Done: {run.path} ({made}). Next: {judge}r2mae-dna score {run.path} STORE VARIANTS")

@@ -1,21 +1,28 @@
 """Held-out masked prediction: is the model better than the column's plurality, and does it use the alignment?"""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, compare
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import Record, RunFolder, sampler_from_config, scheme_name
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import default_run_path, git_commit
-from r2mae_dna.codes import MASK, TOKEN_BITS
+from r2mae_core.run_folder import open_run
+from r2mae_dna.data.codes import MASK, TOKEN_BITS
+from r2mae_dna.data.windows import WindowSet
+from r2mae_dna.evaluate import RANK_BY
 from r2mae_dna.masking import hidden_positions
 from r2mae_dna.model import AlignmentModel, complement
 from r2mae_dna.options import Probe
 from r2mae_dna.weights import load_model
-from r2mae_dna.windows import WindowSet
+
+BATCH_SIZE = 64
+"""Windows per forward; the hidden positions depend on it."""
 
 
 def plurality_log_probabilities(codes: Tensor, smoothing: Tensor, background: Tensor) -> Tensor:
@@ -75,8 +82,9 @@ def probe_model(
         device: torch device type.
 
     Returns:
-        per ratio: cross-entropy of the model, of the plurality, of the model on a shuffled alignment; accuracy of
-        the model and of the plurality; and the mean total variation between the two strands' predictions.
+        per ratio, as "name@ratio": cross-entropy ("loss") of the model, of the plurality, of the model on a shuffled
+        alignment; accuracy of the model and of the plurality; and the mean total variation between the two strands'
+        predictions.
     """
     model = model.to(device).eval()
     smoothing, background = fit_plurality(_tokens(train, max_windows, "cpu"))
@@ -86,8 +94,7 @@ def probe_model(
     for start in range(0, len(codes), batch_size):
         part = codes[start : start + batch_size]
         for ratio in ratios:
-            generator = torch.Generator(device).manual_seed(derived_seed(0, "probe", start))
-            for name, value in _batch(model, part, ratio, generator, smoothing, background).items():
+            for name, value in _batch(model, part, ratio, _generator(start, device), smoothing, background).items():
                 key = f"{name}@{ratio:g}"
                 sums[key] = sums.get(key, 0.0) + value * len(part)
     return {name: total / len(codes) for name, total in sums.items()}
@@ -106,41 +113,70 @@ def _batch(
     smoothing: Tensor,
     background: Tensor,
 ) -> dict[str, float]:
-    positions = hidden_positions((codes.shape[0], codes.shape[1]), ratio, generator)
-    labels = codes[..., 0].gather(1, positions).long() - 1
-    seen = codes.clone()
-    seen[..., 0].scatter_(1, positions, MASK)
-
-    def predict(windows: Tensor, where: Tensor) -> Tensor:
-        return model(windows, where)[..., 1:5].float().log_softmax(-1)
-
-    own = predict(seen, positions)
+    seen, positions, labels = _hide(codes, ratio, generator)
+    own = _predict(model, seen, positions)
     turned = complement(seen).flip(1)
-    other = predict(turned, codes.shape[1] - 1 - positions).flip(-1)
+    other = _predict(model, turned, codes.shape[1] - 1 - positions).flip(-1)
     chosen = codes.gather(1, positions[..., None].expand(-1, -1, codes.shape[-1]))
     column = plurality_log_probabilities(chosen, smoothing, background)
-    shuffled = predict(shuffle_alignment(seen, generator), positions)
-
-    def loss(log_probabilities: Tensor) -> float:
-        return F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten()).item()
-
+    shuffled = _predict(model, shuffle_alignment(seen, generator), positions)
     return {
-        "cross_entropy": loss(own),
-        "plurality_cross_entropy": loss(column),
-        "shuffled_cross_entropy": loss(shuffled),
+        "loss": _loss(own, labels),
+        "plurality_loss": _loss(column, labels),
+        "shuffled_loss": _loss(shuffled, labels),
         "accuracy": (own.argmax(-1) == labels).float().mean().item(),
         "plurality_accuracy": (column.argmax(-1) == labels).float().mean().item(),
         "strand_difference": ((own.exp() - other.exp()).abs().sum(-1) / 2).mean().item(),
     }
 
 
-def probe_command(config: Probe) -> None:
-    """`r2mae-dna probe`."""
+def _hide(codes: Tensor, ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tokens with the mask at hidden positions, the positions (B, P), and what stood there, from 0."""
+    positions = hidden_positions((codes.shape[0], codes.shape[1]), ratio, generator)
+    seen = codes.clone()
+    seen[..., 0].scatter_(1, positions, MASK)
+    return seen, positions, codes[..., 0].gather(1, positions).long() - 1
+
+
+def _predict(model: AlignmentModel, codes: Tensor, positions: Tensor) -> Tensor:
+    return model(codes, positions)[..., 1:5].float().log_softmax(-1)
+
+
+def _loss(log_probabilities: Tensor, labels: Tensor) -> float:
+    return F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten()).item()
+
+
+@torch.inference_mode()
+def held_out_loss(
+    model: AlignmentModel, held_out: WindowSet, *, ratios: Sequence[float], max_windows: int, device: str
+) -> list[float]:
+    """Return the model's loss at each ratio, as `probe_model` computes it: what every pretraining leaves."""
+    model = model.to(device).eval()
+    codes, sums = _tokens(held_out, max_windows, device), [0.0] * len(ratios)
+    for start in range(0, len(codes), BATCH_SIZE):
+        part = codes[start : start + BATCH_SIZE]
+        for i, ratio in enumerate(ratios):
+            seen, positions, labels = _hide(part, ratio, _generator(start, device))
+            sums[i] += _loss(_predict(model, seen, positions), labels) * len(part)
+    return [total / len(codes) for total in sums]
+
+
+def _generator(start: int, device: str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derived_seed(0, "probe", start))
+
+
+def probe(config: Probe) -> RunFolder:
+    """Judge a model on held-out windows; the records are in the run folder's results.
+
+    Raises:
+        UserError: the model or the windows are not there, or do not fit each other.
+    """
     device = resolve_device(config.device)
     pretrained = load_model(config.model)
     train, held_out = WindowSet(config.windows), WindowSet(config.windows, config.split)
     pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.windows))
-    run = RunFolder(config.out or default_run_path("r2mae-dna", "probe"), resolved(config))
+    scheme, seed = pretraining_of(config.model)
+    run = open_run("r2mae-dna", "probe", config.out, resolved(config))
     values = probe_model(
         pretrained.model,
         train,
@@ -150,33 +186,43 @@ def probe_command(config: Probe) -> None:
         batch_size=config.batch_size,
         device=device,
     )
-    n, git, device_text = min(config.max_windows, len(held_out)), git_commit(), device_name(device)
+    task, n = config.windows.resolve().name, min(config.max_windows, len(held_out))
     records = [
-        Record(
-            f"ratio {ratio:g}", metric, values[f"{key}@{ratio:g}"], scheme, 0, n, config.split, None, device_text, git
-        )
+        Record(task, f"{metric}@{ratio:g}", values[f"{key}@{ratio:g}"], row, of_seed, n, config.split)
         for ratio in config.ratios
-        for scheme, metric, key in _rows(config.model.name)
+        for row, of_seed, metric, key in _rows(scheme, seed)
     ]
-    run.write_results(records)
-    for ratio in config.ratios:
-        of_ratio = [record for record in records if record.task == f"ratio {ratio:g}"]
-        say(compare(of_ratio).rich(f"{n:,} {config.split} windows, ratio {ratio:g}, on {device_text}"))
+    run.write_results(stamped(records, device))
+    return run
+
+
+def pretraining_of(model: Path) -> tuple[str, int]:
+    """Return the scheme and the seed of a run folder of pretrain; of a published model, its folder's name and 0."""
+    if not (model / "config.yaml").exists():
+        return model.resolve().name, 0
+    config = RunFolder.open(model).config
+    return scheme_name(sampler_from_config(config["mask_ratio"], "dna"), "dna"), config["seed"]
+
+
+def probe_command(config: Probe) -> None:
+    """`r2mae-dna probe`."""
+    run = probe(config)
+    records = run.results()
+    report(run, records, RANK_BY, f"{records[0].n:,} {config.split} windows on {records[0].device}")
     say(
         "plurality: letters of the other species at the base, smoothing fitted. shuffled: columns moved within windows."
     )
     say("strand_difference: total variation between the predictions on the two strands.")
-    say(f"Done: {run.path}")
+    say(f"Done: {run.path} (results.json, table.md)")
 
 
-def _rows(name: str) -> list[tuple[str, str, str]]:
-    """Return (row of the table, metric, name in `probe_model`'s result)."""
-    shuffled = f"{name}, shuffled alignment"
+def _rows(scheme: str, seed: int) -> list[tuple[str, int, str, str]]:
+    """Return (row of the table, its seed, metric, name in `probe_model`'s result)."""
     return [
-        (name, "cross_entropy", "cross_entropy"),
-        (name, "accuracy", "accuracy"),
-        (name, "strand_difference", "strand_difference"),
-        ("plurality of the column", "cross_entropy", "plurality_cross_entropy"),
-        ("plurality of the column", "accuracy", "plurality_accuracy"),
-        (shuffled, "cross_entropy", "shuffled_cross_entropy"),
+        (scheme, seed, "loss", "loss"),
+        (scheme, seed, "accuracy", "accuracy"),
+        (scheme, seed, "strand_difference", "strand_difference"),
+        ("plurality of the column", 0, "loss", "plurality_loss"),
+        ("plurality of the column", 0, "accuracy", "plurality_accuracy"),
+        (f"{scheme}, shuffled alignment", seed, "loss", "shuffled_loss"),
     ]

@@ -14,14 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from r2mae_core.commands import say
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import device_name, precision, resolve_device
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import TOKEN_BITS
-from r2mae_dna.options import Score, needed
-from r2mae_dna.parts import Parts
-from r2mae_dna.sites import BuildGuard, Stretch, prepare
-from r2mae_dna.store import AlignmentStore
-from r2mae_dna.variants import (
+from r2mae_core.run_folder import default_run_path
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.parts import Parts
+from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.variants import (
     OUTSIDE,
     SCORED,
     STATUS,
@@ -31,7 +31,8 @@ from r2mae_dna.variants import (
     file_kind,
     score_column,
 )
-from r2mae_dna.vcf import VcfFile
+from r2mae_dna.data.vcf import VcfFile
+from r2mae_dna.options import Score
 
 FREQUENCIES = "frequencies"
 
@@ -73,13 +74,13 @@ class ModelScorer:
         folder: run folder or published model.
         store: the alignment; refused if its species are others than the model's.
         device: torch device type.
-        precision: "auto", "fp32" or "bf16".
+        bf16: compute in bfloat16; differences of logits are taken in float32.
         compile: whether to compile; the last batch is then padded, so that there is one graph.
         batch_size: sites per forward.
     """
 
     def __init__(
-        self, folder: Path, store: AlignmentStore, device: str, precision: str, compile: bool | None, batch_size: int
+        self, folder: Path, store: AlignmentStore, device: str, *, bf16: bool, compile: bool, batch_size: int
     ) -> None:
         import torch
 
@@ -90,9 +91,8 @@ class ModelScorer:
         self.name, self.digest = folder.name, pretrained.digest
         self.model = pretrained.model.to(device)
         self.device, self.batch_size = torch.device(device), batch_size
-        self.bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
-        self.pad = compile if compile is not None else device == "cuda"
-        if self.pad:
+        self.bf16, self.pad = bf16, compile
+        if compile:
             self.model.compile_trunk()
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -113,6 +113,8 @@ class ModelScorer:
 class Counts:
     """What became of the alleles."""
 
+    out: Path
+    """Where the scores are."""
     status: np.ndarray = field(default_factory=lambda: np.zeros(len(STATUS), np.int64))
     absent: set[str] = field(default_factory=set)
     """Chromosomes that the store does not have."""
@@ -136,22 +138,25 @@ def run_scorer(stretch: Stretch, scorer: SiteScorer, batch_size: int) -> Result:
     return Result(llr, stretch.status)
 
 
-def open_scorer(model: str, store: AlignmentStore, config: Score, device: str) -> SiteScorer:
-    """Return the scorer that `--model` names."""
-    if model == FREQUENCIES:
+def open_scorer(config: Score, store: AlignmentStore, device: str) -> SiteScorer:
+    """Return the scorer that the config names."""
+    if config.model == FREQUENCIES:
         return FrequencyScorer()
-    return ModelScorer(Path(model), store, device, config.precision, config.compile, config.batch_size)
+    bf16 = precision(config.precision, device) == "bf16-mixed"
+    return ModelScorer(
+        Path(config.model), store, device, bf16=bf16, compile=config.compile, batch_size=config.batch_size
+    )
 
 
 def output_path(config: Score) -> Path:
-    """Return where the scores go: `--out`, or `in.scored.vcf.gz` for `in.vcf.gz`.
+    """Return where the scores go: `--out`, or the default with the input's suffix.
 
     Raises:
         UserError: the name says no format, or the format could not hold the input's columns.
     """
     name = config.variants.name
-    stem = name.removesuffix("".join(config.variants.suffixes[-2 if name.endswith("gz") else -1 :]))
-    out = config.out or config.variants.with_name(f"{stem}.scored{name.removeprefix(stem)}")
+    suffix = "".join(config.variants.suffixes[-2 if name.endswith("gz") else -1 :])
+    out = config.out or Path(f"{default_run_path('r2mae-dna', 'score')}{suffix}")
     if file_kind(out) == "vcf" and file_kind(config.variants) != "vcf":
         raise UserError("a table cannot become a VCF without losing columns; name --out .tsv, .csv or .parquet")
     return out
@@ -170,10 +175,12 @@ def score_variants(config: Score) -> Counts:
     device = _device(config, world_size)
     if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
         raise UserError("window must be at least 2, chunk and batch_size at least 1")
-    model, out, column = needed(config.model, "model"), output_path(config), score_column(config.name)
+    if world_size > 1 and config.out is None:
+        raise UserError("several devices need --out FILE: each of their processes must know the same output")
+    out, column = output_path(config), score_column(config.name)
     variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
-    store = AlignmentStore(needed(config.msa, "msa"))
-    scorer = open_scorer(model, store, config, device)
+    store = AlignmentStore(config.msa)
+    scorer = open_scorer(config, store, device)
     source = {
         "Model": scorer.name,
         "ModelDigest": scorer.digest,
@@ -182,7 +189,7 @@ def score_variants(config: Score) -> Counts:
         "Window": config.window,
     }
     settings = {name: getattr(config, name) for name in ("chunk", "min_defined", "precision")}
-    parts, counts = Parts(config.variants, out, {**source, **settings}), Counts()
+    parts, counts = Parts(config.variants, out, {**source, **settings}), Counts(out)
     guard = BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
     n_chunks = 0
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
@@ -229,7 +236,7 @@ def _ahead(
     def job(item: tuple[int, Alleles]) -> tuple[int, int, Stretch | None]:
         i, alleles = item
         wanted = i % world_size == rank and not parts.has(i)
-        return i + 1, len(alleles), prepare(alleles, store, config.window, config.min_defined) if wanted else None
+        return i + 1, len(alleles), read_stretch(alleles, store, config.window, config.min_defined) if wanted else None
 
     stretches = enumerate(variants.chunks(config.chunk))
     with ThreadPoolExecutor(1) as pool:
@@ -266,12 +273,10 @@ def _wait_for_all() -> None:
 def score_command(config: Score) -> None:
     """`r2mae-dna score`."""
     counts = score_variants(config)
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
     where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
     say(f"{counts.text()}{where}")
     if counts.absent:
         say(f"Chromosomes that the alignment does not have: {', '.join(sorted(counts.absent)[:10])}")
-    column, out = score_column(config.name), output_path(config)
-    where = f"INFO {column.upper()}" if file_kind(out) == "vcf" else f"column {column}"
-    say(f"Done: {out} ({where}; lower is more deleterious)")
+    column = score_column(config.name)
+    where = f"INFO {column.upper()}" if file_kind(counts.out) == "vcf" else f"column {column}"
+    say(f"Done: {counts.out} ({where}; lower is more deleterious)")

@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
-from r2mae_dna.maf import BlockCounts, Piece, open_text, project, read_blocks, scan_species
-from r2mae_dna.store import SHARD_ROWS, StoreInfo, StoreWriter
+from r2mae_dna.data.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.maf import BlockCounts, Piece, open_text, project, read_blocks, scan_species
+from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter
 
 MAX_FASTA_MISMATCH = 0.05
+OVERLAPS = "reference bases given by more than one block (the first is kept)"
 
 
 @dataclass
@@ -136,7 +137,7 @@ def build_alignment(
         writer = StoreWriter(folder / "store", list(columns))
         for name, chromosome in canvas.chromosomes.items():
             writer.write(name, chromosome.codes, chromosome.shards)
-        info = writer.close()
+        info = writer.close(counts.left_out() | {OVERLAPS: canvas.overlaps})
         (folder / "store").rename(out)
     absent = tuple(name for name in columns if name not in found)
     return BuildReport(

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
+from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
 
 _GAP_LETTER = ord("-")
 
@@ -127,6 +127,14 @@ class BlockCounts:
     """Further rows of a species in the same block; the longest is kept, the first of equals."""
     unlisted_rows: int = 0
     """Rows of species that were not asked for."""
+
+    def left_out(self) -> dict[str, int]:
+        """Return reason → what was passed over."""
+        return {
+            "blocks without the reference": self.without_reference,
+            "second rows of a species in a block (the longest is kept)": self.duplicate_rows,
+            "rows of species that were not asked for": self.unlisted_rows,
+        }
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core.commands import say
+from r2mae_core.commands import left_out, say
 from r2mae_core.errors import UserError
-from r2mae_dna.build import BuildReport, build_alignment
-from r2mae_dna.codes import TOKEN_BITS, decode
-from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow, needed
-from r2mae_dna.store import AlignmentStore
-from r2mae_dna.windows import parse_region
+from r2mae_core.run_folder import default_run_path
+from r2mae_dna.data.build import BuildReport, build_alignment
+from r2mae_dna.data.codes import TOKEN_BITS, decode
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.windows import parse_region
+from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
 
 MAX_SHOWN = 10_000
 _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
@@ -18,18 +19,18 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 
 def build_command(config: MsaBuild) -> None:
     """`r2mae-dna msa build`."""
-    out = needed(config.out, "out")
+    out = config.out or default_run_path("r2mae-dna", "msa-build")
     report = build_alignment(
         config.mafs,
         out,
-        reference=needed(config.reference, "reference"),
+        reference=config.reference,
         species=species_names(config.species),
         fasta=config.fasta,
         progress=config.progress,
     )
     for line in report_lines(report):
         say(line)
-    say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna windows {out} --out DIR")
+    say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna prepare {out}")
 
 
 def species_names(text: str) -> list[str]:
@@ -41,18 +42,13 @@ def species_names(text: str) -> list[str]:
 
 def report_lines(report: BuildReport) -> list[str]:
     """Return what a build met, as lines for a person; what did not occur is not mentioned."""
-    info, counts = report.info, report.counts
+    info = report.info
+    n_blocks, n_species, n_bases = report.counts.blocks, len(info.species), sum(info.covered.values())
     lines = [
-        f"{counts.blocks:,} blocks, {len(info.species)} species, {sum(info.covered.values()):,} reference bases on "
-        f"{len(info.covered)} chromosome{'s' if len(info.covered) > 1 else ''}"
+        f"{n_blocks:,} blocks, {n_species} species, {n_bases:,} reference bases on {len(info.covered)} chromosome"
+        f"{'s' if len(info.covered) > 1 else ''}",
+        left_out(info.left_out),
     ]
-    passed_over = [
-        (counts.without_reference, "blocks without the reference"),
-        (counts.duplicate_rows, "second rows of a species in a block (the longest is kept)"),
-        (report.overlaps, "reference bases given by more than one block (the first is kept)"),
-        (counts.unlisted_rows, "rows of species that were not asked for"),
-    ]
-    lines += [f"passed over: {count:,} {what}" for count, what in passed_over if count]
     if report.without_blocks:
         lines.append(f"in no block: {', '.join(report.without_blocks)}")
     if report.checked:
@@ -81,6 +77,7 @@ def info_command(config: MsaInfo) -> None:
     if store.info is None:
         say("Published layout: the store names no species, so their order cannot be checked.")
         return
+    say(left_out(store.info.left_out))
     total = max(sum(store.info.covered.values()), 1)
     say(f"Soft-masked: {store.info.soft_masked / total:.1%} of the covered reference")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

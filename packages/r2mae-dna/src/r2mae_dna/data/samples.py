@@ -3,10 +3,10 @@
 from importlib import resources
 from pathlib import Path
 
-from r2mae_dna.build import build_alignment
-from r2mae_dna.options import Windows
-from r2mae_dna.vcf import VcfFile, info_values
-from r2mae_dna.windows import make_windows
+from r2mae_dna.data.build import build_alignment
+from r2mae_dna.data.vcf import VcfFile, info_values
+from r2mae_dna.data.windows import prepare
+from r2mae_dna.options import Prepare
 
 VERTEBRATES, APES = "vertebrates-mm9-chr10.maf.gz", "apes-hg19-chr22.maf.gz"
 VARIANTS = "1000genomes-hg19-chr22.vcf.gz"
@@ -29,9 +29,7 @@ def prepare_apes(folder: Path, window: int = 128) -> tuple[Path, Path, Path]:
     if not store.exists():
         build_alignment([sample_path(APES)], store, reference="Hsap")
     if not windows.exists():
-        make_windows(
-            Windows(store, out=windows, window=window, step=window // 2, only=APES_TRAINING, test=APES_VARIANTS)
-        )
+        prepare(Prepare(store, out=windows, window=window, step=window // 2, only=APES_TRAINING, test=APES_VARIANTS))
     if not variants.exists():
         write_rare_and_common(sample_path(VARIANTS), variants)
     return store, windows, variants

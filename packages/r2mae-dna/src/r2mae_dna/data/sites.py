@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import GAP, TOKEN_BITS
-from r2mae_dna.store import AlignmentStore
-from r2mae_dna.variants import NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, Alleles
+from r2mae_dna.data.codes import GAP, TOKEN_BITS
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.variants import NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, Alleles
 
 READ_SPAN, MAX_GAP = 131_072, 8192
 """Positions of the store that are read at once at most, and between two sites that are read together."""
@@ -37,7 +37,7 @@ class Stretch:
 _BASES = {letter: token for token, pair in enumerate(("Aa", "Cc", "Gg", "Tt"), start=1) for letter in pair}
 
 
-def prepare(alleles: Alleles, store: AlignmentStore, window: int, min_defined: float) -> Stretch:
+def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defined: float) -> Stretch:
     """Find out which alleles can be scored, and read their windows, each site once.
 
     Args:

@@ -7,7 +7,7 @@ are read as well.
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core.errors import UserError
-from r2mae_dna.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
 
 ATTRIBUTE = "r2mae_dna"
 SHARD_ROWS = 524_288
@@ -47,6 +47,8 @@ class StoreInfo:
     shards: dict[str, list[int]]
     """Chromosome → the stretches of `SHARD_ROWS` positions that hold anything."""
     digest: str
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason → what the build passed over."""
 
 
 class AlignmentStore:
@@ -153,6 +155,7 @@ def _info(attributes: Mapping[str, Any]) -> StoreInfo:
         depth=tuple(attributes["depth"]),
         shards={name: list(shards) for name, shards in attributes["shards"].items()},
         digest=attributes["digest"],
+        left_out=dict(attributes.get("left_out", {})),
     )
 
 
@@ -226,8 +229,12 @@ class StoreWriter:
         self._soft_masked += int(np.count_nonzero(columns[0] > TOKEN_BITS))
         self._depth += np.bincount(depth[covered], minlength=len(self.species))
 
-    def close(self) -> StoreInfo:
-        """Write the attributes and return them."""
+    def close(self, left_out: Mapping[str, int] | None = None) -> StoreInfo:
+        """Write the attributes and return them.
+
+        Args:
+            left_out: reason → what was passed over.
+        """
         info = StoreInfo(
             self.species,
             self._covered,
@@ -236,6 +243,7 @@ class StoreWriter:
             tuple(int(count) for count in self._depth),
             self._shards,
             self._hash.hexdigest()[:16],
+            dict(left_out or {}),
         )
         self._group.attrs[ATTRIBUTE] = {"version": 1, **asdict(info)}
         return info

@@ -9,8 +9,8 @@ import numpy as np
 
 from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path
-from r2mae_dna.maf import open_text
-from r2mae_dna.variants import (
+from r2mae_dna.data.maf import open_text
+from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
     TABLE_COLUMNS,

@@ -4,20 +4,21 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core.commands import say
+from r2mae_core.commands import left_out, say
 from r2mae_core.errors import UserError
 from r2mae_core.files import write_text
-from r2mae_dna.build import scratch_folder
-from r2mae_dna.codes import TOKEN_BITS
-from r2mae_dna.conservation import Track, conserved_windows
-from r2mae_dna.options import Windows, needed
-from r2mae_dna.store import AlignmentStore
+from r2mae_core.run_folder import default_run_path
+from r2mae_dna.data.build import scratch_folder
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.conservation import Track, conserved_windows
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.options import Prepare
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,13 +39,15 @@ class WindowsInfo:
     conservation: bool
     """Whether phastCons and phyloP are kept with every window."""
     digest: str
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason → windows of defined bases that are in no split."""
 
 
 class WindowSet:
     """The windows of one split, mapped into memory.
 
     Args:
-        folder: what `r2mae-dna windows` wrote.
+        folder: what `r2mae-dna prepare` wrote.
         split: "train", "validation" or "test".
 
     Raises:
@@ -55,7 +58,7 @@ class WindowSet:
         self.info = read_info(folder)
         self.split = split
         if not self.info.counts.get(split):
-            raise UserError(f"{folder} holds no {split} windows; make it again with r2mae-dna windows --{split} REGION")
+            raise UserError(f"{folder} holds no {split} windows; make it again with r2mae-dna prepare --{split} REGION")
         home = folder / split
         self.codes: np.ndarray = np.load(home / "codes.npy", mmap_mode="r")
         self.starts: np.ndarray = np.load(home / "starts.npy")
@@ -97,7 +100,7 @@ def read_info(folder: Path) -> WindowsInfo:
     """
     file = folder / "windows.json"
     if not file.is_file():
-        raise UserError(f"no windows at {folder}; r2mae-dna windows STORE --out {folder} makes them")
+        raise UserError(f"no windows at {folder}; r2mae-dna prepare STORE --out {folder} makes them")
     values = json.loads(file.read_text(encoding="utf-8"))
     species = values.pop("species")
     return WindowsInfo(species=None if species is None else tuple(species), **values)
@@ -148,15 +151,15 @@ def window_starts(reference: np.ndarray, window: int, step: int) -> np.ndarray:
     return np.repeat(starts, counts) + offsets * step
 
 
-def make_windows(config: Windows) -> WindowsInfo:
-    """Cut the windows that the config asks for; returns what was written.
+def prepare(config: Prepare) -> Path:
+    """Cut the windows that the config asks for; returns their folder.
 
     Raises:
         UserError: the store, a region or a track is wrong, the output exists, or no window is left for training.
     """
     if config.window < 2 or config.step < 1:
         raise UserError(f"window must be at least 2 and step at least 1, got {config.window} and {config.step}")
-    out = needed(config.out, "out")
+    out = config.out or default_run_path("r2mae-dna", "prepare")
     if out.exists():
         raise UserError(f"{out} exists; remove it first, or name another --out")
     store = AlignmentStore(config.msa)
@@ -171,26 +174,30 @@ def make_windows(config: Windows) -> WindowsInfo:
             raise UserError("give both --phastcons and --phylop, or neither: the loss weights need the two")
         tracks = (Track(config.phastcons), Track(config.phylop))
     plan = {split: [] for split in SPLITS}
+    skipped = {"outside the regions, or across the edge of one": 0, "not conserved": 0}
     for number, name in enumerate(store.chromosomes):
         if only and all(region.chromosome != name for region in only):
             continue
         starts = window_starts(_reference(store, name), config.window, config.step)
-        for split, chosen in _assign(name, starts, config.window, held_out, only).items():
+        assigned = _assign(name, starts, config.window, held_out, only)
+        skipped["outside the regions, or across the edge of one"] += len(starts) - sum(map(len, assigned.values()))
+        for split, chosen in assigned.items():
             if tracks is not None and config.top < 1.0 and len(chosen):
                 generator = np.random.Generator(np.random.Philox(key=[config.seed, number * 3 + SPLITS.index(split)]))
                 phastcons = np.stack([tracks[0].values(name, s, s + config.window) for s in chosen.tolist()])
                 keep = conserved_windows(
                     phastcons, quantile=config.quantile, top=config.top, rest=config.rest, generator=generator
                 )
+                skipped["not conserved"] += int((~keep).sum())
                 chosen = chosen[keep]
             if len(chosen):
                 plan[split].append((name, chosen))
     if not plan["train"]:
         raise UserError(f"no window of {config.window} defined bases is left for training in {config.msa}")
     with scratch_folder(out) as folder:
-        info = _write(folder / "windows", store, plan, tracks, config)
+        _write(folder / "windows", store, plan, tracks, config, skipped)
         (folder / "windows").rename(out)
-    return info
+    return out
 
 
 def _reference(store: AlignmentStore, name: str) -> np.ndarray:
@@ -227,8 +234,13 @@ def _assign(
 
 
 def _write(
-    folder: Path, store: AlignmentStore, plan: dict[str, list[tuple[str, np.ndarray]]], tracks: Any, config: Windows
-) -> WindowsInfo:
+    folder: Path,
+    store: AlignmentStore,
+    plan: dict[str, list[tuple[str, np.ndarray]]],
+    tracks: Any,
+    config: Prepare,
+    skipped: dict[str, int],
+) -> None:
     digest, counts = hashlib.sha256(store.digest.encode()), {}
     for split, parts in plan.items():
         n = counts[split] = sum(len(starts) for _, starts in parts)
@@ -256,10 +268,9 @@ def _write(
         write_text(home / "chromosomes.txt", "".join(f"{name}\n" for name, _ in parts))
     info = WindowsInfo(
         config.window, config.step, store.species, store.n_species, store.digest, counts, tracks is not None,
-        digest.hexdigest()[:16],
+        digest.hexdigest()[:16], {reason: count for reason, count in skipped.items() if count},
     )  # fmt: skip
     write_text(folder / "windows.json", json.dumps(asdict(info), indent=1) + "\n")
-    return info
 
 
 def _cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) -> None:
@@ -274,11 +285,13 @@ def _cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) 
         out[low:high] = views[starts[low:high] - first].transpose(0, 2, 1)
 
 
-def windows_command(config: Windows) -> None:
-    """`r2mae-dna windows`."""
-    info = make_windows(config)
+def prepare_command(config: Prepare) -> None:
+    """`r2mae-dna prepare`."""
+    out = prepare(config)
+    info = read_info(out)
     splits = ", ".join(f"{count:,} {split}" for split, count in info.counts.items() if count)
     say(f"{splits} windows of {info.window} bases × {info.n_species + 1} species (each also on its other strand)")
+    say(left_out(info.left_out))
     if info.conservation:
         say("phastCons and phyloP are kept with every window: the loss is weighted and labels flip as in GPN-MSA.")
-    say(f"Done: {config.out}. Next: r2mae-dna pretrain {config.out}")
+    say(f"Done: {out}. Next: r2mae-dna pretrain {out}")
