@@ -29,11 +29,11 @@ def speeches():
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory, speeches):
     """The speeches with a tokenizer of 400 entries."""
-    from r2mae_text import prepare_corpus
+    from r2mae_text.data.prepare import prepare
     from r2mae_text.options import Prepare
 
     out = tmp_path_factory.mktemp("corpus") / "speeches"
-    return prepare_corpus(Prepare(tuple(speeches), vocab_size=400, validation=0.2, workers=1, out=out, progress=False))
+    return prepare(Prepare(tuple(speeches), vocab_size=400, validation=0.2, workers=1, out=out, progress=False))
 
 
 @pytest.fixture(scope="session")

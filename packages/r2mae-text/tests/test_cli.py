@@ -40,9 +40,11 @@ def test_the_whole_path(call, speeches, tmp_path):
         "--max_length", "16", "--device", "cpu", "--out", "tuned", "--no-progress",
     )  # fmt: skip
     assert (code, err) == (0, "")
-    assert "LinearDecay(0.4, 0.15)" in out
+    assert "dynamic" in out
+    assert "Done: tuned (results.json, table.md)" in out
+    assert Path("tuned/table.md").exists()
     assert {(r.task, r.metric, r.n) for r in read_records("tuned")} == {("movies", "accuracy", 1568)}
-    code, out, err = call("export", "run", "plain")
+    code, out, err = call("export", "run", "--out", "plain")
     assert (code, err) == (0, "")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in Path("plain").iterdir()}
     code, out, err = call("fill", "plain", "The Congress of the <mask>.")
@@ -51,10 +53,15 @@ def test_the_whole_path(call, speeches, tmp_path):
     code, out, _ = call("compare", "tuned", "run", "--markdown")
     assert code == 0
     assert "movies accuracy" in out
+    assert "corpus loss@0.15" in out
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert config["mask_ratio"]["class_path"] == "r2mae_core.LinearDecay"
-    code, *_ = call("pretrain", "corpus", "-c", "run/config.yaml", "--out", "again", "--no-progress")
-    assert code == 0
+    for verb, folder in (("prepare", "corpus"), ("finetune", "tuned")):
+        code, out, _ = call(verb, "-c", f"{folder}/config.yaml", "--print_config")
+        assert code == 0
+        assert yaml.safe_load(Path(folder, "config.yaml").read_text()).items() <= yaml.safe_load(out).items()
+    code, _, err = call("pretrain", "-c", "run/config.yaml", "--out", "again", "--no-progress")
+    assert (code, err) == (0, "")
     assert Path("run/model/model.safetensors").read_bytes() == Path("again/model/model.safetensors").read_bytes()
 
 
@@ -65,8 +72,9 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
     shutil.move("run/model", "kept")
     code, _, err = call("finetune", "run", "--tasks", "[movies]", "--device", "cpu")
     assert code == 1
-    assert "holds no finished pretraining; let it end, or write what it has with r2mae-text export run DIR" in err
-    assert call("export", "run", "plain")[0] == 0
+    assert "run holds no finished model; the same pretrain command with --out run goes on" in err
+    assert "r2mae-text export run --out DIR" in err
+    assert call("export", "run", "--out", "plain")[0] == 0
     assert Path("plain/model.safetensors").read_bytes() == Path("kept/model.safetensors").read_bytes()
 
 
@@ -79,7 +87,7 @@ def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "figures" / "demo.png").stat().st_size > 30_000
     records = read_records("run")
     assert len([r for r in records if r.metric == "accuracy"]) == 6
-    assert len([r for r in records if r.metric == "mlm_loss@0.15"]) == 5
+    assert len([r for r in records if r.metric == "loss@0.15"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
         (["prepare", "nowhere"], "no file or folder nowhere"),
         (["pretrain", "nowhere"], "nowhere holds no index.json of a corpus"),
         (["finetune", "nowhere", "--tasks", "[movies]"], "no model 'nowhere' here or on the hub"),
-        (["export", "nowhere", "out"], "is no run folder of r2mae-text pretrain"),
+        (["export", "nowhere"], "nowhere is no run folder"),
         (["fill", "nowhere", "text"], "no model 'nowhere' here or on the hub"),
         (["compare", "nowhere"], "no results at"),
         (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),

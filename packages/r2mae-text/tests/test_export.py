@@ -56,7 +56,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         load_pretrained(tmp_path / "empty")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("corpus: x\nmask_ratio: y\n")
-    with pytest.raises(UserError, match="holds no finished pretraining"):
+    with pytest.raises(UserError, match="holds no finished model"):
         load_pretrained(tmp_path / "run")
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from r2mae_core import UserError, read_records
-from r2mae_text import TASKS, Task, finetune_tasks
+from r2mae_text import TASKS, Task
 from r2mae_text.batching import batches, collate, encode, subset
 from r2mae_text.data.glue import Examples, load_task, read_table
 from r2mae_text.export import export_run
-from r2mae_text.finetune import finetune_task, predict
+from r2mae_text.finetune import finetune, finetune_task, predict
 from r2mae_text.metrics import f1, matthews, score, spearman
 from r2mae_text.options import Finetune
 
@@ -256,8 +256,8 @@ def test_a_run_is_resumed_by_task_and_seed(folder, tmp_path, monkeypatch):
     config = Finetune(
         str(folder), ("sst2",), str(tmp_path), seeds=(0,), epochs=1, device="cpu", out=Path("run"), progress=False
     )
-    finetune_tasks(config)
-    run = finetune_tasks(replace(config, seeds=(0, 1)))
+    finetune(config)
+    run = finetune(replace(config, seeds=(0, 1)))
     assert calls == [0, 1]
     records = read_records(run.path)
     assert {(r.task, r.seed, r.n, r.scheme) for r in records} == {("sst2", s, 12, "model") for s in (0, 1)}

@@ -9,9 +9,10 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from r2mae_core import MaskDraw, Uniform
 from r2mae_core.data_order import StepOrder
+from r2mae_core.schedules import linear
 from r2mae_text.data.shards import TokenRows
 from r2mae_text.masking import MaskingRule
-from r2mae_text.pretrain import MaskedLanguageModule, linear
+from r2mae_text.pretrain import MaskedLanguageModule
 
 N_TOPICS, WORDS, LENGTH = 32, 8, 32
 

@@ -2,8 +2,7 @@ import pytest
 
 from r2mae_core import read_records
 from r2mae_text.options import Reproduce
-from r2mae_text.paper import grid, reproduce
-from r2mae_text.published import DINKYTRAIN, TABLE2, mean_ranks, normalised_errors
+from r2mae_text.paper import DINKYTRAIN, TABLE2, grid, mean_ranks, normalised_errors, reproduce
 
 
 @pytest.mark.parametrize("size", ["medium", "base"])
@@ -25,7 +24,7 @@ def test_figure_1fs_form():
 def test_the_grid_is_the_papers():
     cells = grid(Reproduce("table2"))
     assert [(c.size, c.scheme) for c in cells][:5] == [
-        ("medium", s) for s in ("fixed", "high", "mdlm", "dynamic", "r2mae")
+        ("medium", s) for s in ("fixed 0.15", "high 0.4", "mdlm", "dynamic", "r2mae")
     ]
     assert len(cells) == 10
     assert [c.sampler.sample(0, 10) for c in cells[:2]] == [0.15, 0.4]
@@ -61,21 +60,26 @@ def test_a_tiny_grid_is_walked_once(corpus, tmp_path, capsys):
     records = read_records(run.path)
     assert {r.scheme for r in records} == set(TABLE2["base"])
     assert {r.task for r in records if r.metric == "accuracy"} == {"tiny sst2"}
-    assert (run.path / "table2-tiny.md").read_text().count("\n") == 7
+    assert (run.path / "table2.md").read_text().count("\n| ") == 7
+    assert {f.name for f in run.path.iterdir() if f.is_dir()} == {
+        f"tiny-{name}-0" for name in ("fixed-0.15", "high-0.4", "mdlm", "dynamic", "r2mae")
+    }
+    assert "[1/5] tiny, fixed 0.15: " in (out := capsys.readouterr().out)
+    assert "done before" not in out
     before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*.safetensors")}
     assert len(before) == 5
     reproduce(tiny_grid(corpus, tmp_path, "table2"))
+    assert capsys.readouterr().out.count(": done before\n") == 5
     assert before == {file: file.stat().st_mtime_ns for file in run.path.rglob("*.safetensors")}
 
 
 def test_the_papers_values_stand_beside_ours(corpus, tmp_path):
     from r2mae_core import Record
-    from r2mae_text.paper import Cell, _named
+    from r2mae_text.paper import _beside_the_papers
 
-    record = Record("qqp", "accuracy", 0.9, "x", 0, 10)
-    named = _named(record, Cell("medium", "r2mae", None))
-    assert (named.task, named.scheme, named.paper) == ("medium qqp", "r2mae", pytest.approx(0.901))
-    assert _named(Record("rte", "accuracy", 0.9, "x", 0, 10), Cell("medium", "r2mae", None)).paper is None
+    record = _beside_the_papers(Record("qqp", "accuracy", 0.9, "r2mae", 0, 10), "medium")
+    assert (record.task, record.paper) == ("medium qqp", pytest.approx(0.901))
+    assert _beside_the_papers(Record("rte", "accuracy", 0.9, "r2mae", 0, 10), "medium").paper is None
 
 
 def test_the_figure_is_drawn_over_the_ratios(corpus, tmp_path):

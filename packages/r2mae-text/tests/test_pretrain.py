@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,11 +13,11 @@ import torch
 
 from r2mae_core import MaskDraw, RunFolder, UserError, read_records
 from r2mae_core.metrics_csv import read_metrics
-from r2mae_text import pretrain_model
-from r2mae_text.export import load_pretrained
+from r2mae_text.data.prepare import prepare
+from r2mae_text.export import export, load_pretrained
 from r2mae_text.model import masked_lm_loss
-from r2mae_text.options import Pretrain
-from r2mae_text.pretrain import MaskedLanguageModule, build_module, linear, micro_batch_size
+from r2mae_text.options import Export, Prepare, Pretrain
+from r2mae_text.pretrain import MaskedLanguageModule, build_module, pretrain
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
 
@@ -49,6 +50,8 @@ class Trace(pl.Callback):
         trace = self
 
         def masked_loss(module, batch, draw):
+            if not module.training:
+                return trace.loss(module, batch, draw)
             state = draw.generator.get_state()
             masked = module.mask(batch, draw)
             draw.generator.set_state(state)
@@ -65,7 +68,7 @@ class Trace(pl.Callback):
 
 
 def test_a_run_writes_what_it_says(config, corpus):
-    run = pretrain_model(config)
+    run = pretrain(config)
     metrics = read_metrics(run.metrics_file)
     assert {"loss", "mask_ratio", "tokens_per_second", "tflops", "unigram_entropy", "val_loss/ratio_0.15"} <= set(
         metrics
@@ -75,25 +78,31 @@ def test_a_run_writes_what_it_says(config, corpus):
     assert metrics["tokens"][-1] == (8, 8 * 16 * 32)
     assert metrics["loss"][0][1] == pytest.approx(np.log(400), abs=0.3)
     records = read_records(run.path)
-    assert {r.metric for r in records} == {f"mlm_loss@{r:g}" for r in (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)}
-    assert {r.scheme for r in records} == {"Uniform(0.15, 0.4)"}
-    again = pretrain_model(config)  # done: nothing is trained twice
+    assert {r.metric for r in records} == {f"loss@{r:g}" for r in (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)}
+    assert {(r.scheme, r.split, r.seed) for r in records} == {("r2mae", "validation", 0)}
+    assert all(r.device.startswith("cpu") for r in records)
+    again = pretrain(config)  # done: nothing is trained twice
     assert read_metrics(again.metrics_file) == metrics
+
+
+def test_a_corpus_without_a_validation_split_trains_without_records(config, speeches):
+    corpus = prepare(Prepare((speeches[0],), vocab_size=300, validation=0.0, workers=1, out=Path("c"), progress=False))
+    run = pretrain(replace(config, corpus=corpus.path, steps=2))
+    assert (read_records(run.path), load_pretrained(run.path)[0].config.vocab_size) == ([], 300)
+    assert not [name for name in read_metrics(run.metrics_file) if name.startswith("val_loss")]
 
 
 @pytest.mark.parametrize("micro", [16, 8])
 def test_resume_in_mid_epoch_is_bit_exact(config, micro, monkeypatch):
     config = replace(config, micro_batch_size=micro, checkpoint_every=3)
     with Trace() as whole:
-        pretrain_model(replace(config, out=Path("whole")))
-    import r2mae_text.pretrain as pretrain
-
+        pretrain(replace(config, out=Path("whole")))
     with monkeypatch.context() as patch, Trace() as first:
-        patch.setattr(pretrain, "Validation", lambda *_: StopAt(5))  # between two checkpoints
+        patch.setattr("r2mae_text.pretrain.Speed", lambda *_: StopAt(5))  # between two checkpoints
         with pytest.raises(UserError, match="interrupted at step 5"):
-            pretrain_model(config)
+            pretrain(config)
     with Trace() as second:
-        pretrain_model(config)
+        pretrain(config)
     assert second.seen[0][0] == 3  # from the checkpoint
     assert [s for s in first.seen if s[0] < 3] + second.seen == whole.seen
     assert same(weights("whole"), weights("run"))
@@ -112,7 +121,7 @@ def test_the_result_does_not_depend_on_the_micro_batch(config):
     for micro in (16, 4, 2):
         out = Path(f"micro-{micro}")
         with Trace() as trace:
-            pretrain_model(replace(config, micro_batch_size=micro, dropout=0.0, out=out, steps=4))
+            pretrain(replace(config, micro_batch_size=micro, dropout=0.0, out=out, steps=4))
         per_step = {}
         for step, ratio, rows, masked, _ in trace.seen:
             entry = per_step.setdefault(step, (ratio, [], []))
@@ -133,7 +142,7 @@ def test_epochs_have_other_rows_order_and_masks(corpus, config):
         config, batch_size=256, micro_batch_size=256, steps=2 * (rows // 256), mask_share=1.0, random_share=0
     )
     with Trace() as trace:
-        pretrain_model(config)
+        pretrain(config)
     epoch = rows // 256
     first = {
         tuple(row): masked
@@ -154,26 +163,11 @@ def test_every_step_hides_other_places(config):
     """At a fixed ratio, so that nothing but the step can tell two masks apart."""
     shares = {"mask_share": 1.0, "random_share": 0.0}
     with Trace() as trace:
-        pretrain_model(replace(config, mask_ratio=0.3, steps=4, **shares))
+        pretrain(replace(config, mask_ratio=0.3, steps=4, **shares))
     hidden = [np.array(masked) == 4 for _, _, _, masked, _ in trace.seen]
     assert len(hidden) == 8
     for i in range(8):
         assert not any((hidden[i] == hidden[j]).all() for j in range(i))
-
-
-def test_micro_batches_are_chosen_to_divide(config):
-    assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cpu") == 16
-    assert micro_batch_size(replace(config, batch_size=2048, micro_batch_size=None), "cuda") == 256
-    assert micro_batch_size(replace(config, batch_size=30, micro_batch_size=None, devices=2), "cpu") == 15
-
-
-def test_the_schedule_rises_and_falls():
-    factors = [linear(step, 1000, 0.03) for step in range(1001)]
-    assert factors[30] == 1.0
-    assert max(factors) == 1.0
-    assert 0 < factors[0] < 0.05
-    assert factors[1000] == 0.0
-    assert factors[515] == pytest.approx(0.5, abs=0.01)
 
 
 def test_weight_decay_spares_biases_and_norms(config, corpus):
@@ -189,26 +183,26 @@ def test_weight_decay_spares_biases_and_norms(config, corpus):
 
 @pytest.mark.parametrize("scheme", ["mdlm", "dynamic", 0.0, 1.0, "r2mae+dynamic"])
 def test_no_scheme_gives_nan(config, scheme):
-    run = pretrain_model(replace(config, mask_ratio=scheme, steps=4))
+    run = pretrain(replace(config, mask_ratio=scheme, steps=4))
     assert all(np.isfinite(loss) for _, loss in read_metrics(run.metrics_file)["loss"])
 
 
 def test_budgets(config, corpus):
-    tokens = pretrain_model(replace(config, steps=None, tokens=16 * 32 * 3, out=Path("tokens")))
+    tokens = pretrain(replace(config, steps=None, tokens=16 * 32 * 3, out=Path("tokens")))
     assert read_metrics(tokens.metrics_file)["loss"][-1][0] == 2  # steps 0, 1, 2
-    run = pretrain_model(replace(config, steps=None, minutes=0.01, out=Path("minutes")))
+    run = pretrain(replace(config, steps=None, minutes=0.01, out=Path("minutes")))
     kept = json.loads((run.path / "budget.json").read_text())
     assert kept["steps"] == max(int(0.6 / kept["seconds_per_step"]), 1)
     for wrong, message in [({"tokens": 5.0}, "give one of --steps"), ({"steps": 0}, "must be positive")]:
         with pytest.raises(UserError, match=message):
-            pretrain_model(replace(config, **wrong, out=Path(message)))
+            pretrain(replace(config, **wrong, out=Path(message)))
 
 
 def test_going_on_from_a_checkpoint(config, corpus):
-    pretrain_model(config)
+    pretrain(config)
     with Trace() as trace:
         more = replace(config, model="run", model_args={}, out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15)
-        run = pretrain_model(more)
+        run = pretrain(more)
     model, _ = load_pretrained("run")
     module = MaskedLanguageModule(model, None, build_module(config, corpus, None).rule, batch_size=16, lr=1.0)
     assert same(weights("run"), weights("more"))
@@ -218,17 +212,14 @@ def test_going_on_from_a_checkpoint(config, corpus):
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(config, corpus, tmp_path, speeches):
-    from r2mae_text import prepare_corpus
-    from r2mae_text.options import Prepare
-
-    pretrain_model(config)
-    other = prepare_corpus(Prepare((speeches[0],), vocab_size=380, workers=1, out=Path("other"), progress=False))
+    pretrain(config)
+    other = prepare(Prepare((speeches[0],), vocab_size=380, workers=1, out=Path("other"), progress=False))
     with pytest.raises(UserError, match="trained with another tokenizer than the corpus was prepared with"):
-        pretrain_model(replace(config, corpus=other.path, model="run", model_args={}, out=Path("more")))
+        pretrain(replace(config, corpus=other.path, model="run", model_args={}, out=Path("more")))
 
 
 def test_padding_the_vocabulary_changes_no_logit(config):
-    run = pretrain_model(replace(config, pad_vocab_to=64, steps=2))
+    run = pretrain(replace(config, pad_vocab_to=64, steps=2))
     model, tokenizer = load_pretrained(run.path)
     assert model.config.vocab_size == len(tokenizer) == 400
     state = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
@@ -239,14 +230,12 @@ def test_padding_the_vocabulary_changes_no_logit(config):
 
 
 def test_memory_that_is_full_is_a_message(config, monkeypatch):
-    import r2mae_text.pretrain as pretrain
-
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(pretrain, "masked_lm_loss", full)
+    monkeypatch.setattr("r2mae_text.pretrain.masked_lm_loss", full)
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*lower --micro_batch_size"):
-        pretrain_model(config)
+        pretrain(config)
 
 
 @pytest.mark.parametrize(
@@ -257,40 +246,79 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"device": "cuda"}, "sees no CUDA GPU"),
         ({"length": 100_000}, "not one row of 100000"),
         ({"batch_size": 10**6}, "samples do not fill a batch of 1,000,000"),
-        ({"micro_batch_size": 5}, "cannot be divided into micro-batches of 5"),
+        ({"micro_batch_size": 5}, "--batch_size 16 is no multiple of --micro_batch_size 5"),
         ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
         ({"model": "nosuch"}, "nosuch is not a size or model type, so a checkpoint, whose shape is given"),
         ({"model": "nosuch", "model_args": {}}, "no model 'nosuch' here or on the hub"),
         ({"devices": 2, "out": None}, "several devices need --out"),
+        ({"strategy": "fsdp", "compile": True}, "choose one"),
     ],
 )
 def test_bad_options_are_refused(config, changes, message):
     with pytest.raises(UserError, match=message):
-        pretrain_model(replace(config, **changes))
+        pretrain(replace(config, **changes))
 
 
-def test_two_ranks_share_the_ratio_and_differ_in_rows_and_noise(tmp_path, corpus):
-    """Two processes equal one that accumulates: same rows, masks, ratio and, to rounding, weights."""
-    script = Path(__file__).with_name("two_ranks.py")
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+
+
+def two_ranks(corpus, folder, strategy):
+    """Run two processes and return what each rank saw."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), str(corpus.path), str(tmp_path)]
+    arguments = [str(SCRIPT), str(corpus.path), str(folder), strategy]
     done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{strategy}-rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def ddp(corpus, tmp_path_factory):
+    """The folder of a run of two processes with a whole model each, and what each of them saw."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, two_ranks(corpus, folder, "ddp")
+
+
+def test_two_ranks_share_the_ratio_and_differ_in_rows_and_noise(tmp_path, corpus, ddp):
+    """Two processes equal one that accumulates: same rows, masks, ratio and, to rounding, weights."""
+    folder, ranks = ddp
     assert len(ranks[0]) == len(ranks[1]) == 4
     for (step0, ratio0, rows0, masked0), (step1, ratio1, rows1, masked1) in zip(*ranks, strict=True):
         assert (step0, ratio0) == (step1, ratio1)
         assert rows0 != rows1
         assert masked0 != masked1
-    spec = importlib.util.spec_from_file_location("two_ranks", script)
-    two_ranks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(two_ranks)
+    spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     with Trace() as trace:
-        pretrain_model(two_ranks.settings(corpus.path, tmp_path / "one", devices=1))
+        pretrain(module.settings(corpus.path, tmp_path / "one", devices=1))
     alone = [(step, ratio, rows, masked) for step, ratio, rows, masked, _ in trace.seen]
     assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
     for name, value in weights(tmp_path / "one").items():
-        torch.testing.assert_close(value, weights(tmp_path / "two")[name], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(value, weights(folder / "ddp")[name], rtol=1e-4, atol=2e-5)
+    for one, two in zip(validations(tmp_path / "one"), validations(folder / "ddp"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+def validations(path):
+    return [value for _, value in read_metrics(path / "metrics.csv")["val_loss/ratio_0.15"]]
+
+
+def test_a_divided_model_is_trained_and_saved_like_a_whole_one(corpus, ddp):
+    folder, ranks = ddp
+    assert two_ranks(corpus, folder, "fsdp") == ranks
+    for name, value in weights(folder / "ddp").items():
+        torch.testing.assert_close(value, weights(folder / "fsdp")[name], rtol=1e-4, atol=2e-5)
+    assert len(validations(folder / "fsdp")) == 2
+    for one, two in zip(validations(folder / "ddp"), validations(folder / "fsdp"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    for one, two in zip(read_records(folder / "ddp"), read_records(folder / "fsdp"), strict=True):
+        assert (one.metric, two.value) == (two.metric, pytest.approx(one.value, rel=1e-4))
+    model, _ = load_pretrained(folder / "fsdp")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    shutil.rmtree(folder / "fsdp" / "model")  # as a run that has not ended
+    plain = export(Export(folder / "fsdp", out=folder / "plain"))
+    exported, _ = load_pretrained(plain)
+    assert same(exported.state_dict(), model.state_dict())
 
 
 def test_the_module_alone_in_a_loop_of_ones_own(config, corpus):

@@ -9,24 +9,26 @@ import torch
 from r2mae_text.options import Pretrain
 
 
-def settings(corpus, out, devices):
+def settings(corpus, out, devices, strategy="auto"):
     args = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
     return Pretrain(
         Path(corpus), model="tiny", model_args=args, length=32, batch_size=16, micro_batch_size=8, steps=4, lr=1e-2,
-        dropout=0.0, device="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", out=Path(out),
-        progress=False, log_every=1,
+        dropout=0.0, device="cpu", devices=devices, strategy=strategy, out=Path(out), progress=False,
+        log_every=1, validate_every=2,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
-    from r2mae_text.pretrain import MaskedLanguageModule, pretrain_model
+    from r2mae_text.pretrain import MaskedLanguageModule, pretrain
 
-    corpus, out = sys.argv[1:]
+    corpus, out, strategy = sys.argv[1:]
     seen, original = [], MaskedLanguageModule.masked_loss
 
     def masked_loss(module, batch, draw):
+        if not module.training:
+            return original(module, batch, draw)
         state = draw.generator.get_state()
         inputs = module.mask(batch, draw).inputs.tolist()
         draw.generator.set_state(state)
@@ -34,5 +36,5 @@ if __name__ == "__main__":
         return original(module, batch, draw)
 
     MaskedLanguageModule.masked_loss = masked_loss
-    pretrain_model(settings(corpus, Path(out) / "two", devices=2))
-    torch.save(seen, Path(out) / f"rank{os.environ['RANK']}.pt")
+    pretrain(settings(corpus, Path(out) / strategy, 2, strategy))
+    torch.save(seen, Path(out) / f"{strategy}-rank{os.environ['RANK']}.pt")

@@ -3,11 +3,10 @@ from .data.glue import TASKS, Task
 from .data.shards import Corpus, TokenRows
 from .evaluate import loss_curve, validation_loss
 from .export import export_run, load_pretrained
-from .finetune import finetune_task, finetune_tasks
+from .finetune import finetune_task
 from .masking import MaskedTokens, mask_tokens
 from .model import build_model, masked_lm_loss, train_flops_per_token
-from .prepare import prepare_corpus
-from .pretrain import MaskedLanguageModule, pretrain_model
+from .pretrain import MaskedLanguageModule
 from .tokenizer import gpt2_tokenizer, load_tokenizer, train_tokenizer
 from .trainer import R2MAETrainer
 
@@ -23,15 +22,12 @@ __all__ = [
     "build_model",
     "export_run",
     "finetune_task",
-    "finetune_tasks",
     "gpt2_tokenizer",
     "load_pretrained",
     "load_tokenizer",
     "loss_curve",
     "mask_tokens",
     "masked_lm_loss",
-    "prepare_corpus",
-    "pretrain_model",
     "train_flops_per_token",
     "train_tokenizer",
     "validation_loss",

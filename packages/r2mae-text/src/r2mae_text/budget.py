@@ -1,13 +1,14 @@
 """How long to train: steps, tokens or minutes, always turned into a number of steps before the first one."""
 
 import copy
+import itertools
 import json
-import time
 from typing import Any
 
 import torch
 
 from r2mae_core import MaskDraw, RunFolder, UserError
+from r2mae_core.devices import seconds_of
 from r2mae_core.files import write_text
 from r2mae_text.options import Pretrain
 
@@ -46,20 +47,19 @@ def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, micro: int
 
 
 def seconds_per_micro_batch(module: Any, rows: Any, micro: int, device: str, repeats: int = 5) -> float:
-    """Return the median time of a micro-batch's forward and backward pass and an optimizer step, on a copy."""
+    """Return the time of a micro-batch's forward and backward pass and an optimizer step, on a copy."""
     trial = copy.deepcopy(module).to(device).train()
     optimizer = torch.optim.AdamW(trial.model.parameters(), lr=1e-6, fused=True)
     generator = torch.Generator(device)
-    ratio, times = module.mask_ratio.mean(0, 1), []
+    ratio, turns = module.mask_ratio.mean(0, 1), itertools.count()
     trial._shard = 0
+
+    def step() -> None:
+        i = next(turns)
+        batch = torch.from_numpy(rows[torch.arange(i * micro, (i + 1) * micro).numpy() % len(rows)]).to(device)
+        optimizer.zero_grad()
+        trial.masked_loss(batch, MaskDraw(ratio, generator.manual_seed(i))).backward()
+        optimizer.step()
+
     with torch.random.fork_rng(devices=[]), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        for i in range(repeats + 2):
-            start = time.perf_counter()
-            batch = torch.from_numpy(rows[torch.arange(i * micro, (i + 1) * micro).numpy() % len(rows)]).to(device)
-            optimizer.zero_grad()
-            trial.masked_loss(batch, MaskDraw(ratio, generator.manual_seed(i))).backward()
-            optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return sorted(times[2:])[repeats // 2]  # the first two warm up
+        return seconds_of(step, device, repeats)

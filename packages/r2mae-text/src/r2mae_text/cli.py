@@ -2,7 +2,7 @@
 
 import sys
 
-from r2mae_core.commands import Command, run
+from r2mae_core.commands import Command, Compare, run
 from r2mae_text import options
 
 COMMANDS = {
@@ -11,13 +11,15 @@ COMMANDS = {
         "r2mae_text.demo:demo",
         "Prepare, pretrain, fine-tune on small real text; a table and a picture.",
     ),
-    "prepare": Command(options.Prepare, "r2mae_text.prepare:prepare_command", "Turn text into token shards."),
+    "prepare": Command(options.Prepare, "r2mae_text.data.prepare:prepare_command", "Turn text into token shards."),
     "pretrain": Command(options.Pretrain, "r2mae_text.pretrain:pretrain_command", "Pretrain a masked language model."),
     "finetune": Command(options.Finetune, "r2mae_text.finetune:finetune_command", "Fine-tune on GLUE or your tasks."),
     "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
     "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),
-    "reproduce": Command(options.Reproduce, "r2mae_text.paper:reproduce", "Walk a table or figure of the paper."),
-    "compare": Command(options.Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),
+    "reproduce": Command(
+        options.Reproduce, "r2mae_text.paper:reproduce_command", "Walk a table or figure of the paper."
+    ),
+    "compare": Command(Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),
 }
 
 

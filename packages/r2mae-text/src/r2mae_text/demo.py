@@ -9,25 +9,24 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import Record, RunFolder, compare, read_records, scheme
-from r2mae_core.commands import resolved, say
+from r2mae_core import Record, RunFolder, read_records, scheme
+from r2mae_core.commands import report, resolved, say
 from r2mae_core.devices import resolve_device
 from r2mae_core.files import write_text
 from r2mae_core.metrics_csv import read_metrics
-from r2mae_core.run_folder import default_run_path
+from r2mae_core.run_folder import open_run
 from r2mae_text.data.movies import read_movies
+from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.options import Demo, Finetune, Prepare, Pretrain
 from r2mae_text.plots import plot_demo
-from r2mae_text.prepare import prepare_corpus
 
-# The paper's text schemes (table 2).
+# The paper's text schemes (table 2), by the names of `scheme_name`.
 SCHEMES = {
     "fixed 0.15": scheme("fixed", "text"),
     "high 0.4": scheme("high", "text"),
@@ -36,14 +35,14 @@ SCHEMES = {
     "r2mae": scheme("r2mae", "text"),
 }
 SCRATCH = "no pretraining"
-SHOWN = ("mlm_loss@0.15", "mlm_loss@0.6", "accuracy")
+SHOWN = ("loss@0.15", "loss@0.6", "accuracy")
 
 
 def demo(config: Demo) -> RunFolder:
     """Run the whole path, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
-    run = RunFolder(config.out or default_run_path("r2mae-text", "demo"), resolved(config))
+    run = open_run("r2mae-text", "demo", config.out, resolved(config))
     corpus = _corpus(run.path)
     say(
         f"Prepared {corpus.n_tokens('train'):,} tokens of speeches and film sentences, vocabulary "
@@ -55,13 +54,11 @@ def demo(config: Demo) -> RunFolder:
     say(f"Fine-tuning on the film sentences, {config.n_seeds} seeds each")
     _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
     records = collect(run.path)
-    run.write_results(records)
-    table = compare((record for record in records if record.metric in SHOWN), RANK_BY)
-    write_text(run.path / "table.md", table.markdown())
+    title = "losses on held-out text (nats) and accuracy on 1,568 film sentences"
+    report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
+    say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
     series = {name: read_metrics(home(run.path, name) / "metrics.csv")["val_loss/ratio_0.15"] for name in SCHEMES}
     figure = run.save_figure("demo.png", plot_demo(records, series, corpus.unigram_entropy))
-    say(table.rich("losses on held-out text (nats) and accuracy on 1,568 film sentences"))
-    say("mlm_loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
     say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
     return run
 
@@ -70,8 +67,8 @@ def _corpus(folder: Path) -> Corpus:
     sentences = folder / "film-sentences.txt"
     if not sentences.exists():
         write_text(sentences, "".join(f"{text}\n" for text, _ in read_movies()["train"]))
-    out = folder / "corpus"
-    return prepare_corpus(
+    out = folder / "sotu+movies"
+    return prepare(
         Prepare((Path("sotu"), sentences), vocab_size=1500, document="line", validation=0.02, out=out, progress=False)
     )
 
@@ -79,6 +76,11 @@ def _corpus(folder: Path) -> Corpus:
 def home(folder: Path, name: str) -> Path:
     """Return the run folder of a scheme's pretraining."""
     return folder / "pretrain" / name.replace(" ", "-")
+
+
+def tuned_home(folder: Path, name: str) -> Path:
+    """Return the run folder of a scheme's fine-tunings."""
+    return folder / "finetune" / name.replace(" ", "-")
 
 
 def pretraining(config: Demo, corpus: Path, folder: Path, name: str) -> Pretrain:
@@ -101,20 +103,20 @@ def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
     model = f"scratch:{pretrained}" if name == SCRATCH else str(pretrained)
     return Finetune(
         model, ("movies",), seeds=tuple(range(config.n_seeds)), epochs=3, max_train=config.labels, max_length=32,
-        lr=5e-4, warmup=0.1, device=config.device, out=folder / "finetune" / name.replace(" ", "-"), progress=False,
+        lr=5e-4, warmup=0.1, device=config.device, out=tuned_home(folder, name), progress=False,
     )  # fmt: skip
 
 
 def _pretrain(options: Pretrain) -> None:
-    from r2mae_text.pretrain import pretrain_model
+    from r2mae_text.pretrain import pretrain
 
-    pretrain_model(options)
+    pretrain(options)
 
 
 def _finetune(options: Finetune) -> None:
-    from r2mae_text.finetune import finetune_tasks
+    from r2mae_text.finetune import finetune
 
-    finetune_tasks(options)
+    finetune(options)
 
 
 def _run(jobs: dict[str, tuple[Any, Any]], device: str, start: float) -> None:
@@ -147,14 +149,10 @@ def _one_thread() -> None:
 
 
 def collect(folder: Path) -> list[Record]:
-    """Return the records of every model, under the demo's names of the schemes."""
-    records = []
-    for name in (SCRATCH, *SCHEMES):
-        parts = [folder / "finetune" / name.replace(" ", "-")] + ([home(folder, name)] if name != SCRATCH else [])
-        for part in reversed(parts):
-            task = {"corpus": "held-out text"}
-            records += [replace(r, scheme=name, task=task.get(r.task, r.task)) for r in read_records(part)]
-    return records
+    """Return the records of every model."""
+    pretrained = [record for name in SCHEMES for record in read_records(home(folder, name))]
+    tuned = [record for name in (SCRATCH, *SCHEMES) for record in read_records(tuned_home(folder, name))]
+    return [*tuned, *pretrained]
 
 
 def _since(start: float) -> str:

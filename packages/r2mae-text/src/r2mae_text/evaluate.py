@@ -1,25 +1,29 @@
 """What a masked language model has learned, at fixed ratios and with masks that every run shares; and `compare`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from r2mae_core import MaskRatioSampler, Record, compare_runs, short_name
-from r2mae_core.commands import say
+from r2mae_core import MaskRatioSampler, Record, scheme_name
+from r2mae_core.commands import Compare, print_comparison
 from r2mae_core.comparison import Direction
-from r2mae_core.devices import device_name
-from r2mae_core.run_folder import git_commit
+from r2mae_core.devices import stamped
 from r2mae_text.data.shards import Corpus, TokenRows
 from r2mae_text.masking import MaskingRule, mask_tokens
 from r2mae_text.model import masked_lm_loss
-from r2mae_text.options import Compare
 
 VALIDATION_RATIO = 0.15
 """Where schemes are compared, as MosaicBERT and ModernBERT do."""
 CURVE = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 MAX_ROWS = 1024
 RANK_BY: dict[str, Direction] = {"accuracy": "max", "mcc": "max", "spearman": "max"}
+
+
+def shown_as_mask(rule: MaskingRule) -> MaskingRule:
+    """Return the rule of every validation: exact counts, and every hidden token shown as <mask>."""
+    return replace(rule, mask_share=1.0, random_share=0.0, count="exact")
 
 
 @torch.no_grad()
@@ -46,9 +50,7 @@ def validation_loss(
         max_rows: how many rows at most.
         batch_size: rows at once; the masks do not depend on it.
     """
-    from dataclasses import replace
-
-    rule = replace(rule, mask_share=1.0, random_share=0.0, count="exact")
+    rule = shown_as_mask(rule)
     training, n = model.training, min(len(rows), max_rows)
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device if device != "mps" else "cpu")
@@ -78,22 +80,18 @@ def loss_curve(
 def curve_records(
     model: Any, corpus: Corpus, length: int, sampler: MaskRatioSampler, seed: int, device: str
 ) -> list[Record]:
-    """Return one record `mlm_loss@r` per ratio of the curve, or none if the corpus has no validation split."""
+    """Return one record `loss@r` per ratio of the curve, or none if the corpus has no validation split."""
     if corpus.n_tokens("validation") < length - 1:
         return []
     rows = corpus.rows("validation", length)
     curve = loss_curve(model, rows, MaskingRule.of(corpus.tokenizer), device=device)
-    n, git, name = min(len(rows), MAX_ROWS), git_commit(), device_name(device)
-    return [
-        Record(
-            corpus.path.name, f"mlm_loss@{ratio:g}", loss, short_name(sampler), seed, n, "validation",
-            device=name, git=git,
-        )
-        for ratio, loss in curve.items()
-    ]  # fmt: skip
+    n, name = min(len(rows), MAX_ROWS), scheme_name(sampler, "text")
+    records = [
+        Record(corpus.path.name, f"loss@{ratio:g}", loss, name, seed, n, "validation") for ratio, loss in curve.items()
+    ]
+    return stamped(records, device)
 
 
 def compare_command(config: Compare) -> None:
     """`r2mae-text compare`."""
-    table = compare_runs(config.runs, RANK_BY)
-    say(table.markdown() if config.markdown else table.rich())
+    print_comparison(config, RANK_BY)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from r2mae_core import RunFolder, UserError
 from r2mae_core.commands import say
+from r2mae_core.run_folder import default_run_path, unfinished
+from r2mae_core.sharding import read_weights
 from r2mae_text.data.shards import Corpus
 from r2mae_text.model import load_checkpoint, quiet
 from r2mae_text.options import Export, Fill
@@ -40,17 +41,16 @@ def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
     return target
 
 
-def open_run(path: Path) -> RunFolder:
-    """Open a folder that pretrain wrote.
+def pretraining_run(path: Path) -> RunFolder:
+    """Open a run folder that pretrain wrote.
 
     Raises:
         UserError: it is none.
     """
-    file = path / "config.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if "corpus" not in config or "mask_ratio" not in config:
+    run = RunFolder.open(path)
+    if not {"corpus", "mask_ratio"} <= set(run.config):
         raise UserError(f"{path} is no run folder of r2mae-text pretrain")
-    return RunFolder(path, config)
+    return run
 
 
 def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> tuple[Any, Any]:
@@ -68,8 +68,7 @@ def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM",
     if (folder / "config.yaml").exists():
         if not (folder / "model").is_dir():
             raise UserError(
-                f"{name} holds no finished pretraining; let it end, or write what it has with "
-                f"r2mae-text export {name} DIR and give DIR"
+                f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
             )
         folder = folder / "model"
     place = folder if folder.is_dir() else str(name)
@@ -78,28 +77,36 @@ def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM",
 
 def export_command(config: Export) -> None:
     """`r2mae-text export`."""
-    run = open_run(config.run)
-    if config.to.exists():
-        raise UserError(f"{config.to} exists; name a new folder")
+    out = export(config)
+    say(f"Done: {out}. In Python: transformers.AutoModelForMaskedLM.from_pretrained('{out}')")
+
+
+def export(config: Export) -> Path:
+    """Write the model of a run, finished or not, as a transformers folder and return the folder.
+
+    Raises:
+        UserError: the run holds neither model nor checkpoint, or the folder exists.
+    """
+    run, out = pretraining_run(config.run), config.out or default_run_path("r2mae-text", "export")
+    if out.exists():
+        raise UserError(f"{out} exists; name a new folder")
     if (run.path / "model").is_dir():
-        shutil.copytree(run.path / "model", config.to)
+        shutil.copytree(run.path / "model", out)
     elif run.last_checkpoint is not None:
-        _export_checkpoint(run, config.to)
+        _export_checkpoint(run, run.last_checkpoint, out)
     else:
         raise UserError(f"{run.path} holds neither model nor checkpoint yet")
-    say(f"Done: {config.to}. In Python: transformers.AutoModelForMaskedLM.from_pretrained('{config.to}')")
+    return out
 
 
-def _export_checkpoint(run: RunFolder, target: Path) -> None:
+def _export_checkpoint(run: RunFolder, checkpoint: Path, target: Path) -> None:
     """Export the last checkpoint of a run that has not ended."""
     from r2mae_text.options import Pretrain
     from r2mae_text.pretrain import start_model
 
-    names = Pretrain.__dataclass_fields__
-    settings = {key: value for key, value in run.config.items() if key in names}
     corpus = Corpus.open(run.config["corpus"])
-    model = start_model(Pretrain(**{**settings, "corpus": corpus.path}), corpus)
-    state = torch.load(run.last_checkpoint or "", map_location="cpu", weights_only=True)["state_dict"]
+    model = start_model(Pretrain(**{**run.config, "corpus": corpus.path}), corpus)
+    state = read_weights(checkpoint)
     model.load_state_dict({key.removeprefix("model."): value for key, value in state.items()})
     export_run(model, corpus.tokenizer, target)
 

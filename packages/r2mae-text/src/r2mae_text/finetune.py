@@ -1,7 +1,7 @@
 """Fine-tuning on labelled sentences and pairs: length buckets, several seeds, records (paper, C.6)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, compare, read_records, sampler_from_config, short_name
-from r2mae_core.commands import resolved, say
+from r2mae_core import Record, RunFolder, read_records, sampler_from_config, scheme_name
+from r2mae_core.commands import left_out, report, resolved, say
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name, out_of_memory, resolve_device
+from r2mae_core.devices import out_of_memory, precision, resolve_device, stamped
 from r2mae_core.randomness import derived_seed
 from r2mae_core.records import write_records
-from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core.run_folder import open_run
+from r2mae_core.schedules import decay_groups, linear
 from r2mae_text.batching import Encoded, batches, collate, encode, subset
 from r2mae_text.data.glue import Examples, Task, load_task
 from r2mae_text.evaluate import RANK_BY
-from r2mae_text.export import load_pretrained, open_run
+from r2mae_text.export import load_pretrained, pretraining_run
 from r2mae_text.metrics import score
 from r2mae_text.options import Finetune
-from r2mae_text.pretrain import linear
 
 
 def finetune_task(
@@ -70,10 +70,7 @@ def finetune_task(
     train = encode(tokenizer, splits["train"], max_length)
     if max_train is not None and max_train < len(train):
         train = subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = decay_groups(model.named_parameters(), weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=lr, fused=device in ("cpu", "cuda"))
     total = epochs * -(-len(train) // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear(step, total, warmup))
@@ -147,30 +144,34 @@ def predict(model: Any, data: Encoded, pad_id: int, device: str, bf16: bool, bat
     return out[np.argsort(order)]
 
 
-def finetune_tasks(config: Finetune) -> RunFolder:
+def finetune(config: Finetune) -> RunFolder:
     """Fine-tune every task with every seed and return the run folder; finished pairs are not done again.
 
     Raises:
         UserError: model, task, data or device do not serve.
     """
     device = resolve_device(config.device)
-    free = ("tasks", "seeds", "device")  # a run may be widened by tasks and seeds
-    settings = {key: value for key, value in resolved(config).items() if key not in free}
-    run = RunFolder(config.out or default_run_path("r2mae-text", "finetune"), settings)
+    # A run may be widened by tasks and seeds.
+    run = open_run("r2mae-text", "finetune", config.out, resolved(config), free=("tasks", "seeds"))
     scheme, records = scheme_of(config.model), []
     for name in config.tasks:
         task, splits = None, {}
         for seed in config.seeds:
-            part = run.path / "parts" / f"{name}-{seed}.json"
+            part = part_of(run.path, name, seed)
             if not part.exists():
                 if task is None:
                     task, splits = load_task(name, config.data, config.text_columns)
                     if config.progress:
-                        _report(name, splits)
+                        say(_described(name, splits))
                 _one(config, name, task, splits, seed, scheme, device, part)
             records += read_records(part)
     run.write_results(records)
     return run
+
+
+def part_of(folder: Path, task: str, seed: int) -> Path:
+    """Return the file of one fine-tuning's records; where it is, that fine-tuning is done."""
+    return folder / "parts" / f"{task}-{seed}.json"
 
 
 def _one(
@@ -184,7 +185,6 @@ def _one(
     part: Path,
 ) -> None:
     start = time.perf_counter()
-    bf16 = config.precision == "bf16-mixed" or (config.precision == "auto" and device == "cuda")
     judged = finetune_task(
         config.model,
         task,
@@ -198,27 +198,24 @@ def _one(
         max_length=config.max_length,
         max_train=config.max_train,
         device=device,
-        bf16=bf16,
+        bf16=precision(config.precision, device) == "bf16-mixed",
         progress=config.progress,
     )
-    seconds, git = time.perf_counter() - start, git_commit()
-    write_records(
-        part,
-        [
-            Record(
-                name if split == "validation" else f"{name}-{split.removeprefix('validation_')}",
-                metric, value, scheme, seed, len(splits[split]), split, seconds, device_name(device), git,
-            )
-            for split, values in judged.items()
-            for metric, value in values.items()
-        ],
-    )  # fmt: skip
+    records = [
+        Record(
+            name if split == "validation" else f"{name}-{split.removeprefix('validation_')}",
+            metric, value, scheme, seed, len(splits[split]), split,
+        )
+        for split, values in judged.items()
+        for metric, value in values.items()
+    ]  # fmt: skip
+    write_records(part, stamped(records, device, time.perf_counter() - start))
 
 
-def _report(name: str, splits: dict[str, Examples]) -> None:
+def _described(name: str, splits: dict[str, Examples]) -> str:
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in splits.items())
-    skipped = [f"{n:,} {why} in {split}" for split, examples in splits.items() for why, n in examples.skipped.items()]
-    say(f"{name}: {sizes}" + (f"; left out: {', '.join(skipped)}" if skipped else ""))
+    skipped = {f"{why} in {split}": n for split, examples in splits.items() for why, n in examples.skipped.items()}
+    return f"{name}: {sizes}; {left_out(skipped)}"
 
 
 def scheme_of(name: str) -> str:
@@ -227,16 +224,11 @@ def scheme_of(name: str) -> str:
         return "no pretraining"
     if not (Path(name) / "config.yaml").exists():
         return Path(name).name
-    return short_name(sampler_from_config(open_run(Path(name)).config["mask_ratio"], "text"))
+    return scheme_name(sampler_from_config(pretraining_run(Path(name)).config["mask_ratio"], "text"), "text")
 
 
 def finetune_command(config: Finetune) -> None:
     """`r2mae-text finetune`."""
-    run = finetune_tasks(config)
-    say(summary(run.results()))
-    say(f"Done: {run.path / 'results.json'}")
-
-
-def summary(records: Sequence[Record]) -> Any:
-    """Return the table of a run."""
-    return compare(records, RANK_BY).rich()
+    run = finetune(config)
+    report(run, run.results(), RANK_BY, f"{config.model}, fine-tuned")
+    say(f"Done: {run.path} (results.json, table.md)")

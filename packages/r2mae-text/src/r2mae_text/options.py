@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from r2mae_core.devices import Device, Precision, Strategy
 from r2mae_core.samplers import RatioSampler
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,10 @@ class Pretrain:
     length: int = 128
     """Tokens of a row, <s> included. Rows run across documents."""
     batch_size: int = 2048
-    """Rows of an optimizer step, over all devices; the result does not depend on the micro-batch."""
+    """Samples (rows) of an optimizer step, over all devices."""
     micro_batch_size: int | None = None
-    """Rows that one device computes at once; default: 16 on a CPU, 256 on a GPU, or what divides the batch."""
+    """Samples that one device computes at once; default: the most that divides the batch, up to 16 on a CPU and 256 on
+    a GPU. The result does not depend on it."""
     steps: int | None = None
     """Length in optimizer steps; or"""
     tokens: float | None = None
@@ -75,7 +74,7 @@ class Pretrain:
     mask_share: float = 0.8
     """Share of hidden tokens shown as <mask>. The paper does not say: BERT's rule."""
     random_share: float = 0.1
-    """Share shown as a random token; the rest is shown as it is."""
+    """Share of hidden tokens shown as a random token; the rest is shown as it is."""
     count: Literal["exact", "bernoulli"] = "exact"
     """exact: a constant number of hidden tokens in every row; bernoulli: each on its own, as transformers does."""
     ratio_per: Literal["step", "micro_batch"] = "step"
@@ -85,25 +84,26 @@ class Pretrain:
     pad_vocab_to: int = 1
     """Round the vocabulary up to a multiple, for speed on a GPU (64); the export takes the padding off."""
     validate_every: int | None = None
-    """Optimizer steps between two validations at ratio 0.15; default a tenth of the training."""
+    """Optimizer steps between two validations; default a tenth of the training."""
     checkpoint_every: int | None = None
     """Optimizer steps between two checkpoints; default a tenth of the training."""
     log_every: int = 20
     """Optimizer steps between two lines of the log."""
     seed: int = 0
-    """Of start, data order, masks and dropout."""
+    """Of start, masks, dropout and order."""
     device: Device = "auto"
     """Where to compute."""
     devices: int = 1
     """How many of them on each machine."""
     nodes: int = 1
     """Machines; start the command on each with torchrun or SLURM."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How several devices work together."""
+    strategy: Strategy = "auto"
+    """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
+    large for one."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
-    """torch.compile the step."""
+    """torch.compile the model."""
     peak_tflops: float | None = None
     """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
     out: Path | None = None
@@ -156,8 +156,8 @@ class Export:
 
     run: Path
     """Run folder of pretrain, finished or not."""
-    to: Path
-    """Folder to write."""
+    out: Path | None = None
+    """Folder to write; default runs/r2mae-text-export-TIME."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Demo:
     steps: int = 1500
     """Optimizer steps of each pretraining."""
     n_seeds: int = 2
-    """Seeds of fine-tuning."""
+    """Seeds of fine-tuning alone: every scheme is pretrained once."""
     labels: int = 2000
     """Rated film sentences to fine-tune on, of 9,000."""
     seed: int = 0
@@ -188,8 +188,6 @@ class Demo:
     """Where to compute."""
     out: Path | None = None
     """Run folder; default runs/r2mae-text-demo-TIME. An interrupted run goes on there."""
-    progress: bool = True
-    """Show a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +209,10 @@ class Reproduce:
     tokens: float = 10e9
     """Tokens of each pretraining."""
     batch_size: int = 2048
-    """Rows of an optimizer step."""
+    """Samples (rows) of an optimizer step, over all devices."""
     micro_batch_size: int | None = None
-    """Rows that one device computes at once."""
+    """Samples that one device computes at once; default: the most that divides the batch, up to 16 on a CPU and 256 on
+    a GPU. The result does not depend on it."""
     length: int = 128
     """Tokens of a row."""
     epochs: int = 5
@@ -226,21 +225,13 @@ class Reproduce:
     """Seeds of fine-tuning; the paper has three."""
     device: Device = "auto"
     """Where to compute."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
-    """torch.compile the pretraining step."""
+    """torch.compile the model."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-text-reproduce."""
+    """Run folder; default runs/r2mae-text-reproduce-TIME. Cells that are done there are not done again."""
     progress: bool = True
     """Show a progress bar."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Put the results of several runs into one table."""
-
-    runs: tuple[Path, ...]
-    """Run folders, or their results.json."""
-    markdown: bool = False
-    """Print Markdown instead of a drawn table."""

@@ -1,34 +1,98 @@
-"""The paper's text experiments as a grid, and `reproduce`, which walks it (paper, table 2, figures 1F and 2C; C.6)."""
+"""The paper's text experiments: published figures, the grid, and `reproduce`, which walks it.
+
+Paper, table 2, figures 1F and 2C, C.6; and GLUE over fixed ratios from the work that it builds on.
+"""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from r2mae_core import Fixed, Record, RunFolder, UserError, compare, scheme
+from r2mae_core import Fixed, RatioSampler, Record, RunFolder, UserError, compare, scheme, scheme_name
 from r2mae_core.commands import resolved, say
+from r2mae_core.comparison import competition_ranks
+from r2mae_core.data_order import micro_batch_size
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.files import write_text
+from r2mae_core.run_folder import open_run
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY
-from r2mae_text.finetune import finetune_tasks
+from r2mae_text.finetune import finetune, part_of
 from r2mae_text.options import Finetune, Pretrain, Reproduce
 from r2mae_text.plots import plot_ratios
-from r2mae_text.pretrain import build_module, micro_batch_size, pretrain_model
-from r2mae_text.published import (
-    DINKYTRAIN,
-    DINKYTRAIN_TASKS,
-    TABLE2,
-    TABLE2_NAMES,
-    TASKS,
-    mean_ranks,
-    normalised_errors,
-)  # fmt: skip
+from r2mae_text.pretrain import build_module, largest_micro_batch, pretrain
 
-DEFAULT_OUT = Path("runs") / "r2mae-text-reproduce"
+PAPER_TASKS = ("MNLI", "QQP", "SST-2", "QNLI")
+
+# scheme, as `scheme_name` has it → accuracy in % per task and the printed mean rank (table 2)
+TABLE2: dict[str, dict[str, tuple[float, float, float, float, float]]] = {
+    "medium": {
+        "fixed 0.15": (80.8, 89.8, 89.9, 86.3, 3.25),
+        "high 0.4": (80.3, 89.7, 90.1, 86.6, 3.75),
+        "mdlm": (79.4, 89.8, 89.3, 85.4, 4.50),
+        "dynamic": (80.8, 90.1, 90.5, 87.1, 1.50),
+        "r2mae": (80.9, 90.1, 90.6, 86.7, 1.25),
+    },
+    "base": {
+        "fixed 0.15": (81.5, 90.7, 91.7, 87.8, 3.00),
+        "high 0.4": (81.7, 90.7, 91.2, 88.5, 3.25),
+        "mdlm": (80.3, 90.3, 91.4, 87.7, 4.50),
+        "dynamic": (81.8, 90.7, 91.4, 89.1, 2.00),
+        "r2mae": (81.9, 90.8, 91.9, 88.6, 1.25),
+    },
+}
+TABLE2_NAMES = {
+    "fixed 0.15": "MLM default",
+    "high 0.4": "Fixed MR 0.4",
+    "mdlm": "MDLM",
+    "dynamic": "Dynamic MR",
+    "r2mae": "R2MAE (Ours)",
+}
+
+# ratio → MNLI, QNLI, QQP, SST-2 of a large model, hidden tokens always shown as <mask>: the source of the paper's
+# figure 1F (README of princeton-nlp/DinkyTrain, commit 67c5b37; it names no metric, and QQP near 88 reads as F1).
+DINKYTRAIN: dict[float, tuple[float, float, float, float]] = {
+    0.15: (84.2, 90.9, 87.8, 93.3),
+    0.2: (84.1, 91.3, 87.9, 92.7),
+    0.3: (84.2, 91.6, 88.0, 93.0),
+    0.4: (84.5, 91.6, 88.1, 92.8),
+    0.5: (84.1, 91.1, 88.1, 92.7),
+    0.6: (83.2, 90.7, 87.8, 92.6),
+    0.7: (82.3, 89.4, 87.5, 91.9),
+    0.8: (80.8, 87.9, 87.1, 90.5),
+}
+DINKYTRAIN_TASKS = ("MNLI", "QNLI", "QQP", "SST-2")
+
 GLUE_TRAIN_ROWS = {"mnli": 392_702, "qqp": 363_846, "sst2": 67_349, "qnli": 104_743}
-_PAPER_TASKS = {"mnli-matched": "MNLI", "qqp": "QQP", "sst2": "SST-2", "qnli": "QNLI"}
+_COLUMNS = {"mnli-matched": "MNLI", "qqp": "QQP", "sst2": "SST-2", "qnli": "QNLI"}
+
+
+def mean_ranks(size: str) -> dict[str, float]:
+    """Return the mean rank of every scheme of table 2, computed from its accuracies; ties share the best rank."""
+    rows = TABLE2[size]
+    per_task = [competition_ranks([row[i] for row in rows.values()]) for i in range(len(PAPER_TASKS))]
+    return {name: sum(ranks[i] for ranks in per_task) / len(PAPER_TASKS) for i, name in enumerate(rows)}
+
+
+def normalised_errors(accuracies: dict[float, float]) -> dict[float, float]:
+    """Return an error curve in the form of figure 1F (paper, C.2).
+
+    The error rate, shifted so that the line through its values at ratios 0.15 and 0.3 meets zero at ratio 0, and scaled
+    so that it rises by 1 from ratio 0.4 to 0.8.
+
+    Args:
+        accuracies: ratio → accuracy in %; must hold 0.15, 0.3, 0.4 and 0.8.
+
+    Raises:
+        ValueError: one of the four is missing, or the error is the same at 0.4 and 0.8.
+    """
+    if missing := [ratio for ratio in (0.15, 0.3, 0.4, 0.8) if ratio not in accuracies]:
+        raise ValueError(f"figure 1F's form needs the accuracy at ratios {missing}")
+    errors = {ratio: 1 - accuracy / 100 for ratio, accuracy in accuracies.items()}
+    if errors[0.8] == errors[0.4]:
+        raise ValueError("the error is the same at ratios 0.4 and 0.8: no common slope")
+    at_zero = errors[0.15] - 0.15 * (errors[0.3] - errors[0.15]) / 0.15
+    return {ratio: (error - at_zero) / (errors[0.8] - errors[0.4]) for ratio, error in errors.items()}
 
 
 @dataclass(frozen=True)
@@ -36,17 +100,25 @@ class Cell:
     """One model of the grid."""
 
     size: str
-    scheme: str
-    sampler: Any
+    sampler: RatioSampler
+
+    @property
+    def scheme(self) -> str:
+        """What tables call its sampler."""
+        return scheme_name(self.sampler, "text")
+
+    def home(self, folder: Path, seed: int) -> Path:
+        """Return its folder."""
+        return folder / f"{Path(self.size).name}-{self.scheme.replace(' ', '-')}-{seed}"
 
 
 def grid(config: Reproduce) -> list[Cell]:
     """Return the models of a target: the paper's schemes, or the fixed ratios."""
     if config.target == "table2":
-        samplers = {name: scheme(name, "text") for name in TABLE2_NAMES}
+        samplers = [scheme(name, "text") for name in ("fixed", "high", "mdlm", "dynamic", "r2mae")]
     else:
-        samplers = {f"fixed {ratio:g}": Fixed(ratio) for ratio in config.ratios}
-    return [Cell(size, name, sampler) for size in config.models for name, sampler in samplers.items()]
+        samplers = [Fixed(ratio) for ratio in config.ratios]
+    return [Cell(size, sampler) for size in config.models for sampler in samplers]
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
@@ -61,30 +133,44 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if config.dry_run:
         _dry_run(config, device)
         return None
-    free = ("target", "dry_run", "device", "models", "tasks", "ratios", "seeds", "micro_batch_size", "compile")
-    settings = {key: value for key, value in resolved(config).items() if key not in free}
-    run = RunFolder(config.out or DEFAULT_OUT, settings)
+    # Targets share models, and a grid may be widened.
+    free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size")
+    run = open_run("r2mae-text", "reproduce", config.out, resolved(config), free=free)
     cells, records = grid(config), []
-    for i, cell in enumerate(cells):
-        start = time.perf_counter()
+    for i, cell in enumerate(cells, 1):
+        start, before = time.perf_counter(), _is_done(config, cell, run)
         records += _cell(config, cell, run)
-        say(f"({i + 1}/{len(cells)}) {cell.size}, {cell.scheme}: {time.perf_counter() - start:.0f} s")
-    run.write_results(records)
+        run.write_results(records)  # what is finished so far
+        seconds = "done before" if before else f"{time.perf_counter() - start:.0f} s"
+        say(f"[{i}/{len(cells)}] {cell.size}, {cell.scheme}: {seconds}")
     _show(config, records, run)
     return run
 
 
+def reproduce_command(config: Reproduce) -> None:
+    """`r2mae-text reproduce`."""
+    if run := reproduce(config):
+        say(f"Done: {run.path} (results.json, {config.target}.md)")
+
+
+def _is_done(config: Reproduce, cell: Cell, run: RunFolder) -> bool:
+    tuned = cell.home(run.path, _pretrain(config, cell).seed) / "finetune"
+    return all(part_of(tuned, task, seed).exists() for task in config.tasks for seed in config.seeds)
+
+
 def _cell(config: Reproduce, cell: Cell, run: RunFolder) -> list[Record]:
     """Pretrain and fine-tune one model, as far as that is not done, and return its records."""
-    home = run.path / f"{Path(cell.size).name}-{cell.scheme.replace(' ', '-')}"
-    pretrained = pretrain_model(replace(_pretrain(config, cell), out=home / "pretrain"))
-    tuned = finetune_tasks(
+    options = _pretrain(config, cell)
+    home = cell.home(run.path, options.seed)
+    pretrained = pretrain(replace(options, out=home / "pretrain"))
+    tuned = finetune(
         Finetune(
             str(pretrained.path), config.tasks, config.data, seeds=config.seeds, epochs=config.epochs,
-            lr=config.finetune_lr, device=config.device, out=home / "finetune", progress=config.progress,
+            lr=config.finetune_lr, device=config.device, precision=config.precision, out=home / "finetune",
+            progress=config.progress,
         )
     )  # fmt: skip
-    return [_named(record, cell) for record in (*pretrained.results(), *tuned.results())]
+    return [_beside_the_papers(record, cell.size) for record in (*pretrained.results(), *tuned.results())]
 
 
 def _pretrain(config: Reproduce, cell: Cell) -> Pretrain:
@@ -93,27 +179,30 @@ def _pretrain(config: Reproduce, cell: Cell) -> Pretrain:
     return Pretrain(
         config.corpus, cell.sampler, cell.size, length=config.length, batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size, tokens=config.tokens, lr=config.lr, device=config.device,
-        compile=config.compile, progress=config.progress,
+        precision=config.precision, compile=config.compile, progress=config.progress,
     )  # fmt: skip
 
 
-def _named(record: Record, cell: Cell) -> Record:
-    """Return the record with the grid's name of the scheme, the size in its task, and the paper's value."""
-    column = _PAPER_TASKS.get(record.task)
-    row = TABLE2.get(cell.size, {}).get(cell.scheme)
-    paper = row[TASKS.index(column)] / 100 if row and column and record.metric == "accuracy" else None
-    return replace(record, scheme=cell.scheme, task=f"{cell.size} {record.task}", paper=paper)
+def _beside_the_papers(record: Record, size: str) -> Record:
+    """Return the record with the size in its task, and the paper's value."""
+    column = _COLUMNS.get(record.task)
+    row = TABLE2.get(size, {}).get(record.scheme)
+    paper = row[PAPER_TASKS.index(column)] / 100 if row and column and record.metric == "accuracy" else None
+    return replace(record, task=f"{size} {record.task}", paper=paper)
 
 
 def _show(config: Reproduce, records: list[Record], run: RunFolder) -> None:
+    """Write and print a table per size, because the paper ranks the schemes within each."""
+    markdown = []
     for size in config.models:
         accuracies = [r for r in records if r.metric == "accuracy" and r.task.startswith(f"{size} ")]
         table = compare(accuracies, RANK_BY)
-        write_text(run.path / f"{config.target}-{Path(size).name}.md", table.markdown())
-        say(table.rich(f"{size}: accuracy, mean ± sd over {len(config.seeds)} seeds of fine-tuning"))
+        title = f"{size}: accuracy, mean ± sd over {len(config.seeds)} seeds of fine-tuning"
+        markdown.append(f"{title}\n\n{table.markdown()}")
+        say(table.rich(title))
+    write_text(run.path / f"{config.target}.md", "\n".join(markdown))
     if config.target != "table2":
         say(f"Figure: {_draw(config, records, run)}")
-    say(f"Run folder: {run.path}")
 
 
 def _draw(config: Reproduce, records: list[Record], run: RunFolder) -> Path:
@@ -141,21 +230,29 @@ def _published_curves() -> dict[str, dict[float, float]]:
 
 def _published(config: Reproduce) -> None:
     """Print the published figures; for table 2 with its ranks computed again."""
-    from rich.table import Table
-
     if config.target == "table2":
         for size in TABLE2:
-            table = Table(*("scheme", *TASKS, "rank, printed", "rank, computed"), title=f"RoBERTa-{size} (published)")
             ranks = mean_ranks(size)
-            for name, (*accuracies, printed) in TABLE2[size].items():
-                table.add_row(TABLE2_NAMES[name], *map(str, accuracies), f"{printed:.2f}", f"{ranks[name]:.2f}")
-            say(table)
+            rows = [
+                [TABLE2_NAMES[name], *map(str, accuracies), f"{printed:.2f}", f"{ranks[name]:.2f}"]
+                for name, (*accuracies, printed) in TABLE2[size].items()
+            ]
+            _print_table(
+                f"RoBERTa-{size} (published)", ["scheme", *PAPER_TASKS, "rank, printed", "rank, computed"], rows
+            )
     else:
-        table = Table("ratio", *DINKYTRAIN_TASKS, title="Fine-tuned large models over the fixed ratio (published)")
-        for ratio, row in DINKYTRAIN.items():
-            table.add_row(f"{ratio:g}", *map(str, row))
-        say(table)
-    say("To walk the grid, name a corpus: r2mae-text reproduce " + config.target + " --corpus DIR (see --dry-run)")
+        rows = [[f"{ratio:g}", *map(str, row)] for ratio, row in DINKYTRAIN.items()]
+        title = "Fine-tuned large models over the fixed ratio (published)"
+        _print_table(title, ["ratio", *DINKYTRAIN_TASKS], rows)
+    say(f"To walk the grid, name a corpus: r2mae-text reproduce {config.target} --corpus DIR (see --dry-run)")
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    say(title)
+    for first, *rest in (header, *rows):
+        say("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]))
+    say()
 
 
 def _dry_run(config: Reproduce, device: str) -> None:
@@ -166,10 +263,9 @@ def _dry_run(config: Reproduce, device: str) -> None:
     rows = corpus.rows("train", config.length)
     rate: dict[str, float] = {}
     for cell, first in _with_first(grid(config)):
-        settings = replace(_pretrain(config, cell), model=cell.size)
-        micro = micro_batch_size(settings, device)
+        micro = micro_batch_size(config.micro_batch_size, config.batch_size, 1, largest_micro_batch(device))
         if first:  # the schemes of a size differ little
-            module = build_module(settings, corpus, cell.sampler)
+            module = build_module(_pretrain(config, cell), corpus, cell.sampler)
             rate[cell.size] = micro * config.length / seconds_per_micro_batch(module, rows, micro, device)
         hours = config.tokens / rate[cell.size] / 3600
         # A fine-tuning row has some 40 tokens, and its step costs about as much a token as one of pretraining.

@@ -11,7 +11,7 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
     """Draw validation loss over the training, loss over the ratio, and accuracy of the fine-tuned models.
 
     Args:
-        records: `mlm_loss@r` and `accuracy` of every scheme.
+        records: `loss@r` and `accuracy` of every scheme.
         series: scheme → (step, validation loss at ratio 0.15).
         unigram: loss of a model that ignores context, nats.
     """
@@ -22,7 +22,7 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
     _unigram(left, unigram, "right")
     left.set(xlabel="optimizer step", ylabel="validation loss at ratio 0.15 (nats)", title="pretraining")
     left.legend(fontsize="small", frameon=False)
-    plot_curve(middle, [record for record in records if record.metric.startswith("mlm_loss@")])
+    plot_curve(middle, [record for record in records if record.metric.startswith("loss@")])
     _unigram(middle, unigram, "left")
     middle.set_title("the same models at other ratios")
     _bars(right, [record for record in records if record.metric == "accuracy"])
@@ -42,7 +42,7 @@ def plot_curve(axes: Any, records: Sequence[Record]) -> None:
     ratios = sorted(float(metric.split("@")[1]) for _, metric in table.columns)
     task = table.columns[0][0]
     for name in table.schemes:
-        cells = [table.cells[name, task, f"mlm_loss@{ratio:g}"] for ratio in ratios]
+        cells = [table.cells[name, task, f"loss@{ratio:g}"] for ratio in ratios]
         axes.errorbar(
             ratios,
             [cell.mean for cell in cells],

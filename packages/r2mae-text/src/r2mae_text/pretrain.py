@@ -4,25 +4,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from r2mae_core import MaskDraw, MaskRatioSampler, ResumableLoader, RunFolder, UserError, sampler_from_config
+from r2mae_core import MaskDraw, MaskRatioSampler, RatioSampler, RunFolder, UserError
 from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import StepOrder
+from r2mae_core.data_order import StepOrder, micro_batch_size
 from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device
 from r2mae_core.masked_module import MaskedModule
-from r2mae_core.run_folder import default_run_path
-from r2mae_core.sampler_config import sampler_to_config
+from r2mae_core.run_folder import open_run
+from r2mae_core.sampler_config import sampler_from_config, sampler_to_config
 from r2mae_core.samplers import Curriculum
-from r2mae_core.training import train
+from r2mae_core.schedules import decay_groups, linear
+from r2mae_core.sharding import gathered_state
+from r2mae_core.training import Throughput, operations_metrics, train
 from r2mae_text.budget import n_steps
-from r2mae_text.callbacks import Speed, Validation
-from r2mae_text.data.shards import Corpus, TokenRows
-from r2mae_text.evaluate import curve_records
+from r2mae_text.data.loading import training_loader, validation_loader
+from r2mae_text.data.shards import Corpus
+from r2mae_text.evaluate import VALIDATION_RATIO, curve_records, shown_as_mask
 from r2mae_text.export import export_run
 from r2mae_text.masking import MaskedTokens, MaskingRule, mask_tokens
-from r2mae_text.model import SIZES, build_model, load_checkpoint, masked_lm_loss, usable_positions
+from r2mae_text.model import (
+    SIZES,
+    build_model,
+    load_checkpoint,
+    masked_lm_loss,
+    train_flops_per_token,
+    usable_positions,
+)
 from r2mae_text.options import Pretrain
 
 
@@ -58,7 +68,7 @@ class MaskedLanguageModule(MaskedModule):
         seed: int = 0,
         ratio_per: Any = "step",
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per)
+        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=(VALIDATION_RATIO,))
         self.model, self.rule, self.batch_size = model, rule, batch_size
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
         # The number of hidden tokens changes from step to step: compiled twice, the second time for any number.
@@ -67,18 +77,21 @@ class MaskedLanguageModule(MaskedModule):
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the loss of a micro-batch, (B, L) integer ids.
 
-        In training the noise belongs to the whole step: this micro-batch takes its own rows of it.
+        In training the noise belongs to the whole step: this micro-batch takes its own rows of it. In validation every
+        hidden token is shown as <mask>.
         """
         masked = self.mask(batch, draw)
+        loss = self._loss if self.training else masked_lm_loss  # validation's shapes are not worth compiling
         try:
-            return self._loss(self.model, masked.inputs, masked.positions, masked.targets)
+            return loss(self.model, masked.inputs, masked.positions, masked.targets)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "--micro_batch_size: the result does not depend on it") from None
 
     def mask(self, batch: Tensor, draw: MaskDraw) -> MaskedTokens:
         """Return the micro-batch with its tokens hidden."""
-        first = self._shard * len(batch) if self.training else 0
-        rows = (first, self.batch_size) if self.training else None
+        if not self.training:
+            return mask_tokens(batch, draw.ratio, shown_as_mask(self.rule), generator=draw.generator)
+        rows = (self._shard * len(batch), self.batch_size)
         return mask_tokens(batch, draw.ratio, self.rule, generator=draw.generator, rows=rows)
 
     def draw(self, batch_idx: int) -> MaskDraw:
@@ -89,10 +102,7 @@ class MaskedLanguageModule(MaskedModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule; biases and norms do not decay, as in transformers."""
-        groups = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                groups[parameter.ndim < 2]["params"].append(parameter)
+        groups = decay_groups(self.model.named_parameters(), self.weight_decay)
         fused = self.device.type in ("cpu", "cuda", "mps")
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         total = self.total_steps() or 1
@@ -100,21 +110,30 @@ class MaskedLanguageModule(MaskedModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def linear(step: int, total: int, warmup: float) -> float:
-    """Return the factor on the learning rate: up over the first `warmup` share of steps, then down to zero."""
-    rising = round(warmup * total)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return max(total - step, 0) / max(total - rising, 1)
+class Speed(Throughput):
+    """Logs tokens and operations per second, MFU where the device's peak is known, and the unigram line.
 
+    Args:
+        batch_size: rows of an optimizer step.
+        length: tokens per row.
+        peak_tflops: the device's peak; None: that of known GPUs.
+        unigram_entropy: loss of a model that ignores context, nats.
+    """
 
-def micro_batch_size(config: Pretrain, device: str) -> int:
-    """Return the rows that one device computes at once: what was asked for, or what divides the batch."""
-    world = config.devices * config.nodes
-    if config.micro_batch_size is not None:
-        return config.micro_batch_size
-    largest = min(256 if device == "cuda" else 16, max(config.batch_size // world, 1))
-    return next(size for size in range(largest, 0, -1) if config.batch_size % (size * world) == 0 or size == 1)
+    def __init__(self, batch_size: int, length: int, peak_tflops: float | None, unigram_entropy: float) -> None:
+        super().__init__(batch_size * length, unit="tokens")
+        self.length, self.peak_tflops, self.unigram_entropy = length, peak_tflops, unigram_entropy
+
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
+        total = pl_module.total_steps()
+        share = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
+        operations = rate * train_flops_per_token(pl_module.model.config, self.length, share)
+        return {
+            **super().metrics(rate, steps, trainer, pl_module),
+            "tokens": float(trainer.global_step * self.samples_per_step),
+            "unigram_entropy": self.unigram_entropy,
+            **operations_metrics(operations, trainer, self.peak_tflops),
+        }
 
 
 def start_model(config: Pretrain, corpus: Corpus) -> Any:
@@ -169,7 +188,7 @@ def _check_fit(model: Any, corpus: Corpus, config: Pretrain, folder: Path) -> No
         )
 
 
-def pretrain_model(config: Pretrain) -> RunFolder:
+def pretrain(config: Pretrain) -> RunFolder:
     """Pretrain as the config says and return the run folder: `model/` (transformers' format), metrics, results.
 
     Goes on from the folder's last checkpoint if there is one.
@@ -177,29 +196,24 @@ def pretrain_model(config: Pretrain) -> RunFolder:
     Raises:
         UserError: corpus, model, scheme, budget or device do not serve, memory is full, or the run was interrupted.
     """
-    device = resolve_device(config.device)
-    if config.devices * config.nodes > 1 and config.out is None:
-        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
-    corpus = Corpus.open(config.corpus)
-    sampler = sampler_from_config(config.mask_ratio, "text", config.seed)
-    if isinstance(sampler, Curriculum):
-        raise UserError("text models have no curriculum weights; choose another scheme than cl")
+    device, world_size = resolve_device(config.device), config.devices * config.nodes
+    if config.compile and config.strategy == "fsdp":
+        raise UserError("--compile and --strategy fsdp were not tested together; choose one")
+    corpus, sampler = Corpus.open(config.corpus), sampler_of(config)
     rows = corpus.rows("train", config.length)
-    micro = micro_batch_size(config, device)
+    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world_size, largest_micro_batch(device))
     order = StepOrder(len(rows), config.batch_size, micro, config.seed)
-    accumulate = order.micro_batches(config.devices * config.nodes)
-    settings = {key: value for key, value in resolved(config).items() if key not in _FREE}
-    run = RunFolder(
-        config.out or default_run_path("r2mae-text", "pretrain"), {**settings, "mask_ratio": sampler_to_config(sampler)}
-    )
-    if (run.path / "model" / "config.json").exists() and run.results():
+    accumulate = order.micro_batches(world_size)
+    settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler)}
+    free = ("micro_batch_size", "devices", "nodes")  # the masks and rows of a step do not depend on its division
+    run = open_run("r2mae-text", "pretrain", config.out, settings, n_processes=world_size, free=free)
+    if (run.path / "model" / "config.json").exists():
         return run
-    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     module = build_module(config, corpus, sampler)
     steps = n_steps(config, run, module, rows, micro, accumulate, device)
-    train(
+    trainer = train(
         module,
-        ResumableLoader(order, fetcher(rows, device)),  # pyright: ignore[reportArgumentType]
+        training_loader(rows, order, device),
         run,
         max_steps=steps,
         device=device,
@@ -210,22 +224,45 @@ def pretrain_model(config: Pretrain) -> RunFolder:
         accumulate_grad_batches=accumulate,
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every or max(steps // 10, 1),
+        validation_loader=validation_loader(corpus, config.length, device),
+        validate_every=config.validate_every or max(steps // 10, 1),
         log_every=config.log_every,
-        callbacks=[
-            Speed(config.batch_size, config.length, config.peak_tflops, corpus.unigram_entropy),
-            Validation(corpus, config.length, config.validate_every or max(steps // 10, 1)),
-        ],
+        callbacks=[Speed(config.batch_size, config.length, config.peak_tflops, corpus.unigram_entropy)],
         progress=config.progress,
     )
-    if module.global_rank == 0:
-        module.to(device)
-        run.write_results(curve_records(module.model, corpus, config.length, sampler, config.seed, device))
-        export_run(module.model, corpus.tokenizer, run.path / "model")
+    state = gathered_state(module)
+    if trainer.is_global_zero:
+        _finish(config, corpus, sampler, state, run, device)
+    trainer.strategy.barrier()
     return run
 
 
-_FREE = ("micro_batch_size", "devices", "nodes", "strategy", "compile", "log_every", "peak_tflops", "checkpoint_every")
-"""Options that a run may change when it goes on: none changes which masks and rows a step has."""
+def _finish(
+    config: Pretrain, corpus: Corpus, sampler: RatioSampler, state: dict[str, Tensor], run: RunFolder, device: str
+) -> None:
+    """Judge and save the trained model: a plain one, because the module's own may be divided over the ranks."""
+    model = start_model(config, corpus)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model.to(device)
+    run.write_results(curve_records(model, corpus, config.length, sampler, config.seed, device))
+    export_run(model, corpus.tokenizer, run.path / "model")  # last: where it is, the run is done
+
+
+def sampler_of(config: Pretrain) -> RatioSampler:
+    """Return the sampler that the config names.
+
+    Raises:
+        UserError: there is none of that name, or it is one that text models cannot use.
+    """
+    sampler = sampler_from_config(config.mask_ratio, "text", config.seed)
+    if isinstance(sampler, Curriculum):
+        raise UserError("text models have no curriculum weights; choose another scheme than cl")
+    return sampler
+
+
+def largest_micro_batch(device: str) -> int:
+    """Return how many rows a device computes at once, unless it is told."""
+    return 256 if device == "cuda" else 16
 
 
 def build_module(config: Pretrain, corpus: Corpus, sampler: Any) -> MaskedLanguageModule:
@@ -251,23 +288,12 @@ def build_module(config: Pretrain, corpus: Corpus, sampler: Any) -> MaskedLangua
     )
 
 
-def fetcher(rows: TokenRows, device: str) -> Any:
-    """Return what turns indices into a batch: 16-bit ids, pinned and sent without waiting where there is a GPU."""
-
-    def fetch(indices: Any) -> Tensor:
-        batch = torch.from_numpy(rows[indices])
-        return batch.pin_memory() if device == "cuda" else batch
-
-    return fetch
-
-
 def pretrain_command(config: Pretrain) -> None:
     """`r2mae-text pretrain`."""
-    device = resolve_device(config.device)
-    sampler = sampler_from_config(config.mask_ratio, "text", config.seed)
-    say(f"Pretraining {config.model} on {config.corpus}, ratio {sampler.describe()}, on {device_name(device)}")
-    run = pretrain_model(config)
+    where = device_name(resolve_device(config.device))
+    say(f"Pretraining {config.model} on {config.corpus}, ratio {sampler_of(config).describe()}, on {where}")
+    run = pretrain(config)
     for record in run.results():
-        if record.metric == "mlm_loss@0.15":
-            say(f"Validation loss at ratio 0.15: {record.value:.4f} nats")
-    say(f"Done: {run.path} (model/, metrics.csv). Next: r2mae-text finetune {run.path} --tasks '[movies]'")
+        if record.metric == f"loss@{VALIDATION_RATIO:g}":
+            say(f"Validation loss at ratio {VALIDATION_RATIO:g}: {record.value:.4f} nats")
+    say(f"Done: {run.path} (results.json, model/). Next: r2mae-text finetune {run.path} --tasks '[movies]'")

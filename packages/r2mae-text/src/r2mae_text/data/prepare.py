@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import RunFolder, UserError
-from r2mae_core.commands import resolved, say
+from r2mae_core import UserError
+from r2mae_core.commands import left_out, resolved, say
 from r2mae_core.files import atomic_path, write_text
-from r2mae_core.run_folder import default_run_path
+from r2mae_core.run_folder import open_run
 from r2mae_text.data.shards import FORMAT, Corpus
 from r2mae_text.data.sources import Piece, documents, gpt2_ids, plan_pieces
 from r2mae_text.options import Prepare
@@ -29,7 +29,7 @@ _TRAINING_TEXT = 64 << 20  # characters from which a tokenizer is trained: more 
 _BATCH = 256  # documents that the tokenizer gets at once
 
 
-def prepare_corpus(config: Prepare) -> Corpus:
+def prepare(config: Prepare) -> Corpus:
     """Make (or go on making) a corpus folder and return it.
 
     Raises:
@@ -39,8 +39,7 @@ def prepare_corpus(config: Prepare) -> Corpus:
     if not 0 <= config.validation < 1:
         raise UserError(f"validation must lie in [0, 1), got {config.validation}")
     pieces = plan_pieces(config.sources, config.document)
-    settings = {key: value for key, value in resolved(config).items() if key != "workers"}
-    run = RunFolder(config.out or default_run_path("r2mae-text", "prepare"), settings)
+    run = open_run("r2mae-text", "prepare", config.out, resolved(config))
     tokenizer = _tokenizer(config, pieces, run.path)
     _encode(config, pieces, run.path, tokenizer)
     _write_index(run.path, pieces, tokenizer)
@@ -49,12 +48,12 @@ def prepare_corpus(config: Prepare) -> Corpus:
 
 def prepare_command(config: Prepare) -> None:
     """`r2mae-text prepare`."""
-    corpus = prepare_corpus(config)
+    corpus = prepare(config)
     index = corpus.index
-    skipped = ", ".join(f"{count:,} {reason}" for reason, count in index["skipped"].items()) or "nothing"
     say(
         f"{index['documents']:,} documents, {corpus.n_tokens('train'):,} training and "
-        f"{corpus.n_tokens('validation'):,} validation tokens, vocabulary {index['vocab_size']:,}; skipped: {skipped}"
+        f"{corpus.n_tokens('validation'):,} validation tokens, vocabulary {index['vocab_size']:,}; "
+        f"{left_out(index['skipped'])}"
     )
     say(f"Unigram entropy {corpus.unigram_entropy:.3f} nats: the loss of a model that ignores context.")
     say(f"Done: {corpus.path}. Next: r2mae-text pretrain {corpus.path} --model tiny --minutes 5")
@@ -239,8 +238,7 @@ def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any) -> None:
             for split, tokens in sidecar["tokens"].items()
         ]
     if not frequency.any():
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no document"
-        raise UserError(f"there is no text in the input ({reasons}); nothing to train on")
+        raise UserError(f"there is no text in the input ({left_out(skipped)}); nothing to train on")
     share = frequency[frequency > 0] / frequency.sum()
     index = {
         "format": FORMAT,
