@@ -29,7 +29,7 @@ def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) 
 
 
 def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
-    """A ViT of 4 layers × 64 on 10,000 images; logistic regression on the patches' mean, 10,000 test images."""
+    """A ViT of 4 layers × 64 on 5,000 images; logistic regression on the patches' mean, 10,000 test images."""
     from r2mae_vision.options import Pretrain, Probe
     from r2mae_vision.pretrain import pretrain_vit
     from r2mae_vision.probe import probe
@@ -59,38 +59,37 @@ def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) ->
     training = Training(epochs=60, batch_size=64, n_hidden=128, n_latent=64, device="cpu")
     for seed, name, sampler in cells(samplers, seeds):
         run = RunFolder(work / f"{name}-{seed}", {"scheme": name, "seed": seed})
-        model = pretrain_run(adata, sampler, run, training, seed=seed, progress=False)
+        model = pretrain_run(adata, sampler, run, training, task="pbmc", seed=seed, progress=False)
         yield name, seed, probe_cells(model.get_latent_representation(), labels, name, seed)[0].value
 
 
 def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's network on human and three apes; AUROC of rare against common variants of the other half."""
-    from r2mae_dna.demo import SmallRecipe, judge_variants, pretrain_small
-    from r2mae_dna.samples import prepare_apes
+    from r2mae_dna.data.samples import prepare_apes
+    from r2mae_dna.demo import pretrain_and_judge, small_recipe
 
     store, windows, variants = prepare_apes(work)
     for seed, name, sampler in cells(samplers, seeds):
-        home = work / f"{name}-{seed}"
-        pretrain_small(windows, sampler, seed, home, SmallRecipe(), device="cpu")
-        records = judge_variants(variants, store, str(home), home / "scored.vcf", name, seed, window=128, device="cpu")
-        yield name, seed, next(r.value for r in records if r.metric == "AUROC")
+        options = small_recipe(windows, 100, mask_ratio=sampler, seed=seed, device="cpu", progress=False)
+        records = pretrain_and_judge(work / f"{name}-{seed}", options, store, variants, "cpu")
+        yield name, seed, next(r.value for r in records if r.metric == "auroc")
 
 
 def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's RoBERTa on speeches and film sentences; accuracy on 1,568 rated sentences, fine-tuned on 2,000."""
     from r2mae_text import demo
-    from r2mae_text.finetune import finetune_tasks
+    from r2mae_text.finetune import finetune
     from r2mae_text.options import Demo
-    from r2mae_text.pretrain import pretrain_model
+    from r2mae_text.pretrain import pretrain
 
     config, corpus = Demo(device="cpu"), demo._corpus(work)
     some = next(iter(demo.SCHEMES))
     for seed, name, sampler in cells(samplers, seeds):
         home = work / f"{name}-{seed}"
         options = demo.pretraining(replace(config, seed=seed), corpus.path, work, some)
-        pretrain_model(replace(options, mask_ratio=sampler, out=home / "pretrain"))
+        pretrain(replace(options, mask_ratio=sampler, out=home / "pretrain"))
         tuned = replace(demo.finetuning(config, work, some), model=str(home / "pretrain"), seeds=(seed,))
-        run = finetune_tasks(replace(tuned, out=home / "finetune"))
+        run = finetune(replace(tuned, out=home / "finetune"))
         yield name, seed, float(np.mean([r.value for r in run.results() if r.metric == "accuracy"]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 N_WORDS = 500
-N_PHOTOGRAPHS = 10_000
+N_PHOTOGRAPHS = 5_000
 
 
 def digits(work: Path) -> np.ndarray:
@@ -19,7 +19,7 @@ def digits(work: Path) -> np.ndarray:
 
 
 def cifar10(work: Path) -> np.ndarray:
-    """10,000 photographs × 64 patches of 4 × 4 pixels: the mean grey of each."""
+    """5,000 photographs × 64 patches of 4 × 4 pixels: the mean grey of each."""
     from r2mae_vision.data.sources import open_source
 
     source = open_source(str(work / "data"), "train")
@@ -47,9 +47,9 @@ def pbmc(work: Path) -> np.ndarray:
 
 def apes(work: Path) -> np.ndarray:
     """Training windows × 128 positions of the human sequence: 1 for G or C, 0 for A or T."""
-    from r2mae_dna.codes import decode
-    from r2mae_dna.samples import prepare_apes
-    from r2mae_dna.windows import WindowSet
+    from r2mae_dna.data.codes import decode
+    from r2mae_dna.data.samples import prepare_apes
+    from r2mae_dna.data.windows import WindowSet
 
     work.mkdir(parents=True, exist_ok=True)
     codes = np.asarray(WindowSet(prepare_apes(work)[1]).codes[:, :, 0])

@@ -29,8 +29,8 @@ def prepared(tmp_path_factory):
     """A simulated atlas, prepared by the commands."""
     folder = tmp_path_factory.mktemp("atlas")
     for argv in (
-        ["simulate", folder / "a.h5ad", "--n-donors", 30, "--n-cells", 4000, "--n-genes", 1000],
-        ["prepare", folder / "a.h5ad", folder / "p.h5ad", "--n-genes", 800, "--no-progress"],
+        ["simulate", "--out", folder / "a.h5ad", "--n-donors", 30, "--n-cells", 4000, "--n-genes", 1000],
+        ["prepare", folder / "a.h5ad", "--out", folder / "p.h5ad", "--n-genes", 800, "--no-progress"],
     ):
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in argv])
@@ -84,19 +84,53 @@ def test_reconstruction_beats_the_mean_profile(call, prepared, run):
 
 
 def test_embed(call, prepared, run):
-    code, out, _ = call("embed", run, prepared, "z.h5ad", "--device", "cpu")
+    code, out, _ = call("embed", prepared, run, "--device", "cpu")
     assert code == 0
-    assert "obsm['X_r2mae'] with 64 dimensions" in out
-    adata = anndata.read_h5ad("z.h5ad")
+    (path,) = Path("runs").glob("r2mae-singlecell-embed-*.h5ad")
+    assert f"Done: {path} (obs, obsm['X_r2mae'])" in out
+    adata = anndata.read_h5ad(path)
     assert adata.obsm["X_r2mae"].shape == (adata.n_obs, 64)
     assert list(adata.obs_names) == list(anndata.read_h5ad(prepared, backed="r").obs_names)
 
 
 def test_run_folder_and_resume(call, prepared, run):
-    assert {"config.yaml", "versions.json", "metrics.csv", "model", "checkpoints"} <= {p.name for p in run.iterdir()}
+    files = {"config.yaml", "versions.json", "metrics.csv", "model", "checkpoints", "results.json"}
+    assert files == {path.name for path in run.iterdir()}
     code, _, err = call("pretrain", prepared, "--out", run, "--epochs", 51, *SIZE)
     assert code == 1
     assert "holds a run of another config: epochs is 50 there and 51 here" in err
+
+
+def test_config_replays(call, prepared):
+    argv = ["--epochs", 1, "--mask_ratio", "r2mae+cl", "--seed", 3, *SIZE]
+    code, out, _ = call("pretrain", prepared, "--out", "one", *argv)
+    assert code == 0
+    assert "genes), ratio one of 10 ratios from 0.1 to 0.5, drawn at every step (seed 3), with learned" in out
+    assert f"Done: one (results.json, model/). Next: r2mae-singlecell probe {prepared} one" in out
+    assert call("pretrain", "-c", "one/config.yaml", "--out", "two")[0] == 0
+    assert Path("one/config.yaml").read_text() == Path("two/config.yaml").read_text()
+    weights = [(Path(name) / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_pretraining_runs_are_compared(call, prepared, run):
+    records = read_records(run)
+    assert [record.metric for record in records] == [f"loss@{ratio:g}" for ratio in (0.1, 0.2, 0.3, 0.5, 0.7)]
+    assert {(r.scheme, r.task, r.seed, r.split, r.n) for r in records} == {("r2mae", "p", 0, "validation", 400)}
+    assert all(record.device for record in records)
+    code, out, _ = call("compare", run, "--csv")
+    assert code == 0
+    assert "r2mae,p,loss@0.5," in out
+
+
+def test_held_out_loss_is_that_of_the_same_model_read_back(prepared, run):
+    from r2mae_singlecell.evaluate import held_out_loss
+    from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
+
+    adata = read_prepared(prepared)
+    cells = pretraining_split(adata.n_obs)[1]
+    again = held_out_loss(load_run(run, adata, "cpu"), cells, task="p", scheme="r2mae")
+    assert [r.value for r in again] == pytest.approx([r.value for r in read_records(run)], rel=1e-5)
 
 
 def test_samplers_on_the_command_line(call, prepared):
@@ -115,25 +149,43 @@ def test_samplers_on_the_command_line(call, prepared):
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "layout"), [("table4", "seaad"), ("table8", "hlca")])
 def test_reproduce_walks_a_table_and_goes_on(call, target, layout):
-    call("simulate", "a.h5ad", "--layout", layout, "--n-donors", 32, "--n-cells", 1200, "--n-genes", 150)
-    call("prepare", "a.h5ad", "p.h5ad", "--n-genes", 100, "--no-progress")
-    argv = ["reproduce", target, "p.h5ad", "--n-splits", 1, "--epochs", 2, "--seeds", "[0,1]", *SIZE]
-    argv += ["--schemes", "[r2mae,r2mae+cl]", "--max-cells", 20]
+    call("simulate", "--out", "a.h5ad", "--layout", layout, "--n-donors", 32, "--n-cells", 1200, "--n-genes", 150)
+    call("prepare", "a.h5ad", "--out", "p.h5ad", "--n-genes", 100, "--no-progress")
+    argv = ["reproduce", target, "p.h5ad", "--n-splits", 1, "--epochs", 2, "--seeds", "[0,1]", *SIZE, "--out", "run"]
+    argv += ["--schemes", "[fixed,r2mae+cl]", "--max-cells", 20]
     code, out, _ = call(*argv, "--dry-run")
     assert code == 0
     assert "h of pretraining" in out
     code, out, err = call(*argv)
     assert (code, err) == (0, "")
     n_cells = 1 + 2 + 4 if target == "table4" else 2 + 4  # the expression once, scVI twice, two schemes twice
-    assert f"[{n_cells}/{n_cells}] r2mae+cl, seed 1" in out
-    records = read_records(Path("runs/r2mae-singlecell-reproduce-p") / f"{target}.json")
+    assert f"[{n_cells}/{n_cells}] r2mae+cl-1: " in out
+    assert f"Done: run (results.json, {target}.md)" in out
+    records = read_records(Path("run"))
+    assert "| fixed 0.25 |" in Path(f"run/{target}.md").read_text()
+    assert {"pretrain", target} == {path.name for path in Path("run/fixed-0").iterdir()}
     printed = {(r.scheme, r.task, r.metric): r.paper for r in records}
     for i, (task, metric) in enumerate(COLUMNS[target]):
-        assert printed["r2mae", task, metric] == PUBLISHED[target]["r2mae"][i]
+        assert printed["fixed 0.25", task, metric] == PUBLISHED[target]["fixed"][i]
     start = time.perf_counter()
-    code, out, _ = call(*argv)
+    code, out, _ = call("reproduce", "-c", "run/config.yaml", "--out", "run")
     assert out.count("done before") == n_cells
     assert time.perf_counter() - start < 20
+    assert read_records(Path("run")) == records
+
+
+def test_tables_of_one_atlas_share_models_and_results(call, prepared, run):
+    """A cell's model is trained once; results.json holds every table's cells."""
+    argv = ["--schemes", "[r2mae]", "--baselines", "[]", "--seeds", "[0]", "--n-splits", 1, "--max-cells", 20]
+    argv += ["--epochs", 1, *SIZE, "--out", "run"]
+    assert call("reproduce", "table8", prepared, *argv)[0] == 0
+    before = Path("run/r2mae-0/pretrain/model/model.safetensors").stat().st_mtime_ns
+    assert call("reproduce", "table6", prepared, *argv)[0] == 0
+    assert Path("run/r2mae-0/pretrain/model/model.safetensors").stat().st_mtime_ns == before
+    records = read_records(Path("run"))
+    assert [r.task for r in records if r.metric == "pearson@0.5"] == ["hlca"]
+    assert {(r.task, r.split) for r in records} >= {("age", "test 0"), ("hlca", "validation")}
+    assert {"table6.md", "table8.md"} <= {path.name for path in Path("run").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -166,20 +218,24 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("pretrain", prepared.with_name("a.h5ad")): "was not prepared; run",
             ("pretrain", prepared, "--mask_ratio", "r3mae"): "unknown mask scheme 'r3mae' for singlecell",
             ("pretrain", prepared, "--device", "cuda"): "sees no CUDA GPU",
-            ("probe", prepared, tmp_path): "no run folder of pretrain",
+            ("probe", prepared, tmp_path): "is no run folder: it has no config.yaml",
+            ("pretrain", prepared, "--device", "cpu", "--devices", 2, "--batch-size", 25): "cannot be shared by 2",
             ("probe", prepared, run, run): "two runs are r2mae with seed 0",
-            ("probe", prepared, run, "--tasks", "[sex]"): "unknown task 'sex'; known: cell_type, disease, age",
             ("probe", prepared, run, "--baselines", "[umap]"): "unknown baseline 'umap'",
             ("probe", prepared, run, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",
             ("reconstruct", prepared, run, "--baselines", "[pca]"): "'pca' predicts no genes",
             ("compare", tmp_path): "no results at",
-            ("simulate", "x.h5ad", "--n-donors", 2): "n_donors must be at least 6",
+            ("simulate", "--n-donors", 2): "n_donors must be at least 6",
         }.items()
     ):
         code, _, err = call(*argv, *(("--out", f"out{i}") if argv[0] not in ("compare", "simulate") else ()))
         assert (code, "Traceback" in err) == (1, False), argv
         assert message in err, err
+    code, _, err = call("pretrain", prepared, "--devices", 2)
+    assert (code, "several devices need --out DIR" in err) == (1, True)
     assert call("pretrain")[0] == 2
+    assert call("probe", prepared, run, "--tasks", "[sex]")[0] == 2
+    assert call("prepare", prepared, "--preset", "mouse")[0] == 2
     assert call("train")[0] == 2
 
 
@@ -192,17 +248,27 @@ def test_damaged_file(call, prepared, tmp_path):
 
 def test_unfinished_run_is_named(call, prepared, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("scheme: r2mae\nseed: 0\n")
+    (tmp_path / "run" / "config.yaml").write_text("mask_ratio: r2mae\nseed: 0\n")
     code, _, err = call("probe", prepared, tmp_path / "run")
     assert code == 1
-    assert "holds no trained model; its training did not end" in err
+    assert "holds no finished model; the same pretrain command with --out" in err
 
 
 @pytest.mark.slow
 def test_demo(call):
     code, out, err = call("demo", "--out", "demo", "--n-seeds", 1, "--epochs", 20, "--n-latent", 16)
     assert (code, err) == (0, "")
-    for text in ("7 models", "700 blood cells", "log-norm", "pca 50", "mdlm", "scvi=16", "Figures: "):
+    for text in (
+        "7 models",
+        "700 blood cells",
+        "log-norm",
+        "pca 50",
+        "mdlm",
+        "scvi=16",
+        "fixed 0.25",
+        "[7/7]",
+        "Figure: ",
+    ):
         assert text in out
     for name in ("pearson.png", "umap.png"):
         assert (Path("demo/figures") / name).read_bytes()[:4] == b"\x89PNG"

@@ -7,7 +7,7 @@ from scipy.stats import pearsonr, spearmanr
 from r2mae_core import UserError
 from r2mae_singlecell import Protocol, Simulation, Task, log_normalized, probe_embedding, reconstruction_pearson
 from r2mae_singlecell.data.simulate import simulate_atlas
-from r2mae_singlecell.evaluate import TASKS, _spearman, donor_split
+from r2mae_singlecell.probing import TASKS, donor_split, spearman_of_cells_and_donors
 
 CELL_TYPE, DISEASE, AGE = TASKS["hlca"]
 
@@ -113,11 +113,11 @@ def test_spearman_of_cells_and_donors_equals_scipy():
     rng = np.random.default_rng(0)
     donors = rng.integers(0, 8, 100)
     y, predicted = donors * 3.0 + 20, donors + rng.normal(0, 4, 100)
-    values = _spearman(y, predicted, donors.astype(str))
+    values = spearman_of_cells_and_donors(y, predicted, donors.astype(str))
     assert values["spearman_cell"] == (pytest.approx(spearmanr(y, predicted).statistic), 100)
     means = [predicted[donors == d].mean() for d in range(8)]
     assert values["spearman_donor"] == (pytest.approx(spearmanr(range(8), means).statistic), 8)
-    assert _spearman(y, np.ones(100), donors.astype(str))["spearman_cell"][0] == 0.0
+    assert spearman_of_cells_and_donors(y, np.ones(100), donors.astype(str))["spearman_cell"][0] == 0.0
 
 
 def test_what_cannot_be_probed_is_named():

@@ -95,8 +95,9 @@ def test_thin_cells_are_dropped_and_counted(tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     prepared = prepare_atlas(tmp_path / "a.h5ad", tmp_path / "p.h5ad", n_genes=120, progress=False)
     assert prepared.n_cells == 770
-    assert prepared.dropped == {"no count in any variable gene": 5, "fewer than 20 variable genes": 25}
-    assert any("dropped 25 cells: fewer than 20" in line for line in prepared.lines())
+    left_out = {"cells without a count in the variable genes": 5, "cells with fewer than 20 variable genes": 25}
+    assert prepared.left_out == left_out
+    assert anndata.read_h5ad(tmp_path / "p.h5ad", backed="r").uns["r2mae"]["left_out"] == left_out
     kept = prepare_atlas(tmp_path / "a.h5ad", tmp_path / "q.h5ad", n_genes=120, min_genes=0, progress=False)
     assert kept.n_cells == 795
 

@@ -2,15 +2,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from r2mae_core import Curriculum, Fixed, Uniform, UserError
+from r2mae_core import Curriculum, Fixed, Uniform, UserError, read_records
 from r2mae_core.metrics_csv import read_metrics
-from r2mae_singlecell import R2MAE
+from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, simulate_atlas
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.plan import MaskedPlan
 
@@ -124,7 +125,9 @@ def test_too_few_cells(make_adata, train):
 
 
 def test_lowered_loss_of_numbers_only(make_adata, train):
-    with pytest.raises(UserError, match=r"the loss is nan after epoch 0 \(step 3\); lower the learning rate"):
+    with pytest.raises(
+        UserError, match=r"the loss is not a number since step 1, mask ratio .*; lower the learning rate"
+    ):
         train(make_adata(), plan_kwargs={"lr": float("inf")})
 
 
@@ -185,6 +188,8 @@ def test_recalibrated_batch_norm_holds_the_training_cells_moments(make_adata, tr
 
 
 def test_two_processes_share_the_ratio_and_hide_other_genes(tmp_path):
+    simulate_atlas(Simulation(n_donors=10, n_cells=100, n_genes=40)).write_h5ad(tmp_path / "a.h5ad")
+    prepare_atlas(tmp_path / "a.h5ad", tmp_path / "p.h5ad", n_genes=30, progress=False)
     script = Path(__file__).with_name("two_ranks.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, str(script), str(tmp_path)], capture_output=True, text=True, timeout=280)
@@ -199,3 +204,8 @@ def test_two_processes_share_the_ratio_and_hide_other_genes(tmp_path):
     for name, value in ranks[0]["weights"].items():
         if "running" not in name:  # each rank's batch norm sees its own cells
             assert torch.equal(value, ranks[1]["weights"][name])
+    series = read_metrics(tmp_path / "run" / "metrics.csv")["loss"]
+    assert len(series) == 8  # 90 training cells fill 4 steps of 20, twice
+    assert [r.metric for r in read_records(tmp_path / "run")] == [f"loss@{r:g}" for r in (0.1, 0.2, 0.3, 0.5, 0.7)]
+    adata = anndata.read_h5ad(tmp_path / "p.h5ad")
+    assert R2MAE.from_export(tmp_path / "run" / "model", adata).get_latent_representation().shape == (adata.n_obs, 4)

@@ -12,6 +12,8 @@ import torch
 from r2mae_core import Uniform
 from r2mae_core.data_order import rank_and_world_size
 from r2mae_singlecell import R2MAE
+from r2mae_singlecell.options import Pretrain
+from r2mae_singlecell.pretrain import pretrain
 
 out = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -40,3 +42,10 @@ model.train(
 steps = [(model.mask_ratio.sample(step), columns, cells) for step, (_, columns, cells) in enumerate(trace)]
 assert all(abs(share - ratio) <= 0.5 / 30 + 1e-9 for (share, *_), (ratio, *_) in zip(trace, steps, strict=True))
 torch.save({"weights": model.module.state_dict(), "trace": steps}, out / f"rank{rank_and_world_size()[0]}.pt")
+
+# The command's own function: 20 cells a step over both, the model and the results written by the first rank alone.
+sizes = {"epochs": 2, "batch_size": 20, "n_hidden": 16, "n_latent": 4}
+run = pretrain(
+    Pretrain(out / "p.h5ad", "r2mae+cl", device="cpu", devices=2, out=out / "run", progress=False, log_every=1, **sizes)
+)
+assert (run.path / "model" / "model.json").exists()  # on both, after the barrier

@@ -9,10 +9,9 @@ import torch
 from scvi.train._logger import SimpleLogger
 
 from r2mae_core.data_order import ResumableLoader
-from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV
-from r2mae_core.training import LoaderPosition
+from r2mae_core.training import LoaderPosition, damaged_checkpoint
 
 
 class EpochCheckpoint(pl.Callback):
@@ -28,6 +27,16 @@ class EpochCheckpoint(pl.Callback):
             return
         with atomic_path(self.file) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
+
+
+class StepCount(pl.Callback):
+    """Knows how far a training came that was interrupted; scvi-tools hands out its trainer only after the last step."""
+
+    step = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Count."""
+        self.step = trainer.global_step
 
 
 def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +61,6 @@ def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict
         try:
             torch.load(last, map_location="cpu", weights_only=True)  # Lightning's own loading is not so careful
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-            raise UserError(
-                f"{last} is damaged, or holds more than tensors, numbers and strings, which this program never writes "
-                "and does not load; remove it to start again"
-            ) from None
+            raise damaged_checkpoint(last) from None
         arguments["ckpt_path"] = last
     return arguments

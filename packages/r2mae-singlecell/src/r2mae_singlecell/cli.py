@@ -2,7 +2,7 @@
 
 import sys
 
-from r2mae_core.commands import Command, run
+from r2mae_core.commands import Command, Compare, run
 from r2mae_singlecell import options
 
 COMMANDS = {
@@ -10,25 +10,27 @@ COMMANDS = {
         options.Demo, "r2mae_singlecell.demo:demo", "Pretrain on real blood cells; a table and two pictures."
     ),
     "simulate": Command(
-        options.Simulate, "r2mae_singlecell.commands:simulate", "Write a made-up atlas with donors and known truth."
+        options.Simulate,
+        "r2mae_singlecell.data.simulate:simulate_command",
+        "Write a made-up atlas with donors and known truth.",
     ),
     "prepare": Command(
-        options.Prepare, "r2mae_singlecell.commands:prepare", "Turn an atlas of any size into training data."
+        options.Prepare,
+        "r2mae_singlecell.data.prepare:prepare_command",
+        "Turn an atlas of any size into training data.",
     ),
     "pretrain": Command(
         options.Pretrain, "r2mae_singlecell.pretrain:pretrain_command", "Pretrain a masked autoencoder."
     ),
-    "embed": Command(options.Embed, "r2mae_singlecell.commands:embed", "Write the embedding of every cell."),
+    "embed": Command(options.Embed, "r2mae_singlecell.evaluate:embed_command", "Write the embedding of every cell."),
     "probe": Command(
-        options.Probe, "r2mae_singlecell.commands:probe_command", "Read cell type, disease and age off embeddings."
+        options.Probe, "r2mae_singlecell.evaluate:probe_command", "Read cell type, disease and age off embeddings."
     ),
     "reconstruct": Command(
-        options.Reconstruct, "r2mae_singlecell.commands:reconstruct", "Judge the prediction of hidden genes."
+        options.Reconstruct, "r2mae_singlecell.evaluate:reconstruct_command", "Judge the prediction of hidden genes."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_singlecell.paper:reproduce", "Walk a table of the paper."),
-    "compare": Command(
-        options.Compare, "r2mae_singlecell.commands:compare_command", "Put several runs into one table."
-    ),
+    "reproduce": Command(options.Reproduce, "r2mae_singlecell.paper:reproduce_command", "Walk a table of the paper."),
+    "compare": Command(Compare, "r2mae_singlecell.evaluate:compare_command", "Put several runs into one table."),
 }
 
 

@@ -5,22 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, compare, scheme, with_seed
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import write_text
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import Record, RunFolder, scheme, scheme_name, with_seed
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.devices import device_name, resolve_device, stamped
+from r2mae_core.run_folder import open_run
 from r2mae_singlecell.options import Demo
-from r2mae_singlecell.records import RANK_BY, stamped
 
-# Of the paper's single-cell schemes (table 4); the others take part in `reproduce`.
-SCHEMES = {
-    "r2mae": "r2mae",
-    "fixed 0.25": "fixed",
-    "low 0.1": "low",
-    "high 0.5": "high",
-    "mdlm": "mdlm",
-}
+SCHEMES = ("r2mae", "fixed", "low", "high", "mdlm")
+"""Of the paper's single-cell schemes (table 4); the others take part in `reproduce`."""
+TASK = "pbmc"
 N_FOLDS = 3
 
 
@@ -29,13 +22,13 @@ def demo(config: Demo) -> RunFolder:
     start = time.perf_counter()
     from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
     from r2mae_singlecell.data.pbmc import load_pbmc
-    from r2mae_singlecell.evaluate import reconstruction_pearson
+    from r2mae_singlecell.evaluate import RANK_BY, reconstruction_pearson
     from r2mae_singlecell.plots import plot_pearson, plot_umap
     from r2mae_singlecell.pretrain import pretrain_run, pretraining_split, training_of
 
     device = resolve_device(config.device)
     adata = load_pbmc()
-    run = RunFolder(config.out or default_run_path("r2mae-singlecell", "demo"), resolved(config))
+    run = open_run("r2mae-singlecell", "demo", config.out, resolved(config))
     scvi_names = ("scvi", f"scvi={config.n_latent}")
     n_models = config.n_seeds * (len(SCHEMES) + len(scvi_names))
     say(
@@ -50,40 +43,38 @@ def demo(config: Demo) -> RunFolder:
         *probe_cells(pca(expression, 50), labels, "pca 50"),
     ]
     shown: dict[str, Any] = {"PCA": pca(expression, 50)}
-    done = 0
-    for seed in range(config.n_seeds):
-        for name, key in SCHEMES.items():
+
+    def judge(z: np.ndarray, predict: Any, name: str, seed: int) -> list[Record]:
+        hidden = reconstruction_pearson(predict, adata.X, hidden_cells, task=TASK, scheme=name, seed=seed)
+        return [*probe_cells(z, labels, name, seed), *hidden]
+
+    cells = [(name, seed) for seed in range(config.n_seeds) for name in (*SCHEMES, *scvi_names)]
+    for i, (name, seed) in enumerate(cells):
+        began = time.perf_counter()
+        if name in scvi_names:
+            settings = BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed)
+            model = train_scvi(name, adata, settings)
+            records += judge(model.get_latent_representation(), scvi_predictor(model), name, seed)
+        else:
+            sampler = with_seed(scheme(name, "singlecell"), seed)
             folder = RunFolder(
-                run.path / "models" / f"{key}-{seed}", {**resolved(config), "scheme": name, "seed": seed}
+                run.path / "models" / f"{name}-{seed}", resolved(config), facts={"scheme": name, "seed": seed}
             )
-            sampler = with_seed(scheme(key, "singlecell"), seed)
-            model = pretrain_run(adata, sampler, folder, training_of(config), seed=seed, progress=False)
+            model = pretrain_run(adata, sampler, folder, training_of(config), task=TASK, seed=seed, progress=False)
             z = model.get_latent_representation()
             if seed == 0 and name == "r2mae":
                 shown = {"R2MAE": z, **shown}
-            records += probe_cells(z, labels, name, seed)
-            predict = model.predict_proportions
-            records += reconstruction_pearson(predict, adata.X, hidden_cells, scheme=name, seed=seed, task="PBMC")
-            done = _progress(config, done, n_models, f"{name}, seed {seed}")
-        for name in scvi_names:
-            model = train_scvi(
-                name, adata, BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed)
-            )
-            records += probe_cells(model.get_latent_representation(), labels, name, seed)
-            predict = scvi_predictor(model)
-            records += reconstruction_pearson(predict, adata.X, hidden_cells, scheme=name, seed=seed, task="PBMC")
-            done = _progress(config, done, n_models, f"{name}, seed {seed}")
+            records += judge(z, model.predict_proportions, scheme_name(sampler, "singlecell"), seed)
+        if config.progress:
+            say(f"[{i + 1}/{len(cells)}] {name}-{seed}: {time.perf_counter() - began:.0f} s")
     records = stamped(records, device)
-    run.write_results(records)
-    table = compare(records, RANK_BY)
-    write_text(run.path / "table.md", table.markdown())
-    say(table.rich(f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types"))
+    report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
     say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
     say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {len(hidden_cells)} unseen cells.")
     curves = run.save_figure("pearson.png", plot_pearson(records, "Prediction of hidden genes, 700 blood cells"))
     points = {name: _umap(z) for name, z in shown.items()}
     picture = run.save_figure("umap.png", plot_umap(points, list(labels), "700 blood cells"))
-    say(f"Figures: {curves}, {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+    say(f"Figure: {curves}\nFigure: {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     return run
 
 
@@ -100,7 +91,7 @@ def probe_cells(embedding: np.ndarray, labels: np.ndarray, name: str, seed: int 
         probe = fit_logistic(X[train], labels[train], np.arange(len(train)), n_folds=N_FOLDS)
         values.append(balanced_accuracy(labels[test], probe.model.predict(X[test])))
     seconds = time.perf_counter() - start
-    return [Record("PBMC", "balanced_accuracy", float(np.mean(values)), name, seed, len(labels), "test", seconds)]
+    return [Record(TASK, "balanced_accuracy", float(np.mean(values)), name, seed, len(labels), "test", seconds)]
 
 
 def _umap(embedding: np.ndarray) -> np.ndarray:
@@ -111,9 +102,3 @@ def _umap(embedding: np.ndarray) -> np.ndarray:
     sc.pp.neighbors(adata, use_rep="X", random_state=0)
     sc.tl.umap(adata, random_state=0)
     return np.asarray(adata.obsm["X_umap"])
-
-
-def _progress(config: Demo, done: int, total: int, what: str) -> int:
-    if config.progress:
-        say(f"  [{done + 1}/{total}] {what}")
-    return done + 1

@@ -1,59 +1,42 @@
 """What an embedding knows about cells and donors it was not fitted to, and how well hidden genes come back (C.8)."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from r2mae_core import Record, UserError
+from r2mae_core import Record, RunFolder, UserError, sampler_from_config, scheme_name
+from r2mae_core.commands import Compare, print_comparison, report, resolved, say
+from r2mae_core.comparison import Direction
+from r2mae_core.devices import resolve_device, stamped
+from r2mae_core.files import atomic_path, write_text
 from r2mae_core.randomness import derived_seed
-from r2mae_singlecell.probing import N_FOLDS, balanced_accuracy, fit_logistic, fit_ridge, macro_auroc
+from r2mae_core.run_folder import default_run_path, open_run
+from r2mae_singlecell import options
+from r2mae_singlecell.baselines import (
+    BaselineSettings,
+    baseline_embedding,
+    check_baseline,
+    scvi_predictor,
+    train_scvi,
+)
+from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
+from r2mae_singlecell.probing import TASKS, Protocol, Task, dense, donor_split, measure
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
-PEARSON_BLOCK = 400
+BLOCK = 400
 """Cells that share one mask, as the cells of a training batch do."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One thing to read off an embedding."""
-
-    name: str
-    """Also the column of `obs`."""
-    kind: Literal["class", "auroc", "regression"]
-    """What is measured: balanced accuracy and macro F1; macro AUROC of cells and donors; Spearman of both."""
-    cap_first: bool = False
-    """Take at most so many cells of a donor before those without a label are left out, not after."""
-
-
-TASKS = {
-    "hlca": (Task("cell_type", "class", cap_first=True), Task("disease", "class"), Task("age", "regression")),
-    "seaad": (Task("cell_type", "class"), Task("disease", "auroc"), Task("age", "regression")),
+PROBE_METRICS = ("balanced_accuracy", "macro_f1", "auroc_cell", "auroc_donor", "spearman_cell", "spearman_donor")
+RANK_BY: dict[str, Direction] = {
+    **dict.fromkeys(PROBE_METRICS, "max"),
+    **{f"pearson@{ratio:g}": "max" for ratio in RATIOS},
+    **{f"loss@{ratio:g}": "min" for ratio in RATIOS},
 }
-TASKS["seaad-allen"] = TASKS["seaad"]
-TASKS["none"] = (Task("cell_type", "class"), *TASKS["hlca"][1:])
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The probing protocol. The paper gives grids, folds and metrics; the rest are our choices."""
-
-    n_splits: int = 5
-    """Random divisions of the donors; the paper shows one."""
-    train_share: float = 0.5
-    """Share of the donors to train on; the paper's is lost."""
-    max_cells: int = 1000
-    """Most cells of a donor, in training and in test; the paper's is lost."""
-    standardize: bool = True
-    """Scale features by the training cells' mean and deviation, so that the grids mean the same to every method."""
-    n_folds: int = N_FOLDS
-    shuffle_labels: bool = False
-    """Give training donors each other's labels: what is left is chance."""
-    seed: int = 0
-    """Of divisions and samples; every method gets the same."""
+"""What the tables of this package rank by."""
 
 
 @dataclass
@@ -62,6 +45,151 @@ class ProbeResult:
 
     records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def add(self, more: "ProbeResult") -> None:
+        """Append another result to this one."""
+        self.records += more.records
+        self.notes += [note for note in more.notes if note not in self.notes]
+
+
+def probe(config: options.Probe) -> RunFolder:
+    """Probe the embeddings of pretrained models, and of baselines, across donors.
+
+    Returns:
+        The run folder: `results.json`, and `notes.txt` if there is something to note.
+
+    Raises:
+        UserError: what `probe_embedding` refuses; a folder holds no finished model; a baseline is unknown.
+    """
+    adata = read_prepared(config.data)
+    tasks = [task for task in TASKS[str(adata.uns["r2mae"]["preset"])] if task.name in config.tasks]
+    identities = run_identities(config.runs)
+    for name in config.baselines:
+        check_baseline(name)
+    device = resolve_device(config.device)
+    run = open_run("r2mae-singlecell", "probe", config.out, resolved(config))
+    protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
+    result = ProbeResult()
+    for path, (scheme, seed) in identities.items():
+        embedding = load_run(path, adata, device).get_latent_representation()
+        result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
+    settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
+    for name in config.baselines:
+        result.add(probe_baseline(name, adata, tasks, protocol, settings))
+    write_notes(run, result.notes)
+    run.write_results(stamped(result.records, device))
+    return run
+
+
+def probe_command(config: options.Probe) -> None:
+    """Run `r2mae-singlecell probe`."""
+    run = probe(config)
+    report(run, run.results(), RANK_BY, f"{config.data.name}, {config.n_splits} donor divisions")
+    for note in notes(run):
+        say(f"Note: {note}")
+    say(f"Done: {run.path} (results.json, table.md)")
+
+
+def reconstruct(config: options.Reconstruct) -> RunFolder:
+    """Judge the prediction of hidden genes by pretrained models, and by baselines, in cells held out.
+
+    Returns:
+        The run folder, with `results.json`.
+
+    Raises:
+        UserError: a folder holds no finished model, or a baseline predicts no genes.
+    """
+    adata = read_prepared(config.data)
+    identities = run_identities(config.runs)
+    for name in config.baselines:
+        if not name.startswith("scvi"):
+            raise UserError(f"{name!r} predicts no genes; scvi and scvi=N do")
+        check_baseline(name)
+    device = resolve_device(config.device)
+    run = open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config))
+    cells = pretraining_split(adata.n_obs)[1][: config.max_cells]
+    counts = adata.to_memory().X if adata.isbacked else adata.X
+    common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
+    records: list[Record] = []
+    for path, (scheme, seed) in identities.items():
+        predict = load_run(path, adata, device).predict_proportions
+        records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
+    for name in config.baselines:
+        model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
+        records += reconstruction_pearson(scvi_predictor(model), counts, cells, scheme=name, seed=config.seed, **common)
+    run.write_results(stamped(records, device))
+    return run
+
+
+def reconstruct_command(config: options.Reconstruct) -> None:
+    """Run `r2mae-singlecell reconstruct`."""
+    run = reconstruct(config)
+    report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes")
+    say(f"Done: {run.path} (results.json, table.md)")
+
+
+def embed(config: options.Embed) -> Path:
+    """Write the embedding of every cell as h5ad and return its path."""
+    import anndata
+
+    adata = read_prepared(config.data)
+    z = load_run(config.run, adata, config.device).get_latent_representation()
+    path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
+    with atomic_path(path) as temporary:
+        anndata.AnnData(obs=adata.obs, obsm={"X_r2mae": z}).write_h5ad(temporary)
+    return path
+
+
+def embed_command(config: options.Embed) -> None:
+    """Run `r2mae-singlecell embed`."""
+    say(f"Done: {embed(config)} (obs, obsm['X_r2mae'])")
+
+
+def compare_command(config: Compare) -> None:
+    """Run `r2mae-singlecell compare`."""
+    print_comparison(config, RANK_BY)
+
+
+def run_identities(paths: Sequence[Path]) -> dict[Path, tuple[str, int]]:
+    """Return run folder → (scheme, seed).
+
+    Raises:
+        UserError: a folder is none of `pretrain`, or two have the same scheme and seed, so a table would mix them up.
+    """
+    found: dict[Path, tuple[str, int]] = {}
+    for path in paths:
+        config = RunFolder.open(path).config
+        if "mask_ratio" not in config:
+            raise UserError(f"{path} is no run folder of pretrain")
+        identity = (
+            scheme_name(sampler_from_config(config["mask_ratio"], "singlecell"), "singlecell"),
+            int(config["seed"]),
+        )
+        if identity in found.values() or path in found:
+            raise UserError(f"two runs are {identity[0]} with seed {identity[1]}; judge them in two calls")
+        found[path] = identity
+    return found
+
+
+def write_notes(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep what is to be known of the results, a line each, in the run folder."""
+    if lines:
+        write_text(run.path / "notes.txt", "\n".join(lines) + "\n")
+
+
+def notes(run: RunFolder) -> list[str]:
+    """Return what `write_notes` wrote."""
+    file = run.path / "notes.txt"
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def probe_baseline(
+    name: str, adata: Any, tasks: Sequence[Task], protocol: Protocol, settings: BaselineSettings
+) -> ProbeResult:
+    """Probe a baseline; "shuffled" is the expression with shuffled training labels."""
+    embedding = baseline_embedding(name, adata, settings)
+    protocol = replace(protocol, shuffle_labels=name == "shuffled")
+    return probe_embedding(embedding, adata.obs, tasks, protocol, scheme=name, seed=settings.seed)
 
 
 def probe_embedding(
@@ -96,136 +224,51 @@ def probe_embedding(
         for split in range(protocol.n_splits):
             start = time.perf_counter()
             train, test = donor_split(obs, task, protocol, split)
-            measured, note = _measure(embedding, obs, task, protocol, split, train, test)
+            measured, note = measure(embedding, obs, task, protocol, split, train, test)
             if note:
                 result.notes.append(f"{task.name}, donors {split}: {note}")
             seconds = time.perf_counter() - start
             result.records += [
-                Record(task.name, metric, value, scheme, seed, n, f"donors {split}", seconds)
+                Record(task.name, metric, value, scheme, seed, n, f"test {split}", seconds)
                 for metric, (value, n) in measured.items()
             ]
     return result
 
 
-def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cells to train and to test on; no donor is in both.
+def hidden_genes(n_genes: int, ratio: float, cells: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield blocks of cells and the genes hidden in each; they depend on ratio and block alone."""
+    for i, at in enumerate(range(0, len(cells), BLOCK)):
+        rng = np.random.default_rng(derived_seed(0, "reconstruction", i, round(ratio * 1e6)))
+        hidden = np.sort(rng.choice(n_genes, max(1, round(ratio * n_genes)), replace=False))
+        yield cells[at : at + BLOCK], hidden
 
-    Raises:
-        UserError: there are fewer than two donors with labels.
+
+def held_out_loss(
+    model: Any, cells: np.ndarray, *, task: str, scheme: str, seed: int = 0, ratios: Sequence[float] = RATIOS
+) -> list[Record]:
+    """Return a model's mean loss of the hidden genes, `loss@<ratio>`, on the masks of `reconstruction_pearson`.
+
+    Args:
+        model: a trained `R2MAE`.
+        cells: indices into its data, of cells that it was not trained on.
+        task: the data set's name in the records.
+        scheme: name of the method in the records.
+        seed: of the model's training.
+        ratios: fractions hidden.
     """
-    rng = np.random.default_rng(derived_seed(protocol.seed, "donors", split))
-    usable = ~obs["is_reference"].to_numpy(bool) if "is_reference" in obs else np.ones(len(obs), bool)
-    labelled = usable & obs[task.name].notna().to_numpy()
-    if not labelled.any():
-        raise UserError(f"no cell has a {task.name}")
-    donors = obs["donor"].astype(str).to_numpy()
-    names = np.unique(donors[usable])
-    n_train = round(protocol.train_share * len(names))
-    if not 0 < n_train < len(names):
-        raise UserError(f"{len(names)} donors cannot be divided into training and test donors")
-    training = set(rng.permutation(names)[:n_train])
-    eligible = usable if task.cap_first else labelled
-    chosen = np.zeros(len(obs), bool)
-    by_donor = pd.Series(np.flatnonzero(eligible)).groupby(donors[eligible]).indices
-    cells = np.flatnonzero(eligible)
-    for donor in sorted(map(str, by_donor)):
-        own = cells[by_donor[donor]]
-        chosen[rng.permutation(own)[: protocol.max_cells]] = True
-    chosen &= labelled
-    in_training = np.fromiter((donor in training for donor in donors), bool, len(donors))
-    train, test = np.flatnonzero(chosen & in_training), np.flatnonzero(chosen & ~in_training)
-    if not len(train) or not len(test):
-        raise UserError(f"all cells with a {task.name} are on one side of the donors' division; give more donors")
-    return train, test
+    import torch
 
-
-def _measure(
-    embedding: Any,
-    obs: pd.DataFrame,
-    task: Task,
-    protocol: Protocol,
-    split: int,
-    train: np.ndarray,
-    test: np.ndarray,
-) -> tuple[dict[str, tuple[float, int]], str]:
-    """Return metric → (value, n) and a note on what was special."""
-    X, X_test = _dense(embedding[train]), _dense(embedding[test])
-    if protocol.standardize:
-        mean, deviation = X.mean(axis=0), X.std(axis=0)
-        deviation[deviation == 0] = 1.0
-        X, X_test = (X - mean) / deviation, (X_test - mean) / deviation
-    donors = obs["donor"].astype(str).to_numpy()
-    y = obs[task.name].to_numpy()
-    y_train, y_test = y[train], y[test]
-    if protocol.shuffle_labels:
-        y_train = _shuffled(y_train, donors[train], task, derived_seed(protocol.seed, "shuffle", split))
-    if task.kind == "regression":
-        model = fit_ridge(X, y_train.astype(float), donors[train], n_folds=protocol.n_folds)
-        return _spearman(y_test.astype(float), model.predict(X_test), donors[test]), ""
-    y_train, y_test = y_train.astype(str), y_test.astype(str)
-    probe = fit_logistic(X, y_train, donors[train], n_folds=protocol.n_folds)
-    unseen = sorted(set(y_test) - set(y_train))
-    absent = sorted(set(y_train) - set(y_test))
-    notes = [f"classes without training cells: {', '.join(unseen)}"] if unseen else []
-    notes += [f"classes without test cells: {', '.join(absent)}"] if absent else []
-    notes += [] if probe.converged else ["the logistic regression reached its iteration limit"]
-    if task.kind == "auroc":
-        return _auroc(y_test, probe.model.predict_proba(X_test), probe.model.classes_, donors[test]), "; ".join(notes)
-    predicted = probe.model.predict(X_test)
-    values = {"balanced_accuracy": balanced_accuracy(y_test, predicted), "macro_f1": _macro_f1(y_test, predicted)}
-    return {name: (value, len(test)) for name, value in values.items()}, "; ".join(notes)
-
-
-def _dense(X: Any) -> np.ndarray:
-    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64)
-
-
-def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.ndarray:
-    """Shuffle what belongs to donors among the donors, and cell types among the cells."""
-    rng = np.random.default_rng(seed)
-    if task.name == "cell_type":
-        return rng.permutation(y)
-    names, first = np.unique(donors, return_index=True)
-    other = dict(zip(names, rng.permutation(y[first]), strict=True))
-    return np.array([other[donor] for donor in donors], dtype=y.dtype)
-
-
-def _macro_f1(y: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(y, predicted, average="macro", labels=np.unique(y), zero_division=0.0))  # pyright: ignore[reportArgumentType]
-
-
-def _spearman(y: np.ndarray, predicted: np.ndarray, donors: np.ndarray) -> dict[str, tuple[float, int]]:
-    from scipy.stats import spearmanr
-
-    table = pd.DataFrame({"y": y, "predicted": predicted}).groupby(donors).mean()
-
-    def rho(a: Any, b: Any) -> float:
-        if np.ptp(a) == 0 or np.ptp(b) == 0:  # a constant has no order
-            return 0.0
-        result: Any = spearmanr(a, b)
-        return float(result.statistic)
-
-    return {
-        "spearman_cell": (rho(y, predicted), len(y)),
-        "spearman_donor": (rho(table["y"], table["predicted"]), len(table)),
-    }
-
-
-def _auroc(
-    y: np.ndarray, probabilities: np.ndarray, classes: np.ndarray, donors: np.ndarray
-) -> dict[str, tuple[float, int]]:
-    table = pd.DataFrame(probabilities).groupby(donors).mean()
-    first = pd.Series(y).groupby(donors).first().loc[table.index].to_numpy()
-    return {
-        "auroc_cell": (macro_auroc(y, probabilities, classes), len(y)),
-        "auroc_donor": (macro_auroc(first, table.to_numpy(), classes), len(first)),
-    }
-
-
-Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(cells, genes) uncorrupted counts and the positions of the hidden genes → (cells, genes) gene proportions."""
+    records = []
+    for ratio in ratios:
+        start, total = time.perf_counter(), 0.0
+        for block, hidden in hidden_genes(model.module.n_input, ratio, cells):
+            (tensors,) = model.batches(None, block, BLOCK)
+            with torch.inference_mode():
+                columns = torch.from_numpy(hidden).to(model.module.device)
+                total += float(model.module.hidden_nll(tensors, columns).mean()) * len(block)
+        value, seconds = total / max(len(cells), 1), time.perf_counter() - start
+        records.append(Record(task, f"loss@{ratio:g}", value, scheme, seed, len(cells), "validation", seconds))
+    return records
 
 
 def reconstruction_pearson(
@@ -253,18 +296,14 @@ def reconstruction_pearson(
         genes: correlate over the hidden genes (our choice; the paper does not say) or over all.
         target_sum: both sides are log1p of proportions times this.
         scheme: name of the method in the records.
-        task: name in the records.
+        task: the data set's name in the records.
         seed: of the method's training.
     """
     records = []
-    n_genes = counts.shape[1]
     for ratio in ratios:
         start, values = time.perf_counter(), []
-        for i, at in enumerate(range(0, len(cells), PEARSON_BLOCK)):
-            block = cells[at : at + PEARSON_BLOCK]
-            rng = np.random.default_rng(derived_seed(0, "reconstruction", i, round(ratio * 1e6)))
-            hidden = np.sort(rng.choice(n_genes, max(1, round(ratio * n_genes)), replace=False))
-            x = _dense(counts[block])
+        for block, hidden in hidden_genes(counts.shape[1], ratio, cells):
+            x = dense(counts[block])
             truth = np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * target_sum)
             guess = np.log1p(predict(block, hidden).astype(np.float64) * target_sum)
             columns = hidden if genes == "hidden" else slice(None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from r2mae_core.errors import UserError
 from r2mae_singlecell.checks import check_genes
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
-from r2mae_singlecell.data.splitter import InOrder, batch_maker, covariate_tensors
+from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
 
 BATCH_SIZE = 1024
@@ -52,7 +52,9 @@ class ImputationMixin(BaseModelClass):
         manager: Any = self.get_anndata_manager(adata, required=True)
         cells = np.arange(adata.n_obs) if indices is None else _as_positions(indices)
         fetch = batch_maker(CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)), covariate_tensors(manager))
-        yield from map(self._with_dense_counts, InOrder(cells, batch_size or BATCH_SIZE, fetch))
+        size = batch_size or BATCH_SIZE
+        for start in range(0, len(cells), size):  # all of them on every rank that asks
+            yield self._with_dense_counts(fetch(cells[start : start + size]))
 
     def _with_dense_counts(self, tensors: dict[str, Any]) -> dict[str, Tensor]:
         x, device = tensors[REGISTRY_KEYS.X_KEY], self.module.device

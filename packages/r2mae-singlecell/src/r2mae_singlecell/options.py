@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from r2mae_core.devices import Device, Precision
 from r2mae_core.samplers import RatioSampler
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Demo:
     epochs: int = 60
     """Epochs of pretraining."""
     batch_size: int = 64
-    """Cells per step."""
+    """Samples (cells) of an optimizer step."""
     n_hidden: int = 128
     """Width of the hidden layers."""
     n_latent: int = 64
@@ -35,8 +34,6 @@ class Demo:
 class Simulate:
     """Write a made-up atlas with known truth, in the layout of a real one."""
 
-    target: Path
-    """The h5ad file to write."""
     layout: Literal["hlca", "seaad", "seaad-allen"] = "hlca"
     """Columns and counts as in the Human Lung Cell Atlas, or as in SEA-AD from CELLxGENE or the Allen Institute."""
     n_donors: int = 40
@@ -54,7 +51,9 @@ class Simulate:
     disease_effect: float = 0.35
     """Strength of the disease programmes."""
     seed: int = 0
-    """Seed."""
+    """Of all that is drawn."""
+    out: Path | None = None
+    """The h5ad file to write; default runs/r2mae-singlecell-simulate-TIME.h5ad."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,8 @@ class Prepare:
 
     source: Path
     """An h5ad file or zarr store, of any size."""
-    target: Path
-    """The h5ad file to write."""
-    preset: str = "auto"
-    """hlca, seaad, seaad-allen, auto (by the columns), or none (name the columns)."""
+    preset: Literal["auto", "hlca", "seaad", "seaad-allen", "none"] = "auto"
+    """auto: by the columns; none: name the columns."""
     counts: str | None = None
     """Place of the raw counts in the file, such as X, raw/X or layers/counts."""
     donor: str | None = None
@@ -85,6 +82,8 @@ class Prepare:
     """Drop cells with fewer non-zero variable genes; default: the preset's (20 for HLCA)."""
     target_sum: float | None = None
     """Total of a cell in the choice of genes; default: the median, as in scanpy."""
+    out: Path | None = None
+    """The h5ad file to write; default runs/r2mae-singlecell-prepare-TIME.h5ad."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -99,11 +98,11 @@ class Pretrain:
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
     a sampler."""
     seed: int = 0
-    """Seed of start, masks and order."""
+    """Of start, masks, dropout and order."""
     epochs: int = 50
-    """Epochs."""
+    """Passes over the data."""
     batch_size: int = 400
-    """Cells per step and device."""
+    """Samples (cells) of an optimizer step, over all devices."""
     n_hidden: int = 1024
     """Width of the hidden layers."""
     n_latent: int = 512
@@ -116,12 +115,16 @@ class Pretrain:
     """Adam's epsilon."""
     scale_curriculum: bool = True
     """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of this training."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Number format of the network."""
+    log_every: int = 20
+    """Optimizer steps between two lines of the log."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
     device: Device = "auto"
     """Where to compute."""
     devices: int = 1
-    """How many of them."""
+    """How many of them on each machine."""
+    nodes: int = 1
+    """Machines; start the command on each with torchrun or SLURM."""
     out: Path | None = None
     """Run folder; default runs/r2mae-singlecell-pretrain-TIME. An interrupted run goes on there."""
     progress: bool = True
@@ -132,14 +135,15 @@ class Pretrain:
 class Embed:
     """Write the embedding of every cell."""
 
-    run: Path
-    """Run folder that pretrain wrote."""
     data: Path
     """What prepare wrote."""
-    target: Path
-    """The h5ad file to write: obs, and the embedding in obsm["X_r2mae"]."""
+    run: Path
+    """Run folder that pretrain wrote."""
     device: Device = "auto"
     """Where to compute."""
+    out: Path | None = None
+    """The h5ad file to write: obs, and the embedding in obsm["X_r2mae"]; default
+    runs/r2mae-singlecell-embed-TIME.h5ad."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,8 @@ class Probe:
     """Run folders that pretrain wrote."""
     baselines: tuple[str, ...] = ("log-norm", "shuffled")
     """log-norm, pca, scvi, scvi=N (latent size N), obsm:KEY (an embedding of yours), shuffled (chance)."""
-    tasks: tuple[str, ...] = ("cell_type", "disease", "age")
-    """Which of cell_type, disease, age."""
+    tasks: tuple[Literal["cell_type", "disease", "age"], ...] = ("cell_type", "disease", "age")
+    """What to read off."""
     n_splits: int = 5
     """Random divisions of the donors."""
     train_share: float = 0.5
@@ -165,7 +169,7 @@ class Probe:
     epochs: int = 50
     """Epochs of scVI."""
     seed: int = 0
-    """Seed of divisions, and of scVI."""
+    """Of divisions, and of scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -191,7 +195,7 @@ class Reconstruct:
     epochs: int = 50
     """Epochs of scVI."""
     seed: int = 0
-    """Seed of scVI."""
+    """Of scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -213,11 +217,11 @@ class Reproduce:
     baselines: tuple[str, ...] = ("log-norm", "scvi")
     """Rows without masks."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds."""
+    """Of start, masks, dropout and order."""
     epochs: int = 50
-    """Epochs."""
+    """Passes over the data."""
     batch_size: int = 400
-    """Cells per step."""
+    """Samples (cells) of an optimizer step."""
     n_hidden: int = 1024
     """Width of the hidden layers."""
     n_latent: int = 512
@@ -226,23 +230,14 @@ class Reproduce:
     """Random divisions of the donors."""
     max_cells: int = 1000
     """Most cells of a donor."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Number format of the network."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
     device: Device = "auto"
     """Where to compute."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-singlecell-reproduce-DATA, shared by a data set's tables."""
+    """Run folder; default runs/r2mae-singlecell-reproduce-TIME. What is done there is not done again; tables of one
+    atlas may share a folder, and so their models."""
     progress: bool = True
     """Show a progress bar."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Put the results of several runs into one table."""
-
-    runs: tuple[Path, ...]
-    """Run folders, or their results.json."""
-    markdown: bool = False
-    """Print Markdown instead of a drawn table."""

@@ -5,18 +5,29 @@ table 8 HLCA is inferred: CL-MAE (k=0), which the paper trained on one atlas onl
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, scheme, with_seed
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_singlecell.options import Reproduce
-from r2mae_singlecell.pretrain import Training, pretrain_run, pretraining_split, read_prepared, training_of
-from r2mae_singlecell.records import stamped
+from r2mae_core import RatioSampler, Record, RunFolder, read_records, scheme, scheme_name, with_seed
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.devices import device_name, precision, resolve_device, seconds_of, stamped
+from r2mae_core.run_folder import open_run
+from r2mae_singlecell.baselines import BaselineSettings, scvi_predictor, train_scvi
+from r2mae_singlecell.evaluate import (
+    RANK_BY,
+    ProbeResult,
+    notes,
+    probe_baseline,
+    probe_embedding,
+    reconstruction_pearson,
+    write_notes,
+)
+from r2mae_singlecell.options import Pretrain, Reproduce
+from r2mae_singlecell.pretrain import Training, load_run, pretrain, pretraining_split, read_prepared, training_of
+from r2mae_singlecell.probing import TASKS, Protocol
 
 ROWS = {
     "log-norm": "Normalized exp.",
@@ -37,12 +48,14 @@ ROWS = {
 
 _CLASSES = (("cell_type", "balanced_accuracy"), ("cell_type", "macro_f1"))
 _AGE = (("age", "spearman_cell"), ("age", "spearman_donor"))
-_PEARSON = tuple(("reconstruction", f"pearson@{ratio:g}") for ratio in (0.1, 0.2, 0.3, 0.5, 0.7))
+_PEARSON = tuple(f"pearson@{ratio:g}" for ratio in (0.1, 0.2, 0.3, 0.5, 0.7))
+ATLAS = {"table4": "seaad", "table6": "hlca", "table7": "seaad", "table8": "hlca"}
+PROBES = ("table4", "table6")
 COLUMNS = {
     "table4": (*_CLASSES, ("disease", "auroc_cell"), ("disease", "auroc_donor"), *_AGE),
     "table6": (*_CLASSES, ("disease", "balanced_accuracy"), ("disease", "macro_f1"), *_AGE),
-    "table7": _PEARSON,
-    "table8": _PEARSON,
+    "table7": tuple(("seaad", metric) for metric in _PEARSON),
+    "table8": tuple(("hlca", metric) for metric in _PEARSON),
 }
 """(task, metric) of each column."""
 
@@ -113,123 +126,145 @@ def published(target: str, row: str, task: str, metric: str) -> float | None:
     return values[COLUMNS[target].index((task, metric))] if values and (task, metric) in COLUMNS[target] else None
 
 
-def reproduce(config: Reproduce) -> RunFolder | None:
-    """Train and judge what is missing of the table, print it, and return the run folder (None: a dry run)."""
-    from r2mae_singlecell.commands import finish
+@dataclass(frozen=True)
+class Cell:
+    """One method and one seed of a table."""
 
-    adata = read_prepared(config.data)
-    device = resolve_device(config.device)
-    probing = config.target in ("table4", "table6")
-    wanted = {"table4": ("seaad", "seaad-allen"), "table7": ("seaad", "seaad-allen")}.get(config.target, ("hlca",))
-    preset = str(adata.uns["r2mae"]["preset"])
-    if preset not in wanted:
-        say(f"Note: {config.target} is of {wanted[0]}, and {config.data} is laid out as {preset}.")
-    baselines = config.baselines if probing else tuple(name for name in config.baselines if name.startswith("scvi"))
+    name: str
+    seed: int
+    sampler: RatioSampler | None
+    """None: a baseline."""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"{self.name}-{self.seed}"
+
+    @property
+    def scheme(self) -> str:
+        """What its records call it."""
+        return self.name if self.sampler is None else scheme_name(self.sampler, "singlecell")
+
+
+def grid(config: Reproduce) -> list[Cell]:
+    """Return the cells of a table in the order of its rows."""
+    probing = config.target in PROBES
+    baselines = [name for name in config.baselines if probing or name.startswith("scvi")]
     once = config.seeds[:1]  # nothing is drawn in the expression itself, or in an embedding that is given
-    cells = [(name, seed) for name in baselines for seed in (config.seeds if name.startswith("scvi") else once)]
-    cells += [(name, seed) for name in config.schemes for seed in config.seeds]
+    cells = [
+        Cell(name, seed, None) for name in baselines for seed in (config.seeds if name.startswith("scvi") else once)
+    ]
+    samplers = {name: scheme(name, "singlecell") for name in config.schemes}
+    return cells + [Cell(name, seed, with_seed(s, seed)) for name, s in samplers.items() for seed in config.seeds]
+
+
+def reproduce_command(config: Reproduce) -> None:
+    """Run `r2mae-singlecell reproduce`."""
+    preset = str(read_prepared(config.data).uns["r2mae"]["preset"])
+    if not preset.startswith(ATLAS[config.target]):
+        say(f"Note: {config.target} is of {ATLAS[config.target]}, and {config.data} is laid out as {preset}.")
     if config.dry_run:
-        _dry_run(config, adata, device, cells)
-        return None
-    out = config.out or Path("runs") / f"r2mae-singlecell-reproduce-{config.data.stem}"
-    # A grid may be widened, and both kinds of table come from the same models.
-    apart = ("target", "dry_run", "device", "seeds", "schemes", "baselines", "n_splits", "max_cells")
-    settings = {key: value for key, value in resolved(config).items() if key not in apart}
-    run = RunFolder(out, settings)
-    records: list[Record] = []
-    notes: list[str] = []
-    for i, (name, seed) in enumerate(cells):
-        start = time.perf_counter()
-        done, cell_records, cell_notes = _cell(config, adata, run, device, name, seed, probing)
-        records += cell_records
-        notes += [note for note in cell_notes if note not in notes]
-        state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
-        say(f"[{i + 1}/{len(cells)}] {name}, seed {seed}: {state}")
-    records = [replace(r, paper=published(config.target, r.scheme, r.task, r.metric)) for r in records]
-    title = f"{config.target} on {config.data.name}, mean ± sd over seeds" + (" and donor divisions" if probing else "")
-    return finish(run, records, notes, title, file=f"{config.target}.json")
+        _dry_run(config)
+        return
+    run = reproduce(config)
+    own = finished(run, config.target)
+    over = "seeds and donor divisions" if config.target in PROBES else "seeds"
+    report(run, own, RANK_BY, f"{config.target} on {config.data.name}, mean ± sd over {over}", name=config.target)
+    run.write_results(finished(run))  # of every table in the folder
+    for note in dict.fromkeys(note for cell in grid(config) for note in notes(_judged(config, run, cell))):
+        say(f"Note: {note}")
+    say(f"Done: {run.path} (results.json, {config.target}.md)")
 
 
-def _cell(
-    config: Reproduce, adata: Any, run: RunFolder, device: str, name: str, seed: int, probing: bool
-) -> tuple[bool, list[Record], list[str]]:
-    """Return (whether the cell was done before, its records, notes), training it if need be."""
-    kind: dict[str, Any] = {"task": "probe", "n_splits": config.n_splits, "max_cells": config.max_cells}
-    kind = kind if probing else {"task": "reconstruction"}
-    model_folder = RunFolder(run.path / f"{name}-{seed}", {**run.config, "scheme": name, "seed": seed})
-    result_folder = RunFolder(model_folder.path / kind["task"], {**run.config, **kind, "scheme": name, "seed": seed})
-    if records := result_folder.results():
-        return True, records, []
-    records, notes = (
-        _probe(config, adata, model_folder, device, name, seed)
-        if probing
-        else (_reconstruct(config, adata, model_folder, device, name, seed), [])
-    )
-    records = stamped(records, device)
-    result_folder.write_results(records)
-    return False, records, notes
+def reproduce(config: Reproduce) -> RunFolder:
+    """Train and judge what is missing of a table, with a line for each cell, and return the run folder."""
+    adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
+    # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
+    free = ("target", "schemes", "baselines", "seeds", "n_splits", "max_cells")
+    run = open_run("r2mae-singlecell", "reproduce", config.out, resolved(config), free=free)
+    for i, cell in enumerate(cells):
+        start, judged = time.perf_counter(), _judged(config, run, cell)
+        state = "done before"
+        if not judged.results():
+            result = _judge(config, adata, run, device, cell)
+            write_notes(judged, result.notes)
+            records = stamped(result.records, device)
+            judged.write_results(
+                [replace(r, paper=published(config.target, cell.name, r.task, r.metric)) for r in records]
+            )
+            run.write_results(finished(run))
+            state = f"{time.perf_counter() - start:.0f} s"
+        say(f"[{i + 1}/{len(cells)}] {cell.folder}: {state}")
+    return run
 
 
-def _probe(
-    config: Reproduce, adata: Any, folder: RunFolder, device: str, name: str, seed: int
-) -> tuple[list[Record], list[str]]:
-    from r2mae_singlecell.baselines import baseline_embedding
-    from r2mae_singlecell.evaluate import TASKS, Protocol, probe_embedding
+def finished(run: RunFolder, target: str | None = None) -> list[Record]:
+    """Return the records of all finished cells, of one table or of all that are in the folder, in the order of rows."""
+    targets = (target,) if target else tuple(COLUMNS)
+    files = [file for table in targets for file in run.path.glob(f"*/{table}/results.json")]
+    rows = list(ROWS)
 
-    if name in ROWS and name not in ("log-norm", "scvi"):
-        embedding = _model(config, adata, folder, device, name, seed).get_latent_representation()
+    def place(file: Path) -> tuple[int, int, str]:
+        name = file.parts[-3].rpartition("-")[0]
+        return targets.index(file.parts[-2]), rows.index(name) if name in rows else -1, file.parts[-3]
+
+    return [record for file in sorted(files, key=place) for record in read_records(file)]
+
+
+def _judged(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
+    """Return the folder of a cell's results in this table."""
+    others = {"schemes", "baselines", "seeds"} | (set() if config.target in PROBES else {"n_splits", "max_cells"})
+    settings = {key: value for key, value in resolved(config).items() if key not in others}
+    return RunFolder(run.path / cell.folder / config.target, settings, facts={"method": cell.name, "seed": cell.seed})
+
+
+def _judge(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell) -> ProbeResult:
+    """Measure a cell, training its model if no other table has."""
+    settings = BaselineSettings(config.epochs, config.batch_size, device=device, seed=cell.seed)
+    if config.target in PROBES:
+        tasks = TASKS[str(adata.uns["r2mae"]["preset"])]
+        protocol = Protocol(n_splits=config.n_splits, max_cells=config.max_cells)
+        if cell.sampler is None:
+            return probe_baseline(cell.name, adata, tasks, protocol, settings)
+        z = _model(config, adata, run, cell).get_latent_representation()
+        return probe_embedding(z, adata.obs, tasks, protocol, scheme=cell.scheme, seed=cell.seed)
+    if cell.sampler is None:
+        predict = scvi_predictor(train_scvi(cell.name, adata, settings))
     else:
-        embedding = baseline_embedding(name, adata, _baseline_settings(config, device, seed))
-    tasks = TASKS[str(adata.uns["r2mae"]["preset"])]
-    protocol = Protocol(n_splits=config.n_splits, max_cells=config.max_cells)
-    result = probe_embedding(embedding, adata.obs, tasks, protocol, scheme=name, seed=seed)
-    return result.records, result.notes
-
-
-def _reconstruct(config: Reproduce, adata: Any, folder: RunFolder, device: str, name: str, seed: int) -> list[Record]:
-    from r2mae_singlecell.baselines import scvi_predictor, train_scvi
-    from r2mae_singlecell.evaluate import reconstruction_pearson
-
-    if name.startswith("scvi"):
-        predict = scvi_predictor(train_scvi(name, adata, _baseline_settings(config, device, seed)))
-    else:
-        predict = _model(config, adata, folder, device, name, seed).predict_proportions
+        predict = _model(config, adata, run, cell).predict_proportions
     counts = adata.to_memory().X if adata.isbacked else adata.X
-    return reconstruction_pearson(predict, counts, pretraining_split(adata.n_obs)[1], scheme=name, seed=seed)
+    cells, task = pretraining_split(adata.n_obs)[1], ATLAS[config.target]
+    return ProbeResult(reconstruction_pearson(predict, counts, cells, task=task, scheme=cell.scheme, seed=cell.seed))
 
 
-def _model(config: Reproduce, adata: Any, folder: RunFolder, device: str, name: str, seed: int) -> Any:
+def _model(config: Reproduce, adata: Any, run: RunFolder, cell: Cell) -> Any:
     """Return the trained model of a cell: another table's, if it was trained for that."""
-    from r2mae_singlecell.commands import load_run
-
-    if (folder.path / "model" / "model.json").exists():
-        return load_run(folder.path, adata, device)
-    sampler = with_seed(scheme(name, "singlecell"), seed)
-    return pretrain_run(adata, sampler, folder, training_of(config), seed=seed, progress=config.progress)
-
-
-def _baseline_settings(config: Reproduce, device: str, seed: int) -> Any:
-    from r2mae_singlecell.baselines import BaselineSettings
-
-    return BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed)
+    folder = run.path / cell.folder / "pretrain"
+    if not (folder / "model" / "model.json").exists():
+        sizes = ("epochs", "batch_size", "n_hidden", "n_latent")
+        same = {name: getattr(config, name) for name in ("data", *sizes, "precision", "device", "progress")}
+        pretrain(Pretrain(**same, mask_ratio=cell.sampler, seed=cell.seed, out=folder))  # pyright: ignore[reportArgumentType]
+    return load_run(folder, adata, config.device)
 
 
-def _dry_run(config: Reproduce, adata: Any, device: str, cells: list[tuple[str, int]]) -> None:
+def _dry_run(config: Reproduce) -> None:
     """Print the grid, and what its training would cost by the time of a few steps."""
+    adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
     training = training_of(config)
-    n_train = len(pretraining_split(adata.n_obs)[0])
-    n_steps = max(n_train // min(config.batch_size, n_train), 1) * config.epochs
-    say(f"{len(cells)} rows: {', '.join(dict.fromkeys(name for name, _ in cells))}; seeds {list(config.seeds)}")
+    n_steps = training.n_steps(adata.n_obs)
+    say(f"{len(cells)} cells: {', '.join(dict.fromkeys(cell.name for cell in cells))}; seeds {list(config.seeds)}")
     total, seconds = 0.0, {}
-    for name, _ in cells:
-        if name not in seconds:
-            seconds[name] = 0.0 if name == "log-norm" else _seconds_per_step(adata, training, device, name)
-            say(f"  {name}: {n_steps:,} steps, about {seconds[name] * n_steps / 60:.1f} min of pretraining per seed")
-        total += seconds[name] * n_steps
+    for cell in cells:
+        if cell.name not in seconds:
+            trained = cell.sampler is not None or cell.name.startswith("scvi")
+            seconds[cell.name] = _seconds_per_step(adata, training, device, cell) if trained else 0.0
+            minutes = seconds[cell.name] * n_steps / 60
+            say(f"  {cell.name}: {n_steps:,} steps, about {minutes:.1f} min of pretraining per seed")
+        total += seconds[cell.name] * n_steps
     say(f"About {total / 3600:.1f} h of pretraining on {device_name(device)}; evaluation comes on top.")
 
 
-def _seconds_per_step(adata: Any, training: Training, device: str, name: str) -> float:
+def _seconds_per_step(adata: Any, training: Training, device: str, cell: Cell) -> float:
     """Time a few steps on the first cells. scVI's are taken to cost what ours do."""
     import torch
 
@@ -237,7 +272,7 @@ def _seconds_per_step(adata: Any, training: Training, device: str, name: str) ->
     from r2mae_singlecell.model import MaskedAutoencoder
     from r2mae_singlecell.plan import MaskedPlan
 
-    sampler = scheme("fixed" if name.startswith("scvi") else name, "singlecell")
+    sampler = cell.sampler or scheme("fixed", "singlecell")
     n_columns = sampler.n_columns if isinstance(sampler, Curriculum) else 0
     module = MaskedAutoencoder(
         adata.n_vars, 2, n_hidden=training.n_hidden, n_latent=training.n_latent, n_columns=n_columns
@@ -248,14 +283,14 @@ def _seconds_per_step(adata: Any, training: Training, device: str, name: str) ->
     n = min(training.batch_size, adata.n_obs)
     counts = np.asarray(adata.X[:n].todense(), dtype=np.float32)
     batch = {"X": torch.from_numpy(counts).to(device), "batch": torch.zeros(n, 1, dtype=torch.long, device=device)}
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
+    half = precision(training.precision, device) == "bf16-mixed"
+
+    def step() -> None:
         generator = torch.Generator(device).manual_seed(0)
         optimizer.zero_grad()
-        plan.masked_loss(batch, MaskDraw(0.3, generator, 0, 1.0 if n_columns else 0.0)).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = plan.masked_loss(batch, MaskDraw(0.3, generator, 0, 1.0 if n_columns else 0.0))
+        loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])  # the first step warms up
+
+    return seconds_of(step, device)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler
 from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.errors import UserError
 from r2mae_singlecell.data.counts import SparseRows
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
@@ -97,13 +96,9 @@ class MaskedPlan(MaskedModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss under scvi-tools' names, and stop if it is not a number."""
+        self.check_finite()
         loss = torch.as_tensor(self._sum) / max(self._n_batches, 1)
         self._sum, self._n_batches = 0.0, 0
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss:g} after epoch {self.current_epoch} (step {self.global_step}); "
-                "lower the learning rate (plan_kwargs={'lr': …}), or train in float32"
-            )
         self._log_both("train_loss", "reconstruction_loss_train", loss)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102

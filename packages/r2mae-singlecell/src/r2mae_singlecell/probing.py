@@ -1,20 +1,165 @@
-"""Linear probes with their grid searches (paper, C.8), on exact short cuts: the result is GridSearchCV's.
+"""Probing across donors: who is trained and tested on, linear probes with the paper's grid searches, metrics (C.8).
 
-Ridge: one eigendecomposition per fold serves every penalty. Logistic: each penalty starts from the solution of the one
-before. Folds hold whole donors apart.
+The grid searches take exact short cuts; their results are GridSearchCV's. Ridge: one eigendecomposition per fold serves
+every penalty. Logistic: each penalty starts from the solution of the one before. Folds hold whole donors apart.
 """
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from r2mae_core.errors import UserError
+from r2mae_core.randomness import derived_seed
 
 ALPHAS = np.logspace(0, 8, 20)
 CS = np.logspace(-6, 2, 10)
 N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to read off an embedding."""
+
+    name: str
+    """Also the column of `obs`."""
+    kind: Literal["class", "auroc", "regression"]
+    """What is measured: balanced accuracy and macro F1; macro AUROC of cells and donors; Spearman of both."""
+    cap_first: bool = False
+    """Take at most so many cells of a donor before those without a label are left out, not after."""
+
+
+TASKS = {
+    "hlca": (Task("cell_type", "class", cap_first=True), Task("disease", "class"), Task("age", "regression")),
+    "seaad": (Task("cell_type", "class"), Task("disease", "auroc"), Task("age", "regression")),
+}
+TASKS["seaad-allen"] = TASKS["seaad"]
+TASKS["none"] = (Task("cell_type", "class"), *TASKS["hlca"][1:])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The probing protocol. The paper gives grids, folds and metrics; the rest are our choices."""
+
+    n_splits: int = 5
+    """Random divisions of the donors; the paper shows one."""
+    train_share: float = 0.5
+    """Share of the donors to train on; the paper's is lost."""
+    max_cells: int = 1000
+    """Most cells of a donor, in training and in test; the paper's is lost."""
+    standardize: bool = True
+    """Scale features by the training cells' mean and deviation, so that the grids mean the same to every method."""
+    n_folds: int = N_FOLDS
+    shuffle_labels: bool = False
+    """Give training donors each other's labels: what is left is chance."""
+    seed: int = 0
+    """Of divisions and samples; every method gets the same."""
+
+
+def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells to train and to test on; no donor is in both.
+
+    Raises:
+        UserError: there are fewer than two donors with labels.
+    """
+    rng = np.random.default_rng(derived_seed(protocol.seed, "donors", split))
+    usable = ~obs["is_reference"].to_numpy(bool) if "is_reference" in obs else np.ones(len(obs), bool)
+    labelled = usable & obs[task.name].notna().to_numpy()
+    if not labelled.any():
+        raise UserError(f"no cell has a {task.name}")
+    donors = obs["donor"].astype(str).to_numpy()
+    names = np.unique(donors[usable])
+    n_train = round(protocol.train_share * len(names))
+    if not 0 < n_train < len(names):
+        raise UserError(f"{len(names)} donors cannot be divided into training and test donors")
+    training = set(rng.permutation(names)[:n_train])
+    eligible = usable if task.cap_first else labelled
+    chosen = np.zeros(len(obs), bool)
+    by_donor = pd.Series(np.flatnonzero(eligible)).groupby(donors[eligible]).indices
+    cells = np.flatnonzero(eligible)
+    for donor in sorted(map(str, by_donor)):
+        own = cells[by_donor[donor]]
+        chosen[rng.permutation(own)[: protocol.max_cells]] = True
+    chosen &= labelled
+    in_training = np.fromiter((donor in training for donor in donors), bool, len(donors))
+    train, test = np.flatnonzero(chosen & in_training), np.flatnonzero(chosen & ~in_training)
+    if not len(train) or not len(test):
+        raise UserError(f"all cells with a {task.name} are on one side of the donors' division; give more donors")
+    return train, test
+
+
+def measure(
+    embedding: Any,
+    obs: pd.DataFrame,
+    task: Task,
+    protocol: Protocol,
+    split: int,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> tuple[dict[str, tuple[float, int]], str]:
+    """Fit a probe to the training cells and judge it on the test cells.
+
+    Args:
+        embedding: (cells, features), dense or sparse.
+        obs: standard columns of the same cells.
+        task: what to read off.
+        protocol: how.
+        split: which division of the donors.
+        train: indices of the training cells.
+        test: of the test cells.
+
+    Returns:
+        Metric → (value, n), and a note on what was special.
+    """
+    X, X_test = dense(embedding[train]), dense(embedding[test])
+    if protocol.standardize:
+        mean, deviation = X.mean(axis=0), X.std(axis=0)
+        deviation[deviation == 0] = 1.0
+        X, X_test = (X - mean) / deviation, (X_test - mean) / deviation
+    donors = obs["donor"].astype(str).to_numpy()
+    y = obs[task.name].to_numpy()
+    y_train, y_test = y[train], y[test]
+    if protocol.shuffle_labels:
+        y_train = _shuffled(y_train, donors[train], task, derived_seed(protocol.seed, "shuffle", split))
+    if task.kind == "regression":
+        model = fit_ridge(X, y_train.astype(float), donors[train], n_folds=protocol.n_folds)
+        return spearman_of_cells_and_donors(y_test.astype(float), model.predict(X_test), donors[test]), ""
+    y_train, y_test = y_train.astype(str), y_test.astype(str)
+    probe = fit_logistic(X, y_train, donors[train], n_folds=protocol.n_folds)
+    unseen = sorted(set(y_test) - set(y_train))
+    absent = sorted(set(y_train) - set(y_test))
+    notes = [f"classes without training cells: {', '.join(unseen)}"] if unseen else []
+    notes += [f"classes without test cells: {', '.join(absent)}"] if absent else []
+    notes += [] if probe.converged else ["the logistic regression reached its iteration limit"]
+    if task.kind == "auroc":
+        values = auroc_of_cells_and_donors(
+            y_test, probe.model.predict_proba(X_test), probe.model.classes_, donors[test]
+        )
+        return values, "; ".join(notes)
+    predicted = probe.model.predict(X_test)
+    n = len(test)
+    values = {
+        "balanced_accuracy": (balanced_accuracy(y_test, predicted), n),
+        "macro_f1": (macro_f1(y_test, predicted), n),
+    }
+    return values, "; ".join(notes)
+
+
+def dense(X: Any) -> np.ndarray:
+    """Return a matrix as dense float64."""
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64)
+
+
+def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.ndarray:
+    """Shuffle what belongs to donors among the donors, and cell types among the cells."""
+    rng = np.random.default_rng(seed)
+    if task.name == "cell_type":
+        return rng.permutation(y)
+    names, first = np.unique(donors, return_index=True)
+    other = dict(zip(names, rng.permutation(y[first]), strict=True))
+    return np.array([other[donor] for donor in donors], dtype=y.dtype)
 
 
 @dataclass(frozen=True)
@@ -172,3 +317,42 @@ def macro_auroc(y: np.ndarray, probabilities: np.ndarray, classes: np.ndarray) -
     columns = {label: probabilities[:, i] for i, label in enumerate(classes)}
     nothing = np.zeros(len(y))
     return float(np.mean([roc_auc_score(y == label, columns.get(label, nothing)) for label in present]))
+
+
+def macro_f1(y: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over the classes of `y`."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(y, predicted, average="macro", labels=np.unique(y), zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
+def spearman_of_cells_and_donors(
+    y: np.ndarray, predicted: np.ndarray, donors: np.ndarray
+) -> dict[str, tuple[float, int]]:
+    """Return metric → (value, n): the rank correlation over cells, and over the means of the donors."""
+    from scipy.stats import spearmanr
+
+    table = pd.DataFrame({"y": y, "predicted": predicted}).groupby(donors).mean()
+
+    def rho(a: Any, b: Any) -> float:
+        if np.ptp(a) == 0 or np.ptp(b) == 0:  # a constant has no order
+            return 0.0
+        result: Any = spearmanr(a, b)
+        return float(result.statistic)
+
+    return {
+        "spearman_cell": (rho(y, predicted), len(y)),
+        "spearman_donor": (rho(table["y"], table["predicted"]), len(table)),
+    }
+
+
+def auroc_of_cells_and_donors(
+    y: np.ndarray, probabilities: np.ndarray, classes: np.ndarray, donors: np.ndarray
+) -> dict[str, tuple[float, int]]:
+    """Return metric → (value, n): the macro AUROC over cells, and over the donors' mean probabilities."""
+    table = pd.DataFrame(probabilities).groupby(donors).mean()
+    first = pd.Series(y).groupby(donors).first().loc[table.index].to_numpy()
+    return {
+        "auroc_cell": (macro_auroc(y, probabilities, classes), len(y)),
+        "auroc_donor": (macro_auroc(first, table.to_numpy(), classes), len(first)),
+    }

@@ -15,8 +15,11 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm import tqdm
 
+from r2mae_core.commands import left_out, say
 from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path
+from r2mae_core.run_folder import default_run_path
+from r2mae_singlecell import options
 from r2mae_singlecell.data.presets import PRESETS, AtlasPreset, detect, numeric_age
 from r2mae_singlecell.data.variable_genes import normalized_dispersion
 
@@ -31,17 +34,40 @@ class Prepared:
     preset: str
     n_cells: int
     n_genes: int
-    dropped: dict[str, int]
-    """Reason → cells that were left out of the file."""
+    left_out: dict[str, int]
+    """What was left out of the file → how many; also in the file, under `uns["r2mae"]["left_out"]`."""
     unlabelled: dict[str, int]
     """Standard column → cells that have no value there; they are pretrained on, and left out of that task."""
 
-    def lines(self) -> list[str]:
-        """Return the report."""
-        kept = f"{self.path}: {self.n_cells:,} cells × {self.n_genes:,} genes ({self.preset})"
-        dropped = [f"  dropped {n:,} cells: {reason}" for reason, n in self.dropped.items() if n]
-        without = [f"  {n:,} cells have no {column}" for column, n in self.unlabelled.items() if n]
-        return [kept, *(dropped or ["  dropped nothing"]), *without]
+
+def prepare(config: options.Prepare) -> Prepared:
+    """Turn an atlas of any size into training data.
+
+    Raises:
+        UserError: what `prepare_atlas` refuses.
+    """
+    columns = {name: getattr(config, name) for name in ("counts", "donor", "batch", "cell_type", "disease", "age")}
+    return prepare_atlas(
+        config.source,
+        config.out or default_run_path("r2mae-singlecell", "prepare").with_suffix(".h5ad"),
+        config.preset,
+        columns,
+        n_genes=config.n_genes,
+        min_genes=config.min_genes,
+        target_sum=config.target_sum,
+        progress=config.progress,
+    )
+
+
+def prepare_command(config: options.Prepare) -> None:
+    """Run `r2mae-singlecell prepare`."""
+    prepared = prepare(config)
+    say(f"{prepared.n_cells:,} cells × {prepared.n_genes:,} genes, laid out as {prepared.preset}")
+    say(left_out(prepared.left_out))
+    for column, n in prepared.unlabelled.items():
+        if n:
+            say(f"{n:,} cells have no {column}")
+    say(f"Done: {prepared.path}. Next: r2mae-singlecell pretrain {prepared.path}")
 
 
 def prepare_atlas(
@@ -92,16 +118,15 @@ def prepare_atlas(
         empty = n_expressed == 0
         keep = ~empty & (n_expressed >= minimum)
         standard = atlas.standard_obs(obs).loc[keep]
+        skipped = {
+            "cells without a count in the variable genes": int(empty.sum()),
+            f"cells with fewer than {minimum} variable genes": int((~keep & ~empty).sum()),
+        }
+        about = {"preset": atlas.name, "left_out": skipped}
         with atomic_path(target) as temporary:
-            _write(
-                temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], atlas.name, progress
-            )
-    dropped = {
-        "no count in any variable gene": int(empty.sum()),
-        f"fewer than {minimum} variable genes": int((~keep & ~empty).sum()),
-    }
+            _write(temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], about, progress)
     unlabelled = {name: int(standard[name].isna().sum()) for name in ("cell_type", "disease", "age")}
-    return Prepared(target, atlas.name, int(keep.sum()), len(genes), dropped, unlabelled)
+    return Prepared(target, atlas.name, int(keep.sum()), len(genes), skipped, unlabelled)
 
 
 class _Counts:
@@ -174,7 +199,7 @@ def _write(
     highest: int,
     obs: pd.DataFrame,
     var: pd.DataFrame,
-    preset: str,
+    about: dict[str, Any],
     progress: bool,
 ) -> None:
     """Write an ordinary h5ad whose X is contiguous on disk."""
@@ -187,7 +212,7 @@ def _write(
         out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(out, "obs", obs)
         write_elem(out, "var", var)
-        write_elem(out, "uns", {"r2mae": {"preset": preset}})
+        write_elem(out, "uns", {"r2mae": about})
         for empty in ("obsm", "varm", "obsp", "varp", "layers"):
             write_elem(out, empty, {})
         x = out.create_group("X")

@@ -18,8 +18,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from r2mae_core.commands import say
 from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path
+from r2mae_core.run_folder import default_run_path
+from r2mae_singlecell import options
 
 Layout = Literal["hlca", "seaad", "seaad-allen"]
 LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
@@ -117,12 +120,25 @@ def simulate_atlas(config: Simulation, layout: Layout = "hlca") -> Any:
     return adata
 
 
-def write_atlas(config: Simulation, target: Path, layout: Layout = "hlca") -> Path:
-    """Write a simulated atlas as h5ad and return its path."""
-    adata = simulate_atlas(config, layout)
-    with atomic_path(target) as temporary:
+def simulate(config: options.Simulate) -> Path:
+    """Write a simulated atlas as h5ad and return its path.
+
+    Raises:
+        UserError: there are too few donors, cells, genes or types.
+    """
+    names = [name for name in Simulation.__dataclass_fields__ if hasattr(config, name)]
+    adata = simulate_atlas(Simulation(**{name: getattr(config, name) for name in names}), config.layout)
+    path = config.out or default_run_path("r2mae-singlecell", "simulate").with_suffix(".h5ad")
+    with atomic_path(path) as temporary:
         adata.write_h5ad(temporary)
-    return target
+    return path
+
+
+def simulate_command(config: options.Simulate) -> None:
+    """Run `r2mae-singlecell simulate`."""
+    path = simulate(config)
+    say(f"{config.n_cells:,} made-up cells of {config.n_donors} donors, laid out as {config.layout}")
+    say(f"Done: {path}. Next: r2mae-singlecell prepare {path}")
 
 
 def _donors(config: Simulation, n_diseases: int, rng: np.random.Generator) -> pd.DataFrame:
