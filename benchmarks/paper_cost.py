@@ -6,7 +6,6 @@ Run: `nox -s evidence -- --only paper`, on a GPU `nox -s evidence -- --device cu
 """
 
 import argparse
-import math
 
 import numpy as np
 import torch
@@ -55,9 +54,9 @@ def roberta(n, device, compiled, **shape):
 
     config = RobertaConfig(vocab_size=50_304, max_position_embeddings=514, **shape)
     model, loss = RobertaForMaskedLM(config).to(device), torch.compile(masked_lm_loss) if compiled else masked_lm_loss
-    ids, hidden = torch.randint(4, 50_000, (n, 128), device=device), math.ceil(0.275 * 128)
-    places = exact_mask((n, 128), 0.275, device=device).nonzero()[:, 1].view(n, -1)[:, :hidden]
-    return trainer(model, lambda: loss(model, ids, places, ids.gather(1, places)), device)
+    ids = torch.randint(4, 50_000, (n, 128), device=device)
+    places = exact_mask((n, 128), 0.275, device=device).flatten().nonzero()[:, 0]
+    return trainer(model, lambda: loss(model, ids, places, ids.flatten()[places]), device)
 
 
 def gpn(n, device, compiled):

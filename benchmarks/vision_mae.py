@@ -25,12 +25,13 @@ from transformers import ViTMAEForPreTraining
 
 from r2mae_core import Uniform
 from r2mae_core.devices import device_name, peak_flops, resolve_device
+from r2mae_core.schedules import decay_groups
 from r2mae_vision import MAEShape, MaskedAutoencoder, pack_patches, split_patches, train_flops
 from r2mae_vision.checkpoints import export_transformers
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.masking import split_mask
-from r2mae_vision.schedules import decay_groups
+from r2mae_vision.pretrain import never_decays
 
 RATIO = 0.75
 
@@ -66,7 +67,7 @@ def step_benchmark(options):
         return torch.optim.AdamW(parameters, lr=1e-5, betas=(0.9, 0.95), fused=True)
 
     def step(network, loss, bf16):
-        optimizer = trainer(decay_groups(network, 0.05))
+        optimizer = trainer(decay_groups(network.named_parameters(), 0.05, never_decays))
 
         def run():
             with autocast(device, bf16):
@@ -114,7 +115,7 @@ def scheme_benchmark(model, options, n_steps=12):
     n, device = options.batch, options.device
     images = torch.randn(n, 3, 224, 224, device=device)
     generator = torch.Generator(device).manual_seed(0)
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.05), lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(decay_groups(model.named_parameters(), 0.05, never_decays), lr=1e-5, fused=True)
     network = torch.compile(model) if options.compile else model
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -61,7 +61,7 @@ def test_the_central_square_keeps_proportions(root):
     assert not np.array_equal(data.read_image(file, 32, "none"), np.asarray(square))
 
 
-def test_bad_images_are_skipped_counted_and_named_and_others_become_rgb(root, celeba_root):
+def test_bad_images_are_left_out_counted_and_named_and_others_become_rgb(root, celeba_root):
     folder = root / "img_align_celeba"
     (folder / "000002.jpg").unlink()
     whole = (folder / "000005.jpg").read_bytes()
@@ -72,11 +72,11 @@ def test_bad_images_are_skipped_counted_and_named_and_others_become_rgb(root, ce
     Image.open(folder / "000004.jpg").convert("RGBA").save(folder / "000004.jpg", format="PNG")
     store, clean = prepared(root), prepared(celeba_root, "clean")
     assert store.counts == {"train": 38, "valid": 7, "test": 15}
-    assert store.skipped["count"] == 4
-    assert store.skipped["first"]["000002.jpg"] == "missing"
-    assert "truncated" in store.skipped["first"]["000005.jpg"]
-    assert "cannot identify image file" in store.skipped["first"]["000042.jpg"]
-    assert "4 skipped (000002.jpg: missing" in store.summary()
+    assert store.left_out == {"missing": 1, "unreadable": 3}
+    assert store.named["000002.jpg"] == "missing"
+    assert "truncated" in store.named["000005.jpg"]
+    assert "cannot identify image file" in store.named["000042.jpg"]
+    assert "left out: 1 missing, 3 unreadable (000002.jpg: missing" in store.summary()
     kept = [0, 2, 3, *range(5, 40)]
     assert torch.equal(store.attributes("train"), clean.attributes("train")[kept])
     assert torch.equal(store.images("train")[3:], clean.images("train")[kept][3:])
@@ -106,19 +106,19 @@ def test_an_interrupted_preparation_goes_on(root, monkeypatch):
 
     monkeypatch.setattr(data, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepared(root)
+        prepared(root, workers=0)
     calls.clear()
     monkeypatch.setattr(data, "read_image", lambda *arguments: calls.append(arguments[0].name) or read(*arguments))
-    store = prepared(root)
+    store = prepared(root, workers=0)
     assert calls == [f"{i:06d}.jpg" for i in range(21, 65)]  # two parts of ten were whole
-    whole = prepared(root, "whole")
+    whole = prepared(root, "whole", workers=0)
     for split in ("train", "valid", "test"):
         assert torch.equal(store.images(split), whole.images(split))
 
 
 def test_workers_write_the_same_set(root, monkeypatch):
     monkeypatch.setattr(data, "PART_SIZE", 16)
-    alone, together = prepared(root, "alone"), prepared(root, "together", workers=2)
+    alone, together = prepared(root, "alone", workers=0), prepared(root, "together", workers=2)
     assert alone.counts == together.counts
     for name in ("train.npy", "valid.npy", "test.npy", "train_attributes.npy"):
         assert (alone.folder / name).read_bytes() == (together.folder / name).read_bytes()
@@ -177,7 +177,7 @@ def test_missing_images_are_refused_and_nothing_stale_is_kept(root):
         prepared(root)
     shutil.rmtree(root / "img_align_celeba")
     shutil.move(root / "elsewhere", root / "img_align_celeba")
-    assert prepared(root).skipped["count"] == 0
+    assert sum(prepared(root).left_out.values()) == 0
 
 
 def test_a_folder_of_other_settings_or_contents_is_refused(root, tmp_path):

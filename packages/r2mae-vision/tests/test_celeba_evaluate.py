@@ -122,7 +122,7 @@ def test_visible_attributes_beat_the_majority_and_coins_do_not(settled, faces):
     per_attribute = [value[f"celeba/{name}", "attribute_accuracy"] for name in faces.names]
     assert value["celeba", "attribute_accuracy"] == pytest.approx(np.mean(per_attribute))
     assert {metric for task, metric in value if task == "celeba"} == {
-        "reconstruction_mse", "mse@0.1", "mse@0.5", "mse@0.9",
+        "reconstruction_mse", "loss@0.1", "loss@0.5", "loss@0.9",
         "attribute_accuracy", "balanced_accuracy", "majority_accuracy",
     }  # fmt: skip
     assert {record.n for record in records} == {300}

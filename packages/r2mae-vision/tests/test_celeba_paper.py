@@ -22,15 +22,15 @@ def call(capsys):
 
 
 def test_reproduce_walks_the_grid_once_and_figures_share_their_models(call, tmp_path, celeba_root):
-    fig2b = ["fig2b", "--root", celeba_root, "--base-channels", "[2,8]", "--seeds", "[0,1]", *GRID]
+    fig2b = ["fig2b", "--root", celeba_root, "--base-channels", "[2,8]", "--seeds", "[0,1]", "--out", "run", *GRID]
     code, out, err = call(*fig2b)
     assert (code, err) == (0, "")
     assert "CelebA at 16 × 16: 40 train, 8 valid, 16 test" in out
-    assert "[12/12] 8 channels, U(0.2, 0.6), seed 1:" in out
+    assert "[12/12] 8-Uniform-0.2-0.6-1:" in out
     assert out.count("done before") == 0
-    run = tmp_path / "runs" / "r2mae-vision-reproduce-celeba"
+    run = tmp_path / "run"
     records = read_records(run)
-    assert {r.scheme for r in records} == {"fixed 0.2", "fixed 0.6", "U(0.2, 0.6)"}
+    assert {r.scheme for r in records} == {"fixed 0.2", "fixed 0.6", "Uniform(0.2, 0.6)"}
     assert {r.task for r in records if "/" not in r.task} == {"celeba-2", "celeba-8"}
     best = optima(records)
     assert f"with 2 base channels at ratio {best[2]:g}\n" in out
@@ -38,7 +38,8 @@ def test_reproduce_walks_the_grid_once_and_figures_share_their_models(call, tmp_
     assert (run / "figures" / "fig2b.png").stat().st_size > 20_000
 
     # The probe's figure finds the models of 8 channels; a grid may grow; what others trained stays in the results.
-    code, out, _ = call("fig5", "--root", celeba_root, *GRID, "--ratios", "[0.2,0.6,0.8]")
+    assert "| Uniform(0.2, 0.6) |" in (run / "fig2b.md").read_text()
+    code, out, _ = call("fig5", "--root", celeba_root, *GRID, "--ratios", "[0.2,0.6,0.8]", "--out", "run")
     assert code == 0
     assert out.count("done before") == 6
     assert "[8/8]" in out
@@ -48,7 +49,7 @@ def test_reproduce_walks_the_grid_once_and_figures_share_their_models(call, tmp_
 
 
 def test_an_interrupted_cell_is_trained_again_and_no_other(call, tmp_path, celeba_root, monkeypatch):
-    fig2b = ["fig2b", "--root", celeba_root, "--base-channels", "[2]", "--seeds", "[0]", *GRID]
+    fig2b = ["fig2b", "--root", celeba_root, "--base-channels", "[2]", "--seeds", "[0]", "--out", "run", *GRID]
     evaluate, calls = paper.evaluate_unet, []
 
     def interrupted(*args, **kwargs):
@@ -67,11 +68,11 @@ def test_an_interrupted_cell_is_trained_again_and_no_other(call, tmp_path, celeb
     )
     code, out, _ = call(*fig2b)
     assert code == 0
-    assert calls == ["goes on", "fixed 0.6", "U(0.2, 0.6)"]
+    assert calls == ["goes on", "fixed 0.6", "Uniform(0.2, 0.6)"]
     assert out.count("done before") == 1
     # The interrupted cell was trained already: its weights come back from the checkpoint.
     assert call(*fig2b, "--out", "whole")[0] == 0
-    there = {(r.scheme, r.task, r.metric): r.value for r in read_records("runs/r2mae-vision-reproduce-celeba")}
+    there = {(r.scheme, r.task, r.metric): r.value for r in read_records("run")}
     assert there == {(r.scheme, r.task, r.metric): r.value for r in read_records("whole")}
 
 
@@ -91,7 +92,7 @@ def test_the_optimum_is_the_smallest_mean_over_seeds_of_the_fixed_ratios():
         ("fixed 0.2", 1): 1.0,
         ("fixed 0.6", 0): 1.9,
         ("fixed 0.6", 1): 1.9,
-        ("U(0.2, 0.6)", 0): 0.1,
+        ("Uniform(0.2, 0.6)", 0): 0.1,
     }
     records = [Record("celeba-16", "reconstruction_mse", v, scheme, seed, 9) for (scheme, seed), v in values.items()]
     assert optima(records) == {16: 0.6}
@@ -100,7 +101,7 @@ def test_the_optimum_is_the_smallest_mean_over_seeds_of_the_fixed_ratios():
 def test_dry_run_prints_grid_and_cost_without_any_data(call, tmp_path):
     code, out, _ = call("fig2b", "--dry-run", "--base-channels", "[2,4]", *GRID)
     assert code == 0
-    assert "Models per size: fixed 0.2, fixed 0.6, U(0.2, 0.6); seeds 0, 1" in out
+    assert "Models per size: fixed 0.2, fixed 0.6, Uniform(0.2, 0.6); seeds 0, 1" in out
     assert "2 base channels: 6 models, about" in out
     assert "for the 162,770 training images" in out
     assert not (tmp_path / "runs").exists()
@@ -131,6 +132,7 @@ def test_bad_input_is_one_line(call, argv, message):
 
 def test_another_set_or_other_settings_in_the_folder_are_refused(call, tmp_path, celeba_root, write_celeba):
     tiny = ["fig2b", "--base-channels", "[2]", "--seeds", "[0]", *GRID, "--ranges", "[]", "--ratios", "[0.5]"]
+    tiny += ["--out", "run"]
     assert call(*tiny, "--root", celeba_root)[0] == 0
     code, _, err = call(*tiny, "--root", celeba_root, "--dropout", "0.2")
     assert code == 1
@@ -141,4 +143,7 @@ def test_another_set_or_other_settings_in_the_folder_are_refused(call, tmp_path,
     assert "holds another prepared set" in err
     code, _, err = call(*tiny, "--root", tmp_path / "other", "--cache", tmp_path / "cache")
     assert code == 1
-    assert "data is " in err
+    assert "data_digest is " in err
+    code, out, _ = call("-c", "run/config.yaml", "--out", "run", "--no-progress")  # it replays
+    assert code == 0
+    assert "[1/1] 2-low-0.5-0: done before" in out

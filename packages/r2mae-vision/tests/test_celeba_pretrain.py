@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, scheme, train
-from r2mae_vision import load_unet, prepare_celeba, pretrain_unet, save_unet
+from r2mae_vision import load_unet, prepare_celeba, pretrain_unet
 from r2mae_vision.celeba import pretrain as room
 from r2mae_vision.celeba.evaluate import masked_errors
 from r2mae_vision.celeba.model import scale
@@ -76,15 +76,17 @@ def test_batches_are_uint8_until_the_step(few):
 def test_saved_models_load_with_their_shape(tmp_path, few):
     run = RunFolder(tmp_path / "run", {})
     model = pretrain_unet(few, Fixed(0.5), run, **{**SMALL, "epochs": 1, "output": "linear"})
-    save_unet(model, run)
+    assert {(r.metric, r.split, r.n, r.scheme) for r in run.results()} == {
+        (f"loss@{ratio}", "validation", 8, "low 0.5") for ratio in (0.1, 0.5, 0.9)
+    }
     loaded = load_unet(run)
     assert (loaded.base_channels, loaded.output, loaded.training) == (2, "linear", False)
     images = scale(few.images("test"))
     assert torch.allclose(loaded(images), model(images), atol=1e-6)
-    (run.path / "model.safetensors").write_bytes(b"damaged")
+    (run.path / "model" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match="holds no U-Net of r2mae-vision"):
         load_unet(run)
-    with pytest.raises(UserError, match=r"no model\.safetensors in"):
+    with pytest.raises(UserError, match="empty holds no finished model"):
         load_unet(RunFolder(tmp_path / "empty", {}))
 
 
@@ -92,7 +94,7 @@ def test_bad_settings(tmp_path, few, celeba_root):
     def run(store=few, sampler=None, **changes):
         pretrain_unet(store, sampler or Fixed(0.5), RunFolder(tmp_path / "run", {}), **{**SMALL, **changes})
 
-    with pytest.raises(UserError, match="the U-Net has no curriculum weights; leave out Curriculum"):
+    with pytest.raises(UserError, match="the U-Net has no curriculum weights; leave out cl"):
         run(sampler=scheme("cl", "vision"))
     with pytest.raises(UserError, match="40 samples do not fill a batch of 41"):
         run(batch_size=41)

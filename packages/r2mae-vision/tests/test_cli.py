@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert (run / "figures" / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (run / "figures" / "demo.png").stat().st_size > 50_000
     records = read_records(run)
-    assert {r.metric for r in records} == {"probe_accuracy", "effective_rank", "mse@0.1", "mse@0.5", "mse@0.9"}
+    assert {r.metric for r in records} == {"probe_accuracy", "effective_rank", "loss@0.1", "loss@0.5", "loss@0.9"}
     assert len(records) == 14 * 2 * 5
     assert {r.device for r in records} == {"cpu (1 threads)"}
     assert (run / "config.yaml").exists()
@@ -73,13 +74,20 @@ def test_pretrain_probe_compare_of_the_mlp(call):
     assert "uniform from 0.2 to 0.6" in out
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert config["mask_ratio"]["class_path"] == "r2mae_core.Uniform"
-    code, out, _ = call("probe", "run", "--device", "cpu")
+    assert "Done: run (results.json, model/). Next: r2mae-vision probe run" in out
+    losses = read_records("run")
+    assert {r.metric for r in losses} == {"loss@0.1", "loss@0.5", "loss@0.9"}
+    code, out, _ = call("probe", "run", "--out", "probe", "--device", "cpu")
     assert code == 0
     assert "Uniform(0.2, 0.6)" in out
-    assert {r.seed for r in read_records("run")} == {0}
-    code, out, _ = call("compare", "run", "--markdown")
+    assert {r.metric for r in read_records("probe")} == {"probe_accuracy", "effective_rank"}
+    assert {r.seed for r in read_records("probe")} == {0}
+    assert read_records("run") == losses
+    code, out, _ = call("compare", "run", "probe", "--markdown")
     assert code == 0
-    assert out.startswith("| scheme (n = 1) | probe_accuracy |")
+    assert out.startswith("| scheme (n = 1) | loss@0.1 | loss@0.5 | loss@0.9 | probe_accuracy |")
+    code, _, err = call("finetune", "run", "digits")
+    assert (code, "run holds the MLP of figure 2A" in err) == (1, True)
 
 
 def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
@@ -87,11 +95,11 @@ def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
     import timm
     import torch
 
-    assert call("pretrain", "--out", "run", *VIT)[0] == 0
-    code, out, _ = call("reconstruct", "run", "--device", "cpu", "--n_images", "3")
-    assert (code, out) == (0, "Figure: run/figures/reconstructions.png\n")
-    assert Path("run/figures/reconstructions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    code, out, _ = call("export", "run", "exported")
+    assert call("pretrain", "--out", "run", "--seed", "3", *VIT)[0] == 0
+    code, out, _ = call("reconstruct", "run", "--device", "cpu", "--n_images", "3", "--out", "picture.png")
+    assert (code, out) == (0, "Figure: picture.png\n")
+    assert Path("picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    code, out, _ = call("export", "run", "--out", "exported")
     assert code == 0
     model = eval(out.splitlines()[0], {"timm": timm})  # the line that it prints is Python
     from r2mae_vision import load_mae
@@ -102,17 +110,31 @@ def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
     code, out, _ = call("probe", "run", "--out", "probe", *common)
     assert code == 0
     assert "knn20 top1" in out
+    assert out.endswith("Done: probe (results.json, table.md)\n")
     rates = ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "64", "--auto_augment", "none", *common]
     assert call("finetune", "run", "digits", "--out", "tuned", *rates)[0] == 0
     assert call("finetune", "scratch:run", "digits", "--out", "scratch", *rates)[0] == 0
     code, out, _ = call("compare", "run", "probe", "tuned", "scratch", "--markdown")
     assert code == 0
     assert "| no pretraining |" in out
-    assert "| Uniform(0.6, 0.9) |" in out
+    assert "| r2mae |" in out
+    found = [record for name in ("run", "probe", "tuned") for record in read_records(name)]
+    assert {(r.scheme, r.task, r.split, r.seed) for r in found} == {("r2mae", "digits", "validation", 3)}
+    assert all(r.device and r.git is None for r in found)
+    for verb in ("probe", "finetune"):  # their config.yaml replays
+        run = {"probe": "probe", "finetune": "tuned"}[verb]
+        assert call(verb, "-c", f"{run}/config.yaml", "--out", "again", "--no-progress")[0] == 0
+        assert [r.value for r in read_records("again")] == [r.value for r in read_records(run)]
+        shutil.rmtree("again")
 
 
-def test_a_dumped_config_replays_to_the_same_model(call):
-    assert call("pretrain", "--out", "a", "--mask_ratio", "r2mae", *VIT)[0] == 0
+@pytest.mark.parametrize("options", [VIT, MLP], ids=["vit", "mlp"])
+def test_a_dumped_config_replays_to_the_same_model(call, options):
+    code, out, _ = call("pretrain", "--out", "a", "--mask_ratio", "dynamic", *options)
+    assert code == 0
+    assert ("held within each of 2 stages" in out) == (
+        options is VIT
+    )  # what is announced is what is used: a step per epoch
     assert call("pretrain", "-c", "a/config.yaml", "--out", "b", "--no-progress")[0] == 0
     weights = [Path(name, "model", "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
@@ -130,19 +152,21 @@ def test_a_run_folder_of_another_config_is_refused(call):
 
 def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, digits):
     grid = ["--data", "digits", "--hidden1", "[8,16]", "--hidden2", "[4,8]", "--ratios", "[0.2,0.6]", "--epochs", "1",
-            "--ranges", "[[0.2,0.6]]", "--device", "cpu", "--no-progress"]  # fmt: skip
+            "--ranges", "[[0.2,0.6]]", "--out", "run", "--device", "cpu", "--no-progress"]  # fmt: skip
     code, out, _ = call("reproduce", "fig2a", *grid)
     assert code == 0
     assert out.count("done before") == 0
     code, out, _ = call("reproduce", "fig2d", *grid)
     assert code == 0
     assert out.count("done before") == 4
-    run = tmp_path / "runs" / "r2mae-vision-reproduce-fig2"
+    run = tmp_path / "run"
+    assert "probe_accuracy" in (run / "fig2a.md").read_text()
+    assert "effective_rank" in (run / "fig2d.md").read_text()
     assert (run / "figures" / "fig2a.png").exists()
     assert (run / "figures" / "fig2d.png").exists()
     records = read_records(run)
     assert {r.task for r in records} == {"digits 8-4", "digits 8-8", "digits 16-4", "digits 16-8"}
-    assert {r.scheme for r in records} == {"fixed 0.2", "fixed 0.6", "U(0.2, 0.6)"}
+    assert {r.scheme for r in records} == {"fixed 0.2", "fixed 0.6", "Uniform(0.2, 0.6)"}
     code, out, _ = call("reproduce", "fig2a", "--dry-run", *grid)
     assert code == 0
     assert "16-8: 6 models, about" in out
@@ -166,7 +190,7 @@ def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, di
         (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
         (["probe", "nowhere"], "'nowhere' is no folder, no file and no model of timm"),
         (["reconstruct", "nowhere"], "no mae.json in nowhere"),
-        (["export", "nowhere", "x"], "no mae.json in nowhere"),
+        (["export", "nowhere"], "no mae.json in nowhere"),
         (["prepare", "nowhere"], "nowhere: no such file or folder"),
         (["finetune", "nowhere", "digits"], "'nowhere' is no folder"),
         (["compare", "nowhere"], "no results at"),
@@ -184,6 +208,7 @@ def test_mnist_from_files_on_the_command_line(call, tmp_path, digits, write_mnis
     code, *_ = call("pretrain", "mnist", "--model", "mlp", "--out", "run", *TINY)
     assert code == 0
     assert call("probe", "run", "--device", "cpu")[0] == 0
+    assert len(list(Path("runs").glob("r2mae-vision-probe-*/results.json"))) == 1
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
@@ -216,6 +241,7 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
     pretrain = {"model": "vit_tiny_patch16_224", "model_args": {"depth": 1, "embed_dim": 24, "num_heads": 3},
                 "image_size": 8, "patch_size": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
                 "batch_size": 64, "lr": 0.003}  # fmt: skip
+    pretrain["validate_every"] = 21
     tuned = {"epochs": 1, "warmup_epochs": 0, "batch_size": 64, "auto_augment": "none", "max_train": 128, "workers": 0}
     grid = ["reproduce", "table1", "--root", "digits", "--schemes", "[fixed,mdlm,dynamic]", "--seeds", "[0,1]",
             "--judge", "[probe,finetune]", "--epochs", "1", "--pretrain", json.dumps(pretrain), "--finetune",
@@ -223,7 +249,7 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
             "--no-progress"]  # fmt: skip
     code, out, err = call(*grid)
     assert code == 0, err
-    assert "[6/6] dynamic, seed 1:" in out
+    assert "[6/6] dynamic-1:" in out
     records = read_records("t")
     assert {r.scheme for r in records} == {"fixed 0.75", "mdlm", "dynamic"}
     assert {r.seed for r in records} == {0, 1}
@@ -231,9 +257,11 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
     assert all(r.paper is None for r in records)  # the paper's figures are about ImageNet
     for figure in ("table1.png", "curves.png"):
         assert (tmp_path / "t" / "figures" / figure).stat().st_size > 10_000
-    before = Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns
-    assert call(*grid)[0] == 0
-    assert Path("t/fixed-seed0/pretrain/model/model.safetensors").stat().st_mtime_ns == before
+    before = Path("t/fixed-0/pretrain/model/model.safetensors").stat().st_mtime_ns
+    assert "| fixed 0.75 |" in Path("t/table1.md").read_text()
+    code, out, _ = call("reproduce", "-c", "t/config.yaml", "--out", "t", "--no-progress")  # it replays
+    assert (code, out.count("done before")) == (0, 6)
+    assert Path("t/fixed-0/pretrain/model/model.safetensors").stat().st_mtime_ns == before
     code, out, _ = call(*grid, "--dry-run")
     assert code == 0
     assert "6 pretrainings (fixed, mdlm, dynamic; seeds 0, 1), 1 epochs" in out

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import UserError
+from r2mae_core import RunFolder, UserError
 from r2mae_core.training import train
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
 from r2mae_vision.classifier import Classifier
@@ -220,6 +220,35 @@ def test_fewer_images_are_drawn_by_the_seed():
     assert np.array_equal(some[0].images, some[1].images)
     assert not np.array_equal(some[0].images, some[2].images)
     assert fewer(store, 10**6, 0) is store
+
+
+def test_two_ranks_fine_tune_as_one_that_accumulates(start, tmp_path):
+    """Augmentation, mixup, erasing and stochastic depth depend on the image and the part of the step alone."""
+    import importlib.util
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).with_name("two_ranks.py")
+    shutil.copytree(start, tmp_path / "start")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*launcher, str(script), "finetune", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    spec = importlib.util.spec_from_file_location("vision_two_ranks", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    alone = module.tuned(tmp_path / "start", tmp_path / "one")
+    for first, second, one in zip(*ranks, alone, strict=True):  # the two seeds
+        for name, value in one.items():
+            assert torch.equal(first[name], second[name]), name
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=2e-5)
+    records = [RunFolder.open(tmp_path / name).results() for name in ("one", "two")]
+    assert len(records[1]) == 2 * 4  # written once
+    assert [(r.metric, r.seed) for r in records[1]] == [(r.metric, r.seed) for r in records[0]]
+    assert [r.value for r in records[1]] == pytest.approx([r.value for r in records[0]], abs=0.01)
 
 
 def test_mixup_needs_even_batches(start, tmp_path):

@@ -87,8 +87,8 @@ def test_masked_pretraining_learns_what_a_broken_model_cannot(tmp_path, digits):
     scaled = digits.scale(digits.train_images)
     mean_image_error = (digits.scale(digits.test_images) - scaled.mean(0)).square().mean().item()
     for name in names:
-        assert table.cells[name, "digits", "mse@0.5"].mean < 0.6 * mean_image_error
-        assert before.cells[name, "digits", "mse@0.5"].mean > 1.0 * mean_image_error
+        assert table.cells[name, "digits", "loss@0.5"].mean < 0.6 * mean_image_error
+        assert before.cells[name, "digits", "loss@0.5"].mean > 1.0 * mean_image_error
         accuracy = table.cells[name, "digits", "probe_accuracy"].mean
         assert accuracy > before.cells[name, "digits", "probe_accuracy"].mean
         assert accuracy > 0.9

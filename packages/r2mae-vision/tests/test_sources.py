@@ -103,7 +103,7 @@ def test_a_tar_of_class_folders(folder, tmp_path):
             tar.add(folder / "train" / name, name)
     source = open_source(str(tmp_path / "train.tar"))
     assert source.classes == ("a_red", "b_green")
-    with pytest.raises(UserError, match="has no validation part; name one with --val"):
+    with pytest.raises(UserError, match="has no validation part; name one with --validation"):
         open_pair(str(tmp_path / "train.tar"))
     train, val = open_pair(str(tmp_path / "train.tar"), str(tmp_path / "train.tar"))
     assert len(train) == len(val) == 16
@@ -139,7 +139,7 @@ def test_prepare_writes_what_training_reads(folder, tmp_path, capsys):
     out = prepare(Prepare(str(folder), image_size=16, workers=0, out=tmp_path / "store", progress=False))
     text = capsys.readouterr().out
     assert "24 images of 16 x 16, 3 classes" in text
-    assert "skipped 1 unreadable files (a_red/broken.jpg: " in text
+    assert "left out: 1 unreadable (a_red/broken.jpg: " in text
     assert "broken.jpg" in (out / "train" / "skipped.txt").read_text()
     train, val = open_pair(str(out))
     assert isinstance(train, ImageStore)
@@ -198,7 +198,7 @@ def test_webdataset_shards(tmp_path, capsys):
                     tar.addfile(member, io.BytesIO(data))
     pattern = f"wds/{tmp_path}/s-{{000..001}}.tar"
     out = prepare(Prepare(pattern, image_size=8, out=tmp_path / "store", progress=False))
-    assert "skipped 1 unreadable files (11.png: not an image)" in capsys.readouterr().out
+    assert "left out: 1 unreadable (11.png: not an image)" in capsys.readouterr().out
     store = open_source(str(out))
     assert store.labels.tolist() == [0, 1, 2, 0, 2]
     assert store.images[:, 0, 0, 0].tolist() == [0, 80, 160, 0, 160]

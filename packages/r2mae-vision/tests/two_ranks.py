@@ -1,24 +1,26 @@
-"""One rank of the two-process test, run under torchrun."""
+"""One rank of the two-process tests, run under torchrun."""
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from r2mae_vision.options import Pretrain
+from r2mae_vision.options import Finetune, Pretrain
+
+TINY = Pretrain(
+    "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,
+    patch_size=2, decoder_dim=16, decoder_depth=2, decoder_heads=2, epochs=1, batch_size=128, micro_batch_size=64,
+    lr=1e-2, device="cpu", progress=False, log_every=1,
+)  # fmt: skip
+TUNED = Finetune(
+    "unset", "digits", epochs=1, warmup_epochs=0.5, batch_size=64, micro_batch_size=32, base_lr=0.002, max_train=256,
+    crop_pct=1.0, ema=0.5, device="cpu", workers=0, progress=False, seeds=(0, 1),
+)  # fmt: skip
 
 
-def settings(out, devices):
-    return Pretrain(
-        "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,
-        patch_size=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, epochs=1, batch_size=128, micro_batch_size=64,
-        lr=1e-2, device="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", out=Path(out),
-        progress=False, log_every=1,
-    )  # fmt: skip
-
-
-def traced(out, devices):
+def traced(out, devices, strategy):
     """Pretrain and return what every micro-batch saw: step, ratio, images, hidden patches."""
     import r2mae_vision.pretrain as room
 
@@ -27,7 +29,8 @@ def traced(out, devices):
     def masked_loss(module, batch, draw):
         def split(*arguments):
             result = split_patches(*arguments)
-            seen.append((module.global_step, draw.ratio, batch[0].sum((1, 2, 3)).tolist(), result.hidden.tolist()))
+            if module.training:
+                seen.append((module.global_step, draw.ratio, batch[0].sum((1, 2, 3)).tolist(), result.hidden.tolist()))
             return result
 
         room.split_patches = split
@@ -36,12 +39,42 @@ def traced(out, devices):
     original = room.MaskedImageModule.masked_loss
     room.MaskedImageModule.masked_loss = masked_loss
     try:
-        room.pretrain_vit(settings(out, devices))
+        room.pretrain_vit(replace(TINY, devices=devices, strategy=strategy, out=out))
     finally:
         room.MaskedImageModule.masked_loss, room.split_patches = original, split_patches
     return seen
 
 
+def tuned(model, out, **arguments):
+    """Fine-tune with two seeds and return each one's weights as this process has them."""
+    import r2mae_vision.finetune as room
+
+    weights, train = [], room.train
+
+    def kept(module, *args, **kwargs):
+        trainer = train(module, *args, **kwargs)
+        weights.append({name: value.clone() for name, value in module.state_dict().items()})
+        return trainer
+
+    room.train = kept
+    try:
+        room.finetune(replace(TUNED, model=str(model), out=out, **arguments))
+    finally:
+        room.train = train
+    return weights
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.save(traced(Path(sys.argv[1]) / "two", devices=2), Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+    what, home = sys.argv[1], Path(sys.argv[2])
+    if what == "pretrain":
+        found = {strategy: traced(home / strategy, 2, strategy) for strategy in ("ddp", "fsdp")}
+    elif what == "sample":
+        from r2mae_vision.pretrain import pretrain_vit
+
+        for strategy in ("ddp", "fsdp"):
+            pretrain_vit(replace(TINY, scope="sample", devices=2, strategy=strategy, out=home / strategy))
+        found = None
+    else:
+        found = tuned(home / "start", home / "two", devices=2, strategy="ddp")
+    torch.save(found, home / f"rank{os.environ['RANK']}.pt")

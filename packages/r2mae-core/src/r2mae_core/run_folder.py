@@ -51,7 +51,7 @@ class RunFolder:
             _refuse_other_config(
                 self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free}
             )
-        elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+        elif self.path.exists() and not all(_may_be_there(file) for file in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no config.yaml of a run; name another folder")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -188,6 +188,11 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
         for key, item in config.items()
         for name, value in _flat(item, f"{prefix}.{key}" if prefix else key).items()
     }
+
+
+def _may_be_there(file: Path) -> bool:
+    """Return whether a file is no reason to refuse a new run: a hidden one, or what another rank has just written."""
+    return file.name.startswith(".") or file.name == "facts.json"
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -6,28 +6,38 @@ from typing import Any
 import lightning.pytorch as pl
 
 from r2mae_core.commands import say
-from r2mae_core.data_order import rank_and_world_size
 from r2mae_core.training import Throughput, operations_metrics
 from r2mae_vision.data.sources import Source
 from r2mae_vision.flops import train_flops
 
 
 class Speed(Throughput):
-    """Logs images and operations per second, and MFU where the device's peak is known."""
+    """Logs images and operations per second, and MFU where the device's peak is known.
+
+    Args:
+        images_per_step: of the global batch.
+        peak_tflops: the device's peak, where the user gave it.
+    """
+
+    def __init__(self, images_per_step: int, peak_tflops: float | None) -> None:
+        super().__init__(images_per_step, "images")
+        self.peak_tflops = peak_tflops
 
     def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
         ratio = pl_module.mask_ratio.mean(steps[0], pl_module.total_steps())
         operations = rate * train_flops(pl_module.model, ratio)
-        return {"images_per_second": rate, **operations_metrics(operations, trainer)}
+        return {"images_per_second": rate, **operations_metrics(operations, trainer, self.peak_tflops)}
 
 
 class UnreadableImages(pl.Callback):
     """Counts and names the images that could not be decoded; the file appears with the first of them."""
 
     def __init__(self, source: Source, file: Path) -> None:
-        rank = rank_and_world_size()[0]
-        self.source, self.seen = source, set()
-        self.file = file if rank == 0 else file.with_stem(f"{file.stem}.rank{rank}")
+        self.source, self.file, self.seen = source, file, set()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        if trainer.global_rank:
+            self.file = self.file.with_stem(f"{self.file.stem}.rank{trainer.global_rank}")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
         if len(batch) < 3 or not batch[2].numel():

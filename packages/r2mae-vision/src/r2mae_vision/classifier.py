@@ -14,10 +14,10 @@ from r2mae_core.data_order import rank_and_world_size
 from r2mae_core.devices import out_of_memory
 from r2mae_core.masked_module import FiniteLoss, seed_device
 from r2mae_core.randomness import derived_seed
+from r2mae_core.schedules import cosine
 from r2mae_vision.encoders import EncoderSpec
 from r2mae_vision.model import pixel_scale
 from r2mae_vision.options import Finetune
-from r2mae_vision.schedules import cosine
 
 
 class Classifier(FiniteLoss):

@@ -2,7 +2,7 @@
 
 import sys
 
-from r2mae_core.commands import Command, run
+from r2mae_core.commands import Command, Compare, run
 from r2mae_vision import options
 
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
     ),
     "export": Command(options.Export, "r2mae_vision.export:export_command", "Write a model for timm and transformers."),
     "reproduce": Command(options.Reproduce, "r2mae_vision.paper:reproduce", "Walk a table or figure of the paper."),
-    "compare": Command(options.Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
+    "compare": Command(Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
 }
 
 

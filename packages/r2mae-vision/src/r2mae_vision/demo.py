@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Fixed, Record, RunFolder, UserError, compare, scheme, with_seed
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import write_text
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import Fixed, Record, RunFolder, UserError, scheme, scheme_name, with_seed
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.devices import device_name, resolve_device, stamped
+from r2mae_core.run_folder import open_run
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mnist.data import load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
@@ -20,15 +19,7 @@ from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Demo
 
 # The paper's vision schemes (table 1), and the fixed ratios that draw the curve.
-SCHEMES = {
-    "fixed 0.75": scheme("fixed", "vision"),
-    "low 0.5": scheme("low", "vision"),
-    "high 0.9": scheme("high", "vision"),
-    "mdlm": scheme("mdlm", "vision"),
-    "dynamic": scheme("dynamic", "vision"),
-    "r2mae": scheme("r2mae", "vision"),
-    "r2mae+dynamic": scheme("r2mae+dynamic", "vision"),
-}
+SCHEMES = ("fixed", "low", "high", "mdlm", "dynamic", "r2mae", "r2mae+dynamic")
 CURVE = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 
 
@@ -38,16 +29,16 @@ def demo(config: Demo) -> RunFolder:
 
 
 def demo_mlp(config: Demo) -> RunFolder:
-    """Pretrain every scheme, evaluate, print the table, draw the figure, and return the run folder."""
+    """Pretrain every scheme, judge it, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
     data = load_images(config.data, config.root, config.download)
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "demo"), resolved(config))
-    samplers = SCHEMES | {f"fixed {ratio:g}": Fixed(ratio) for ratio in CURVE}
+    run = open_run("r2mae-vision", "demo", config.out, resolved(config))
+    samplers = [*(scheme(name, "vision") for name in SCHEMES), *map(Fixed, CURVE)]
     members = [
-        Member(name, with_seed(sampler, seed), seed)
+        Member(scheme_name(sampler, "vision"), with_seed(sampler, seed), seed)
         for seed in range(config.n_seeds)
-        for name, sampler in samplers.items()
+        for sampler in samplers
     ]
     say(
         f"{len(members)} masked autoencoders ({len(samplers)} ratio schemes × {config.n_seeds} seeds) on "
@@ -68,13 +59,17 @@ def demo_mlp(config: Demo) -> RunFolder:
     records = evaluate_members(
         model, data, names, epochs=config.epochs, pretrain_seconds=time.perf_counter() - start, device=device
     )
+    shown = names[: len(SCHEMES)]
+    report(
+        run,
+        [record for record in records if record.scheme in shown],
+        RANK_BY,
+        f"{data.name}: {len(data.test_images)} test images",
+    )
     run.write_results(records)
-    table = compare((record for record in records if record.scheme in SCHEMES), RANK_BY)
-    write_text(run.path / "table.md", table.markdown())
-    figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, list(SCHEMES)))
-    say(table.rich(f"{data.name}: {len(data.test_images)} test images"))
+    figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, shown))
     say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that the embedding uses.")
-    say("mse@r: reconstruction error when a fraction r is hidden, with the same masks for every scheme.")
+    say("loss@r: squared error on hidden pixels when a fraction r is hidden, with the same masks for every scheme.")
     say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     return run
 
@@ -111,7 +106,7 @@ def demo_vit(config: Demo) -> RunFolder:
         raise UserError(f"--model vit has no use for --{', --'.join(changed)}; leave it out")
     start = time.perf_counter()
     device = resolve_device(config.device)
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "demo"), resolved(config))
+    run = open_run("r2mae-vision", "demo", config.out, resolved(config))
     options = Pretrain(
         **VIT,
         mask_ratio="r2mae",
@@ -122,12 +117,9 @@ def demo_vit(config: Demo) -> RunFolder:
     )
     say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
     pretrained = pretrain_vit(options)
-    records = photograph_errors(pretrained.path, device)
-    run.write_results(records)
-    table = compare(records)
-    write_text(run.path / "table.md", table.markdown())
+    title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
+    report(run, stamped(photograph_errors(pretrained.path, device), device), RANK_BY, title)
     figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
-    say(table.rich("the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"))
     say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     return run
 
@@ -149,7 +141,5 @@ def photograph_errors(pretrained: Path, device: str) -> list[Record]:
         mean = (truth * ~mask).sum((2, 3), keepdim=True) / (~mask).sum((2, 3), keepdim=True)
         for name, picture in (("r2mae", filled), ("mean visible colour", mean.expand_as(truth))):
             error = torch.square(picture - truth)[mask].mean().item()
-            records.append(
-                Record("photographs", f"mse@{ratio:g}", error, name, 0, len(store), device=device_name(device))
-            )
+            records.append(Record("photographs", f"mse@{ratio:g}", error, name, 0, len(store), "validation"))
     return records

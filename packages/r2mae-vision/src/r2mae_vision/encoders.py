@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from r2mae_core import UserError, sampler_from_config, short_name
+from r2mae_core import RunFolder, UserError, sampler_from_config, scheme_name
 from r2mae_core.randomness import derived_seed
+from r2mae_core.run_folder import unfinished
 from r2mae_vision.checkpoints import fit_positions, load_mae, read_tensors, to_ours
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 
@@ -25,6 +25,8 @@ class EncoderSpec:
     """What the model is called in tables."""
     data: str | None = None
     """The data of its pretraining, where a run folder says."""
+    seed: int = 0
+    """The seed of its pretraining, where a run folder says."""
 
 
 def open_encoder(
@@ -48,10 +50,12 @@ def open_encoder(
         UserError: there is no such model, or its weights do not fit.
     """
     if name.startswith("scratch:"):
-        spec = open_encoder_shape(name.removeprefix("scratch:"), timm_model)
-        return EncoderSpec(_changed(spec.shape, image_size, mean, std), None, "no pretraining", spec.data)
-    spec = open_encoder_shape(name, timm_model, weights=True)
-    return EncoderSpec(_changed(spec.shape, image_size, mean, std), spec.weights, spec.scheme, spec.data)
+        spec = replace(
+            open_encoder_shape(name.removeprefix("scratch:"), timm_model), weights=None, scheme="no pretraining"
+        )
+    else:
+        spec = open_encoder_shape(name, timm_model, weights=True)
+    return replace(spec, shape=_changed(spec.shape, image_size, mean, std))
 
 
 def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False) -> EncoderSpec:
@@ -60,8 +64,10 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
     if (place / "mae.json").exists() or (place / "model" / "mae.json").exists():
         model = load_mae(place)
         return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
+    if is_mlp(place):
+        raise UserError(f"{place} holds the MLP of figure 2A, which only probe judges; a ViT is needed here")
     if place.is_dir() and not (place / "model.safetensors").exists():
-        raise UserError(f"{place} holds no finished model; run r2mae-vision pretrain to its end")
+        raise unfinished(place)
     if place.exists():
         if timm_model is None:
             raise UserError(
@@ -150,14 +156,18 @@ def _changed(
     return shape
 
 
-def _named(place: Path) -> tuple[str, str | None]:
-    """Return the scheme and the data of a run folder."""
-    file = place / "config.yaml"
-    if not file.exists():
-        return place.name, None
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    name = short_name(sampler_from_config(config["mask_ratio"], "vision"))
-    return name + (" per image" if config.get("scope") == "sample" else ""), config.get("data")
+def is_mlp(place: Path) -> bool:
+    """Return whether a folder is a run of the MLP (C.3)."""
+    return (place / "config.yaml").exists() and RunFolder.open(place).config.get("model") == "mlp"
+
+
+def _named(place: Path) -> tuple[str, str | None, int]:
+    """Return scheme, data and seed of a run folder."""
+    if not (place / "config.yaml").exists():
+        return place.name, None, 0
+    config = RunFolder.open(place).config
+    name = scheme_name(sampler_from_config(config["mask_ratio"], "vision"), "vision")
+    return name + (" per image" if config.get("scope") == "sample" else ""), config.get("data"), config["seed"]
 
 
 def _timm_shape(name: str) -> MAEShape:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from r2mae_core import compare_runs
-from r2mae_core.commands import say
+from r2mae_core.commands import Compare, print_comparison
 from r2mae_core.comparison import Direction
 from r2mae_vision.masking import split_patches
 from r2mae_vision.model import MaskedAutoencoder
-from r2mae_vision.options import Compare
 
 RANK_BY: dict[str, Direction] = {"probe_accuracy": "max", "linear_top1": "max", "top1": "max"}
 EVALUATION_RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -41,5 +39,4 @@ def loss_curve(
 
 def compare_command(config: Compare) -> None:
     """`r2mae-vision compare`."""
-    table = compare_runs(config.runs, RANK_BY)
-    say(table.markdown() if config.markdown else table.rich())
+    print_comparison(config, RANK_BY)

@@ -1,7 +1,6 @@
 """Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup, layer decay (paper, 4.1, C.5)."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,25 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from r2mae_core import Record, RunFolder, UserError, compare, read_records
-from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import permutation, rank_and_world_size
-from r2mae_core.devices import device_name, precision, resolve_device
+from r2mae_core import Record, RunFolder, UserError, read_records
+from r2mae_core.commands import first_rank, report, resolved, say
+from r2mae_core.data_order import micro_batch_size, permutation
+from r2mae_core.devices import device_name, precision, resolve_device, stamped
 from r2mae_core.files import write_text
 from r2mae_core.records import write_records
-from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core.run_folder import open_run
 from r2mae_core.training import train
 from r2mae_vision.callbacks import UnreadableImages
 from r2mae_vision.checkpoints import save_tensors
 from r2mae_vision.classifier import Classifier
-from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, train_loader
+from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, n_workers, train_loader
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.model import MAEShape, pixel_scale
 from r2mae_vision.options import Finetune
-from r2mae_vision.pretrain import micro_batch_size
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:
@@ -114,24 +112,21 @@ def finetune(config: Finetune) -> RunFolder:
         UserError: model, data or device do not serve, or the run was interrupted.
     """
     device, world = resolve_device(config.device), config.devices * config.nodes
-    if world > 1 and config.out is None:
-        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
-    train_source, val_source = open_pair(config.data, config.val)
+    train_source, val_source = open_pair(config.data, config.validation)
     largest, even = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
     micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, largest, even=even)
     if micro % 2 and config.mixup + config.cutmix > 0:
         raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
-    free = ("seeds", "strategy", "compile", "workers", "checkpoint_every", "device")
-    settings = {key: value for key, value in resolved(config).items() if key not in free}
+    seeds = config.seeds if config.seeds is not None else (spec.seed,)
     # A step's randomness depends on how it is divided, so a run goes on in the same parts.
-    settings["micro_batch_size"] = micro
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "finetune"), settings)
-    for seed in config.seeds:
+    settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
+    run = open_run("r2mae-vision", "finetune", config.out, settings, n_processes=world, free=("seeds",))
+    for seed in seeds:
         if not (run.path / "parts" / f"seed{seed}.json").exists():
             _one(config, spec, train_source, val_source, seed, micro, device, run)
     parts = sorted((run.path / "parts").glob("seed*.json"), key=lambda file: int(file.stem.removeprefix("seed")))
-    if rank_and_world_size()[0] == 0:
+    if first_rank():
         run.write_results([record for part in parts for record in read_records(part)])
     return run
 
@@ -157,7 +152,7 @@ def _one(
     description = {"model": spec.shape.model, "arguments": {**model_arguments(spec), **arguments}}
     nn.init.trunc_normal_(model.head.weight, std=2e-5, generator=torch.Generator().manual_seed(seed))  # as MAE does
     module = Classifier(model, spec, config, seed)
-    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+    workers = n_workers(config.workers)
     if config.max_train is not None:
         train_source = fewer(train_source, config.max_train, seed)
     loader = train_loader(
@@ -170,7 +165,7 @@ def _one(
         num_workers=workers,
         device=device,
     )
-    home = RunFolder(run.path / f"seed{seed}", run.config)
+    home = RunFolder(run.path / f"seed{seed}", run.config, free=("seeds",))
     trainer = train(
         module,
         loader,
@@ -185,11 +180,21 @@ def _one(
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every,
         callbacks=[UnreadableImages(train_source, run.path / "skipped.txt")],
+        description="fine-tuning",
         progress=config.progress,
     )
-    if not trainer.is_global_zero:
-        trainer.strategy.barrier()
-        return
+    if trainer.is_global_zero:
+        records = _judge_and_save(config, spec, module, train_source.name, val_source, device, home)
+        # What timm.create_model needs to open these files.
+        write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
+        write_records(run.path / "parts" / f"seed{seed}.json", stamped(records, device, time.perf_counter() - start))
+    trainer.strategy.barrier()
+
+
+def _judge_and_save(
+    config: Finetune, spec: EncoderSpec, module: Classifier, task: str, source: Source, device: str, home: RunFolder
+) -> list[Record]:
+    """Return the accuracy of the model, and of the average of its weights, and save both."""
     module.check_finite()
     judged = {"": module.model}
     if module.average:
@@ -200,26 +205,20 @@ def _one(
         values = accuracy(
             network,
             spec,
-            val_source,
+            source,
             crop_pct=crop_pct(config.crop_pct, spec),
             device=device,
             bf16=bf16,
-            workers=workers,
+            workers=n_workers(config.workers),
         )
         if unreadable := values.pop("unreadable"):
             say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were judged instead")
         records += [
-            Record(
-                f"{train_source.name} fine-tuned", metric + suffix, value, spec.scheme, seed, len(val_source),
-                split="val", seconds=time.perf_counter() - start, device=device_name(device), git=git_commit(),
-            )
+            Record(task, metric + suffix, value, spec.scheme, module.seed, len(source), "validation")
             for metric, value in values.items()
-        ]  # fmt: skip
+        ]
         save_tensors(network.state_dict(), home.path / f"model{suffix}.safetensors")
-    # What timm.create_model needs to open these files.
-    write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
-    write_records(run.path / "parts" / f"seed{seed}.json", records)
-    trainer.strategy.barrier()
+    return records
 
 
 def fewer(source: Source, n: int, seed: int) -> Source:
@@ -239,6 +238,6 @@ def finetune_command(config: Finetune) -> None:
         f"on {device_name(device)}"
     )
     run = finetune(config)
-    if rank_and_world_size()[0] == 0:
-        say(compare(run.results(), RANK_BY).rich())
-        say(f"Done: {run.path / 'results.json'}")
+    if first_rank():
+        report(run, run.results(), RANK_BY, f"{config.data}: validation images")
+    say(f"Done: {run.path} (results.json, table.md)")

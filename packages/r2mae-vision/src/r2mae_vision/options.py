@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from r2mae_core.devices import Device, Precision, Strategy
 from r2mae_core.samplers import RatioSampler
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class Prepare:
     """Decode images once, into a store that training reads as bytes."""
 
     source: str
-    """Folder of class folders (with train and val inside, or see --val), .tar of one, hfds/NAME, or wds/PATTERN."""
-    val: str | None = None
+    """Folder of class folders (with train and val inside, or see --validation), .tar of it, hfds/NAME, wds/PATTERN."""
+    validation: str | None = None
     """Validation images, where they lie elsewhere."""
     image_size: int = 256
     """Side of the stored squares; training cuts its own squares out of them."""
@@ -55,9 +53,9 @@ class Prepare:
     in_chans: int = 3
     """3 (colour) or 1 (grey)."""
     workers: int | None = None
-    """Processes that decode; default one per core."""
+    """Processes that decode images; default one per core."""
     out: Path | None = None
-    """Folder of the store; default runs/r2mae-vision-prepare. An interrupted run goes on there."""
+    """Folder of the store; default runs/r2mae-vision-prepare-TIME. An interrupted run goes on there."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -122,26 +120,31 @@ class Pretrain:
     """Mirror half of the images; not for digits."""
     ratio_per: Literal["step", "micro_batch"] = "step"
     """Draw the ratio once per optimizer step, or for each micro-batch."""
+    validate_every: int | None = None
+    """Optimizer steps between two validations; default a tenth of the training."""
     checkpoint_every: int | None = None
     """Optimizer steps between two checkpoints; default at every epoch's end."""
     log_every: int = 20
     """Optimizer steps between two lines of the log."""
     seed: int = 0
-    """Of start, data order, augmentation and masks."""
+    """Of start, masks, dropout and order."""
     device: Device = "auto"
     """Where to compute."""
     devices: int = 1
     """How many of them on each machine."""
     nodes: int = 1
     """Machines; start the command on each with torchrun or SLURM."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How several devices work together."""
+    strategy: Strategy = "auto"
+    """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
+    large for one."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
-    """torch.compile the model; the number of visible patches stays free."""
+    """torch.compile the model."""
+    peak_tflops: float | None = None
+    """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
     workers: int | None = None
-    """Processes that decode images of folders; default one per core. Prepared images need none."""
+    """Processes that decode images; default one per core. Prepared images need none."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-pretrain-TIME. An interrupted run goes on there."""
     progress: bool = True
@@ -156,7 +159,7 @@ class Finetune:
     """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (drawn anew)."""
     data: str
     """As in pretrain; classes are needed."""
-    val: str | None = None
+    validation: str | None = None
     """Validation images, where they lie elsewhere."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
@@ -208,8 +211,8 @@ class Finetune:
     """Decay of an average of the weights, which is then judged too; None for none."""
     clip: float | None = None
     """Largest gradient norm."""
-    seeds: tuple[int, ...] = (0,)
-    """One fine-tuning per seed."""
+    seeds: tuple[int, ...] | None = None
+    """One fine-tuning per seed; default one, with the seed of the model's pretraining."""
     checkpoint_every: int | None = None
     """Optimizer steps between two checkpoints; default at every epoch's end."""
     device: Device = "auto"
@@ -217,15 +220,15 @@ class Finetune:
     devices: int = 1
     """How many of them on each machine."""
     nodes: int = 1
-    """Machines."""
+    """Machines; start the command on each with torchrun or SLURM."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """How several devices work together."""
+    """ddp: the model whole on each device (auto, where there are several)."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
     """torch.compile the model."""
     workers: int | None = None
-    """Processes that augment; default one per core."""
+    """Processes that decode images; default one per core."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not done again."""
     progress: bool = True
@@ -240,7 +243,7 @@ class Probe:
     """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (drawn anew)."""
     data: str | None = None
     """As in pretrain; classes are needed. Default the data of the run."""
-    val: str | None = None
+    validation: str | None = None
     """Validation images, where they lie elsewhere."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
@@ -267,16 +270,14 @@ class Probe:
     """lars: images of a step; at most a tenth of the data."""
     base_lr: float = 0.1
     """lars: learning rate per 256 images of a step."""
-    ratios: tuple[float, ...] = (0.1, 0.5, 0.9)
-    """mlp: fixed ratios at which the reconstruction error is measured."""
-    seeds: tuple[int, ...] = (0,)
-    """lars: one linear probe per seed."""
+    seeds: tuple[int, ...] | None = None
+    """lars: one linear probe per seed; default one, with the seed of the model's pretraining."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     workers: int | None = None
-    """Processes that decode; default one per core."""
+    """Processes that decode images; default one per core."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-probe-TIME."""
     progress: bool = True
@@ -302,7 +303,7 @@ class Reconstruct:
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
-    """The picture; default figures/reconstructions.png in the run folder."""
+    """The picture; default runs/r2mae-vision-reconstruct-TIME.png."""
 
 
 @dataclass(frozen=True)
@@ -311,8 +312,9 @@ class Export:
 
     run: Path
     """Run folder of pretrain, finished."""
-    to: Path
-    """Folder to write: timm.safetensors (the encoder), and transformers/ (ViTMAE, encoder and decoder)."""
+    out: Path | None = None
+    """Folder of timm.safetensors (the encoder) and transformers/ (ViTMAE, encoder and decoder); default
+    runs/r2mae-vision-export-TIME."""
 
 
 @dataclass(frozen=True)
@@ -358,10 +360,10 @@ class Reproduce:
     """CelebA figures: dropout of the attribute probe (rate not stated in the paper)."""
     batch_size: int = 256
     """CelebA figures: images per step."""
-    precision: str = "32-true"
-    """CelebA figures: Lightning's precision in pretraining, such as bf16-mixed on a GPU."""
-    workers: int = 0
-    """CelebA figures: processes that decode the images; 0: none beside this one."""
+    precision: Precision = "auto"
+    """CelebA figures: auto: bf16-mixed on a GPU, float32 on a CPU."""
+    workers: int | None = None
+    """CelebA figures: processes that decode images; default one per core."""
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Fixed ratios."""
     ranges: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
@@ -375,16 +377,7 @@ class Reproduce:
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-vision-reproduce-table1, -fig2 for MNIST, -celeba for CelebA."""
+    """Run folder; default runs/r2mae-vision-reproduce-TIME. What is done there is not done again, and figures of one
+    data set can share it."""
     progress: bool = True
     """Show a progress bar."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Put the results of several runs into one table."""
-
-    runs: tuple[Path, ...]
-    """Run folders, or their results.json."""
-    markdown: bool = False
-    """Print Markdown instead of a drawn table."""

@@ -1,9 +1,39 @@
-"""`reproduce`: which experiment a table or figure of the paper belongs to."""
+"""The paper's experiments: which one a table or figure belongs to, how a grid is walked, and table 1 itself."""
 
-from dataclasses import fields
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-from r2mae_core import RunFolder, UserError
-from r2mae_vision.options import Reproduce
+import torch
+
+from r2mae_core import (
+    Fixed,
+    RatioSampler,
+    Record,
+    RunFolder,
+    Uniform,
+    UserError,
+    read_records,
+    sampler_from_config,
+    scheme_name,
+    write_records,
+)
+from r2mae_core.commands import report, resolved, say
+from r2mae_core.devices import device_name, resolve_device, seconds_of
+from r2mae_core.run_folder import open_run
+from r2mae_vision.data.sources import open_source
+from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.finetune import finetune
+from r2mae_vision.flops import train_flops
+from r2mae_vision.masking import split_patches
+from r2mae_vision.model import MaskedAutoencoder
+from r2mae_vision.options import Finetune, Pretrain, Probe, Reproduce
+from r2mae_vision.plots import plot_loss_curves, plot_schemes
+from r2mae_vision.pretrain import EPOCHS, pretrain_vit, shape_of
+from r2mae_vision.probe import probe
 
 TABLE1, MNIST, CELEBA = ("table1",), ("fig2a", "fig2d"), ("fig2b", "fig5", "fig6", "fig7")
 # Options that only some figures have a use for; the others are shared.
@@ -14,6 +44,16 @@ ONLY_FOR = {
     **dict.fromkeys(("cache", "side", "crop", "output", "dropout", "batch_size", "precision", "workers"), CELEBA),
     "base_channels": ("fig2b",),
 }
+PAPER: dict[str, dict[str, float]] = {
+    "fixed": {"top1": 81.97, "top5": 96.02},
+    "high": {"top1": 81.20, "top5": 95.68},
+    "low": {"top1": 81.80, "top5": 95.93},
+    "mdlm": {"top1": 81.02, "top5": 95.60},
+    "dynamic": {"top1": 81.97, "top5": 96.04},
+    "r2mae": {"top1": 82.00, "top5": 96.05},
+}
+"""Top-1 and top-5 accuracy in % of ViT-B on ImageNet-1K after 150 epochs and 100 of fine-tuning; one seed."""
+Options = TypeVar("Options", Pretrain, Finetune, Probe)
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
@@ -23,13 +63,13 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         UserError: an option was changed that this figure has no use for; and whatever the experiment raises.
     """
     refuse_foreign_options(config)
-    if config.target in TABLE1:
-        from r2mae_vision.table1 import reproduce as walk
-    elif config.target in MNIST:
-        from r2mae_vision.mnist.paper import reproduce as walk
+    if config.target in MNIST:
+        from r2mae_vision.mnist.paper import reproduce as walk_figure
+    elif config.target in CELEBA:
+        from r2mae_vision.celeba.paper import reproduce as walk_figure
     else:
-        from r2mae_vision.celeba.paper import reproduce as walk
-    return walk(config)
+        return reproduce_table1(config)
+    return walk_figure(config)
 
 
 def refuse_foreign_options(config: Reproduce) -> None:
@@ -44,3 +84,192 @@ def refuse_foreign_options(config: Reproduce) -> None:
     if changed:
         shown = ", ".join(f"--{name} (for {', '.join(ONLY_FOR[name])})" for name in changed)
         raise UserError(f"{config.target} has no use for {shown}; leave it out")
+
+
+def grid_samplers(config: Reproduce) -> dict[str, RatioSampler]:
+    """Return name → sampler of every fixed ratio and every range of R2MAE.
+
+    Raises:
+        UserError: a ratio is not in [0, 1], or a range is reversed.
+    """
+    try:
+        samplers = [*map(Fixed, config.ratios), *(Uniform(low, high) for low, high in config.ranges)]
+    except ValueError as error:
+        raise UserError(f"--ratios or --ranges: {error}") from None
+    return {scheme_name(sampler, "vision"): sampler for sampler in samplers}
+
+
+def cell_name(scheme: str, seed: int) -> str:
+    """Return the folder of a scheme and a seed, such as "Uniform-0.1-0.5-0"."""
+    return f"{re.sub(r'[ (),]+', '-', scheme).strip('-')}-{seed}"
+
+
+def walk(run: RunFolder, cells: Mapping[str, Callable[[Path], list[Record]]]) -> list[Record]:
+    """Do what is missing of a grid and return the records of its cells.
+
+    A finished cell leaves its records in its own folder; the run's `results.json` holds those of all that are there.
+
+    Args:
+        run: the folder of the walk.
+        cells: name → function from the cell's folder to its records.
+    """
+    records: list[Record] = []
+    for i, (name, judge) in enumerate(cells.items(), 1):
+        start, home = time.perf_counter(), run.path / name
+        done = (home / "results.json").exists()
+        if not done:
+            write_records(home / "results.json", judge(home))
+        records += read_records(home)
+        run.write_results(list(_all_records(run)))
+        say(f"[{i}/{len(cells)}] {name}: " + ("done before" if done else f"{time.perf_counter() - start:.0f} s"))
+    return records
+
+
+def report_cells(run: RunFolder, shown: list[Record], target: str, title: str) -> None:
+    """Print a target's table and write it as `<target>.md`, beside `results.json` with all finished cells."""
+    report(run, shown, RANK_BY, title, name=target)
+    run.write_results(list(_all_records(run)))
+
+
+def _all_records(run: RunFolder) -> Iterator[Record]:
+    """Yield the records of every finished cell, also of those that this call did not ask for."""
+    for file in sorted(run.path.glob("*/results.json")):
+        yield from read_records(file)
+
+
+def reproduce_table1(config: Reproduce) -> RunFolder | None:
+    """Pretrain and judge every scheme alike, draw the figures, and return the run folder (None: a dry run).
+
+    Raises:
+        UserError: an option is unknown, or whatever the parts of the work raise.
+    """
+    if config.root is None:
+        _show_paper()
+        return None
+    device, start = resolve_device(config.device), time.perf_counter()
+    grid = [(name, seed) for seed in config.seeds for name in config.schemes]
+    if config.dry_run:
+        _dry_run(config, grid, device)
+        return None
+    _check(config, grid, device)
+    run = open_run("r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"))
+
+    def judge(name: str, seed: int) -> Callable[[Path], list[Record]]:
+        return lambda home: _cell(config, name, seed, home, device)
+
+    records = walk(run, {cell_name(name, seed): judge(name, seed) for name, seed in grid})
+    report_cells(run, records, config.target, f"Table 1 on {config.root}")
+    figure = run.save_figure("table1.png", plot_schemes(records))
+    curves = run.save_figure("curves.png", plot_loss_curves(records))
+    say(f"Figure: {figure}, {curves}")
+    say(f"Done: {run.path} (results.json, {config.target}.md) in {time.perf_counter() - start:.0f} s")
+    return run
+
+
+def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> list[Record]:
+    """Return the records of one scheme and seed, doing what is not done yet."""
+    run = pretrain_vit(pretrain_options(config, name, seed, home / "pretrain", device))
+    found = run.results()
+    if "finetune" in config.judge:
+        found += finetune(
+            _options(Finetune, config.finetune, _judged(config, run.path, seed, home / "finetune", device))
+        ).results()
+    if "probe" in config.judge:
+        found += probe(_options(Probe, config.probe, _judged(config, run.path, seed, home / "probe", device))).results()
+    published = PAPER.get(name, {}) if _is_the_papers(config) else {}
+    return [
+        replace(record, paper=published[record.metric] / 100) if record.metric in published else record
+        for record in found
+    ]
+
+
+def _judged(config: Reproduce, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
+    """Return what the grid itself says about judging one model."""
+    common = {"model": str(model), "data": str(config.root), "seeds": (seed,), "device": device}
+    return common | {"progress": config.progress, "out": out}
+
+
+def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
+    """Refuse wrong options before anything is done."""
+    unused = Path("unused")
+    for name, seed in grid:
+        pretrain_options(config, name, seed, unused, device)
+    _options(Finetune, config.finetune, _judged(config, unused, 0, unused, device))
+    _options(Probe, config.probe, _judged(config, unused, 0, unused, device))
+
+
+def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device: str) -> Pretrain:
+    """Return the options of one pretraining."""
+    common = {"data": str(config.root), "mask_ratio": name, "seed": seed, "out": out, "device": device}
+    common |= {"progress": config.progress}
+    if config.epochs is not None:
+        common["epochs"] = config.epochs
+    return _options(Pretrain, config.pretrain, common)
+
+
+def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any]) -> Options:
+    """Return a command's options from a dictionary that the user wrote.
+
+    Raises:
+        UserError: a key is unknown, or belongs to the grid.
+    """
+    flag, known = f"--{kind.__name__.lower()}", {field.name for field in fields(kind)}
+    if unknown := [key for key in given if key not in known]:
+        raise UserError(f"{flag} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    if clash := [key for key in given if key in common]:
+        raise UserError(f"{flag} {', '.join(clash)} is set by the grid; leave it out")
+    # YAML and JSON have lists where the options have tuples.
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return kind(**common, **given)
+
+
+def _is_the_papers(config: Reproduce) -> bool:
+    """Return whether data and recipes are the paper's, up to how they are computed."""
+    free = {"compile", "devices", "nodes", "strategy", "micro_batch_size", "workers", "precision", "peak_tflops"}
+    free |= {"log_every", "checkpoint_every", "validate_every"}
+    if config.epochs is not None or not set(config.pretrain) | set(config.finetune) <= free:
+        return False
+    return len(open_source(str(config.root), "train").classes) == 1000  # ImageNet-1K
+
+
+def _full_name(name: str) -> str:
+    return scheme_name(sampler_from_config(name, "vision"), "vision")
+
+
+def _show_paper() -> None:
+    say("Table 1 of the paper: ViT-B on ImageNet-1K, 150 epochs, fine-tuned for 100 (one seed)")
+    for name, paper in PAPER.items():
+        say(f"  {_full_name(name):12} top-1 {paper['top1']:.2f}  top-5 {paper['top5']:.2f}")
+    say("To walk it: r2mae-vision reproduce table1 --root IMAGENET (a folder with train and val)")
+
+
+def _dry_run(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
+    """Print the grid, and what its pretraining would cost by the time of a few steps on made-up images."""
+    options = pretrain_options(config, *grid[0], Path("unused"), device)
+    source = open_source(options.data, "train")
+    model = MaskedAutoencoder(shape_of(options, source)).to(device)
+    shape, n = model.shape, 64 if device == "cuda" else 16
+    images = torch.zeros(n, shape.in_chans, shape.image_size, shape.image_size, dtype=torch.uint8, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = model(model.normalise(images), split_patches(n, model.n_patches, 0.75, generator))[0]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    rate = n / seconds_of(step, device)
+    epochs = options.epochs or EPOCHS
+    hours = len(source) * epochs / rate / 3600
+    say(
+        f"{len(grid)} pretrainings ({', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}), "
+        f"{epochs} epochs"
+    )
+    say(
+        f"{rate:,.0f} images/s on {device_name(device)} ({rate * train_flops(model, 0.75) / 1e12:.2f} TFLOP/s): "
+        f"{hours:,.1f} h each, {hours * len(grid):,.1f} h in all, without {' and '.join(config.judge)}"
+    )
+    for name in config.schemes:
+        say(f"  {_full_name(name):12} {sampler_from_config(name, 'vision').describe()}")

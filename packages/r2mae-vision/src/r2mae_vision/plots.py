@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import Record, compare
+from r2mae_core import Record, compare, scheme
 from r2mae_core.figures import new_figure
 
 
@@ -14,6 +14,14 @@ def fixed_ratio(name: str) -> float | None:
     """Return the ratio in a scheme's name such as "fixed 0.75" or "low 0.5"; None if it has no fixed one."""
     word, _, number = name.partition(" ")
     return float(number) if word in ("fixed", "low", "high") and number else None
+
+
+def drawn_range(name: str) -> tuple[float, float]:
+    """Return the bounds in a scheme's name such as "Uniform(0.1, 0.5)" or "r2mae"."""
+    if name.startswith("Uniform("):
+        low, high = map(float, name.removeprefix("Uniform(").removesuffix(")").split(", "))
+        return low, high
+    return scheme(name, "vision").bounds(0)
 
 
 def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
@@ -82,8 +90,8 @@ def plot_schemes(records: Sequence[Record]) -> Any:
     figure = new_figure(3.4 * len(panels) + 0.8, 0.45 * len(schemes) + 1.4)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (task, metric) in zip(grid, panels, strict=True):
-        for i, scheme in enumerate(schemes):
-            values = [r.value for r in shown if (r.task, r.metric, r.scheme) == (task, metric, scheme)]
+        for i, name in enumerate(schemes):
+            values = [r.value for r in shown if (r.task, r.metric, r.scheme) == (task, metric, name)]
             axes.plot(values, [i] * len(values), "o", color=f"C{i}", alpha=0.5, markersize=5)
             axes.plot([sum(values) / len(values)], [i], "|", color=f"C{i}", markersize=18, markeredgewidth=2)
         axes.set(title=f"{task}: {metric}", xlabel="accuracy")
@@ -104,8 +112,8 @@ def plot_loss_curves(records: Sequence[Record]) -> Any:
     for i, name in enumerate(table.schemes):
         points = sorted(
             (float(metric.removeprefix("loss@")), cell.mean, cell.sd or 0.0)
-            for (scheme, _, metric), cell in table.cells.items()
-            if scheme == name
+            for (of, _, metric), cell in table.cells.items()
+            if of == name
         )
         ratios, means, spread = zip(*points, strict=True)
         width = 2.2 if name.startswith(("r2mae", "Uniform")) else 1.2

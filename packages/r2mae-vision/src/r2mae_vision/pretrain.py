@@ -1,13 +1,12 @@
 """MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a run."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r2mae_core import (
     LinearDecay,
@@ -18,27 +17,28 @@ from r2mae_core import (
     RunFolder,
     UserError,
     sampler_from_config,
-    short_name,
+    scheme_name,
 )
 from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device
+from r2mae_core.data_order import micro_batch_size
+from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device, stamped
 from r2mae_core.masked_module import MaskedModule
-from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core.run_folder import open_run
 from r2mae_core.sampler_config import sampler_to_config
 from r2mae_core.samplers import Curriculum
+from r2mae_core.schedules import cosine, decay_groups
+from r2mae_core.sharding import gathered_state
 from r2mae_core.training import train
 from r2mae_vision.callbacks import Speed, UnreadableImages
 from r2mae_vision.checkpoints import load_published, save_mae
 from r2mae_vision.data.augment import random_resized_crop, resize
-from r2mae_vision.data.datasets import sample_images, train_loader
+from r2mae_vision.data.datasets import HeldOutBatches, n_workers, sample_images, train_loader
 from r2mae_vision.data.sources import Source, held_out, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import EVALUATION_RATIOS, N_IMAGES, loss_curve
 from r2mae_vision.masking import check_visible, pack_patches, split_patches
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
 from r2mae_vision.options import Pretrain
-from r2mae_vision.schedules import cosine, decay_groups
 
 EPOCHS, BATCH_SIZE = 150, 4096  # C.5, and MAE's public recipe
 
@@ -75,7 +75,7 @@ class MaskedImageModule(MaskedModule):
         seed: int = 0,
         ratio_per: Literal["step", "micro_batch"] = "step",
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per)
+        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=EVALUATION_RATIOS)
         self.model, self.scope, self.augment = model, scope, augment
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
         # The number of visible patches changes from step to step: compiled twice, the second time for any number.
@@ -92,9 +92,14 @@ class MaskedImageModule(MaskedModule):
                 packed = pack_patches(len(images), self.model.n_patches, low, high, draw.generator)
                 return self._packed_loss(images, packed)
             split = split_patches(len(images), self.model.n_patches, draw.ratio, draw.generator)
-            return self._forward(images, split)[0]  # pyright: ignore[reportCallIssue]
+            forward = self._forward if self.training else self.model  # validation is too short to compile for
+            return forward(images, split)[0]  # pyright: ignore[reportCallIssue]
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "--micro_batch_size") from None
+
+    def sharded_blocks(self) -> Iterable[nn.Module]:
+        """Return the blocks that are called whole; of the decoder's last one, weights are read by themselves."""
+        return [*self.model.encoder.blocks, *self.model.decoder.blocks[:-1]]
 
     def draw(self, batch_idx: int) -> MaskDraw:
         """Return ratio and masks' generator; with a ratio per image, the batch's mean ratio."""
@@ -112,7 +117,7 @@ class MaskedImageModule(MaskedModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule; biases, norms and tokens do not decay."""
-        groups = decay_groups(self.model, self.weight_decay)
+        groups = decay_groups(self.model.named_parameters(), self.weight_decay, never_decays)
         fused = self.device.type in ("cpu", "cuda", "mps")
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         total = self.total_steps() or 1
@@ -120,22 +125,9 @@ class MaskedImageModule(MaskedModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def micro_batch_size(asked: int | None, batch_size: int, world: int, largest: int, even: bool = False) -> int:
-    """Return the images that one device computes at once: what was asked for, or what divides the batch.
-
-    Raises:
-        UserError: the batch is not a multiple of what was asked for.
-    """
-    if asked is not None:
-        if batch_size % (asked * world):
-            raise UserError(
-                f"--batch_size {batch_size} is not a multiple of --micro_batch_size {asked} x {world} devices"
-            )
-        return asked
-    for size in range(min(largest, max(batch_size // world, 1)), 0, -1):
-        if batch_size % (size * world) == 0 and not (even and size % 2):
-            return size
-    raise UserError(f"--batch_size {batch_size} cannot be shared by {world} devices")
+def never_decays(name: str) -> bool:
+    """Return whether a parameter is a token or positions, which do not decay."""
+    return name.endswith(("_token", "pos_embed"))
 
 
 def shape_of(config: Pretrain, source: Source) -> MAEShape:
@@ -149,8 +141,8 @@ def shape_of(config: Pretrain, source: Source) -> MAEShape:
     )
 
 
-def scheme_sampler(config: Pretrain, epochs: int) -> RatioSampler:
-    """Return the scheme; a linear decay goes down in one step per epoch, as in the paper's vision runs.
+def scheme_sampler(config: Pretrain) -> RatioSampler:
+    """Return the scheme; a linear decay goes down in one step per epoch, as in the paper's ViT runs.
 
     Raises:
         UserError: the scheme is unknown or needs curriculum weights.
@@ -158,40 +150,38 @@ def scheme_sampler(config: Pretrain, epochs: int) -> RatioSampler:
     sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
     if isinstance(sampler, Curriculum):
         raise UserError("image models have no curriculum weights; choose another scheme than cl")
-    if isinstance(sampler, LinearDecay) and sampler.stages is None:
-        return replace(sampler, stages=epochs)
+    if config.model != "mlp" and isinstance(sampler, LinearDecay) and sampler.stages is None:
+        return replace(sampler, stages=config.epochs or EPOCHS)
     return sampler
 
 
 def pretrain_vit(config: Pretrain) -> RunFolder:
-    """Pretrain a masked autoencoder on a timm ViT and return the run folder: `model/`, metrics, checkpoints.
+    """Pretrain a masked autoencoder on a timm ViT and return the run folder: `model/`, metrics, checkpoints, results.
 
     Goes on from the folder's last checkpoint if there is one.
 
     Raises:
         UserError: data, model, scheme or device do not serve, memory is full, or the run was interrupted.
     """
+    if config.compile and config.strategy == "fsdp":
+        raise UserError("--compile together with --strategy fsdp is not tested; choose one")
     device, world = resolve_device(config.device), config.devices * config.nodes
-    if world > 1 and config.out is None:
-        raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     epochs, batch_size = config.epochs or EPOCHS, config.batch_size or BATCH_SIZE
-    source, judged = open_source(config.data, "train"), held_out(config.data)
-    sampler = scheme_sampler(config, epochs)
+    source, (judged, part) = open_source(config.data, "train"), held_out(config.data)
+    sampler = scheme_sampler(config)
     model = MaskedAutoencoder(shape_of(config, source), config.seed)
     check_visible(sampler.bounds(0, epochs)[0], model.n_patches)
-    settings = {key: value for key, value in resolved(config).items() if key not in _FREE}
     largest = 256 if device == "cuda" else 64
     micro = micro_batch_size(config.micro_batch_size, batch_size, world, largest, even=config.scope == "sample")
-    settings |= {"mask_ratio": sampler_to_config(sampler), "epochs": epochs, "batch_size": batch_size}
+    settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler), "epochs": epochs}
     # A step's masks depend on how it is divided, so a run goes on in the same parts.
-    settings["micro_batch_size"] = micro
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
+    settings |= {"batch_size": batch_size, "micro_batch_size": micro}
+    run = open_run("r2mae-vision", "pretrain", config.out, settings, n_processes=world, free=("validate_every",))
     if (run.path / "model" / "mae.json").exists() and run.results():
         return run
     if config.start is not None and (missing := load_published(config.start, model)):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         say(f"{config.start} has no {missing[0]}{more}: drawn anew")
-    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     lr = config.lr if config.lr is not None else config.base_lr * batch_size / 256
     warmup = (config.warmup_epochs if config.warmup_epochs is not None else epochs / 15) / epochs
     module = MaskedImageModule(
@@ -214,7 +204,7 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
         micro_batch_size=micro,
         in_chans=model.shape.in_chans,
         seed=config.seed,
-        num_workers=config.workers if config.workers is not None else (os.cpu_count() or 1),
+        num_workers=n_workers(config.workers),
         device=device,
     )
     if isinstance(source, ImageStore) and device == "cuda" and source.side > 2 * config.image_size:
@@ -222,7 +212,9 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
             f"{config.data} holds images of {source.side} pixels for a model of {config.image_size}: crops on the GPU "
             f"are not antialiased; prepare them at {config.image_size} to {2 * config.image_size} pixels"
         )
-    callbacks: list[pl.Callback] = [Speed(batch_size)]
+    images = sample_images(judged, N_IMAGES, model.shape.image_size, model.shape.in_chans)
+    steps = len(source) // batch_size * epochs
+    callbacks: list[pl.Callback] = [Speed(batch_size, config.peak_tflops)]
     if not isinstance(source, ImageStore):
         callbacks.append(UnreadableImages(source, run.path / "skipped.txt"))
     trainer = train(
@@ -238,33 +230,26 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
         accumulate_grad_batches=batch_size // (micro * world),
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every,
+        validation_loader=HeldOutBatches(images, max(min(micro, len(images) // world), 1)),
+        validate_every=config.validate_every or max(steps // 10, 1),
         log_every=config.log_every,
         callbacks=callbacks,
         progress=config.progress,
     )
+    state = gathered_state(module)  # by every rank
     if trainer.is_global_zero:
-        save_mae(model, run.path / "model")
-        run.write_results(_curve_records(config, judged, model.to(device).eval(), sampler, device))
+        whole = MaskedAutoencoder(model.shape)
+        whole.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+        save_mae(whole, run.path / "model")
+        losses = loss_curve(whole.to(device).eval(), images.to(device))
+        scheme = scheme_name(sampler, "vision") + (" per image" if config.scope == "sample" else "")
+        records = [
+            Record(judged.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), part)
+            for ratio, loss in zip(EVALUATION_RATIOS, losses, strict=True)
+        ]
+        run.write_results(stamped(records, device))
     trainer.strategy.barrier()
     return run
-
-
-def _curve_records(
-    config: Pretrain, judged: tuple[Source, str], model: MaskedAutoencoder, sampler: RatioSampler, device: str
-) -> list[Record]:
-    """Return the loss at fixed ratios on validation images (training images where there are no others)."""
-    source, part = judged
-    images = sample_images(source, N_IMAGES, model.shape.image_size, model.shape.in_chans).to(device)
-    scheme = short_name(sampler) + (" per image" if config.scope == "sample" else "")
-    losses, git, name = loss_curve(model, images), git_commit(), device_name(device)
-    return [
-        Record(source.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), part, device=name, git=git)
-        for ratio, loss in zip(EVALUATION_RATIOS, losses, strict=True)
-    ]
-
-
-_FREE = ("strategy", "compile", "log_every", "checkpoint_every", "workers")
-"""Options that a run may change when it goes on: none changes which masks and images a step has."""
 
 
 def _device_augmentation(config: Pretrain) -> Callable[[Tensor, torch.Generator], Tensor] | None:
@@ -308,18 +293,11 @@ def pretrain(config: Pretrain) -> RunFolder:
 
 def pretrain_command(config: Pretrain) -> None:
     """`r2mae-vision pretrain`."""
-    device = resolve_device(config.device)
-    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    device, sampler = resolve_device(config.device), scheme_sampler(config)
     say(f"Pretraining {config.model} on {config.data}, ratio {sampler.describe()}, on {device_name(device)}")
     run = pretrain(config)
-    if config.model == "mlp":
-        say(f"Done: {run.path} (model.safetensors, metrics.csv). Next: r2mae-vision probe {run.path}")
-        return
-    if rank_and_world_size()[0] > 0:
-        return
     records = run.results()
     losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in records)
-    part = "validation" if records and records[0].split == "val" else "training"
-    say(f"Loss on {part} images with fixed masks: {losses}")
-    say(f"Done: {run.path} (model/, metrics.csv, results.json)")
-    say(f"Next: r2mae-vision reconstruct {run.path}, or probe, finetune, export")
+    say(f"Loss on {records[0].split} images with fixed masks: {losses}")
+    verbs = "probe" if config.model == "mlp" else "reconstruct, probe, finetune or export"
+    say(f"Done: {run.path} (results.json, model/). Next: r2mae-vision {verbs} {run.path}")

@@ -1,6 +1,5 @@
 """Frozen features judged: a linear probe (logistic regression, or MAE's recipe with LARS) and kNN."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import Record, RunFolder, UserError, compare
-from r2mae_core.commands import resolved, say
+from r2mae_core import Record, RunFolder, UserError
+from r2mae_core.commands import report, resolved, say
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name, precision, resolve_device
+from r2mae_core.devices import precision, resolve_device, stamped
 from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import default_run_path, git_commit
+from r2mae_core.run_folder import open_run
+from r2mae_core.schedules import cosine
+from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.sources import Source, open_pair
-from r2mae_vision.encoders import EncoderSpec, build_encoder, open_encoder
+from r2mae_vision.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.finetune import crop_pct, eval_batches
 from r2mae_vision.model import pixel_scale
 from r2mae_vision.options import Probe
-from r2mae_vision.schedules import cosine
 
 
 @torch.no_grad()
@@ -191,23 +191,22 @@ def probe(config: Probe) -> RunFolder:
     Raises:
         UserError: model, data or device do not serve.
     """
-    if _is_mlp(Path(config.model)):
+    if is_mlp(Path(config.model)):
         from r2mae_vision.mnist.evaluate import probe_mlp
 
-        return probe_mlp(Path(config.model), config)
+        return probe_mlp(config)
     device = resolve_device(config.device)
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     data = config.data or spec.data
     if data is None:
         raise UserError(f"{config.model} does not say what it was trained on; name the images with --data")
-    train_source, val_source = open_pair(data, config.val)
-    settings = {key: value for key, value in resolved(config).items() if key not in ("workers", "device")}
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "probe"), {**settings, "data": data})
+    train_source, val_source = open_pair(data, config.validation)
+    seeds = config.seeds if config.seeds is not None else (spec.seed,)
+    run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": data, "seeds": seeds})
     if run.results():
         return run
     start = time.perf_counter()
     model = build_encoder(spec, 0, num_classes=0, global_pool="")
-    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
     bf16 = precision(config.precision, device) == "bf16-mixed"
     train, val = (
         extract_features(
@@ -218,13 +217,13 @@ def probe(config: Probe) -> RunFolder:
             crop_pct=crop_pct(config.crop_pct, spec),
             device=device,
             bf16=bf16,
-            workers=workers if len(source) > 2048 else 0,
+            workers=n_workers(config.workers) if len(source) > 2048 else 0,
             progress=config.progress,
         )
         for source in (train_source, val_source)
     )
     values: list[tuple[str, float, int]] = []
-    for seed in config.seeds if by_lars(config, len(train[0])) else config.seeds[:1]:
+    for seed in seeds if by_lars(config, len(train[0])) else seeds[:1]:
         if by_lars(config, len(train[0])):
             settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
             linear = lars_accuracy(train, val, seed=seed, **settings)
@@ -232,17 +231,12 @@ def probe(config: Probe) -> RunFolder:
             linear = logistic_accuracy(train, val)
         values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
     for k in config.k:
-        values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], config.seeds[0]))
-    seconds, git = time.perf_counter() - start, git_commit()
-    run.write_results(
-        [
-            Record(
-                train_source.name, metric, value, spec.scheme, seed, len(val_source), split="val", seconds=seconds,
-                device=device_name(device), git=git,
-            )
-            for metric, value, seed in values
-        ]
-    )  # fmt: skip
+        values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
+    records = [
+        Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
+        for metric, value, seed in values
+    ]
+    run.write_results(stamped(records, device, time.perf_counter() - start))
     return run
 
 
@@ -251,15 +245,8 @@ def by_lars(config: Probe, n_images: int) -> bool:
     return config.linear == "lars" or (config.linear == "auto" and n_images > MOST_FOR_LOGISTIC)
 
 
-def _is_mlp(folder: Path) -> bool:
-    import yaml
-
-    file = folder / "config.yaml"
-    return file.exists() and yaml.safe_load(file.read_text(encoding="utf-8")).get("model") == "mlp"
-
-
 def probe_command(config: Probe) -> None:
     """`r2mae-vision probe`."""
     run = probe(config)
-    say(compare(run.results(), RANK_BY).rich())
-    say(f"Done: {run.path / 'results.json'}")
+    report(run, run.results(), RANK_BY, f"{config.model}: frozen features")
+    say(f"Done: {run.path} (results.json, table.md)")

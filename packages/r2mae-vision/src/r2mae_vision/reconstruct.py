@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
-from r2mae_core import UserError
+from r2mae_core import RunFolder, UserError
 from r2mae_core.commands import say
 from r2mae_core.devices import resolve_device
 from r2mae_core.files import atomic_path
 from r2mae_core.randomness import derived_seed
+from r2mae_core.run_folder import default_run_path
 from r2mae_vision.checkpoints import load_mae
 from r2mae_vision.data.datasets import sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
@@ -99,7 +99,7 @@ def reconstruct(config: Reconstruct) -> Path:
     filled = reconstructions(model, images, config.ratios, config.seed)
     colours = feature_colours(model, images) if config.features else None
     figure = plot_reconstructions(images, config.ratios, filled, colours)
-    target = config.out or config.run / "figures" / "reconstructions.png"
+    target = config.out or default_run_path("r2mae-vision", "reconstruct").with_suffix(".png")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return target
@@ -107,10 +107,9 @@ def reconstruct(config: Reconstruct) -> Path:
 
 def _data_of(run: Path) -> str:
     """Return the data that a run was trained on."""
-    file = run / "config.yaml"
-    if not file.exists():
+    if not (run / "config.yaml").exists():
         raise UserError(f"{run} does not say what it was trained on; name image files with --images")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+    return RunFolder.open(run).config["data"]
 
 
 def reconstruct_command(config: Reconstruct) -> None:

@@ -16,12 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from r2mae_core import UserError
+from r2mae_core.commands import left_out
 from r2mae_core.files import atomic_path, write_text
 from r2mae_vision.celeba.lists import SPLITS, Listing, find_images, read_listing
+from r2mae_vision.data.datasets import n_workers
 
 PART_SIZE = 2048  # images decoded between two points from which preparation can go on
 PARTS = ".parts"
-NAMED = 20  # skipped images that are named
+MISSING = "missing"
+NAMED = 20  # images left out that are named
+RESIDENT_SHARE = 0.5  # of the free GPU memory that the images may take; the rest is the model's
 Crop = Literal["none", "center"]
 Split = Literal["train", "valid", "test"]
 
@@ -37,8 +41,10 @@ class CelebA:
     """The 40 attributes."""
     counts: dict[str, int]
     """Images of each split."""
-    skipped: dict[str, Any]
-    """`count`, and `first`: file → reason for the first few."""
+    left_out: dict[str, int]
+    """Reason → images."""
+    named: dict[str, str]
+    """File → reason for the first few of them."""
     digest: str
     """Of the lists and the settings: which set this is."""
     _images: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
@@ -56,13 +62,13 @@ class CelebA:
         return torch.from_numpy(np.load(self.folder / f"{split}_attributes.npy"))
 
     def summary(self) -> str:
-        """Return one line on what was read and what was skipped."""
+        """Return one line on what was read and what was left out."""
         counts = ", ".join(f"{self.counts[split]} {split}" for split in SPLITS)
-        line = f"CelebA at {self.side} × {self.side}: {counts}"
-        if not self.skipped["count"]:
+        line = f"CelebA at {self.side} × {self.side}: {counts}; {left_out(self.left_out)}"
+        if not self.named:
             return line
-        named = "; ".join(f"{file}: {reason}" for file, reason in list(self.skipped["first"].items())[:3])
-        return f"{line}; {self.skipped['count']} skipped ({named}{'; …' if self.skipped['count'] > 3 else ''})"
+        named = "; ".join(f"{file}: {reason}" for file, reason in list(self.named.items())[:3])
+        return f"{line} ({named}{'; …' if len(self.named) > 3 else ''})"
 
 
 def open_celeba(cache: Path) -> CelebA:
@@ -80,13 +86,23 @@ def open_celeba(cache: Path) -> CelebA:
         raise UserError(f"{cache / 'meta.json'} is damaged ({error}); remove {cache} and prepare again") from None
 
 
+def resident(images: Tensor, device: str) -> Tensor:
+    """Return the images where batches are best taken from: on a GPU if half of its free memory holds them.
+
+    All of CelebA at side 64 is 2.5 GB. Where there is no room they stay on disk, mapped, and go over in batches.
+    """
+    if device == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info()[0]:
+        return images.to(device)
+    return images
+
+
 def prepare_celeba(
-    root: Path, cache: Path, *, side: int = 64, crop: Crop = "none", workers: int = 0, progress: bool = True
+    root: Path, cache: Path, *, side: int = 64, crop: Crop = "none", workers: int | None = None, progress: bool = True
 ) -> CelebA:
     """Decode and resize every listed image once; if that was done before with the same settings, open the result.
 
-    An interrupted preparation goes on where it stopped. Images that are missing, truncated or no images are skipped,
-    counted and named. Grey and transparent images become RGB.
+    An interrupted preparation goes on where it stopped. Images that are missing, truncated or no images are left
+    out, counted and named. Grey and transparent images become RGB.
 
     Args:
         root: folder with `img_align_celeba`, `list_attr_celeba` and `list_eval_partition` (`.txt` or `.csv`).
@@ -94,7 +110,7 @@ def prepare_celeba(
         side: height and width after resizing (bilinear with antialiasing).
         crop: "none" resizes the whole 178 × 218 picture, and so changes its proportions; "center" first cuts the
             central square.
-        workers: processes that decode; 0: this one.
+        workers: processes that decode; None: one per core, or this one where it has little to do.
         progress: show a progress bar.
 
     Raises:
@@ -112,11 +128,15 @@ def prepare_celeba(
     _open_parts(cache, parts, settings)
     tasks = list(_tasks(listing, find_images(root), parts, side, crop))
     _decode_all(tasks, workers, progress)
-    counts, skipped = _join(cache, listing, tasks, side)
-    write_text(
-        cache / "meta.json",
-        json.dumps({**settings, "names": listing.names, "counts": counts, "skipped": skipped}, indent=1) + "\n",
-    )
+    counts, failed = _join(cache, listing, tasks, side)
+    n_missing = sum(reason == MISSING for reason in failed.values())
+    found = {
+        "names": listing.names,
+        "counts": counts,
+        "left_out": {MISSING: n_missing, "unreadable": len(failed) - n_missing},
+        "named": dict(list(failed.items())[:NAMED]),
+    }
+    write_text(cache / "meta.json", json.dumps({**settings, **found}, indent=1) + "\n")
     shutil.rmtree(parts, ignore_errors=True)
     return open_celeba(cache)
 
@@ -185,7 +205,7 @@ def _decode_part(task: _Task) -> int:
             kept.append(row)
         except FileNotFoundError:
             failed.append(row)
-            reasons.append("missing")
+            reasons.append(MISSING)
         except (OSError, SyntaxError, ValueError) as error:
             failed.append(row)
             reasons.append(str(error).replace(str(file), file.name))
@@ -205,9 +225,11 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
 
 
-def _decode_all(tasks: list[_Task], workers: int, progress: bool) -> None:
+def _decode_all(tasks: list[_Task], workers: int | None, progress: bool) -> None:
     todo = [task for task in tasks if not task.part.exists()]
     total = sum(len(task.rows) for task in tasks)
+    if workers is None:
+        workers = n_workers(None) if total > PART_SIZE else 0  # starting a process takes longer than a part
     bar = tqdm(
         desc="decoding",
         total=total,
@@ -227,8 +249,8 @@ def _decode_all(tasks: list[_Task], workers: int, progress: bool) -> None:
                 bar.update(n)
 
 
-def _join(cache: Path, listing: Listing, tasks: list[_Task], side: int) -> tuple[dict[str, int], dict[str, Any]]:
-    """Write every split's parts into one array; return the counts and what was skipped."""
+def _join(cache: Path, listing: Listing, tasks: list[_Task], side: int) -> tuple[dict[str, int], dict[str, str]]:
+    """Write every split's parts into one array; return the counts, and file → reason of what was left out."""
     kept: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.int64)] for split in SPLITS}
     failed: dict[str, str] = {}
     for task in tasks:
@@ -247,7 +269,7 @@ def _join(cache: Path, listing: Listing, tasks: list[_Task], side: int) -> tuple
         with atomic_path(cache / f"{split}.npy") as temporary:
             parts = [task.part for task in tasks if task.split == split]
             _write_images(temporary, parts, (counts[split], side, side, 3))
-    return counts, {"count": len(failed), "first": dict(list(failed.items())[:NAMED])}
+    return counts, failed
 
 
 def _write_images(target: Path, parts: list[Path], shape: tuple[int, ...]) -> None:

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from r2mae_core import Record, UserError
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name
+from r2mae_core.devices import stamped
 from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import git_commit
-from r2mae_vision.celeba.data import CelebA
+from r2mae_vision.celeba.data import CelebA, resident
 from r2mae_vision.celeba.model import UNet, nested_pixel_masks, scale
-from r2mae_vision.celeba.pretrain import resident
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
 HIDDEN = 512  # units of the probe's shared layer (C.4)
@@ -187,11 +185,11 @@ def evaluate_unet(
         batch_size: images per step of the probe.
         lr: learning rate of the probe.
         dropout: of the probe.
-        ratios: where the masked error is measured.
+        ratios: where the loss is measured.
         pretrain_seconds: time of the pretraining, to be added to that of the evaluation in the records.
 
     Returns:
-        reconstruction_mse, one mse@ratio per ratio, and the means over the attributes of attribute_accuracy,
+        reconstruction_mse, one loss@ratio per ratio, and the means over the attributes of attribute_accuracy,
         balanced_accuracy and majority_accuracy; and the last three for each attribute.
     """
     start = time.perf_counter()
@@ -199,7 +197,7 @@ def evaluate_unet(
     test = resident(store.images("test"), device)
     values = {"reconstruction_mse": reconstruction_error(model, test, device)}
     errors = masked_errors(model, test, ratios, device)
-    values |= {f"mse@{ratio:g}": error for ratio, error in zip(ratios, errors, strict=True)}
+    values |= {f"loss@{ratio:g}": error for ratio, error in zip(ratios, errors, strict=True)}
     train_features = pooled_features(model, store.images("train"), device)
     train_labels, labels = store.attributes("train"), store.attributes("test")
     answers = attribute_probe(
@@ -220,14 +218,10 @@ def evaluate_unet(
     }
     values |= {metric: float(column.nanmean()) for metric, column in columns.items()}
     seconds = None if pretrain_seconds is None else pretrain_seconds + time.perf_counter() - start
-    git, name = git_commit(), device_name(device)
-
-    def record(of: str, metric: str, value: float) -> Record:
-        return Record(of, metric, value, scheme, seed, len(labels), seconds=seconds, device=name, git=git)
-
-    return [record(task, metric, value) for metric, value in values.items()] + [
-        record(f"{task}/{attribute}", metric, float(column[i]))
+    records = [Record(task, metric, value, scheme, seed, len(labels)) for metric, value in values.items()] + [
+        Record(f"{task}/{attribute}", metric, float(column[i]), scheme, seed, len(labels))
         for i, attribute in enumerate(store.names)
         for metric, column in columns.items()
         if not column[i].isnan()
     ]
+    return stamped(records, device, seconds)

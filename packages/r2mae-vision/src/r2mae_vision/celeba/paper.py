@@ -5,31 +5,36 @@ here: figure 5 is 8, figure 6 is 16, figure 7 is 32 base channels, each over the
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from r2mae_core import RatioSampler, Record, RunFolder, UserError, compare, read_records, sampler_to_config, with_seed
-from r2mae_core.commands import say
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import RatioSampler, Record, RunFolder, UserError, compare, sampler_to_config, with_seed
+from r2mae_core.commands import resolved, say
+from r2mae_core.devices import device_name, precision, resolve_device, seconds_of
+from r2mae_core.run_folder import open_run
 from r2mae_vision.celeba.data import CelebA, prepare_celeba
 from r2mae_vision.celeba.evaluate import evaluate_unet
 from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
-from r2mae_vision.celeba.pretrain import pretrain_unet, save_unet
-from r2mae_vision.grid import grid_samplers
+from r2mae_vision.celeba.pretrain import pretrain_unet
 from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import cell_name, grid_samplers, report_cells, walk
 from r2mae_vision.plots import fixed_ratio
 
 LR, EPOCHS = 1e-3, 10  # C.4
 N_TRAIN, N_TEST = 162_770, 19_962  # the official split
 PAPER_OPTIMA = {8: 0.6, 16: 0.7, 32: 0.8}  # base channels → optimal mask ratio (section 3.5)
 PROBE_FIGURES = {"fig5": 8, "fig6": 16, "fig7": 32}
-# Metrics in the printed tables: of figure 2B, and of the probe's figures.
-SHOWN = (("reconstruction_mse",), ("attribute_accuracy", "balanced_accuracy", "majority_accuracy"))
-DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-celeba"
+# Metrics and titles of the printed tables: of figure 2B, and of the probe's figures.
+SHOWN = (
+    (("reconstruction_mse",), "Error on uncorrupted test images"),
+    (("attribute_accuracy", "balanced_accuracy", "majority_accuracy"), "Attribute probe"),
+)
+# What a model depends on, beside its own.
+OF_CELL = ("side", "crop", "output", "dropout", "batch_size", "precision", "epochs")
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's folder."""
-        words = self.scheme.replace("(", "-").replace(", ", "-").replace(")", "").replace(" ", "-")
-        return f"{self.base_channels}-{words}-seed{self.seed}"
+        return f"{self.base_channels}-{cell_name(self.scheme, self.seed)}"
 
     @property
     def task(self) -> str:
@@ -80,23 +84,26 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         return None
     store = _open(config)
     say(store.summary())
-    # Not the grid: the four figures share their models, and a grid may grow.
-    shared = ("side", "crop", "output", "dropout", "batch_size", "precision")
-    settings = {key: getattr(config, key) for key in shared} | {"epochs": _epochs(config), "data": store.digest}
-    run = RunFolder(config.out or DEFAULT_OUT, settings)
+    settings = {**resolved(config), "epochs": _epochs(config), "precision": precision(config.precision, device)}
+    # The four figures share their models, and a grid may grow.
+    grid_only = ("target", "root", "cache", "base_channels", "ratios", "ranges", "seeds")
+    run = open_run(
+        "r2mae-vision", "reproduce", config.out, settings, facts={"data_digest": store.digest}, free=grid_only
+    )
     say(f"{len(grid)} models of {_epochs(config)} epochs on {device_name(device)}")
-    records: list[Record] = []
-    for i, cell in enumerate(grid):
-        start = time.perf_counter()
-        done, cell_records = _cell(config, cell, store, run, device)
-        records += cell_records
-        state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
-        say(f"[{i + 1}/{len(grid)}] {cell.base_channels} channels, {cell.scheme}, seed {cell.seed}: {state}")
-    run.write_results(list(_all_records(run)))
+
+    def judge(cell: Cell) -> Callable[[Path], list[Record]]:
+        return lambda home: _judged(cell, store, run, home / "pretrain", device, config.progress)
+
+    records = walk(run, {cell.name: judge(cell) for cell in grid})
     summary = [record for record in records if "/" not in record.task]
-    _report(summary, SHOWN[config.target in PROBE_FIGURES])
+    metrics, title = SHOWN[config.target in PROBE_FIGURES]
+    report_cells(run, [record for record in summary if record.metric in metrics], config.target, title)
+    if config.target == "fig2b":
+        _report_optima(summary)
     figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)
-    say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}\nRun folder: {run.path}")
+    say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}")
+    say(f"Done: {run.path} (results.json, {config.target}.md)")
     return run
 
 
@@ -111,12 +118,7 @@ def optima(records: list[Record], metric: str = "reconstruction_mse") -> dict[in
     return {channels: ratio for channels, (_, ratio) in sorted(best.items())}
 
 
-def _report(records: list[Record], metrics: tuple[str, ...]) -> None:
-    for task in dict.fromkeys(record.task for record in records):
-        own = [record for record in records if record.task == task and record.metric in metrics]
-        say(compare(own).rich(f"{task.rsplit('-', 1)[1]} base channels"))
-    if "reconstruction_mse" not in metrics:
-        return
+def _report_optima(records: list[Record]) -> None:
     for channels, ratio in optima(records).items():
         paper = PAPER_OPTIMA.get(channels)
         beside = f" (paper: {paper:g})" if paper is not None else ""
@@ -139,48 +141,37 @@ def _open(config: Reproduce) -> CelebA:
     )
 
 
-def _cell(config: Reproduce, cell: Cell, store: CelebA, run: RunFolder, device: str) -> tuple[bool, list[Record]]:
-    """Return (whether the cell was done before, its records), training it if need be."""
+def _judged(cell: Cell, store: CelebA, run: RunFolder, pretrained: Path, device: str, progress: bool) -> list[Record]:
+    """Train one model in its folder and return its records."""
+    start, shared = time.perf_counter(), {key: run.config[key] for key in OF_CELL}
     own = {"base_channels": cell.base_channels, "mask_ratio": sampler_to_config(cell.sampler), "seed": cell.seed}
-    folder = RunFolder(run.path / cell.name, {**run.config, **own})
-    if records := folder.results():
-        return True, records
-    start = time.perf_counter()
+    folder = RunFolder(pretrained, {**shared, **own}, facts=run.facts)
     model = pretrain_unet(
         store,
         cell.sampler,
         folder,
         base_channels=cell.base_channels,
-        output=config.output,
-        epochs=_epochs(config),
-        batch_size=config.batch_size,
+        output=shared["output"],
+        epochs=shared["epochs"],
+        batch_size=shared["batch_size"],
         lr=LR,
         device=device,
         seed=cell.seed,
-        precision=config.precision,
-        progress=config.progress,
+        precision=shared["precision"],
+        progress=progress,
     )
-    save_unet(model, folder)
-    records = evaluate_unet(
+    return evaluate_unet(
         model,
         store,
         cell.scheme,
         task=cell.task,
         seed=cell.seed,
-        epochs=_epochs(config),
-        batch_size=config.batch_size,
+        epochs=shared["epochs"],
+        batch_size=shared["batch_size"],
         lr=LR,
-        dropout=config.dropout,
+        dropout=shared["dropout"],
         pretrain_seconds=time.perf_counter() - start,
     )
-    folder.write_results(records)
-    return False, records
-
-
-def _all_records(run: RunFolder) -> Iterator[Record]:
-    """Yield the records of every finished cell, also of those that this call did not ask for."""
-    for file in sorted(run.path.glob("*/results.json")):
-        yield from read_records(file)
 
 
 def _dry_run(config: Reproduce, grid: list[Cell], device: str) -> None:
@@ -197,13 +188,14 @@ def _dry_run(config: Reproduce, grid: list[Cell], device: str) -> None:
         say(f"  {channels} base channels: {n} models, about {one / 60:.1f} min each")
     say(
         f"About {total / 3600:.1f} h on {device_name(device)} for the {N_TRAIN:,} training images of CelebA, "
-        f"precision {config.precision}, beside decoding them once."
+        f"precision {precision(config.precision, device)}, beside decoding them once."
     )
 
 
 def _seconds_per_image(config: Reproduce, base_channels: int, device: str) -> tuple[float, float]:
     """Return the seconds per image of a training step and of a forward pass, each the best of three."""
     n = config.batch_size if device == "cuda" else min(config.batch_size, 16)
+    number_format = precision(config.precision, device)
     model = UNet(base_channels, output=config.output).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     generator = torch.Generator(device).manual_seed(0)
@@ -211,7 +203,7 @@ def _seconds_per_image(config: Reproduce, base_channels: int, device: str) -> tu
 
     def step() -> None:
         images = scale(batch)
-        with torch.autocast(device, torch.bfloat16, enabled=config.precision.startswith("bf16")):
+        with torch.autocast(device, torch.bfloat16, enabled=number_format.startswith("bf16")):
             loss = model.masked_error(images, pixel_mask(images, 0.5, generator))
         optimizer.zero_grad()
         loss.backward()
@@ -221,14 +213,4 @@ def _seconds_per_image(config: Reproduce, base_channels: int, device: str) -> tu
         with torch.no_grad():
             model(scale(batch))
 
-    best = []
-    for function in (step, forward):
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        best.append(min(times[1:]) / n)  # the first warms up
-    return best[0], best[1]
+    return seconds_of(step, device) / n, seconds_of(forward, device) / n

@@ -5,7 +5,7 @@ from typing import Any
 
 from r2mae_core import Record, compare
 from r2mae_core.figures import new_figure
-from r2mae_vision.plots import fixed_ratio
+from r2mae_vision.plots import drawn_range, fixed_ratio
 
 N_LABELLED = 6  # attributes whose curves are named
 
@@ -14,7 +14,7 @@ def plot_fig2b(records: Sequence[Record], paper_optima: Mapping[int, float]) -> 
     """Draw the error on uncorrupted images over the mask ratio, one panel per model size (figure 2B).
 
     Args:
-        records: tasks named "celeba-<base channels>", schemes named "fixed r" and "U(low, high)".
+        records: tasks named "celeba-<base channels>", schemes named as `scheme_name` does.
         paper_optima: base channels → the ratio that the paper calls optimal.
     """
     table = compare([record for record in records if record.metric == "reconstruction_mse"])
@@ -73,8 +73,7 @@ def _draw_metric(axes: Any, records: Sequence[Record], task: str, metric: str, c
         if (ratio := fixed_ratio(name)) is not None:
             points.append((ratio, cell.mean, cell.sd or 0.0))
         else:
-            low, high = map(float, name[2:-1].split(", "))
-            axes.plot([low, high], [cell.mean, cell.mean], color=color, linestyle=":", linewidth=1.5)
+            axes.plot(drawn_range(name), [cell.mean, cell.mean], color=color, linestyle=":", linewidth=1.5)
     if points:
         xs, ys, sds = zip(*sorted(points), strict=True)
         axes.errorbar(xs, ys, sds, color=color, marker="o", markersize=4, capsize=2, label=label)

@@ -1,21 +1,23 @@
 """Pretraining of the U-Net on CelebA (paper, C.4)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import MaskDraw, MaskedModule, RatioSampler, RunFolder, UserError, short_name
+from r2mae_core import MaskDraw, MaskedModule, RatioSampler, Record, RunFolder, UserError, scheme_name
 from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import resolve_device
+from r2mae_core.devices import precision as precision_of
+from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.files import atomic_path
+from r2mae_core.run_folder import unfinished
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
-from r2mae_vision.celeba.data import CelebA
+from r2mae_vision.celeba.data import CelebA, resident
+from r2mae_vision.celeba.evaluate import EVALUATION_RATIOS, masked_errors
 from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
-
-RESIDENT_SHARE = 0.5  # of the free GPU memory that the images may take; the rest is the model's
 
 
 class UNetPretraining(MaskedModule):
@@ -33,16 +35,6 @@ class UNetPretraining(MaskedModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam; fused, so that a step is one kernel launch per group."""
         return torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
-
-
-def resident(images: Tensor, device: str) -> Tensor:
-    """Return the images where batches are best taken from: on a GPU if half of its free memory holds them.
-
-    All of CelebA at side 64 is 2.5 GB. Where there is no room they stay on disk, mapped, and go over in batches.
-    """
-    if device == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info()[0]:
-        return images.to(device)
-    return images
 
 
 def batch_reader(images: Tensor, device: str) -> Callable[[np.ndarray], Tensor]:
@@ -69,12 +61,13 @@ def pretrain_unet(
     lr: float = 1e-3,
     device: str = "auto",
     seed: int = 0,
-    precision: str = "32-true",
+    precision: str = "auto",
     progress: bool = True,
 ) -> UNet:
     """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
 
-    Goes on from the run folder's last checkpoint if there is one.
+    Goes on from the run folder's last checkpoint if there is one, and leaves `model/` and `results.json` there: the
+    loss on validation images (test images where there are none) at fixed ratios.
 
     Args:
         store: the prepared images.
@@ -87,7 +80,7 @@ def pretrain_unet(
         lr: Adam's learning rate.
         device: "auto", "cpu", "cuda", "mps".
         seed: of start, masks and data order. The sampler has its own.
-        precision: Lightning's name; "bf16-mixed" on a GPU.
+        precision: "auto" (bfloat16 on a GPU, float32 on a CPU), or Lightning's name.
         progress: show a progress bar.
 
     Raises:
@@ -95,7 +88,7 @@ def pretrain_unet(
             16; there are fewer images than a batch; a device is absent; or the run was interrupted.
     """
     if isinstance(sampler, Curriculum):
-        raise UserError(f"the U-Net has no curriculum weights; leave out {short_name(sampler)}")
+        raise UserError(f"the U-Net has no curriculum weights; leave out {scheme_name(sampler, 'vision')}")
     check_side(store.side)
     device = resolve_device(device)
     module = UNetPretraining(UNet(base_channels, output=output, seed=seed), sampler, lr=lr, seed=seed)
@@ -107,19 +100,30 @@ def pretrain_unet(
         run,
         max_epochs=epochs,
         device=device,
-        precision=precision,
+        precision=precision_of(precision, device),
         progress=progress,
         samples_per_step=batch_size,
     )
-    return module.model.to(device).eval()
+    model = module.model.to(device).eval()
+    save_unet(model, run)
+    split = "valid" if store.counts["valid"] else "test"
+    part, n, scheme = {"valid": "validation"}.get(split, split), store.counts[split], scheme_name(sampler, "vision")
+    losses = zip(EVALUATION_RATIOS, masked_errors(model, store.images(split), device=device), strict=True)
+    records = [Record("celeba", f"loss@{ratio:g}", loss, scheme, seed, n, part) for ratio, loss in losses]
+    run.write_results(stamped(records, device))
+    return model
+
+
+def _file(run: RunFolder) -> Path:
+    return run.path / "model" / "model.safetensors"
 
 
 def save_unet(model: UNet, run: RunFolder) -> None:
-    """Write `model.safetensors`, with the model's shape in its header."""
+    """Write `model/model.safetensors`, with the model's shape in its header."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(run.path / "model.safetensors") as temporary:
+    with atomic_path(_file(run)) as temporary:
         save_file(state, temporary, {"base_channels": str(model.base_channels), "output": model.output})
 
 
@@ -131,9 +135,9 @@ def load_unet(run: RunFolder) -> UNet:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = run.path / "model.safetensors"
+    file = _file(run)
     if not file.exists():
-        raise UserError(f"no model.safetensors in {run.path}: its pretraining is not finished")
+        raise unfinished(run.path)
     try:
         with safe_open(file, "pt") as saved:
             shape = saved.metadata() or {}

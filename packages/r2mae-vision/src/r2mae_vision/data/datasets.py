@@ -1,6 +1,7 @@
 """Decoding and timm's augmentation in worker processes, each sample seeded by (seed, epoch, index)."""
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from r2mae_core import ResumableLoader, UserError
-from r2mae_core.data_order import StepOrder
+from r2mae_core.data_order import StepOrder, rank_and_world_size
 from r2mae_core.randomness import derived_seed
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.sources import ImageFiles, Source
@@ -98,6 +99,33 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
     if not squares:
         raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+
+class HeldOutBatches:
+    """Images in memory, in batches (images,) for validation; ranks take turns, and each has as many.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        batch_size: images of a batch; several ranks leave out what does not fill one for each of them.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+
+    def __len__(self) -> int:
+        world = rank_and_world_size()[1]
+        return -(-len(self.images) // self.batch_size) if world == 1 else len(self.images) // (self.batch_size * world)
+
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
+        rank, world = rank_and_world_size()
+        for turn in range(len(self)):
+            start = (turn * world + rank) * self.batch_size
+            yield (self.images[start : start + self.batch_size],)
+
+
+def n_workers(asked: int | None) -> int:
+    """Return how many processes decode images: what was asked for, or one per core."""
+    return asked if asked is not None else (os.cpu_count() or 1)
 
 
 def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from r2mae_core import UserError
-from r2mae_core.commands import say
+from r2mae_core.commands import left_out, say
 from r2mae_core.files import atomic_path, write_text
-from r2mae_vision.data.datasets import read_image
+from r2mae_core.run_folder import default_run_path
+from r2mae_vision.data.datasets import n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars
 from r2mae_vision.data.store import ImageStore
@@ -55,7 +56,7 @@ def prepare(config: Prepare) -> Path:
     Raises:
         UserError: a source does not serve, nothing could be read, or the folder holds another store.
     """
-    out = config.out or Path("runs") / "r2mae-vision-prepare"
+    out = config.out or default_run_path("r2mae-vision", "prepare")
     settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
     for part, spec, rows in _parts(config):
         _write(out / part, rows, {**settings, "source": spec}, config)
@@ -66,21 +67,21 @@ def _parts(config: Prepare) -> Iterator[tuple[str, str, "Rows"]]:
     """Yield (part, what it comes from, its rows)."""
     if config.source.startswith("wds/"):
         yield "train", config.source, Rows(_stream(config.source, config), None, ())
-        if config.val:
-            yield "val", config.val, Rows(_stream(config.val, config), None, ())
+        if config.validation:
+            yield "val", config.validation, Rows(_stream(config.validation, config), None, ())
         return
     try:
-        train, val = open_pair(config.source, config.val)
+        train, val = open_pair(config.source, config.validation)
     except NoValidationError:
         train, val = open_source(config.source, "train"), None  # pretraining needs no validation part and no labels
     yield "train", config.source, Rows(_decoded(train, config), len(train), train.classes)
     if val is not None:
-        yield "val", config.val or config.source, Rows(_decoded(val, config), len(val), val.classes)
+        yield "val", config.validation or config.source, Rows(_decoded(val, config), len(val), val.classes)
 
 
 def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
     """Return rows that are decoded in worker processes."""
-    workers = config.workers if config.workers is not None else (os.cpu_count() or 1)
+    workers = n_workers(config.workers)
 
     def rows_from(start: int) -> Iterator[Row]:
         dataset = _Squares(source, config.image_size, config.fit, config.in_chans)
@@ -163,13 +164,14 @@ def _finish(folder: Path, progress: "_Progress", classes: tuple[str, ...], setti
         write_text(folder / "skipped.txt", "\n".join(progress.skipped) + "\n")
     name = Path(settings["source"]).name
     meta = {"name": name, "n_images": n, "side": side, **settings, "classes": list(classes)}
-    write_text(folder / "store.json", json.dumps({**meta, "n_skipped": len(progress.skipped)}, indent=2) + "\n")
+    missed = {"unreadable": len(progress.skipped)}
+    write_text(folder / "store.json", json.dumps({**meta, "left_out": missed}, indent=2) + "\n")
     (folder / "progress.json").unlink(missing_ok=True)
     size = n * side**2 * settings["in_chans"] / 2**20
     say(f"{folder}: {n:,} images of {side} x {side}, {len(classes)} classes, {size:,.0f} MiB")
     if progress.skipped:
         shown = "; ".join(progress.skipped[:3])
-        say(f"{folder}: skipped {len(progress.skipped):,} unreadable files ({shown}); all in skipped.txt")
+        say(f"{folder}: {left_out(missed)} ({shown}); all in {folder / 'skipped.txt'}")
 
 
 class _Progress:

@@ -106,31 +106,32 @@ def open_source(spec: str, split: str = "train") -> Source:
         raise UserError(f"{spec}: no such file or folder; it can be {KNOWN}")
     if (folder / "train" / "store.json").exists():
         if not (folder / split).exists():
-            raise NoValidationError(f"{folder} was prepared without a validation part; name one with --val")
+            raise NoValidationError(f"{folder} was prepared without a validation part; name one with --validation")
         return ImageStore.open(folder / split)
     if folder.is_file():
         if split == "val":
-            raise NoValidationError(f"{spec} has no validation part; name one with --val")
+            raise NoValidationError(f"{spec} has no validation part; name one with --validation")
         return _files(folder)
     official = in_folder(folder, split)
     return official if official is not None else _files(_part(folder, split))
 
 
 def held_out(spec: str) -> tuple[Source, str]:
-    """Open the validation part of what `data` names ("val"), or the training part where there is no other ("train")."""
+    """Return the validation part of what `data` names, or the training part if it has no other, and which it is."""
     try:
-        return open_source(spec, "val"), "val"
+        return open_source(spec, "val"), "validation"
     except NoValidationError:
         return open_source(spec, "train"), "train"
 
 
-def open_pair(spec: str, val: str | None = None) -> tuple[Source, Source]:
+def open_pair(spec: str, validation: str | None = None) -> tuple[Source, Source]:
     """Open training and validation part and check that their classes agree.
 
     Raises:
         UserError: a class of the validation part is unknown to the training part, or images have no labels.
     """
-    train, valid = open_source(spec, "train"), open_source(val or spec, "val" if val is None else _part_of(val))
+    part = "val" if validation is None else _part_of(validation)
+    train, valid = open_source(spec, "train"), open_source(validation or spec, part)
     if train.classes != valid.classes:
         if unknown := sorted(set(valid.classes) - set(train.classes)):
             shown = ", ".join(unknown[:5])
@@ -164,7 +165,7 @@ def _part(folder: Path, split: str) -> Path:
         if (folder / name).is_dir() and (folder / "train").is_dir():
             return folder / name
     raise NoValidationError(
-        f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --val"
+        f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --validation"
     )
 
 

@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, sampler_from_config, short_name
+from r2mae_core import Record, RunFolder, sampler_from_config, scheme_name
+from r2mae_core.commands import resolved
 from r2mae_core.data_order import permutation
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.masks import nested_masks
-from r2mae_core.run_folder import git_commit
+from r2mae_core.run_folder import open_run
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear
 from r2mae_vision.options import Probe
@@ -113,6 +112,22 @@ def masked_error(
     return total / count
 
 
+def loss_records(
+    model: MLPAutoencoder,
+    data: ImageData,
+    schemes: Sequence[str],
+    task: str | None = None,
+    ratios: Sequence[float] = EVALUATION_RATIOS,
+) -> list[Record]:
+    """Return every model's loss@ratio on the test images; the arguments are those of `evaluate_members`."""
+    errors, n = masked_error(model, data, data.test_images, ratios).tolist(), len(data.test_images)
+    return [
+        Record(task or data.name, f"loss@{ratio:g}", value, scheme, seed, n)
+        for scheme, seed, row in zip(schemes, model.seeds, errors, strict=True)
+        for ratio, value in zip(ratios, row, strict=True)
+    ]
+
+
 def evaluate_members(
     model: MLPAutoencoder,
     data: ImageData,
@@ -136,12 +151,12 @@ def evaluate_members(
         epochs: epochs of the linear probe.
         batch_size: samples per step of the probe.
         lr: learning rate of the probe.
-        ratios: where the reconstruction error is measured.
+        ratios: where the loss is measured.
         pretrain_seconds: time of the whole stack's pretraining; the records hold each model's equal share.
         device: where to compute.
 
     Returns:
-        per model: probe_accuracy, effective_rank and one mse@ratio per ratio, all on the test images.
+        per model: probe_accuracy and effective_rank, and then one loss@ratio per ratio, all on the test images.
     """
     start = time.perf_counter()
     data = data.to(device)
@@ -157,37 +172,31 @@ def evaluate_members(
         lr=lr,
     )
     columns = {"probe_accuracy": accuracy, "effective_rank": effective_rank(test_features)}
-    errors = masked_error(model, data, data.test_images, ratios)
-    columns |= {f"mse@{ratio:g}": errors[:, j].tolist() for j, ratio in enumerate(ratios)}
-    seconds = None
-    if pretrain_seconds is not None:
-        seconds = (pretrain_seconds + time.perf_counter() - start) / len(schemes)
-    git, name = git_commit(), device_name(device)
-    return [
-        Record(
-            task or data.name,
-            metric,
-            values[i],
-            scheme,
-            seed,
-            len(data.test_images),
-            seconds=seconds,
-            device=name,
-            git=git,
-        )
+    name, n = task or data.name, len(data.test_images)
+    records = [
+        Record(name, metric, values[i], scheme, seed, n)
         for i, (scheme, seed) in enumerate(zip(schemes, model.seeds, strict=True))
         for metric, values in columns.items()
     ]
+    if ratios:
+        records += loss_records(model, data, schemes, task, ratios)
+    seconds = None
+    if pretrain_seconds is not None:
+        seconds = (pretrain_seconds + time.perf_counter() - start) / len(schemes)
+    return stamped(records, device, seconds)
 
 
-def probe_mlp(folder: Path, config: Probe) -> RunFolder:
-    """Judge an MLP run by its own protocol (C.3), write its `results.json`, and return it."""
+def probe_mlp(config: Probe) -> RunFolder:
+    """Judge an MLP run by its own protocol (C.3) and return the run folder with the records."""
     from r2mae_vision.mnist.pretrain import load_digits_or_mnist, load_model
 
-    run = RunFolder(folder, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    device = resolve_device(config.device)
-    data = load_digits_or_mnist(config.data or run.config["data"])
-    model = load_model(run, data.n_pixels).to(device)
-    name = short_name(sampler_from_config(run.config["mask_ratio"], "vision"))
-    run.write_results(evaluate_members(model, data, [name], ratios=config.ratios, device=device))
+    pretrained, device = RunFolder.open(config.model), resolve_device(config.device)
+    source = config.data or pretrained.config["data"]
+    data = load_digits_or_mnist(source)
+    model = load_model(pretrained, data.n_pixels).to(device)
+    run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": source})
+    if run.results():
+        return run
+    name = scheme_name(sampler_from_config(pretrained.config["mask_ratio"], "vision"), "vision")
+    run.write_results(evaluate_members(model, data, [name], ratios=(), device=device))
     return run

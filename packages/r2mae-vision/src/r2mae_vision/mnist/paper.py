@@ -1,27 +1,36 @@
 """The paper's MNIST figures as a grid of experiments, and `reproduce`, which walks it (paper, figures 2A, 2D; C.3)."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from r2mae_core import Record, RunFolder, with_seed
-from r2mae_core.commands import say
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_vision.grid import grid_samplers
+from r2mae_core.commands import resolved, say
+from r2mae_core.devices import device_name, resolve_device, seconds_of
+from r2mae_core.run_folder import open_run
 from r2mae_vision.mnist.data import ImageData, load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_fig2
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Reproduce
+from r2mae_vision.paper import grid_samplers, report_cells, walk
 
 BATCH_SIZE, LR, EPOCHS = 128, 3e-3, 15  # C.3
-# What changes results. Both figures come from the same models, and a grid may go on on another device.
-SETTINGS = ("data", "root", "download", "hidden1", "hidden2", "ratios", "ranges", "seeds")
-DEFAULT_OUT = Path("runs") / "r2mae-vision-reproduce-fig2"
+# What the models of one shape depend on.
+OF_CELL = ("data", "root", "ratios", "ranges", "seeds", "epochs")
+# Target → the metric in the records, what is drawn of it, its label and the title.
 FIGURES = {
-    "fig2a": ("probe_error", "linear-probe error rate", "Figure 2A: probe error over the mask ratio"),
+    "fig2a": (
+        "probe_accuracy",
+        "probe_error",
+        "linear-probe error rate",
+        "Figure 2A: probe error over the mask ratio",
+    ),
     "fig2d": (
+        "effective_rank",
         "relative_rank",
         "effective rank / width of the embedding",
         "Figure 2D: effective rank over the mask ratio",
@@ -52,30 +61,29 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         _dry_run(config, device)
         return None
     data = load_images(config.data, config.root, config.download)
-    settings = {key: getattr(config, key) for key in SETTINGS} | {"epochs": epochs(config)}
-    run = RunFolder(config.out or DEFAULT_OUT, settings)
-    grid, records = shapes(config), []
+    # Both figures come from the same models.
+    settings = {**resolved(config), "epochs": epochs(config)}
+    run = open_run("r2mae-vision", "reproduce", config.out, settings, free=("target",))
+    grid = shapes(config)
     say(f"{len(grid)} shapes × {len(members(config))} models of {epochs(config)} epochs on {device_name(device)}")
-    for i, hidden in enumerate(grid):
-        start = time.perf_counter()
-        done, cell_records = _cell(config, hidden, data, run, device)
-        records += cell_records
-        state = "done before" if done else f"{time.perf_counter() - start:.0f} s"
-        say(f"[{i + 1}/{len(grid)}] {hidden[0]}-{hidden[1]}: {state}")
-    run.write_results(records)
-    metric, ylabel, title = FIGURES[config.target]
-    figure = run.save_figure(f"{config.target}.png", plot_fig2(records, metric, ylabel, title))
-    say(f"Figure: {figure}\nRun folder: {run.path}")
+
+    def judge(hidden: tuple[int, int]) -> Callable[[Path], list[Record]]:
+        return lambda home: _cell(config, hidden, data, RunFolder(home, _cell_config(run, hidden)), device)
+
+    records = walk(run, {f"{hidden[0]}-{hidden[1]}": judge(hidden) for hidden in grid})
+    source, metric, ylabel, title = FIGURES[config.target]
+    report_cells(run, [record for record in records if record.metric == source], config.target, title)
+    say(f"Figure: {run.save_figure(f'{config.target}.png', plot_fig2(records, metric, ylabel, title))}")
+    say(f"Done: {run.path} (results.json, {config.target}.md)")
     return run
 
 
-def _cell(
-    config: Reproduce, hidden: tuple[int, int], data: ImageData, run: RunFolder, device: str
-) -> tuple[bool, list[Record]]:
-    """Return (whether the cell was done before, its records), training it if need be."""
-    cell = RunFolder(run.path / f"{hidden[0]}-{hidden[1]}", {**run.config, "hidden": list(hidden)})
-    if records := cell.results():
-        return True, records
+def _cell_config(run: RunFolder, hidden: tuple[int, int]) -> dict[str, Any]:
+    return {**{key: run.config[key] for key in OF_CELL}, "hidden": hidden}
+
+
+def _cell(config: Reproduce, hidden: tuple[int, int], data: ImageData, cell: RunFolder, device: str) -> list[Record]:
+    """Train the models of one shape and return their records."""
     start = time.perf_counter()
     stack = members(config)
     model = pretrain_members(
@@ -89,7 +97,7 @@ def _cell(
         device=device,
         progress=config.progress,
     )
-    records = evaluate_members(
+    return evaluate_members(
         model,
         data,
         [member.scheme for member in stack],
@@ -100,8 +108,6 @@ def _cell(
         pretrain_seconds=time.perf_counter() - start,
         device=device,
     )
-    cell.write_results(records)
-    return False, records
 
 
 def _dry_run(config: Reproduce, device: str) -> None:
@@ -124,9 +130,8 @@ def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, d
     model = MLPAutoencoder(pixels, hidden, tuple(member.seed for member in stack)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     images = torch.rand(1, BATCH_SIZE, pixels, device=device)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
+
+    def step() -> None:
         masks = torch.cat(
             [nested_masks(images.shape[1:], [0.5] * (len(stack) // len(config.seeds)), device=device)]
             * len(config.seeds)
@@ -134,7 +139,5 @@ def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, d
         optimizer.zero_grad()
         model.masked_errors(images, masks).sum().backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])  # the first step warms up
+
+    return seconds_of(step, device)

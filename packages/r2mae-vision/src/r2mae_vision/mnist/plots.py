@@ -10,7 +10,7 @@ from r2mae_core.figures import new_figure
 from r2mae_core.masks import nested_masks
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder
-from r2mae_vision.plots import draw_curve, fixed_ratio
+from r2mae_vision.plots import draw_curve, drawn_range, fixed_ratio
 
 SHOWN_RATIO = 0.75
 
@@ -64,7 +64,7 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
     """Draw a metric over the mask ratio for every shape of the grid: one panel per first width (figures 2A, 2D).
 
     Args:
-        records: tasks named "<data> <hidden1>-<hidden2>", schemes named "fixed r" and "U(low, high)".
+        records: tasks named "<data> <hidden1>-<hidden2>", schemes named as `scheme_name` does.
         metric: which metric; "probe_error" is 1 - probe_accuracy, "relative_rank" is effective_rank over the width.
         ylabel: the axis label.
         title: the figure's title.
@@ -89,8 +89,7 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
                 if ratio is not None:
                     points.append((ratio, value, (cell.sd or 0.0) / scale))
                 else:
-                    low, high = map(float, name[2:-1].split(", "))
-                    axes.plot([low, high], [value, value], color=f"C{i}", linestyle=":", linewidth=1.5)
+                    axes.plot(drawn_range(name), [value, value], color=f"C{i}", linestyle=":", linewidth=1.5)
             xs, ys, sds = zip(*sorted(points), strict=True)
             axes.errorbar(xs, ys, sds, color=f"C{i}", marker="o", markersize=4, capsize=2, label=str(hidden2))
         axes.set(xlabel="mask ratio", ylabel=ylabel, title=f"first layer {hidden1} wide")

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RatioSampler, RunFolder, UserError, sampler_from_config, sampler_to_config, short_name, with_seed
+from r2mae_core import RatioSampler, RunFolder, UserError, sampler_to_config, scheme_name, with_seed
 from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import resolve_device
+from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.masks import nested_masks
-from r2mae_core.run_folder import default_run_path
+from r2mae_core.run_folder import open_run, unfinished
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
 from r2mae_vision.checkpoints import read_tensors, save_tensors
@@ -147,13 +147,16 @@ def pretrain_members(
 
 
 def pretrain_mlp(config: Pretrain) -> RunFolder:
-    """Pretrain one MLP as the config says and return the run folder, with `model.safetensors` in it.
+    """Pretrain one MLP as the config says and return the run folder: `model/`, metrics, checkpoints, results.
 
     Raises:
         UserError: the data are neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
     """
-    data = load_digits_or_mnist(config.data)
-    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    from r2mae_vision.mnist.evaluate import loss_records
+    from r2mae_vision.pretrain import scheme_sampler
+
+    data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
+    sampler = scheme_sampler(config)
     settings = {
         "model": "mlp",
         "data": config.data,
@@ -163,20 +166,25 @@ def pretrain_mlp(config: Pretrain) -> RunFolder:
         "batch_size": config.batch_size or 128,
         "lr": config.lr if config.lr is not None else 3e-3,
         "seed": config.seed,
+        "device": config.device,
     }
-    run = RunFolder(config.out or default_run_path("r2mae-vision", "pretrain"), settings)
+    run = open_run("r2mae-vision", "pretrain", config.out, settings)
+    if _file(run).exists() and run.results():
+        return run
+    member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
     model = pretrain_members(
         data,
-        [Member(short_name(sampler), with_seed(sampler, config.seed), config.seed)],
+        [member],
         run,
         hidden=config.hidden,
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         lr=settings["lr"],
-        device=config.device,
+        device=device,
         progress=config.progress,
     )
-    save_model(model, run)
+    save_tensors(model.state_dict(), _file(run))
+    run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device))
     return run
 
 
@@ -185,9 +193,9 @@ def load_digits_or_mnist(data: str) -> ImageData:
     return load_images("digits") if data == "digits" else load_images("mnist", Path(data))
 
 
-def save_model(model: MLPAutoencoder, run: RunFolder) -> None:
-    """Write `model.safetensors`; the run's config.yaml says its shape."""
-    save_tensors(model.state_dict(), run.path / "model.safetensors")
+def _file(run: RunFolder) -> Path:
+    """Return where the weights are; the run's config.yaml says their shape."""
+    return run.path / "model" / "model.safetensors"
 
 
 def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
@@ -196,9 +204,8 @@ def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
     Raises:
         UserError: the folder holds no finished pretraining.
     """
-    file = run.path / "model.safetensors"
-    if not file.exists():
-        raise UserError(f"no model.safetensors in {run.path}; run r2mae-vision pretrain --out {run.path} to its end")
+    if not _file(run).exists():
+        raise unfinished(run.path)
     model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), (run.config["seed"],))
-    model.load_state_dict(read_tensors(file))
+    model.load_state_dict(read_tensors(_file(run)))
     return model.eval()
