@@ -51,7 +51,8 @@ def gathered_state(module: nn.Module) -> dict[str, Tensor]:
 
     if not is_sharded(module):
         return module.state_dict()
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    whole: Any = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return whole
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -72,7 +73,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.is_file():
         return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     refuse_code(path)
     prefix, reader = "state_dict.", FileSystemReader(path)
@@ -80,7 +83,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     state: Any = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in known.items()
-        if name.startswith(prefix) and hasattr(entry, "size")
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be: one process reads

@@ -34,7 +34,9 @@ class StepCount(pl.Callback):
 
     step = 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Count."""
         self.step = trainer.global_step
 

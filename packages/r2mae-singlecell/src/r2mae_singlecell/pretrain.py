@@ -124,13 +124,14 @@ def pretrain_run(
             )
         except (KeyboardInterrupt, SystemExit):
             raise interrupted(run, steps.step) from None
-        if model.trainer.is_global_zero:
+        trainer: Any = model.trainer  # pyright: ignore[reportAttributeAccessIssue]  scvi-tools sets it in train
+        if trainer.is_global_zero:
             model.export(run.path / "model")
             records = held_out_loss(
                 model, validation, task=task, scheme=scheme_name(mask_ratio, "singlecell"), seed=seed
             )
             run.write_results(stamped(records, device))
-        model.trainer.strategy.barrier()
+        trainer.strategy.barrier()
     return model
 
 

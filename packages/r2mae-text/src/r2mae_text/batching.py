@@ -84,6 +84,7 @@ def collate(data: Encoded, which: np.ndarray, pad_id: int, multiple: int = 8) ->
 
 def subset(data: Encoded, which: np.ndarray) -> Encoded:
     """Return only these examples."""
-    places = np.concatenate([np.arange(data.starts[i], data.starts[i + 1]) for i in which])
+    bounds = data.starts.tolist()
+    places = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in which.tolist()])
     starts = np.cumsum([0, *data.lengths()[which]])
     return Encoded(data.ids[places], data.types[places], starts, data.labels[torch.from_numpy(which.copy())])

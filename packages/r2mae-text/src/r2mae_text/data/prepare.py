@@ -101,12 +101,14 @@ def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) 
         i: (pieces[i], i, folder, config.text_field, config.validation, ends[1] if ends else 0, table) for i in todo
     }
     workers = max(min(config.workers or os.cpu_count() or 1, len(todo)), 1)
-    unit = {"unit": "B", "unit_scale": True} if all(piece.size for piece in pieces) else {"unit": "piece"}
-    total = sum(piece.size for piece in pieces) if "unit_scale" in unit else len(pieces)
-    done = total - (sum(pieces[i].size for i in todo) if "unit_scale" in unit else len(todo))
-    with tqdm(desc="tokenizing", total=total, initial=done, disable=not config.progress, **unit) as bar:
+    in_bytes = all(piece.size for piece in pieces)
+    sizes = [piece.size if in_bytes else 1 for piece in pieces]
+    total = sum(sizes)
+    done = total - sum(sizes[i] for i in todo)
+    unit, off = "B" if in_bytes else "piece", not config.progress
+    with tqdm(desc="tokenizing", total=total, initial=done, unit=unit, unit_scale=in_bytes, disable=off) as bar:
         for i in _run(jobs, workers, config.max_tokens, have):
-            bar.update(pieces[i].size if "unit_scale" in unit else 1)
+            bar.update(sizes[i])
 
 
 def _run(jobs: dict[int, tuple[Any, ...]], workers: int, max_tokens: int | None, have: int) -> Iterator[int]:

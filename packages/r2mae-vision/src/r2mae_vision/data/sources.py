@@ -224,7 +224,7 @@ def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
     import glob
 
     try:
-        import webdataset
+        import webdataset  # pyright: ignore[reportMissingImports]  optional; the message below says how
     except ImportError:
         raise UserError("WebDataset shards need webdataset: pip install webdataset") from None
     shards = [file for part in webdataset.shardlists.expand_urls(pattern) for file in sorted(glob.glob(part))]  # noqa: PTH207
