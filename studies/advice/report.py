@@ -108,6 +108,17 @@ def read(file: Path) -> Measured:
     return Measured(file.stem, found, samplers, np.array(whole))
 
 
+def reservations(m: Measured) -> str:
+    """Return what `advise` notes against its own answer."""
+    ends = (m.found["ratios"][0], m.found["ratios"][-1])
+    notes = {
+        "no more samples than features": m.found["n"] <= m.found["p"],
+        "risk above null everywhere": min(m.found["curve"]) >= 1,
+        "best at the end of the grid": m.found["best_ratio"] in ends,
+    }
+    return "; ".join(note for note, holds in notes.items() if holds) or "none"
+
+
 def spearman(m: Measured) -> float:
     """Rank correlation of predicted risk and measured error over the fixed ratios: 1 is the same order."""
     from scipy.stats import spearmanr
@@ -123,15 +134,15 @@ def plain(values: np.ndarray, factor: float = 100) -> str:
 def curves_table(sets: list[Measured]) -> str:
     """Return the table of minima."""
     rows = [
-        "| data, model | samples × features | advised ratio (5 to 95 %) | best measured | not told apart from it | "
-        "rank correlation | seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| data, model | samples × features | advised ratio (5 to 95 %) | its own reservations | best measured | "
+        "not told apart from it | rank correlation | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for m in sets:
         low, high = np.percentile(m.found["bootstrap"], [5, 95])
         rows.append(
             f"| {TITLES[m.name]} | {m.found['n']:,} × {m.found['p']} | {m.found['best_ratio']:g} ({low:g} to {high:g}) "
-            f"| {m.ratios[m.best]:g} | {', '.join(m.as_good)} | {spearman(m):.2f} | {len(m.scores)} |"
+            f"| {reservations(m)} | {m.ratios[m.best]:g} | {', '.join(m.as_good)} | {spearman(m):.2f} | {len(m.scores)} |"
         )
     return "\n".join(rows)
 

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDra
 from r2mae_core.devices import out_of_memory, peak_flops, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
+from r2mae_core.training import AtomicCheckpoints
 from tiny import TinyMAE, fit, two_ranks
 
 torch.set_num_threads(1)
@@ -68,6 +70,26 @@ def test_checkpoints_hold_tensors_numbers_and_strings_only(tmp_path):
     fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
+
+
+def test_a_full_disk_spares_the_last_checkpoint(tmp_path):
+    """RLIMIT_FSIZE stands for the disk: the second checkpoint has more to say than the first, and is too large."""
+    file, io = tmp_path / "last.ckpt", AtomicCheckpoints()
+    io.save_checkpoint({"step": 1}, file)
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            io.save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_trainer_writes_whole_checkpoints(tmp_path):
+    _, trainer = fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpoints)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """`train`: a module, a loader and a run folder in; the trained module, its log and its checkpoint out."""
 
 import contextlib
+import io
 import logging
 import pickle
 import shutil
@@ -16,11 +17,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from r2mae_core.data_order import ResumableLoader
 from r2mae_core.devices import peak_flops, resolve_device
 from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV
 from r2mae_core.run_folder import RunFolder
 from r2mae_core.sharding import refuse_code, sharded_strategy
@@ -35,6 +38,20 @@ _BY_DESIGN = (
     ".*module\\(s\\) in eval mode at the start.*",  # an average of the weights, a frozen part
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning 2.6 with torch 2.15, its own code
 )
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Replaces a checkpoint by a whole one or not at all, also where the disk gets full.
+
+    Lightning writes to the system's temporary folder and moves: across disks a copy, which can end half way.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a file."""
+        content = io.BytesIO()  # torch's own writer turns a full disk into an internal error
+        torch.save(checkpoint, content)
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
 class LoaderPosition(pl.Callback):
@@ -217,6 +234,7 @@ def train(
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
             callbacks=[*own, *callbacks],
+            plugins=None if sharded else [AtomicCheckpoints()],
             logger=[MetricsCSV(run.metrics_file), *loggers],
             log_every_n_steps=log_every,
             # Counted in micro-batches, over the ends of epochs.

@@ -9,9 +9,8 @@ import torch
 from scvi.train._logger import SimpleLogger
 
 from r2mae_core.data_order import ResumableLoader
-from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV
-from r2mae_core.training import LoaderPosition, damaged_checkpoint
+from r2mae_core.training import AtomicCheckpoints, LoaderPosition, damaged_checkpoint
 
 
 class EpochCheckpoint(pl.Callback):
@@ -20,13 +19,13 @@ class EpochCheckpoint(pl.Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the trainer write whole files."""
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; every rank takes part, the first one writes."""
-        if trainer.world_size > 1:
-            trainer.save_checkpoint(self.file, weights_only=False)
-            return
-        with atomic_path(self.file) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=False)
+        trainer.save_checkpoint(self.file, weights_only=False)
 
 
 class StepCount(pl.Callback):
