@@ -23,6 +23,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp is private; a result file is as open as any other
         temporary.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # of a write to a full disk, which names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
