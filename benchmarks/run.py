@@ -32,6 +32,7 @@ PACKAGES = {
     "text": ("torch", "transformers"),
     "dna": ("torch", "zarr", "biopython", "gpn"),
     "singlecell": ("torch", "scvi-tools", "anndata"),
+    "paper": ("torch", "timm", "transformers", "scvi-tools"),
 }
 CPU = {
     "core_masks": "",
@@ -44,6 +45,7 @@ CPU = {
     "dna_network": "",
     "singlecell_step": "--rounds 9",
     "singlecell_loading": "--memory",
+    "paper_cost": "",
 }
 CUDA = {
     "core_masks": "",
@@ -54,6 +56,7 @@ CUDA = {
     "dna_network": "--sizes base --batch 512 --rounds 20",
     "singlecell_step": "",
     "singlecell_loading": "",
+    "paper_cost": "--compile",
 }
 WITHOUT_DEVICE = ("theory_speed", "dna_data")
 """Scripts that have nothing to do on a GPU, and no `--device`."""
@@ -84,8 +87,10 @@ def run_script(name, words, device):
 
 def shown(name, words):
     """Return the command as a reader types it."""
-    package, threads = name.partition("_")[0], f" -- {' '.join([name, *words])}"
-    return f'nox -s "bench({package})"{threads}'
+    package = name.partition("_")[0]
+    if package == "paper":  # needs every package
+        return "nox -s evidence -- --only paper"
+    return f'nox -s "bench({package})" -- {" ".join([name, *words])}'
 
 
 def part(package, scripts, device):
@@ -93,7 +98,7 @@ def part(package, scripts, device):
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[package])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [
-        f"### r2mae-{package}",
+        "### The paper's runs" if package == "paper" else f"### r2mae-{package}",
         "",
         f"{today}, Python {platform.python_version()}, {versions}, commit {git_commit() or 'unknown'}.",
     ]
