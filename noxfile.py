@@ -163,13 +163,8 @@ def hooks(session):
 def types(session):
     """Check the types of every package."""
     sync(session, "--all-packages", "--all-extras", "--group=types")
-    command = [
-        "basedpyright",
-        f"--pythonpath={session.virtualenv.location}/bin/python",
-        "--level=error",
-        "--stats",
-        "--threads",
-    ]
+    python = f"--pythonpath={session.virtualenv.location}/bin/python"
+    command = ["basedpyright", python, "--level=error", "--stats", "--threads"]
     report = session.run(*command, silent=True)
     session.log(next(line for line in report.splitlines() if " errors, " in line))
     if "No source files found" in report:  # which it calls a success

@@ -142,7 +142,8 @@ def curves_table(sets: list[Measured]) -> str:
         low, high = np.percentile(m.found["bootstrap"], [5, 95])
         rows.append(
             f"| {TITLES[m.name]} | {m.found['n']:,} × {m.found['p']} | {m.found['best_ratio']:g} ({low:g} to {high:g}) "
-            f"| {reservations(m)} | {m.ratios[m.best]:g} | {', '.join(m.as_good)} | {spearman(m):.2f} | {len(m.scores)} |"
+            f"| {reservations(m)} | {m.ratios[m.best]:g} | {', '.join(m.as_good)} | {spearman(m):.2f} "
+            f"| {len(m.scores)} |"
         )
     return "\n".join(rows)
 
