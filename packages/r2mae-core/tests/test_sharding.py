@@ -62,6 +62,14 @@ def test_another_strategy_is_refused(sharded):
         fit(sharded[0] / "whole", max_steps=24)
 
 
+def test_a_plain_run_does_not_go_on_in_shards(tmp_path):
+    fit(tmp_path / "run", max_steps=4)
+    with pytest.raises(
+        UserError, match=r"last\.ckpt is a checkpoint in one piece; go on with another strategy than fsdp"
+    ):
+        fit(tmp_path / "run", max_steps=8, strategy="fsdp")
+
+
 def test_an_index_that_would_run_code_is_refused(tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(print))
     with pytest.raises(UserError, match=r"it names builtins\.print"):

@@ -201,9 +201,10 @@ def train(
         UserError: the device is absent, or the run was interrupted (the message says how to resume).
     """
     device, sharded = resolve_device(device), strategy == "fsdp"
-    if run.last_checkpoint is not None and run.last_checkpoint.is_dir():
-        if not sharded:
-            raise UserError(f"{run.last_checkpoint} is a checkpoint in shards; go on with --strategy fsdp")
+    if run.last_checkpoint is not None and run.last_checkpoint.is_dir() != sharded:
+        kind, other = ("in one piece", "another strategy than fsdp") if sharded else ("in shards", "--strategy fsdp")
+        raise UserError(f"{run.last_checkpoint} is a checkpoint {kind}; go on with {other}")
+    if run.last_checkpoint is not None and sharded:
         refuse_code(run.last_checkpoint)
     checkpoint = ModelCheckpoint(
         dirpath=run.checkpoints,
