@@ -157,6 +157,58 @@ def test_recipes_have_one_style(file):
     assert not re.search(r"\d\.?\d*e[+-]?\d", text) or re.search(r": -?\d\.\d+e-0?\d", text), "1.0e-5"
 
 
+def said(file: Path) -> list[str]:
+    """Return the texts of a module, with X where a value is put in."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    inside = {id(part) for node in joined for part in node.values}
+    whole = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in inside]
+    return [
+        *("".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values) for node in joined),
+        *(node.value for node in whole),
+    ]
+
+
+def wrong(package: str, verb: str, words: list[str]) -> str:
+    """Return what is wrong with a command that a message recommends, or nothing."""
+    if verb not in verbs(package):
+        return f"no verb {verb}"
+    every = fields(options(package, verb))
+    needed = [f for f in every if f.default is MISSING and f.default_factory is MISSING]
+    values = 0
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("--"):
+            if word.removeprefix("--").replace("-", "_") not in {"X", *(f.name for f in every)}:
+                return f"no option {word}"
+        elif re.fullmatch(r"X|[A-Z][A-Z_.a-z0-9]*", word):
+            values += not before.startswith("--")
+        else:
+            break  # the sentence goes on
+    too_many = values > len(needed) and not any("tuple" in str(f.type) for f in needed)
+    return f"{values} positional words" if too_many else ""
+
+
+@pytest.mark.parametrize("package", ALL)
+def test_a_command_that_a_message_recommends_is_one(package):
+    home = ROOT / "packages" / f"r2mae-{package}" / "src"
+    known = sorted(verbs(package), key=len, reverse=True)
+    names = "|".join([*(v.replace("-", " ") for v in known if "-" in v), *known, "[a-z]+"])
+    found = [
+        (file.name, match[0].strip(), wrong(package, match["verb"].replace(" ", "-"), match["rest"].split()))
+        for file in home.rglob("*.py")
+        for text in said(file)
+        for match in re.finditer(rf"\br2mae-{package} (?P<verb>{names})\b(?P<rest>[^`;,()\n]*)", text)
+    ]
+    assert found
+    assert [entry for entry in found if entry[2]] == []
+
+
+def test_a_wrong_recommendation_is_noticed():
+    assert wrong("singlecell", "prepare", "ATLAS.h5ad X".split())
+    assert wrong("vision", "train", [])
+    assert wrong("text", "pretrain", ["--vocabulary"])
+
+
 if __name__ == "__main__":
     print("| verb | " + " | ".join(ALL) + " |\n|---|" + "---|" * len(ALL))
     for verb in dict.fromkeys(verb for package in ALL for verb in verbs(package)):

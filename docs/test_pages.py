@@ -31,10 +31,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 PAGES = [
     *(DOCS / f"{name}.md" for name in ("index", "concepts", "scale", "advice", "cost", "extending", "paper")),
     *sorted(DOCS.glob("guides/*.md")),
 ]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))]
+"""Their commands are parsed; what they do is run at full size by `nox -s demo` and `release`."""
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -84,7 +87,7 @@ def page_needs(page: Path) -> str:
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(DOCS)).removesuffix(".md")
+    return str(page.relative_to(ROOT if page in READMES else DOCS)).removesuffix(".md")
 
 
 def call(words: list[str]) -> int:
@@ -109,7 +112,7 @@ def recorded(script: str, patch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 def commands() -> list[object]:
     return [
         pytest.param(words, block, id=f"{name_of(page)}:{block.line}-{' '.join(words[:2])}")
-        for page in PAGES
+        for page in [*PAGES, *READMES]
         for block in blocks(page)
         if block.kind == "console"
         for words in block.commands()
@@ -192,7 +195,7 @@ def test_every_guide_is_in_the_table_of_contents():
     assert [name_of(page) for page in PAGES if name_of(page) != "index" and name_of(page) not in index] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=name_of)
 def test_links_to_files_of_the_repository(page):
     """Every relative link leads to a file that is there."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

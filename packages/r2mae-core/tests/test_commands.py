@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2mae_core import Record, RunFolder, UserError
-from r2mae_core.commands import Command, Compare, left_out, print_comparison, report, resolved, run, say
+from r2mae_core.commands import Command, Compare, left_out, print_comparison, refuse_options, report, resolved, run, say
 from r2mae_core.samplers import RatioSampler
 
 
@@ -146,6 +146,13 @@ def test_help_is_complete(call, capsys):
 
 def test_resolved_config_leaves_out_what_changes_no_result():
     assert resolved(Options("a")) == {"name": "a", "mask_ratio": "r2mae", "steps": 3}
+
+
+def test_options_that_would_be_ignored_are_refused():
+    foreign = {"steps": "other", "dry_run": "these, those"}
+    refuse_options(Options("a"), foreign, "this")
+    with pytest.raises(UserError, match=r"^this has no use for --dry_run \(for these, those\), --steps \(for other\);"):
+        refuse_options(Options("a", steps=4, dry_run=True), foreign, "this")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 
 import tiny
 from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
+from r2mae_core.checkpoints import AtomicCheckpoints
 from r2mae_core.devices import out_of_memory, peak_flops, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
-from r2mae_core.training import AtomicCheckpoints
 from tiny import TinyMAE, fit, two_ranks
 
 torch.set_num_threads(1)
@@ -97,6 +97,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     torch.save({**torch.load(file), "surprise": Path("x")}, file)
     with pytest.raises(UserError, match=r"last\.ckpt is damaged, or holds more than tensors.*remove it"):
+        fit(tmp_path / "run", max_steps=6, checkpoint_every=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "cut"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:500] if content is None else content)
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, or .*remove it to start again"):
         fit(tmp_path / "run", max_steps=6, checkpoint_every=2)
 
 

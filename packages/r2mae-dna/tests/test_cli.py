@@ -195,6 +195,7 @@ def test_a_dumped_config_replays_to_the_same_model(call, apes):
         (["demo", "--schemes", '["r3mae"]'], "unknown mask scheme 'r3mae' for dna"),
         (["reproduce", "table3", "--omim", "x.parquet"], "the full experiment needs --windows, --msa"),
         (["reproduce", "table3", "--windows", "w", "--msa", "s"], "nothing to judge the models on"),
+        (["reproduce", "table3", "--model", "tiny"], "has no use for --model (for your own alignment)"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(call, argv, message):

@@ -101,6 +101,7 @@ def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
         (["compare", "nowhere"], "no results at"),
         (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
         (["reproduce", "table2", "--corpus", "nowhere", "--dry-run"], "nowhere holds no index.json"),
+        (["reproduce", "table2", "--ratios", "[0.2]"], "table2 has no use for --ratios (for fig1f, fig2c)"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(call, argv, message):

@@ -167,6 +167,23 @@ def resolved(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in hidden}
 
 
+def refuse_options(config: Any, foreign: Mapping[str, str], who: str) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        config: a command's options.
+        foreign: option → what it is for, such as "fig2b".
+        who: what has no use for them, such as "table1" or "--model mlp".
+
+    Raises:
+        UserError: one of them is not at its default.
+    """
+    default = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(config)}
+    if changed := [name for name in default if name in foreign and getattr(config, name) != default[name]]:
+        shown = ", ".join(f"--{name} (for {foreign[name]})" for name in changed)
+        raise UserError(f"{who} has no use for {shown}; leave it out")
+
+
 def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
     """Run a package's `compare`: the table of several runs.
 

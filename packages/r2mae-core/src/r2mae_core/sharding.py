@@ -1,21 +1,12 @@
-"""Training whose weights and optimizer state are divided over the ranks (FSDP2), and its checkpoints in shards.
+"""Training whose weights and optimizer state are divided over the ranks (FSDP2).
 
 `--strategy fsdp` is for models that do not fit one device whole; `ddp` is faster where they do.
 """
 
-import pickle
-import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-
-from r2mae_core.errors import UserError
-
-_META = "meta.pt"
-"""What Lightning writes last into a folder of shards: it is whole where this file is."""
 
 
 def sharded_strategy(n_ranks: int) -> Any:
@@ -58,65 +49,3 @@ def gathered_state(module: nn.Module) -> dict[str, Tensor]:
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module's weights are divided over ranks."""
     return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
-
-
-def is_whole_folder(path: Path) -> bool:
-    """Return whether a path is a checkpoint of shards that was written to its end."""
-    return (path / _META).exists()
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the module's whole state of a checkpoint, a file or a folder of shards, on the CPU.
-
-    Raises:
-        UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
-    """
-    if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    refuse_code(path)
-    prefix, reader = "state_dict.", FileSystemReader(path)
-    known = reader.read_metadata().state_dict_metadata
-    state: Any = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in known.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be: one process reads
-        load(state, storage_reader=reader, no_dist=True)
-    return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def refuse_code(path: Path) -> None:
-    """Check that the index of a folder of shards, a pickle, names nothing but what such an index is made of.
-
-    The shards themselves are read as weights only.
-
-    Raises:
-        UserError: it is damaged or would run code.
-    """
-    try:
-        with (path / ".metadata").open("rb") as file:
-            _IndexOnly(file).load()
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-        raise UserError(
-            f"{path} is damaged, or is no checkpoint that this program wrote ({error}); remove it to start again"
-        ) from None
-
-
-_PLAIN = {("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch.serialization", "_get_layout")}
-
-
-class _IndexOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Find what the index of torch's distributed checkpoints is made of, and nothing else."""
-        of_index = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-        if of_index or (module, name) in _PLAIN:
-            return super().find_class(module, name)
-        if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")

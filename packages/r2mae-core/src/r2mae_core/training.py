@@ -1,15 +1,12 @@
 """`train`: a module, a loader and a run folder in; the trained module, its log and its checkpoint out."""
 
 import contextlib
-import io
 import logging
-import pickle
 import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,16 +14,15 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
+from r2mae_core.checkpoints import AtomicCheckpoints, refuse_code
 from r2mae_core.data_order import ResumableLoader
 from r2mae_core.devices import peak_flops, resolve_device
 from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
 from r2mae_core.metrics_csv import MetricsCSV
 from r2mae_core.run_folder import RunFolder
-from r2mae_core.sharding import refuse_code, sharded_strategy
+from r2mae_core.sharding import sharded_strategy
 
 # What Lightning warns of and we mean.
 _BY_DESIGN = (
@@ -38,20 +34,6 @@ _BY_DESIGN = (
     ".*module\\(s\\) in eval mode at the start.*",  # an average of the weights, a frozen part
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning 2.6 with torch 2.15, its own code
 )
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Replaces a checkpoint by a whole one or not at all, also where the disk gets full.
-
-    Lightning writes to the system's temporary folder and moves: across disks a copy, which can end half way.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a file."""
-        content = io.BytesIO()  # torch's own writer turns a full disk into an internal error
-        torch.save(checkpoint, content)
-        with atomic_path(Path(path)) as temporary:
-            temporary.write_bytes(content.getbuffer())
 
 
 class LoaderPosition(pl.Callback):
@@ -249,8 +231,6 @@ def train(
         try:
             with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
                 trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
-        except pickle.UnpicklingError:
-            raise damaged_checkpoint(run.last_checkpoint) from None
         finally:
             if isinstance(loader, ResumableLoader):
                 loader.close()
@@ -267,14 +247,6 @@ def interrupted(run: RunFolder, step: int) -> UserError:
     """Return the message for a training that was stopped by the user."""
     kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
     return UserError(f"interrupted at step {step}; the same command with --out {run.path} goes on from {kept}")
-
-
-def damaged_checkpoint(path: Path | None) -> UserError:
-    """Return the message for a checkpoint that is not loaded."""
-    return UserError(
-        f"{path} is damaged, or holds more than tensors, numbers and strings, which this program never writes and does "
-        "not load; remove it to start again"
-    )
 
 
 @contextlib.contextmanager

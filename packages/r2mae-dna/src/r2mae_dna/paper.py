@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from r2mae_core import Record, RunFolder, UserError, scheme, scheme_name
-from r2mae_core.commands import report, resolved, say
+from r2mae_core.commands import refuse_options, report, resolved, say
 from r2mae_core.data_order import micro_batch_size
 from r2mae_core.devices import device_name, precision, resolve_device, seconds_of, stamped
 from r2mae_core.records import read_records, write_records
@@ -97,6 +97,10 @@ def _check(config: Reproduce) -> None:
         raise UserError("the full experiment needs --windows, --msa, and --clinvar or --omim; without any, the bundled")
     if config.windows is not None and config.clinvar is None and config.omim is None:
         raise UserError("nothing to judge the models on: give --clinvar, --omim, or both")
+    if config.windows is None:
+        refuse_options(config, {"model": "your own alignment"}, "the bundled alignment")
+    else:
+        refuse_options(config, dict.fromkeys(("hidden", "layers"), "the bundled one"), "your own alignment")
     for name in config.schemes:
         scheme(name, "dna")
 

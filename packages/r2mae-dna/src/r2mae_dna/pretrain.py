@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from r2mae_core import RatioSampler, Record, RunFolder, UserError, sampler_from_config, sampler_to_config, scheme_name
+from r2mae_core.checkpoints import read_weights
 from r2mae_core.commands import resolved, say
 from r2mae_core.curriculum import CurriculumWeights, weighted_mean
 from r2mae_core.data_order import ResumableLoader, StepOrder, micro_batch_size
@@ -23,7 +24,7 @@ from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import open_run
 from r2mae_core.samplers import Curriculum
 from r2mae_core.schedules import cosine, decay_groups
-from r2mae_core.sharding import gathered_state, read_weights
+from r2mae_core.sharding import gathered_state
 from r2mae_core.training import Throughput, operations_metrics, train
 from r2mae_dna.data.loaders import validation_loader
 from r2mae_dna.data.windows import WindowSet

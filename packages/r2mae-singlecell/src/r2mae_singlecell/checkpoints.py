@@ -1,16 +1,15 @@
 """Checkpoints after each epoch, so that an interrupted `R2MAE.train` goes on as if nothing had happened."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from scvi.train._logger import SimpleLogger
 
+from r2mae_core.checkpoints import AtomicCheckpoints
 from r2mae_core.data_order import ResumableLoader
 from r2mae_core.metrics_csv import MetricsCSV
-from r2mae_core.training import AtomicCheckpoints, LoaderPosition, damaged_checkpoint
+from r2mae_core.training import LoaderPosition
 
 
 class EpochCheckpoint(pl.Callback):
@@ -20,7 +19,7 @@ class EpochCheckpoint(pl.Callback):
         self.file = file
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let the trainer write whole files."""
+        """Let the trainer write whole files, and read nothing but weights."""
         trainer.strategy.checkpoint_io = AtomicCheckpoints()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,9 +58,5 @@ def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict
     loggers = loggers if isinstance(loggers, list) else [loggers]
     arguments = {**trainer_kwargs, "callbacks": callbacks, "logger": [*loggers, MetricsCSV(folder / "metrics.csv")]}
     if last.exists():
-        try:
-            torch.load(last, map_location="cpu", weights_only=True)  # Lightning's own loading is not so careful
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-            raise damaged_checkpoint(last) from None
         arguments["ckpt_path"] = last
     return arguments

@@ -163,7 +163,7 @@ def read_prepared(path: Path) -> Any:
     import anndata
 
     if not path.exists():
-        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad {path}` makes one")
+        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad --out {path}` makes one")
     try:
         adata = anndata.read_h5ad(path, backed="r")
     except (OSError, KeyError, ValueError, anndata._io.utils.AnnDataReadError) as error:

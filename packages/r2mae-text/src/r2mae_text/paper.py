@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r2mae_core import Fixed, RatioSampler, Record, RunFolder, UserError, compare, scheme, scheme_name
-from r2mae_core.commands import resolved, say
+from r2mae_core.commands import refuse_options, resolved, say
 from r2mae_core.comparison import competition_ranks
 from r2mae_core.data_order import micro_batch_size
 from r2mae_core.devices import device_name, resolve_device
@@ -125,7 +125,12 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     """Train and judge what is missing of the grid, print ours beside the published, and return the run folder.
 
     Without a corpus only the published figures are shown (None is returned), and so in a dry run.
+
+    Raises:
+        UserError: an option was changed that the target has no use for; or whatever the parts of the work raise.
     """
+    if config.target == "table2":
+        refuse_options(config, {"ratios": "fig1f, fig2c"}, config.target)
     if config.corpus is None:
         _published(config)
         return None

@@ -28,9 +28,11 @@ _LAYER = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-# transformers 5.23 saves the decoder's layers as decoder_encoder.layer.
+# What transformers 5 calls them in memory, and so in a state dict that its user saved.
+_LAYER_IN_MEMORY = {"attention.o_proj": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+# transformers 5.23 saves the decoder's layers as decoder_encoder.layer; in memory the encoder's are vit.layers.
 _LAYER_NAME = re.compile(
-    r"(vit\.encoder\.layer|decoder\.decoder_(?:layers|encoder\.layer))\.(\d+)\.(.+)\.(weight|bias)"
+    r"(vit\.encoder\.layer|vit\.layers|decoder\.decoder_(?:layers|encoder\.layer))\.(\d+)\.(.+)\.(weight|bias)"
 )
 _ALONE = {
     "encoder.cls_token": "vit.embeddings.cls_token",
@@ -242,27 +244,24 @@ def _to_transformers(name: str, value: Tensor) -> State:
 def _from_transformers(state: Mapping[str, Tensor]) -> State:
     """Return the tensors of a ViTMAE or ViT of transformers under our names."""
     alone = {theirs: ours for ours, theirs in _ALONE.items()}
-    parts = {theirs: ours for ours, theirs in _LAYER.items()}
+    parts = {theirs: ours for ours, theirs in _LAYER.items()} | _LAYER_IN_MEMORY
     ours: State = {}
     fused: dict[tuple[str, str], dict[str, Tensor]] = {}
     for full, value in state.items():
         name = full if full.startswith(("vit.", "decoder.")) else f"vit.{full}"
-        found = re.fullmatch(
-            r"(vit\.encoder\.layer|vit\.layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)\.(\d+)\.(.+)\.(weight|bias)",
-            name,
-        )
+        found = _LAYER_NAME.fullmatch(name)
         if found is None:
             ours[alone.get(name, full)] = value
             continue
         home, i, part, kind = found.groups()
         block = f"{'decoder' if home.startswith('decoder') else 'encoder'}.blocks.{i}"
-        if word := re.fullmatch(r"attention\.attention\.(query|key|value)", part):
+        if word := re.fullmatch(r"attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)", part):
             fused.setdefault((block, kind), {})[word[1]] = value
         elif part in parts:
             ours[f"{block}.{parts[part]}.{kind}"] = value
     for (block, kind), words in fused.items():
         if len(words) == 3:
-            ours[f"{block}.attn.qkv.{kind}"] = torch.cat([words[word] for word in ("query", "key", "value")])
+            ours[f"{block}.attn.qkv.{kind}"] = torch.cat([words[word] for word in "qkv"])
     return ours
 
 

@@ -1,14 +1,13 @@
 """`r2mae-vision demo`: every scheme side by side on small real images, in one stack; or one ViT on photographs."""
 
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from r2mae_core import Fixed, Record, RunFolder, UserError, scheme, scheme_name, with_seed
-from r2mae_core.commands import report, resolved, say
+from r2mae_core.commands import refuse_options, report, resolved, say
 from r2mae_core.devices import device_name, resolve_device, stamped
 from r2mae_core.run_folder import open_run
 from r2mae_vision.evaluate import RANK_BY
@@ -102,8 +101,7 @@ def demo_vit(config: Demo) -> RunFolder:
     from r2mae_vision.reconstruct import reconstruct
 
     only_mlp = ("data", "root", "download", "hidden", "n_seeds", "batch_size", "lr")
-    if changed := [f.name for f in fields(config) if f.name in only_mlp and getattr(config, f.name) != f.default]:
-        raise UserError(f"--model vit has no use for --{', --'.join(changed)}; leave it out")
+    refuse_options(config, dict.fromkeys(only_mlp, "--model mlp"), "--model vit")
     start = time.perf_counter()
     device = resolve_device(config.device)
     run = open_run("r2mae-vision", "demo", config.out, resolved(config))

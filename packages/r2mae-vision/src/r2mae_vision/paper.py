@@ -21,7 +21,7 @@ from r2mae_core import (
     scheme_name,
     write_records,
 )
-from r2mae_core.commands import report, resolved, say
+from r2mae_core.commands import refuse_options, report, resolved, say
 from r2mae_core.devices import device_name, resolve_device, seconds_of
 from r2mae_core.run_folder import open_run
 from r2mae_vision.data.sources import open_source
@@ -74,16 +74,8 @@ def reproduce(config: Reproduce) -> RunFolder | None:
 
 def refuse_foreign_options(config: Reproduce) -> None:
     """Raise a UserError if an option differs from its default that the target would ignore."""
-    changed = [
-        field.name
-        for field in fields(config)
-        if config.target not in ONLY_FOR.get(field.name, (config.target,))
-        and getattr(config, field.name)
-        != (field.default_factory() if callable(field.default_factory) else field.default)
-    ]
-    if changed:
-        shown = ", ".join(f"--{name} (for {', '.join(ONLY_FOR[name])})" for name in changed)
-        raise UserError(f"{config.target} has no use for {shown}; leave it out")
+    foreign = {name: ", ".join(targets) for name, targets in ONLY_FOR.items() if config.target not in targets}
+    refuse_options(config, foreign, config.target)
 
 
 def grid_samplers(config: Reproduce) -> dict[str, RatioSampler]:

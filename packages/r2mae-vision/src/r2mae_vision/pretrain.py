@@ -1,7 +1,7 @@
 """MAE pretraining with any mask-ratio scheme: the module for Lightning, and one function from options to a run."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -19,7 +19,7 @@ from r2mae_core import (
     sampler_from_config,
     scheme_name,
 )
-from r2mae_core.commands import resolved, say
+from r2mae_core.commands import refuse_options, resolved, say
 from r2mae_core.data_order import micro_batch_size
 from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device, stamped
 from r2mae_core.masked_module import MaskedModule
@@ -41,6 +41,9 @@ from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAuto
 from r2mae_vision.options import Pretrain
 
 EPOCHS, BATCH_SIZE = 150, 4096  # C.5, and MAE's public recipe
+ONLY_MLP = {"hidden"}
+OF_MLP = {"data", "mask_ratio", "model", "epochs", "batch_size", "lr", "seed", "device", "out", "progress", *ONLY_MLP}
+"""Options that the MLP heeds; the others are the ViTs'."""
 
 
 class MaskedImageModule(MaskedModule):
@@ -282,8 +285,20 @@ def worker_transform(config: Pretrain) -> Any:
     )
 
 
+def refuse_foreign_options(config: Pretrain) -> None:
+    """Raise a UserError if an option differs from its default that the model would ignore."""
+    of_vits = {f.name for f in fields(config)} - OF_MLP
+    foreign = dict.fromkeys(of_vits, "a ViT") if config.model == "mlp" else dict.fromkeys(ONLY_MLP, "--model mlp")
+    refuse_options(config, foreign, f"--model {config.model}")
+
+
 def pretrain(config: Pretrain) -> RunFolder:
-    """Pretrain what the config describes: a masked autoencoder on a timm ViT, or the paper's MLP (C.3)."""
+    """Pretrain what the config describes: a masked autoencoder on a timm ViT, or the paper's MLP (C.3).
+
+    Raises:
+        UserError: an option was given that the model has no use for; and as `pretrain_vit`.
+    """
+    refuse_foreign_options(config)
     if config.model == "mlp":
         from r2mae_vision.mnist.pretrain import pretrain_mlp
 
@@ -293,6 +308,7 @@ def pretrain(config: Pretrain) -> RunFolder:
 
 def pretrain_command(config: Pretrain) -> None:
     """`r2mae-vision pretrain`."""
+    refuse_foreign_options(config)
     device, sampler = resolve_device(config.device), scheme_sampler(config)
     say(f"Pretraining {config.model} on {config.data}, ratio {sampler.describe()}, on {device_name(device)}")
     run = pretrain(config)

@@ -201,9 +201,8 @@ def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np
     bounds = np.unique(np.concatenate([[0], starts + 1, [len(ids)]]))
     for first, last in pairwise(bounds.tolist()):
         document = np.asarray(ids[first:last])
-        if (
-            document[-1] != GPT2_ENDOFTEXT
-        ):  # the file's last document: its end is the next one's start, which is not here
+        # The file's last document has no end here: it is the start of the next file's first.
+        if document[-1] != GPT2_ENDOFTEXT:
             document = np.append(document, np.uint16(GPT2_ENDOFTEXT))
         if len(document) > 1:
             yield _key(document.tobytes()), table[document]

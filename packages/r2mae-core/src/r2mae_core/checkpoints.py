@@ -1,0 +1,102 @@
+"""Checkpoints: written whole or not at all, and read as weights only, be it a file or a folder of shards."""
+
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from r2mae_core.errors import UserError
+from r2mae_core.files import atomic_path
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's way to a checkpoint's file: replaces it by a whole one or not at all, also where the disk gets full.
+
+    Lightning writes to the system's temporary folder and moves: across disks a copy, which can end half way.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a file."""
+        content = io.BytesIO()  # torch's own writer turns a full disk into an internal error
+        torch.save(checkpoint, content)
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a file, whatever `weights_only` says, as tensors, numbers and strings.
+
+        Raises:
+            UserError: it is damaged, or holds more than that.
+        """
+        return _read_file(Path(path), map_location)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the module's whole state of a checkpoint, a file or a folder of shards, on the CPU.
+
+    Raises:
+        UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
+    """
+    if path.is_file():
+        return _read_file(path, "cpu")["state_dict"]
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    refuse_code(path)
+    prefix, reader = "state_dict.", FileSystemReader(path)
+    known = reader.read_metadata().state_dict_metadata
+    state: Any = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in known.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be: one process reads
+        load(state, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _read_file(path: Path, map_location: Any) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors, numbers and strings, which this program never writes and "
+            "does not load; remove it to start again"
+        ) from None
+
+
+def refuse_code(path: Path) -> None:
+    """Check that the index of a folder of shards, a pickle, names nothing but what such an index is made of.
+
+    The shards themselves are read as weights only.
+
+    Raises:
+        UserError: it is damaged or would run code.
+    """
+    try:
+        with (path / ".metadata").open("rb") as file:
+            _IndexOnly(file).load()
+    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+        raise UserError(
+            f"{path} is damaged, or is no checkpoint that this program wrote ({error}); remove it to start again"
+        ) from None
+
+
+_PLAIN = {("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch.serialization", "_get_layout")}
+
+
+class _IndexOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Find what the index of torch's distributed checkpoints is made of, and nothing else."""
+        of_index = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+        if of_index or (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
