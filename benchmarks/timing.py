@@ -39,6 +39,16 @@ def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_count
     return {name: Seconds(values) for name, values in times.items()}
 
 
+def has_bfloat16(device):
+    """Return whether a device computes in bfloat16 itself, and say so where it does not: a CPU then imitates it."""
+    import torch
+
+    found = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    if not found:
+        print("bfloat16 is left out: this CPU has no instructions for it (a ViT's step took 18 times as long)")
+    return found
+
+
 def report(title, seconds, ours, unit=1e-3, unit_name="ms", targets=None):
     """Print a Markdown table: time of each contestant, and how many times ours is faster.
 
