@@ -19,6 +19,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from r2mae_core.devices import device_name, resolve_device
 from r2mae_core.files import write_text
 from r2mae_core.run_folder import git_commit
@@ -70,7 +72,7 @@ def machine(device):
     model = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists() and (names := re.findall(r"model name\s*: (.*)", info.read_text())):
         model = names[0]
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB"
+    return f"{os.cpu_count()} cores of {model} ({torch.backends.cpu.get_cpu_capability()}), {memory:.0f} GiB"
 
 
 def run_script(name, words, device):

@@ -43,7 +43,7 @@ def has_bfloat16(device):
     """Return whether a device computes in bfloat16 itself, and say so where it does not: a CPU then imitates it."""
     import torch
 
-    found = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    found = device != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     if not found:
         print("bfloat16 is left out: this CPU has no instructions for it (a ViT's step took 18 times as long)")
     return found

@@ -162,7 +162,9 @@ def said(file: Path) -> list[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     inside = {id(part) for node in joined for part in node.values}
-    whole = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in inside]
+    whole = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in inside
+    ]
     return [
         *("".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values) for node in joined),
         *(node.value for node in whole),

@@ -8,7 +8,7 @@ import torch
 import tiny
 from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
 from r2mae_core.checkpoints import AtomicCheckpoints
-from r2mae_core.devices import out_of_memory, peak_flops, resolve_device
+from r2mae_core.devices import _say_if_imitated, out_of_memory, peak_flops, precision, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
 from tiny import TinyMAE, fit, two_ranks
@@ -291,6 +291,16 @@ def test_messages_about_the_gpu():
     assert str(out_of_memory(error, "--batch_size")) == message
     assert peak_flops("cpu", None) is None
     assert peak_flops("cpu", 2.0) == 2e12
+
+
+@pytest.mark.parametrize(("capability", "lines"), [("AVX2", 1), ("AVX512", 0)])
+def test_imitated_bfloat16_is_said_once(capability, lines, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    _say_if_imitated.cache_clear()
+    assert [precision("auto", "cpu"), *(precision("bf16-mixed", "cpu") for _ in range(2))] == ["32-true"] + 2 * [
+        "bf16-mixed"
+    ]
+    assert capsys.readouterr().out.count("no instructions for bfloat16") == lines
 
 
 def test_devices():

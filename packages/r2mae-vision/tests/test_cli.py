@@ -45,7 +45,10 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
 
 def test_demo_of_a_vit_refuses_what_it_has_no_use_for(call):
     code, _, err = call("demo", "--model", "vit", "--n_seeds", "5")
-    assert (code, err) == (1, "r2mae-vision demo: --model vit has no use for --n_seeds (for --model mlp); leave it out\n")
+    assert (code, err) == (
+        1,
+        "r2mae-vision demo: --model vit has no use for --n_seeds (for --model mlp); leave it out\n",
+    )
 
 
 def test_demo_of_a_vit(call, tmp_path):
@@ -184,8 +187,14 @@ def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, di
             ["pretrain", "digits", "--mask_ratio", "Uniform", "--mask_ratio.low=0.9", "--mask_ratio.high=0.6"],
             "low must not exceed high, got low=0.9, high=0.6",
         ),
-        (["pretrain", "digits", "--model", "mlp", "--devices", "2"], "--model mlp has no use for --devices (for a ViT); leave"),
-        (["pretrain", "digits", "--hidden", "[8,4]"], "vit_base_patch16_224 has no use for --hidden (for --model mlp); leave"),
+        (
+            ["pretrain", "digits", "--model", "mlp", "--devices", "2"],
+            "--model mlp has no use for --devices (for a ViT); leave",
+        ),
+        (
+            ["pretrain", "digits", "--hidden", "[8,4]"],
+            "vit_base_patch16_224 has no use for --hidden (for --model mlp); leave",
+        ),
         (["demo", "--data", "imagenet"], "unknown data set 'imagenet'; known: digits, mnist"),
         (["demo", "--data", "mnist"], "mnist needs --root DIR"),
         (["demo", "--data", "mnist", "--root", "."], "no train-images-idx3-ubyte or"),

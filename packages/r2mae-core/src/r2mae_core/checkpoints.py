@@ -13,6 +13,7 @@ from torch import Tensor
 from r2mae_core.errors import UserError
 from r2mae_core.files import atomic_path
 
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's way to a checkpoint's file: replaces it by a whole one or not at all, also where the disk gets full.
 

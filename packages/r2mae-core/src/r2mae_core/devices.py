@@ -1,5 +1,6 @@
 """Which device a run uses: what was asked for, or an error; never a silent fallback to the CPU."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -97,8 +98,24 @@ def peak_flops(device: str, given: float | None) -> float | None:
 
 
 def precision(asked: str, device: str) -> str:
-    """Return Lightning's name of a precision; "auto" is bf16 on CUDA and float32 elsewhere."""
-    return asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
+    """Return Lightning's name of a precision; "auto" is bf16 on CUDA and float32 elsewhere.
+
+    A CPU without instructions for bfloat16 imitates it, many times slower than float32; that is said, once.
+    """
+    chosen = asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
+    if chosen.startswith("bf16") and device == "cpu":
+        _say_if_imitated()
+    return chosen
+
+
+@functools.cache
+def _say_if_imitated() -> None:
+    import torch
+
+    from r2mae_core.commands import say
+
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        say("Note: this CPU has no instructions for bfloat16 and imitates it; --precision 32-true is many times faster")
 
 
 def out_of_memory(error: Exception, lower: str) -> UserError:
