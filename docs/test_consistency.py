@@ -206,7 +206,7 @@ def test_a_command_that_a_message_recommends_is_one(package):
 
 
 def test_a_wrong_recommendation_is_noticed():
-    assert wrong("singlecell", "prepare", "ATLAS.h5ad X".split())
+    assert wrong("singlecell", "prepare", ["ATLAS.h5ad", "X"])
     assert wrong("vision", "train", [])
     assert wrong("text", "pretrain", ["--vocabulary"])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Fixed, Record, RunFolder, UserError, scheme, scheme_name, with_seed
+from r2mae_core import Fixed, Record, RunFolder, scheme, scheme_name, with_seed
 from r2mae_core.commands import refuse_options, report, resolved, say
 from r2mae_core.devices import device_name, resolve_device, stamped
 from r2mae_core.run_folder import open_run
