@@ -255,8 +255,8 @@ def _from_transformers(state: Mapping[str, Tensor]) -> State:
             continue
         home, i, part, kind = found.groups()
         block = f"{'decoder' if home.startswith('decoder') else 'encoder'}.blocks.{i}"
-        if word := re.fullmatch(r"attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)", part):
-            fused.setdefault((block, kind), {})[word[1]] = value
+        if word := re.fullmatch(r"attention\.(?:attention\.)?(query|key|value|[qkv]_proj)", part):
+            fused.setdefault((block, kind), {})[word[1][0]] = value
         elif part in parts:
             ours[f"{block}.{parts[part]}.{kind}"] = value
     for (block, kind), words in fused.items():
