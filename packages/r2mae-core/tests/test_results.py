@@ -1,3 +1,4 @@
+import io
 """Records, comparison table, run folder, metrics."""
 
 import json
@@ -82,6 +83,24 @@ def test_a_scheme_that_was_not_measured_everywhere_is_not_ranked():
     table = compare(more, {"accuracy": "max"})
     assert table.mean_rank is None  # a alone is complete
     assert table.rows()[1][1:] == ["0.5000 ±0.0000", "-"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_narrow_terminal_gets_every_cell_unbroken(width):
+    """rich alone leaves out the columns that have no room."""
+    from rich.console import Console
+
+    metrics = [f"metric_{i}" for i in range(9)]
+    records = [Record("t", m, 0.1234 + i, "r2mae+cl", s, 9) for i, m in enumerate(metrics) for s in range(2)]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(compare(records).rich("Title"))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    cells = compare(records).rows()[0][1:]
+    assert len(set(cells)) == 9
+    assert [text.count(cell) for cell in cells] == [1] * 9
+    assert text.count("Title") == 1
+    assert text.count("r2mae+cl") == text.count("scheme (n = 2)") == {40: 9, 60: 5, 80: 3, 200: 1}[width]
 
 
 def test_no_records_and_double_records():

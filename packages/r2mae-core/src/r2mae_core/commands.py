@@ -233,8 +233,4 @@ def say(message: Any = "") -> None:
     from rich.console import Console
 
     # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.
-    Console(highlight=False, markup=False, soft_wrap=not _is_table(message)).print(message)
-
-
-def _is_table(message: Any) -> bool:
-    return type(message).__module__.startswith("rich.table")
+    Console(highlight=False, markup=False, soft_wrap=not hasattr(message, "__rich_console__")).print(message)

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,18 +93,51 @@ class ComparisonTable:
         return out.getvalue()
 
     def rich(self, title: str | None = None) -> Any:
-        """Return a `rich.table.Table`."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
+        """Return what `rich` prints as a table, or as several below each other where the terminal is too narrow."""
+        return _TerminalTable(title, [self.header(), *self.rows()])
 
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        columns = zip(*([cell.replace("_", " ") for cell in row] for row in [self.header(), *self.rows()]), strict=True)
-        for i, texts in enumerate(columns):
-            longest_word = max(len(word) for text in texts for word in text.split())
-            table.add_column(texts[0], justify="right" if i else "left", no_wrap=not i, min_width=longest_word)
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+
+@dataclass(frozen=True)
+class _TerminalTable:
+    """Text in rows, the first of them titles. No cell is broken, and no column left out: rich alone drops them."""
+
+    title: str | None
+    rows: list[list[str]]
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.measure import Measurement
+
+        unlimited = options.update(width=100_000)
+
+        def fits(table: Any) -> bool:
+            return Measurement.get(console, unlimited, table).maximum <= options.max_width
+
+        def shown(title: str | None, columns: list[Any]) -> Any:
+            wide = _table(title, columns)
+            return wide if fits(wide) else _table(title, columns, compact=True)
+
+        names, *columns = zip(*([cell.replace("_", " ") for cell in row] for row in self.rows), strict=True)
+        group, title = [names], self.title
+        for column in columns:
+            if len(group) > 1 and not fits(_table(None, [*group, column], compact=True)):
+                yield shown(title, group)
+                group, title = [names], None
+            group.append(column)
+        yield shown(title, group)
+
+
+def _table(title: str | None, columns: Sequence[Sequence[str]], *, compact: bool = False) -> Any:
+    """Return a table of columns, each with its title first; compact: titles are broken between words."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, (name, *cells) in enumerate(columns):
+        width = max(map(len, [*name.split(), *cells])) if compact and i else None
+        table.add_column(name, justify="right" if i else "left", width=width, no_wrap=width is None)
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None = None) -> ComparisonTable:
