@@ -193,5 +193,6 @@ def _logos(config: Demo, run: RunFolder, store: Path, device: str) -> list[tuple
     for name in config.schemes:
         model = load_model(_home(run, name, 0) / "pretrain").model.to(device)
         with torch.inference_mode():
-            logos.append((name, both_strands(model, codes).softmax(-1).cpu().numpy(), reference, first))
+            row = scheme_name(scheme(name, "dna"), "dna")
+            logos.append((row, both_strands(model, codes).softmax(-1).cpu().numpy(), reference, first))
     return logos
