@@ -1,6 +1,6 @@
-import io
 """Records, comparison table, run folder, metrics."""
 
+import io
 import json
 import math
 import time

@@ -124,8 +124,8 @@ def test_pretraining_runs_are_compared(call, prepared, run):
 
 
 def test_held_out_loss_is_that_of_the_same_model_read_back(prepared, run):
-    from r2mae_singlecell.evaluate import held_out_loss
     from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
+    from r2mae_singlecell.reconstruction import held_out_loss
 
     adata = read_prepared(prepared)
     cells = pretraining_split(adata.n_obs)[1]

@@ -13,8 +13,9 @@ import torch
 
 from r2mae_core import MaskDraw, RunFolder, UserError, read_records
 from r2mae_core.metrics_csv import read_metrics
+from r2mae_text.checkpoints import load_pretrained
 from r2mae_text.data.prepare import prepare
-from r2mae_text.export import export, load_pretrained
+from r2mae_text.export import export
 from r2mae_text.model import masked_lm_loss
 from r2mae_text.options import Export, Prepare, Pretrain
 from r2mae_text.pretrain import MaskedLanguageModule, build_module, pretrain

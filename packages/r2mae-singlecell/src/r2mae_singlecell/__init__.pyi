@@ -3,11 +3,12 @@ from .data.counts import CountMatrix
 from .data.pbmc import load_pbmc
 from .data.prepare import prepare_atlas
 from .data.simulate import Simulation, simulate_atlas
-from .evaluate import probe_embedding, reconstruction_pearson
+from .evaluate import probe_embedding
 from .likelihood import negative_binomial_nll
 from .model import MaskedAutoencoder
 from .probing import Protocol, Task
 from .r2mae import R2MAE
+from .reconstruction import reconstruction_pearson
 
 __all__ = [
     "R2MAE",

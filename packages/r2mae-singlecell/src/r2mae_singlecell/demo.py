@@ -22,9 +22,10 @@ def demo(config: Demo) -> RunFolder:
     start = time.perf_counter()
     from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
     from r2mae_singlecell.data.pbmc import load_pbmc
-    from r2mae_singlecell.evaluate import RANK_BY, reconstruction_pearson
+    from r2mae_singlecell.evaluate import RANK_BY
     from r2mae_singlecell.plots import plot_pearson, plot_umap
     from r2mae_singlecell.pretrain import pretrain_run, pretraining_split, training_of
+    from r2mae_singlecell.reconstruction import reconstruction_pearson
 
     device = resolve_device(config.device)
     adata = load_pbmc()

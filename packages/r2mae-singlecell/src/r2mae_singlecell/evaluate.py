@@ -1,10 +1,10 @@
-"""What an embedding knows about cells and donors it was not fitted to, and how well hidden genes come back (C.8)."""
+"""`probe`, `reconstruct`, `embed` and `compare`: what embeddings know of unseen donors, and of hidden genes (C.8)."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from r2mae_core.commands import Compare, print_comparison, report, resolved, say
 from r2mae_core.comparison import Direction
 from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.files import atomic_path, write_text
-from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path, open_run
 from r2mae_singlecell import options
 from r2mae_singlecell.baselines import (
@@ -25,11 +24,9 @@ from r2mae_singlecell.baselines import (
     train_scvi,
 )
 from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
-from r2mae_singlecell.probing import TASKS, Protocol, Task, dense, donor_split, measure
+from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
+from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
 
-RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
-BLOCK = 400
-"""Cells that share one mask, as the cells of a training batch do."""
 PROBE_METRICS = ("balanced_accuracy", "macro_f1", "auroc_cell", "auroc_donor", "spearman_cell", "spearman_donor")
 RANK_BY: dict[str, Direction] = {
     **dict.fromkeys(PROBE_METRICS, "max"),
@@ -233,91 +230,3 @@ def probe_embedding(
                 for metric, (value, n) in measured.items()
             ]
     return result
-
-
-def hidden_genes(n_genes: int, ratio: float, cells: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield blocks of cells and the genes hidden in each; they depend on ratio and block alone."""
-    for i, at in enumerate(range(0, len(cells), BLOCK)):
-        rng = np.random.default_rng(derived_seed(0, "reconstruction", i, round(ratio * 1e6)))
-        hidden = np.sort(rng.choice(n_genes, max(1, round(ratio * n_genes)), replace=False))
-        yield cells[at : at + BLOCK], hidden
-
-
-def held_out_loss(
-    model: Any, cells: np.ndarray, *, task: str, scheme: str, seed: int = 0, ratios: Sequence[float] = RATIOS
-) -> list[Record]:
-    """Return a model's mean loss of the hidden genes, `loss@<ratio>`, on the masks of `reconstruction_pearson`.
-
-    Args:
-        model: a trained `R2MAE`.
-        cells: indices into its data, of cells that it was not trained on.
-        task: the data set's name in the records.
-        scheme: name of the method in the records.
-        seed: of the model's training.
-        ratios: fractions hidden.
-    """
-    import torch
-
-    records = []
-    for ratio in ratios:
-        start, total = time.perf_counter(), 0.0
-        for block, hidden in hidden_genes(model.module.n_input, ratio, cells):
-            (tensors,) = model.batches(None, block, BLOCK)
-            with torch.inference_mode():
-                columns = torch.from_numpy(hidden).to(model.module.device)
-                total += float(model.module.hidden_nll(tensors, columns).mean()) * len(block)
-        value, seconds = total / max(len(cells), 1), time.perf_counter() - start
-        records.append(Record(task, f"loss@{ratio:g}", value, scheme, seed, len(cells), "validation", seconds))
-    return records
-
-
-def reconstruction_pearson(
-    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    counts: Any,
-    cells: np.ndarray,
-    *,
-    ratios: Sequence[float] = RATIOS,
-    genes: Literal["hidden", "all"] = "hidden",
-    target_sum: float = 1e4,
-    scheme: str = "model",
-    task: str = "reconstruction",
-    seed: int = 0,
-) -> list[Record]:
-    """Return the mean Pearson correlation of predicted and true log-normalised expression (tables 7 and 8).
-
-    The masks depend on ratio and block of cells alone, so every method and seed is judged on the same ones.
-
-    Args:
-        predict: takes cells' indices and the hidden genes' positions; returns (cells, genes) gene proportions, computed
-            without the hidden counts.
-        counts: (all cells, genes) sparse counts.
-        cells: indices of the cells to judge.
-        ratios: fractions hidden.
-        genes: correlate over the hidden genes (our choice; the paper does not say) or over all.
-        target_sum: both sides are log1p of proportions times this.
-        scheme: name of the method in the records.
-        task: the data set's name in the records.
-        seed: of the method's training.
-    """
-    records = []
-    for ratio in ratios:
-        start, values = time.perf_counter(), []
-        for block, hidden in hidden_genes(counts.shape[1], ratio, cells):
-            x = dense(counts[block])
-            truth = np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * target_sum)
-            guess = np.log1p(predict(block, hidden).astype(np.float64) * target_sum)
-            columns = hidden if genes == "hidden" else slice(None)
-            values.append(_row_pearson(truth[:, columns], guess[:, columns]))
-        each = np.concatenate(values)
-        each = each[np.isfinite(each)]  # a cell without any count among these genes has no correlation
-        seconds = time.perf_counter() - start
-        records.append(
-            Record(task, f"pearson@{ratio:g}", float(each.mean()), scheme, seed, len(each), "validation", seconds)
-        )
-    return records
-
-
-def _row_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

@@ -22,12 +22,12 @@ from r2mae_singlecell.evaluate import (
     notes,
     probe_baseline,
     probe_embedding,
-    reconstruction_pearson,
     write_notes,
 )
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.pretrain import Training, load_run, pretrain, pretraining_split, read_prepared, training_of
 from r2mae_singlecell.probing import TASKS, Protocol
+from r2mae_singlecell.reconstruction import reconstruction_pearson
 
 ROWS = {
     "log-norm": "Normalized exp.",

@@ -82,8 +82,8 @@ def pretrain_run(
 
     from r2mae_core.training import StepProgress, Throughput, interrupted, matrix_products, quiet_lightning
     from r2mae_singlecell.checkpoints import StepCount
-    from r2mae_singlecell.evaluate import held_out_loss
     from r2mae_singlecell.r2mae import R2MAE
+    from r2mae_singlecell.reconstruction import held_out_loss
 
     device, world_size = resolve_device(training.device), training.devices * training.nodes
     on_each = micro_batch_size(None, training.batch_size, world_size, largest=training.batch_size)

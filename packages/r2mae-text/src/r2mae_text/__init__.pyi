@@ -1,8 +1,8 @@
+from .checkpoints import export_run, load_pretrained
 from .collator import R2MAECollator
 from .data.glue import TASKS, Task
 from .data.shards import Corpus, TokenRows
 from .evaluate import loss_curve, validation_loss
-from .export import export_run, load_pretrained
 from .finetune import finetune_task
 from .masking import MaskedTokens, mask_tokens
 from .model import build_model, masked_lm_loss, train_flops_per_token

@@ -20,10 +20,10 @@ from r2mae_core.schedules import decay_groups, linear
 from r2mae_core.sharding import gathered_state
 from r2mae_core.training import Throughput, operations_metrics, train
 from r2mae_text.budget import n_steps
+from r2mae_text.checkpoints import export_run
 from r2mae_text.data.loading import training_loader, validation_loader
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import VALIDATION_RATIO, curve_records, shown_as_mask
-from r2mae_text.export import export_run
 from r2mae_text.masking import MaskedTokens, MaskingRule, mask_tokens
 from r2mae_text.model import (
     SIZES,

@@ -20,8 +20,8 @@ from r2mae_vision.celeba.evaluate import evaluate_unet
 from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
 from r2mae_vision.celeba.pretrain import pretrain_unet
+from r2mae_vision.grid import cell_name, grid_samplers, report_cells, walk
 from r2mae_vision.options import Reproduce
-from r2mae_vision.paper import cell_name, grid_samplers, report_cells, walk
 from r2mae_vision.plots import fixed_ratio
 
 LR, EPOCHS = 1e-3, 10  # C.4

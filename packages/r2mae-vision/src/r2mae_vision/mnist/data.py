@@ -73,6 +73,11 @@ def load_images(name: str, root: Path | None = None, download: bool = False) -> 
     return loaders[name](root, download)
 
 
+def load_digits_or_mnist(data: str) -> ImageData:
+    """Load "digits", or MNIST from the folder of its four files."""
+    return load_images("digits") if data == "digits" else load_images("mnist", Path(data))
+
+
 def _digits(root: Path | None, download: bool) -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -14,8 +14,8 @@ from r2mae_core.data_order import permutation
 from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import open_run
-from r2mae_vision.mnist.data import ImageData
-from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear
+from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
+from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
 from r2mae_vision.options import Probe
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
@@ -188,8 +188,6 @@ def evaluate_members(
 
 def probe_mlp(config: Probe) -> RunFolder:
     """Judge an MLP run by its own protocol (C.3) and return the run folder with the records."""
-    from r2mae_vision.mnist.pretrain import load_digits_or_mnist, load_model
-
     pretrained, device = RunFolder.open(config.model), resolve_device(config.device)
     source = config.data or pretrained.config["data"]
     data = load_digits_or_mnist(source)

@@ -4,11 +4,16 @@ Models of one shape that differ in ratio and seed are stacked along the first di
 model leaves a GPU idle, and even on a CPU the stack is faster than its members one by one.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from r2mae_core import RunFolder
 from r2mae_core.randomness import derived_seed
+from r2mae_core.run_folder import unfinished
+from r2mae_vision.checkpoints import read_tensors
 
 
 class StackedLinear(nn.Module):
@@ -108,3 +113,21 @@ class MLPAutoencoder(nn.Module):
             else:
                 layers.append(type(layer)())
         return nn.Sequential(*layers)
+
+
+def model_file(run: RunFolder) -> Path:
+    """Return where the weights are; the run's config.yaml says their shape."""
+    return run.path / "model" / "model.safetensors"
+
+
+def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
+    """Read the model that `pretrain_mlp` saved.
+
+    Raises:
+        UserError: the folder holds no finished pretraining.
+    """
+    if not model_file(run).exists():
+        raise unfinished(run.path)
+    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), (run.config["seed"],))
+    model.load_state_dict(read_tensors(model_file(run)))
+    return model.eval()

@@ -11,12 +11,12 @@ from r2mae_core import Record, RunFolder, with_seed
 from r2mae_core.commands import resolved, say
 from r2mae_core.devices import device_name, resolve_device, seconds_of
 from r2mae_core.run_folder import open_run
+from r2mae_vision.grid import grid_samplers, report_cells, walk
 from r2mae_vision.mnist.data import ImageData, load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_fig2
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
 from r2mae_vision.options import Reproduce
-from r2mae_vision.paper import grid_samplers, report_cells, walk
 
 BATCH_SIZE, LR, EPOCHS = 128, 3e-3, 15  # C.3
 # What the models of one shape depend on.

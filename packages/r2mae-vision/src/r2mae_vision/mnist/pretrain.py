@@ -2,24 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RatioSampler, RunFolder, UserError, sampler_to_config, scheme_name, with_seed
+from r2mae_core import (
+    RatioSampler,
+    RunFolder,
+    UserError,
+    sampler_from_config,
+    sampler_to_config,
+    scheme_name,
+    with_seed,
+)
 from r2mae_core.data_order import BatchOrder, ResumableLoader
 from r2mae_core.devices import resolve_device, stamped
 from r2mae_core.masked_module import MaskedModule
 from r2mae_core.masks import nested_masks
-from r2mae_core.run_folder import open_run, unfinished
+from r2mae_core.run_folder import open_run
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
-from r2mae_vision.checkpoints import read_tensors, save_tensors
-from r2mae_vision.mnist.data import ImageData, load_images
-from r2mae_vision.mnist.model import MLPAutoencoder
+from r2mae_vision.checkpoints import save_tensors
+from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
+from r2mae_vision.mnist.evaluate import loss_records
+from r2mae_vision.mnist.model import MLPAutoencoder, model_file
 from r2mae_vision.options import Pretrain
 
 
@@ -152,11 +160,8 @@ def pretrain_mlp(config: Pretrain) -> RunFolder:
     Raises:
         UserError: the data are neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
     """
-    from r2mae_vision.mnist.evaluate import loss_records
-    from r2mae_vision.pretrain import scheme_sampler
-
     data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
-    sampler = scheme_sampler(config)
+    sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
     settings = {
         "model": "mlp",
         "data": config.data,
@@ -169,7 +174,7 @@ def pretrain_mlp(config: Pretrain) -> RunFolder:
         "device": config.device,
     }
     run = open_run("r2mae-vision", "pretrain", config.out, settings)
-    if _file(run).exists() and run.results():
+    if model_file(run).exists() and run.results():
         return run
     member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
     model = pretrain_members(
@@ -183,29 +188,6 @@ def pretrain_mlp(config: Pretrain) -> RunFolder:
         device=device,
         progress=config.progress,
     )
-    save_tensors(model.state_dict(), _file(run))
+    save_tensors(model.state_dict(), model_file(run))
     run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device))
     return run
-
-
-def load_digits_or_mnist(data: str) -> ImageData:
-    """Load "digits", or MNIST from the folder of its four files."""
-    return load_images("digits") if data == "digits" else load_images("mnist", Path(data))
-
-
-def _file(run: RunFolder) -> Path:
-    """Return where the weights are; the run's config.yaml says their shape."""
-    return run.path / "model" / "model.safetensors"
-
-
-def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
-    """Read the model that `pretrain_mlp` saved.
-
-    Raises:
-        UserError: the folder holds no finished pretraining.
-    """
-    if not _file(run).exists():
-        raise unfinished(run.path)
-    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), (run.config["seed"],))
-    model.load_state_dict(read_tensors(_file(run)))
-    return model.eval()
