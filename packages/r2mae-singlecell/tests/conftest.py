@@ -90,3 +90,17 @@ def _same_weights(a, b):
 @pytest.fixture(scope="session")
 def same_weights():
     return _same_weights
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+    from r2mae_singlecell.cli import main
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run

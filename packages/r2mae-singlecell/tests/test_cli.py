@@ -13,17 +13,6 @@ from r2mae_singlecell.cli import main
 from r2mae_singlecell.paper import COLUMNS, PUBLISHED, ROWS
 
 
-@pytest.fixture
-def call(capsys):
-    def run(*argv):
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in argv])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A simulated atlas, prepared by the commands."""
@@ -255,29 +244,6 @@ def test_unfinished_run_is_named(call, prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_demo(call):
-    code, out, err = call("demo", "--out", "demo", "--n-seeds", 1, "--epochs", 20, "--n-latent", 16)
-    assert (code, err) == (0, "")
-    for text in (
-        "7 models",
-        "700 blood cells",
-        "log-norm",
-        "pca 50",
-        "mdlm",
-        "scvi=16",
-        "fixed 0.25",
-        "[7/7]",
-        "Figure: ",
-    ):
-        assert text in out
-    for name in ("pearson.png", "umap.png"):
-        assert (Path("demo/figures") / name).read_bytes()[:4] == b"\x89PNG"
-    records = {(r.scheme, r.metric): r.value for r in read_records(Path("demo"))}
-    assert records["log-norm", "balanced_accuracy"] > 0.6  # ten classes: chance is 0.1
-    assert records["r2mae", "pearson@0.1"] > 0.55  # the mean profile of the training cells gets 0.527
-    assert Path("demo/table.md").exists()
-
-
 def test_help_and_import_are_fast():
     code = (
         "import sys, time; t = time.perf_counter(); import r2mae_singlecell; from r2mae_singlecell.cli import main\n"

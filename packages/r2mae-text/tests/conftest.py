@@ -48,3 +48,17 @@ def tiny(tokenizer):
 
     args = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 0.1}
     return build_model("tiny", tokenizer, length=32, model_args=args, dropout=0.0)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+    from r2mae_text.cli import main
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run

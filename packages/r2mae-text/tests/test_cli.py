@@ -6,21 +6,10 @@ import pytest
 import yaml
 
 from r2mae_core import read_records
-from r2mae_text.cli import COMMANDS, main
+from r2mae_text.cli import COMMANDS
 
 TINY = ["--model", "tiny", "--model_args", '{"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}']
 TINY += ["--length", "32", "--batch_size", "16", "--steps", "3", "--device", "cpu", "--no-progress"]
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*argv):
-        with pytest.raises(SystemExit) as stop:
-            main(list(argv))
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_the_whole_path(call, speeches, tmp_path):
@@ -76,18 +65,6 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
     assert "r2mae-text export run --out DIR" in err
     assert call("export", "run", "--out", "plain")[0] == 0
     assert Path("plain/model.safetensors").read_bytes() == Path("kept/model.safetensors").read_bytes()
-
-
-def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # no processes: each would import torch again
-    code, out, err = call("demo", "--steps=8", "--n-seeds=1", "--labels=64", "--device=cpu", "--out=run")
-    assert (code, err) == (0, "")
-    for text in ("no pretraining", "fixed 0.15", "high 0.4", "mdlm", "dynamic", "r2mae", "unigram entropy"):
-        assert text in out
-    assert (tmp_path / "run" / "figures" / "demo.png").stat().st_size > 30_000
-    records = read_records("run")
-    assert len([r for r in records if r.metric == "accuracy"]) == 6
-    assert len([r for r in records if r.metric == "loss@0.15"]) == 5
 
 
 @pytest.mark.parametrize(
