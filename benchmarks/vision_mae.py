@@ -27,11 +27,11 @@ from r2mae_core import Uniform
 from r2mae_core.devices import device_name, peak_flops, resolve_device
 from r2mae_core.schedules import decay_groups
 from r2mae_vision import MAEShape, MaskedAutoencoder, pack_patches, split_patches, train_flops
-from r2mae_vision.checkpoints import export_transformers
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.masking import split_mask
 from r2mae_vision.pretrain import never_decays
+from r2mae_vision.weights import export_transformers
 
 RATIO = 0.75
 

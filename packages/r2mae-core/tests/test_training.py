@@ -8,7 +8,7 @@ import torch
 import tiny
 from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
 from r2mae_core.checkpoints import AtomicCheckpoints
-from r2mae_core.devices import _say_if_imitated, out_of_memory, peak_flops, precision, resolve_device
+from r2mae_core.devices import _say_once, out_of_memory, peak_flops, precision, resolve_device
 from r2mae_core.metrics_csv import read_metrics
 from r2mae_core.randomness import derived_seed
 from tiny import TinyMAE, fit, two_ranks
@@ -296,7 +296,7 @@ def test_messages_about_the_gpu():
 @pytest.mark.parametrize(("capability", "lines"), [("AVX2", 1), ("AVX512", 0)])
 def test_imitated_bfloat16_is_said_once(capability, lines, monkeypatch, capsys):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    _say_if_imitated.cache_clear()
+    _say_once.cache_clear()
     assert [precision("auto", "cpu"), *(precision("bf16-mixed", "cpu") for _ in range(2))] == ["32-true"] + 2 * [
         "bf16-mixed"
     ]

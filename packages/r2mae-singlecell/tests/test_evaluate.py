@@ -7,7 +7,8 @@ from scipy.stats import pearsonr, spearmanr
 from r2mae_core import UserError
 from r2mae_singlecell import Protocol, Simulation, Task, log_normalized, probe_embedding, reconstruction_pearson
 from r2mae_singlecell.data.simulate import simulate_atlas
-from r2mae_singlecell.probing import TASKS, donor_split, spearman_of_cells_and_donors
+from r2mae_singlecell.metrics import spearman_of_cells_and_donors
+from r2mae_singlecell.probing import TASKS, donor_split
 
 CELL_TYPE, DISEASE, AGE = TASKS["hlca"]
 

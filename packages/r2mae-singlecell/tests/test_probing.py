@@ -9,7 +9,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from r2mae_core import UserError
-from r2mae_singlecell.probing import ALPHAS, CS, balanced_accuracy, donor_folds, fit_logistic, fit_ridge, macro_auroc
+from r2mae_singlecell.metrics import balanced_accuracy, macro_auroc
+from r2mae_singlecell.probing import ALPHAS, CS, donor_folds, fit_logistic, fit_ridge
 
 
 def cells(n=200, d=12, n_donors=10, seed=0):

@@ -13,11 +13,11 @@ from scipy import stats
 from r2mae_core import UserError, read_records
 from r2mae_text import TASKS, Task
 from r2mae_text.batching import batches, collate, encode, subset
-from r2mae_text.checkpoints import export_run
 from r2mae_text.data.glue import Examples, load_task, read_table
 from r2mae_text.finetune import finetune, finetune_task, predict
 from r2mae_text.metrics import f1, matthews, score, spearman
 from r2mae_text.options import Finetune
+from r2mae_text.weights import export_run
 
 
 @pytest.fixture

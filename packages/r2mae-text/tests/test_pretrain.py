@@ -13,12 +13,12 @@ import torch
 
 from r2mae_core import MaskDraw, RunFolder, UserError, read_records
 from r2mae_core.metrics_csv import read_metrics
-from r2mae_text.checkpoints import load_pretrained
 from r2mae_text.data.prepare import prepare
 from r2mae_text.export import export
 from r2mae_text.model import masked_lm_loss
 from r2mae_text.options import Export, Prepare, Pretrain
 from r2mae_text.pretrain import MaskedLanguageModule, build_module, pretrain
+from r2mae_text.weights import load_pretrained
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
 

@@ -103,19 +103,23 @@ def precision(asked: str, device: str) -> str:
     A CPU without instructions for bfloat16 imitates it, many times slower than float32; that is said, once.
     """
     chosen = asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
-    if chosen.startswith("bf16") and device == "cpu":
-        _say_if_imitated()
+    if chosen.startswith("bf16") and imitates_bfloat16(device):
+        _say_once("Note: this CPU has no instructions for bfloat16; --precision 32-true is many times faster")
     return chosen
 
 
-@functools.cache
-def _say_if_imitated() -> None:
+def imitates_bfloat16(device: str) -> bool:
+    """Return whether a device has no instructions for bfloat16 and imitates them: a CPU with AVX2 alone."""
     import torch
 
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+@functools.cache
+def _say_once(message: str) -> None:
     from r2mae_core.commands import say
 
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        say("Note: this CPU has no instructions for bfloat16 and imitates it; --precision 32-true is many times faster")
+    say(message)
 
 
 def out_of_memory(error: Exception, lower: str) -> UserError:

@@ -83,7 +83,8 @@ def probe_cells(embedding: np.ndarray, labels: np.ndarray, name: str, seed: int 
     """Probe cell types across cells, since these have no donors: stratified folds, the paper's grid inside each."""
     from sklearn.model_selection import StratifiedKFold
 
-    from r2mae_singlecell.probing import balanced_accuracy, fit_logistic
+    from r2mae_singlecell.metrics import balanced_accuracy
+    from r2mae_singlecell.probing import fit_logistic
 
     start, values = time.perf_counter(), []
     for train, test in StratifiedKFold(N_FOLDS, shuffle=True, random_state=0).split(embedding, labels):

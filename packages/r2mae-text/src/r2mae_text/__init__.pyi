@@ -1,4 +1,3 @@
-from .checkpoints import export_run, load_pretrained
 from .collator import R2MAECollator
 from .data.glue import TASKS, Task
 from .data.shards import Corpus, TokenRows
@@ -9,6 +8,7 @@ from .model import build_model, masked_lm_loss, train_flops_per_token
 from .pretrain import MaskedLanguageModule
 from .tokenizer import gpt2_tokenizer, load_tokenizer, train_tokenizer
 from .trainer import R2MAETrainer
+from .weights import export_run, load_pretrained
 
 __all__ = [
     "TASKS",

@@ -9,9 +9,9 @@ import torch
 from r2mae_core import RunFolder, UserError
 from r2mae_core.commands import say
 from r2mae_core.run_folder import default_run_path
-from r2mae_text.checkpoints import export_run, load_pretrained, pretraining_run
 from r2mae_text.data.shards import Corpus
 from r2mae_text.options import Export, Fill
+from r2mae_text.weights import export_run, load_pretrained, pretraining_run
 
 
 def export_command(config: Export) -> None:

@@ -19,11 +19,11 @@ from r2mae_core.records import write_records
 from r2mae_core.run_folder import open_run
 from r2mae_core.schedules import decay_groups, linear
 from r2mae_text.batching import Encoded, batches, collate, encode, subset
-from r2mae_text.checkpoints import load_pretrained, pretraining_run
 from r2mae_text.data.glue import Examples, Task, load_task
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.metrics import score
 from r2mae_text.options import Finetune
+from r2mae_text.weights import load_pretrained, pretraining_run
 
 
 def finetune_task(

@@ -20,7 +20,6 @@ from r2mae_core.schedules import decay_groups, linear
 from r2mae_core.sharding import gathered_state
 from r2mae_core.training import Throughput, operations_metrics, train
 from r2mae_text.budget import n_steps
-from r2mae_text.checkpoints import export_run
 from r2mae_text.data.loading import training_loader, validation_loader
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import VALIDATION_RATIO, curve_records, shown_as_mask
@@ -34,6 +33,7 @@ from r2mae_text.model import (
     usable_positions,
 )
 from r2mae_text.options import Pretrain
+from r2mae_text.weights import export_run
 
 
 class MaskedLanguageModule(MaskedModule):

@@ -2,7 +2,6 @@ from .celeba.data import CelebA, open_celeba, prepare_celeba
 from .celeba.evaluate import attribute_probe, evaluate_unet
 from .celeba.model import UNet
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet
-from .checkpoints import export_timm, export_transformers, load_mae, load_published, save_mae
 from .data.sources import open_pair, open_source
 from .data.store import ImageStore
 from .encoders import build_encoder, open_encoder
@@ -13,6 +12,7 @@ from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_prob
 from .mnist.model import MLPAutoencoder
 from .mnist.pretrain import Member, pretrain_members
 from .model import MAEShape, MaskedAutoencoder
+from .weights import export_timm, export_transformers, load_mae, load_published, save_mae
 
 __all__ = [
     "CelebA",

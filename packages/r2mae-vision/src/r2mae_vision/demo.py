@@ -126,10 +126,10 @@ def photograph_errors(pretrained: Path, device: str) -> list[Record]:
     """Return the error on hidden pixels of the photographs' right fifth, the model's and the visible mean colour's."""
     import torch
 
-    from r2mae_vision.checkpoints import load_mae
     from r2mae_vision.data.augment import resize
     from r2mae_vision.data.sources import open_source
     from r2mae_vision.reconstruct import reconstructions
+    from r2mae_vision.weights import load_mae
 
     model, store = load_mae(pretrained).to(device), open_source("photographs", "val")
     images = resize(store.fetch(np.arange(len(store)))[0].to(device), model.shape.image_size)  # pyright: ignore[reportAttributeAccessIssue]

@@ -19,7 +19,6 @@ from r2mae_core.records import write_records
 from r2mae_core.run_folder import open_run
 from r2mae_core.training import train
 from r2mae_vision.callbacks import UnreadableImages
-from r2mae_vision.checkpoints import save_tensors
 from r2mae_vision.classifier import Classifier
 from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, n_workers, train_loader
 from r2mae_vision.data.sources import Source, open_pair
@@ -28,6 +27,7 @@ from r2mae_vision.encoders import EncoderSpec, build_encoder, model_arguments, o
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.model import MAEShape, pixel_scale
 from r2mae_vision.options import Finetune
+from r2mae_vision.weights import save_tensors
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:

@@ -30,7 +30,6 @@ from r2mae_core.schedules import cosine, decay_groups
 from r2mae_core.sharding import gathered_state
 from r2mae_core.training import train
 from r2mae_vision.callbacks import Speed, UnreadableImages
-from r2mae_vision.checkpoints import load_published, save_mae
 from r2mae_vision.data.augment import random_resized_crop, resize
 from r2mae_vision.data.datasets import HeldOutBatches, n_workers, sample_images, train_loader
 from r2mae_vision.data.sources import Source, held_out, open_source
@@ -39,6 +38,7 @@ from r2mae_vision.evaluate import EVALUATION_RATIOS, N_IMAGES, loss_curve
 from r2mae_vision.masking import check_visible, pack_patches, split_patches
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
 from r2mae_vision.options import Pretrain
+from r2mae_vision.weights import load_published, save_mae
 
 EPOCHS, BATCH_SIZE = 150, 4096  # C.5, and MAE's public recipe
 ONLY_MLP = {"hidden"}

@@ -13,7 +13,6 @@ from r2mae_core.devices import resolve_device
 from r2mae_core.files import atomic_path
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import default_run_path
-from r2mae_vision.checkpoints import load_mae
 from r2mae_vision.data.datasets import sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import held_out
@@ -21,6 +20,7 @@ from r2mae_vision.masking import split_patches
 from r2mae_vision.model import MaskedAutoencoder
 from r2mae_vision.options import Reconstruct
 from r2mae_vision.plots import plot_reconstructions
+from r2mae_vision.weights import load_mae
 
 
 def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:

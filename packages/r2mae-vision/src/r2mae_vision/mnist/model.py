@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from r2mae_core import RunFolder
 from r2mae_core.randomness import derived_seed
 from r2mae_core.run_folder import unfinished
-from r2mae_vision.checkpoints import read_tensors
+from r2mae_vision.weights import read_tensors
 
 
 class StackedLinear(nn.Module):

@@ -24,11 +24,11 @@ from r2mae_core.masks import nested_masks
 from r2mae_core.run_folder import open_run
 from r2mae_core.samplers import Curriculum
 from r2mae_core.training import train
-from r2mae_vision.checkpoints import save_tensors
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import loss_records
 from r2mae_vision.mnist.model import MLPAutoencoder, model_file
 from r2mae_vision.options import Pretrain
+from r2mae_vision.weights import save_tensors
 
 
 @dataclass(frozen=True)

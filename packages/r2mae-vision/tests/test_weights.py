@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, load_mae, save_mae
-from r2mae_vision.checkpoints import export_timm, export_transformers, load_published, read_tensors
+from r2mae_vision.weights import export_timm, export_transformers, load_published, read_tensors
 
 
 def same(a, b):
