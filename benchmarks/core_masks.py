@@ -8,8 +8,7 @@ import argparse
 import torch
 from timing import best_of_turns, report
 
-from r2mae_core import exact_mask, nested_masks
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import device_name, exact_mask, nested_masks, resolve_device
 
 
 def double_argsort(shape, ratio, generator, device):

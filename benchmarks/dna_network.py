@@ -15,7 +15,7 @@ from timing import best_of_turns, claim, has_bfloat16, report
 from transformers import AutoModelForMaskedLM
 from transformers.utils import logging
 
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import device_name, resolve_device
 from r2mae_dna import AlignmentModel, MaskingConfig, ModelConfig, both_strands, mask_windows, save_model
 from r2mae_dna.data.codes import MASK
 from r2mae_dna.model import complement

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from r2mae_core import exact_mask
-from r2mae_core.devices import device_name, resolve_device, seconds_of
-from r2mae_core.schedules import decay_groups
+from r2mae_core import decay_groups, device_name, exact_mask, resolve_device, seconds_of
 from r2mae_dna import AlignmentModel, MaskingConfig, ModelConfig, mask_windows
 from r2mae_dna.pretrain import token_losses
 from r2mae_singlecell.model import MaskedAutoencoder as CellAutoencoder

@@ -21,9 +21,7 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import write_text
-from r2mae_core.run_folder import git_commit
+from r2mae_core import device_name, git_commit, resolve_device, write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

@@ -20,8 +20,7 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 from timing import best_of_turns, report
 
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.training import quiet_lightning
+from r2mae_core import device_name, quiet_lightning, resolve_device
 from r2mae_singlecell import R2MAE, prepare_atlas
 from r2mae_singlecell.data.splitter import CountSplitter
 

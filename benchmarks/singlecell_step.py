@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial
 from timing import best_of_turns, has_bfloat16, report
 
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import device_name, resolve_device
 from r2mae_singlecell.model import MaskedAutoencoder
 
 N_GENES, BATCH, DENSITY, RATIO = 5000, 400, 0.08, 0.3

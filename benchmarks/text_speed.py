@@ -19,8 +19,7 @@ import torch
 from timing import best_of_turns, claim, report
 from transformers import AutoModelForSequenceClassification, DataCollatorForLanguageModeling, DataCollatorWithPadding
 
-from r2mae_core.data_order import StepOrder
-from r2mae_core.devices import device_name, peak_flops, resolve_device
+from r2mae_core import StepOrder, device_name, peak_flops, resolve_device
 from r2mae_text import build_model, gpt2_tokenizer, mask_tokens, masked_lm_loss, train_flops_per_token
 from r2mae_text.batching import batches, collate, encode
 from r2mae_text.data.glue import load_task

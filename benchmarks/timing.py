@@ -41,7 +41,7 @@ def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_count
 
 def has_bfloat16(device):
     """Return whether a device computes in bfloat16 itself, and say so where it does not."""
-    from r2mae_core.devices import imitates_bfloat16
+    from r2mae_core import imitates_bfloat16
 
     if imitates_bfloat16(device):
         print("bfloat16 is left out: this CPU has no instructions for it")

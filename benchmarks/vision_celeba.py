@@ -21,10 +21,7 @@ from timing import best_of_turns, report
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from r2mae_core import MaskDraw
-from r2mae_core.data_order import BatchOrder
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.samplers import Fixed
+from r2mae_core import BatchOrder, Fixed, MaskDraw, device_name, resolve_device
 from r2mae_vision import UNet, prepare_celeba
 from r2mae_vision.celeba.lists import N_ATTRIBUTES
 from r2mae_vision.celeba.model import scale

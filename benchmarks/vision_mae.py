@@ -23,9 +23,7 @@ from timing import best_of_turns, claim, has_bfloat16, report
 from torchvision.transforms import v2
 from transformers import ViTMAEForPreTraining
 
-from r2mae_core import Uniform
-from r2mae_core.devices import device_name, peak_flops, resolve_device
-from r2mae_core.schedules import decay_groups
+from r2mae_core import Uniform, decay_groups, device_name, peak_flops, resolve_device
 from r2mae_vision import MAEShape, MaskedAutoencoder, pack_patches, split_patches, train_flops
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore

@@ -20,9 +20,7 @@ from torch import nn
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from r2mae_core import Fixed, RunFolder, with_seed
-from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import device_name, resolve_device
+from r2mae_core import BatchOrder, Fixed, ResumableLoader, RunFolder, device_name, resolve_device, with_seed
 from r2mae_vision import Member, load_images, pretrain_members
 
 BATCH, HIDDEN, RATIO = 128, (512, 64), 0.5

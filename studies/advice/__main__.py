@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import Fixed, RatioSampler, Uniform, scheme
-from r2mae_core.files import write_text
+from r2mae_core import Fixed, RatioSampler, Uniform, scheme, write_text
 from studies.advice import models, tables
 from studies.advice.report import MODALITY, write_report
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import scheme
-from r2mae_core.figures import new_figure
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import atomic_path, new_figure, scheme, write_text
 
 TITLES = {
     "digits": "digits, MLP",

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2mae_core import BatchOrder, ResumableLoader, UserError
-from r2mae_core.data_order import StepOrder, micro_batch_size, permutation
+from r2mae_core import BatchOrder, ResumableLoader, StepOrder, UserError, micro_batch_size, permutation
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 2**63), st.integers(1, 3))
@@ -125,5 +124,5 @@ def test_the_micro_batch_divides_the_batch(batch_size, world_size, largest, even
 def test_a_micro_batch_that_was_asked_for_is_taken_or_refused():
     assert micro_batch_size(512, 2048, 4, 16) == 512
     for asked in (0, 100):
-        with pytest.raises(UserError, match=f"2048 is no multiple of --micro_batch_size {asked} × 4 devices"):
+        with pytest.raises(UserError, match=f"2048 is not a multiple of --micro_batch_size {asked} × 4 devices"):
             micro_batch_size(asked, 2048, 4, 16)

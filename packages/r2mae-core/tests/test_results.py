@@ -9,12 +9,24 @@ import numpy as np
 import pytest
 import yaml
 
-from r2mae_core import Record, RunFolder, UserError, compare, compare_runs, read_records, write_records
-from r2mae_core.comparison import competition_ranks
-from r2mae_core.devices import seconds_of, stamped
-from r2mae_core.files import atomic_path
-from r2mae_core.metrics_csv import MetricsCSV, read_metrics
-from r2mae_core.run_folder import open_run, unfinished
+from r2mae_core import (
+    MetricsCSV,
+    Record,
+    RunFolder,
+    UserError,
+    atomic_path,
+    compare,
+    compare_runs,
+    competition_ranks,
+    device_name,
+    open_run,
+    read_metrics,
+    read_records,
+    seconds_of,
+    stamped,
+    unfinished,
+    write_records,
+)
 
 # Table 2 of the paper: accuracies on MNLI, QQP, SST-2, QNLI and the mean rank that it prints.
 TABLE_2 = {
@@ -156,7 +168,7 @@ def test_facts_are_kept_apart_from_the_options_and_must_agree(tmp_path):
     assert RunFolder.open(run.path).facts == {"digest": "abc"}
     with pytest.raises(UserError, match="digest is 'abc' there and 'xyz' here"):
         RunFolder(run.path, {"lr": 0.1}, facts={"digest": "xyz"})
-    with pytest.raises(UserError, match=r"is no run folder: it has no config\.yaml"):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no config\.yaml"):
         RunFolder.open(tmp_path)
 
 
@@ -178,7 +190,7 @@ def test_several_processes_must_know_the_same_folder(tmp_path):
 
 
 def test_records_are_stamped():
-    (first, *_) = stamped(records(), "cpu", 2.5)
+    (first, *_) = stamped(records(), device_name("cpu"), 2.5)
     assert first.device.startswith("cpu (")
     assert first.seconds == 2.5
     assert stamped(records(), "cpu")[0].seconds is None

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2mae_core.schedules import cosine, decay_groups, linear
+from r2mae_core import cosine, decay_groups, linear
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5))

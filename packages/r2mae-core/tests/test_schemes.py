@@ -17,7 +17,7 @@ from r2mae_core import (
     short_name,
     with_seed,
 )
-from r2mae_core import schemes as schemes_module
+from r2mae_core.ratio import schemes as schemes_module
 
 PAPER_NAMES = [
     "fixed", "low", "high", "mdlm", "dynamic", "r2mae", "r2mae+dynamic", "cl", "cl-k0", "r2mae+cl", "r2mae+cl-k0",

@@ -5,11 +5,9 @@ import pickle
 import pytest
 import torch
 
-from r2mae_core import UserError
-from r2mae_core.checkpoints import read_weights, refuse_code
-from r2mae_core.run_folder import RunFolder
-from r2mae_core.sharding import gathered_state
-from tiny import fit, two_ranks
+from r2mae_core import RunFolder, UserError, gathered_state, read_weights
+from r2mae_core.train.checkpoints import refuse_code
+from tiny import train, two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +51,22 @@ def test_a_sharded_checkpoint_is_read_whole_by_one_process(sharded):
 
 
 def test_a_plain_checkpoint_and_module_are_read_the_same_way(tmp_path):
-    module, _ = fit(tmp_path / "run", max_steps=4)
+    module, _ = train(tmp_path / "run", max_steps=4)
     weights = read_weights(RunFolder(tmp_path / "run", {}).last_checkpoint)
     assert all(torch.equal(weights[name], value) for name, value in gathered_state(module).items())
 
 
 def test_another_strategy_is_refused(sharded):
     with pytest.raises(UserError, match=r"sharded-step=20\.ckpt is a checkpoint in shards; go on with --strategy fsdp"):
-        fit(sharded[0] / "whole", max_steps=24)
+        train(sharded[0] / "whole", max_steps=24)
 
 
 def test_a_plain_run_does_not_go_on_in_shards(tmp_path):
-    fit(tmp_path / "run", max_steps=4)
+    train(tmp_path / "run", max_steps=4)
     with pytest.raises(
         UserError, match=r"last\.ckpt is a checkpoint in one piece; go on with another strategy than fsdp"
     ):
-        fit(tmp_path / "run", max_steps=8, strategy="fsdp")
+        train(tmp_path / "run", max_steps=8, strategy="fsdp")
 
 
 def test_an_index_that_would_run_code_is_refused(tmp_path):

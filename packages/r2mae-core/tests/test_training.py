@@ -6,12 +6,26 @@ import pytest
 import torch
 
 import tiny
-from r2mae_core import BatchOrder, Curriculum, Fixed, Grid, LinearDecay, MaskDraw, Uniform, UserError, exact_mask
-from r2mae_core.checkpoints import AtomicCheckpoints
-from r2mae_core.devices import _say_once, out_of_memory, peak_flops, precision, resolve_device
-from r2mae_core.metrics_csv import read_metrics
-from r2mae_core.randomness import derived_seed
-from tiny import TinyMAE, fit, two_ranks
+from r2mae_core import (
+    AtomicCheckpoints,
+    BatchOrder,
+    Curriculum,
+    Fixed,
+    Grid,
+    LinearDecay,
+    MaskDraw,
+    Uniform,
+    UserError,
+    derived_seed,
+    exact_mask,
+    out_of_memory,
+    peak_flops,
+    precision,
+    read_metrics,
+    resolve_device,
+)
+from r2mae_core.train.devices import _say_once
+from tiny import TinyMAE, train, two_ranks
 
 torch.set_num_threads(1)
 
@@ -38,11 +52,11 @@ def same_weights(a, b):
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, workers, accumulate, stop):
     # 12 batches an epoch: checkpoints fall in mid-epoch and on an epoch's end; the power cut comes between two of them.
     arguments = {"workers": workers, "accumulate_grad_batches": accumulate, "checkpoint_every": 4}
-    whole, _ = fit(tmp_path / "whole", **arguments)
+    whole, _ = train(tmp_path / "whole", **arguments)
     first = TinyMAE(Uniform(0.2, 0.8, seed=1), seed=3)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(tmp_path / "cut", module=first, callbacks=[StopAt(stop)], **arguments)
-    resumed, trainer = fit(tmp_path / "cut", **arguments)
+        train(tmp_path / "cut", module=first, callbacks=[StopAt(stop)], **arguments)
+    resumed, trainer = train(tmp_path / "cut", **arguments)
     assert trainer.global_step == 20
     assert min(step for step, _ in resumed.trace) == stop // 4 * 4  # it did resume, from the last checkpoint
     assert {**first.trace, **resumed.trace} == whole.trace  # ratios, masks, data order, losses
@@ -50,24 +64,24 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, work
 
 
 def test_epoch_end_checkpoints_resume_too(tmp_path):
-    whole, _ = fit(tmp_path / "whole", max_steps=-1, max_epochs=3)
+    whole, _ = train(tmp_path / "whole", max_steps=-1, max_epochs=3)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(tmp_path / "cut", max_steps=-1, max_epochs=3, callbacks=[StopAt(30)])
-    resumed, _ = fit(tmp_path / "cut", max_steps=-1, max_epochs=3)
+        train(tmp_path / "cut", max_steps=-1, max_epochs=3, callbacks=[StopAt(30)])
+    resumed, _ = train(tmp_path / "cut", max_steps=-1, max_epochs=3)
     assert min(step for step, _ in resumed.trace) == 24
     assert same_weights(whole, resumed)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    done, _ = fit(tmp_path / "run", max_steps=-1, max_epochs=2)
-    again, trainer = fit(tmp_path / "run", max_steps=-1, max_epochs=2)
+    done, _ = train(tmp_path / "run", max_steps=-1, max_epochs=2)
+    again, trainer = train(tmp_path / "run", max_steps=-1, max_epochs=2)
     assert again.trace == {}
     assert trainer.global_step == 24
     assert same_weights(done, again)
 
 
 def test_checkpoints_hold_tensors_numbers_and_strings_only(tmp_path):
-    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    train(tmp_path / "run", max_steps=4, checkpoint_every=2)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
 
@@ -88,29 +102,29 @@ def test_a_full_disk_spares_the_last_checkpoint(tmp_path):
 
 
 def test_the_trainer_writes_whole_checkpoints(tmp_path):
-    _, trainer = fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    _, trainer = train(tmp_path / "run", max_steps=4, checkpoint_every=2)
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpoints)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
-    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    train(tmp_path / "run", max_steps=4, checkpoint_every=2)
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     torch.save({**torch.load(file), "surprise": Path("x")}, file)
     with pytest.raises(UserError, match=r"last\.ckpt is damaged, or holds more than tensors.*remove it"):
-        fit(tmp_path / "run", max_steps=6, checkpoint_every=2)
+        train(tmp_path / "run", max_steps=6, checkpoint_every=2)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "cut"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
-    fit(tmp_path / "run", max_steps=4, checkpoint_every=2)
+    train(tmp_path / "run", max_steps=4, checkpoint_every=2)
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     file.write_bytes(file.read_bytes()[:500] if content is None else content)
     with pytest.raises(UserError, match=r"last\.ckpt is damaged, or .*remove it to start again"):
-        fit(tmp_path / "run", max_steps=6, checkpoint_every=2)
+        train(tmp_path / "run", max_steps=6, checkpoint_every=2)
 
 
 def test_micro_batches_of_a_step_share_the_ratio_and_differ_in_masks(tmp_path):
-    module, _ = fit(tmp_path / "run", accumulate_grad_batches=3, max_steps=4)
+    module, _ = train(tmp_path / "run", accumulate_grad_batches=3, max_steps=4)
     sampler = Uniform(0.2, 0.8, seed=1)
     for step in range(4):
         draws = [value for (s, _), value in module.trace.items() if s == step]
@@ -120,14 +134,14 @@ def test_micro_batches_of_a_step_share_the_ratio_and_differ_in_masks(tmp_path):
 
 def test_ratio_per_micro_batch_is_an_option(tmp_path):
     module = TinyMAE(Uniform(0.2, 0.8, seed=1), ratio_per="micro_batch")
-    fit(tmp_path / "run", module=module, accumulate_grad_batches=3, max_steps=4)
+    train(tmp_path / "run", module=module, accumulate_grad_batches=3, max_steps=4)
     ratios = [ratio for ratio, *_ in module.trace.values()]
     assert ratios == [Uniform(0.2, 0.8, seed=1).sample(i) for i in range(12)]
 
 
 def test_the_sampler_knows_the_length_of_the_training(tmp_path):
     module = TinyMAE(LinearDecay(0.9, 0.3))
-    fit(tmp_path / "run", module=module, max_steps=-1, max_epochs=2, accumulate_grad_batches=2)
+    train(tmp_path / "run", module=module, max_steps=-1, max_epochs=2, accumulate_grad_batches=2)
     ratios = [module.trace[key][0] for key in sorted(module.trace)]
     assert ratios[0] == 0.9
     assert ratios[-1] == 0.3
@@ -143,13 +157,13 @@ def test_curriculum_reaches_the_loss(tmp_path):
             return super().masked_loss(batch, draw)
 
     sampler = Curriculum(Grid.spaced(0.1, 0.5), freeze_steps=3)
-    fit(tmp_path / "run", module=Sees(sampler), max_steps=8)
+    train(tmp_path / "run", module=Sees(sampler), max_steps=8)
     assert seen == [(sampler.sample(s, 8), sampler.column(s, 8), sampler.multiplier(s, 8)) for s in range(8)]
     assert {multiplier for _, _, multiplier in seen[:3]} == {0.0}
 
 
 def test_metrics_have_the_ratio_and_the_loss_per_bin(tmp_path):
-    module, _ = fit(tmp_path / "run", log_every=5, samples_per_step=8)
+    module, _ = train(tmp_path / "run", log_every=5, samples_per_step=8)
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")
     sampler = Uniform(0.2, 0.8, seed=1)
     assert metrics["mask_ratio"] == [(s, sampler.sample(s)) for s in (4, 9, 14, 19)]
@@ -176,7 +190,7 @@ def test_validation_masks_depend_on_neither_scheme_nor_seed(tmp_path):
 
         original = module.masked_loss
         module.masked_loss = lambda b, d, m=module, o=original, s=spy: o(b, d) if m.training else s(b, d)
-        fit(tmp_path / str(i), module=module, max_steps=-1, max_epochs=2, validation_loader=held_out)
+        train(tmp_path / str(i), module=module, max_steps=-1, max_epochs=2, validation_loader=held_out)
     assert masks[0] == masks[1]
     assert [ratio for ratio, _ in masks[0][:5]] == [0.1, 0.3, 0.5, 0.7, 0.9]
     half = len(masks[0]) // 2
@@ -184,7 +198,7 @@ def test_validation_masks_depend_on_neither_scheme_nor_seed(tmp_path):
 
 
 def test_validation_loss_is_logged_per_ratio(tmp_path):
-    fit(
+    train(
         tmp_path / "run",
         max_steps=-1,
         max_epochs=2,
@@ -200,12 +214,12 @@ def test_validation_every_so_many_steps_over_the_ends_of_epochs_and_resumes(tmp_
         return torch.utils.data.DataLoader(tiny.samples(20), batch_size=20)
 
     every = {"validate_every": 5, "accumulate_grad_batches": accumulate, "checkpoint_every": 3}
-    whole, _ = fit(tmp_path / "run", validation_loader=held_out(), **every)  # 20 steps, 12 micro-batches an epoch
+    whole, _ = train(tmp_path / "run", validation_loader=held_out(), **every)  # 20 steps, 12 micro-batches an epoch
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [step for step, _ in metrics["val_loss/ratio_0.5"]] == [4, 9, 14, 19]
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(tmp_path / "cut", validation_loader=held_out(), callbacks=[StopAt(8)], **every)
-    resumed, _ = fit(tmp_path / "cut", validation_loader=held_out(), **every)
+        train(tmp_path / "cut", validation_loader=held_out(), callbacks=[StopAt(8)], **every)
+    resumed, _ = train(tmp_path / "cut", validation_loader=held_out(), **every)
     assert same_weights(whole, resumed)  # validation disturbs neither training nor resuming
     assert read_metrics(tmp_path / "cut" / "metrics.csv")["val_loss/ratio_0.5"] == metrics["val_loss/ratio_0.5"]
 
@@ -216,7 +230,7 @@ def test_n_samples_of_any_batch():
 
 
 def test_training_learns(tmp_path):
-    module, _ = fit(tmp_path / "run", max_steps=-1, max_epochs=60)
+    module, _ = train(tmp_path / "run", max_steps=-1, max_epochs=60)
     data = tiny.samples()
     module.eval()
     with torch.no_grad():
@@ -251,15 +265,15 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
 
     # And one process that accumulates two micro-batches goes through the same shards.
     accumulated = TinyMAE(Uniform(0.2, 0.8, seed=1), dropout=0.0, seed=3)
-    fit(tmp_path / "one", module=accumulated, accumulate_grad_batches=2, max_steps=6)
+    train(tmp_path / "one", module=accumulated, accumulate_grad_batches=2, max_steps=6)
     assert all(accumulated.state_dict()[k].allclose(v, atol=1e-5) for k, v in module.state_dict().items())
 
 
 def test_interrupt_says_how_to_go_on(tmp_path):
     with pytest.raises(UserError, match=r"interrupted at step 9.*--out .*run goes on from its last checkpoint"):
-        fit(tmp_path / "run", checkpoint_every=4, callbacks=[StopAt(9, KeyboardInterrupt)])
-    whole, _ = fit(tmp_path / "whole")
-    resumed, _ = fit(tmp_path / "run", checkpoint_every=4)
+        train(tmp_path / "run", checkpoint_every=4, callbacks=[StopAt(9, KeyboardInterrupt)])
+    whole, _ = train(tmp_path / "whole")
+    resumed, _ = train(tmp_path / "run", checkpoint_every=4)
     assert same_weights(whole, resumed)
 
 
@@ -276,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
     sampler = Uniform(0.2, 0.8, seed=1)
     message = rf"the loss is not a number since step 7, mask ratio {sampler.sample(7):.4g}; lower the learning rate"
     with pytest.raises(UserError, match=message):
-        fit(tmp_path, module=Breaks(sampler, seed=3), log_every=log_every, checkpoint_every=checkpoint_every)
+        train(tmp_path, module=Breaks(sampler, seed=3), log_every=log_every, checkpoint_every=checkpoint_every)
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert last.exists() == bool(checkpoint_every)
     if checkpoint_every:

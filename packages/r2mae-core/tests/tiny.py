@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from r2mae_core import BatchOrder, MaskedModule, ResumableLoader, RunFolder, Uniform, exact_mask, train
-from r2mae_core.sharding import gathered_state
+from r2mae_core import BatchOrder, MaskedModule, ResumableLoader, RunFolder, Uniform, exact_mask, fit, gathered_state
 
 
 def samples(n=96, width=12):
@@ -59,7 +58,7 @@ class Rows(torch.utils.data.Dataset):
         return self.data[i]
 
 
-def fit(folder, *, batch_size=8, workers=None, module=None, seed=0, **arguments):
+def train(folder, *, batch_size=8, workers=None, module=None, seed=0, **arguments):
     module = module or TinyMAE(Uniform(0.2, 0.8, seed=1), seed=3)
     data, order = samples(), BatchOrder(96, batch_size, seed)
     if workers is None:
@@ -67,7 +66,7 @@ def fit(folder, *, batch_size=8, workers=None, module=None, seed=0, **arguments)
     else:
         loader = ResumableLoader(order, dataset=Rows(), num_workers=workers)
     arguments = {"max_steps": 20, "device": "cpu", "progress": False, "log_every": 1, **arguments}
-    trainer = train(module, loader, RunFolder(folder, {}), **arguments)
+    trainer = fit(module, loader, RunFolder(folder, {}), **arguments)
     return module, trainer
 
 
@@ -104,7 +103,7 @@ if __name__ == "__main__":  # one rank of the two-process tests
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1)
     given = parser.parse_args()
-    module, trainer = fit(
+    module, trainer = train(
         given.out,
         module=TinyMAE(Uniform(0.2, 0.8, seed=1), dropout=0.0, seed=3),
         devices=given.devices,

@@ -8,8 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, read_records, scheme
-from r2mae_core.metrics_csv import read_metrics
+from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, read_metrics, read_records, scheme
 from r2mae_dna import pretrain as module_under_test
 from r2mae_dna.data.loaders import validation_loader
 from r2mae_dna.data.windows import WindowSet
@@ -110,7 +109,7 @@ def test_early_stopping_stops_and_the_best_model_is_kept(small):
         judge.model.load_state_dict(load_model(folder).model.state_dict())
         judge.eval()
         (batch, *_) = validation_loader(held_out, 16, 32)
-        from r2mae_core.randomness import derived_seed
+        from r2mae_core import derived_seed
 
         generator = torch.Generator().manual_seed(derived_seed(0, "validation", 0))
         found[name] = judge.masked_loss(batch, MaskDraw(0.15, generator)).item()

@@ -55,7 +55,7 @@ def adata():
 @pytest.fixture(scope="session")
 def train():
     """A function that sets up and trains a small model, quietly."""
-    from r2mae_core.training import quiet_lightning
+    from r2mae_core import quiet_lightning
     from r2mae_singlecell import R2MAE
 
     def run(data, *, setup=None, seed=0, max_epochs=3, batch_size=32, plan_kwargs=None, init=None, **arguments):

@@ -7,8 +7,7 @@ import scvi
 import torch
 from scipy.stats import nbinom
 
-from r2mae_core import Curriculum, Fixed, Uniform, UserError
-from r2mae_core.training import quiet_lightning
+from r2mae_core import Curriculum, Fixed, Uniform, UserError, quiet_lightning
 from r2mae_singlecell import R2MAE
 from r2mae_singlecell.masking import gene_folds
 from r2mae_singlecell.r2mae import as_sampler

@@ -149,7 +149,7 @@ def test_dense_product_elsewhere(why, products):
 @pytest.mark.slow
 def test_scarches_trains_the_new_batch_alone(train, make_adata, products):
     """The hooks that freeze the reference's columns see the sparse product's gradient."""
-    from r2mae_core.training import quiet_lightning
+    from r2mae_core import quiet_lightning
     from r2mae_singlecell import R2MAE
 
     def thinned(adata):

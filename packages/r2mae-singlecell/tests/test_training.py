@@ -9,8 +9,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from r2mae_core import Curriculum, Fixed, Uniform, UserError, read_records
-from r2mae_core.metrics_csv import read_metrics
+from r2mae_core import Curriculum, Fixed, Uniform, UserError, read_metrics, read_records
 from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, simulate_atlas
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.plan import MaskedPlan

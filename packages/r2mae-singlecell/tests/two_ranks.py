@@ -9,8 +9,7 @@ import scipy.sparse as sp
 import scvi
 import torch
 
-from r2mae_core import Uniform
-from r2mae_core.data_order import rank_and_world_size
+from r2mae_core import Uniform, rank_and_world_size
 from r2mae_singlecell import R2MAE
 from r2mae_singlecell.options import Pretrain
 from r2mae_singlecell.pretrain import pretrain

@@ -98,7 +98,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 def test_every_recipe_is_one_of_its_command(call):
-    from r2mae_core.commands import recipes
+    from r2mae_core import recipes
 
     found = {(verb, name) for verb in COMMANDS for name in recipes("r2mae_text", verb)}
     assert {("pretrain", "paper-medium"), ("pretrain", "paper-base"), ("pretrain", "small-cpu")} <= found

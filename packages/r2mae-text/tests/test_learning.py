@@ -7,9 +7,7 @@ import pytest
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from r2mae_core import MaskDraw, Uniform
-from r2mae_core.data_order import StepOrder
-from r2mae_core.schedules import linear
+from r2mae_core import MaskDraw, StepOrder, Uniform, linear
 from r2mae_text.data.shards import TokenRows
 from r2mae_text.masking import MaskingRule
 from r2mae_text.pretrain import MaskedLanguageModule

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import MaskDraw, RunFolder, UserError, read_records
-from r2mae_core.metrics_csv import read_metrics
+from r2mae_core import MaskDraw, RunFolder, UserError, read_metrics, read_records
 from r2mae_text.data.prepare import prepare
 from r2mae_text.export import export
 from r2mae_text.model import masked_lm_loss

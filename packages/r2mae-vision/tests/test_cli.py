@@ -232,7 +232,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 def test_every_recipe_is_one_of_its_command(call):
     import r2mae_vision.cli as cli
-    from r2mae_core.commands import recipes
+    from r2mae_core import recipes
 
     found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_vision", verb)}
     assert {("pretrain", "paper-mnist"), ("reproduce", "overparametrised"), ("demo", "mnist")} <= found

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import RunFolder, UserError
-from r2mae_core.training import train
+from r2mae_core import RunFolder, UserError, train
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
 from r2mae_vision.classifier import Classifier
 from r2mae_vision.encoders import EncoderSpec
@@ -94,7 +93,7 @@ def test_the_parts_of_a_step_are_one_step(start, tmp_path):
     """Without randomness in training, accumulation changes neither weights, nor their average, nor the logged loss."""
     from safetensors.torch import load_file
 
-    from r2mae_core.metrics_csv import read_metrics
+    from r2mae_core import read_metrics
 
     config = replace(TINY, model=str(start), crop_scale=(1.0, 1.0), ema=0.5, max_train=128, base_lr=0.002)
     found = []

@@ -2,10 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, scheme
-from r2mae_core.masks import exact_mask
-from r2mae_core.randomness import derived_seed
-from r2mae_core.training import train
+from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, derived_seed, exact_mask, scheme, train
 from r2mae_vision import Member, MLPAutoencoder, pretrain_members
 
 MEMBERS = [
@@ -30,7 +27,7 @@ def plain_torch_twin(model, i):
 
 def test_members_of_a_stack_train_exactly_as_plain_torch_models_do(tmp_path, digits):
     """Three steps of every member against an independent loop: ratios, masks, loss, batch norm, Adam."""
-    from r2mae_core.data_order import BatchOrder
+    from r2mae_core import BatchOrder
 
     start = MLPAutoencoder(64, (24, 12), tuple(m.seed for m in MEMBERS))
     stack = pretrain_members(digits, MEMBERS, RunFolder(tmp_path / "run", {}), **SMALL)

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import Fixed, LinearDecay, MaskDraw, Uniform, UserError, read_records
-from r2mae_core.metrics_csv import read_metrics
-from r2mae_core.training import train
+from r2mae_core import Fixed, LinearDecay, MaskDraw, Uniform, UserError, read_metrics, read_records, train
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
 from r2mae_vision.options import Pretrain
 from r2mae_vision.pretrain import MaskedImageModule, pretrain_vit, scheme_sampler

@@ -1,50 +1,152 @@
-from .comparison import ComparisonTable, compare, compare_runs
-from .curriculum import CurriculumWeights, sinkhorn, weighted_mean
-from .data_order import BatchOrder, ResumableLoader
-from .errors import UserError
-from .masked_module import MaskDraw, MaskedModule
-from .masks import bernoulli_mask, exact_mask, nested_masks
-from .records import Record, read_records, write_records
-from .run_folder import RunFolder
-from .sampler_config import sampler_from_config, sampler_to_config, scheme_name, short_name, with_seed
-from .samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
-from .schemes import register_scheme, scheme, scheme_names
-from .training import train
+from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
+from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
+from .lab.errors import UserError
+from .lab.figures import new_figure
+from .lab.files import as_json, atomic_path, write_text
+from .lab.grid import cell_name, finished_records, walk_grid
+from .lab.records import Record, read_records, write_records
+from .lab.run_folder import RunFolder, default_run_path, open_run, resolved, unfinished
+from .lab.stamps import git_commit, stamped, versions
+from .lab.terminal import first_rank, left_out, say
+from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
+from .mask.masks import bernoulli_mask, exact_mask, n_masked, nested_masks
+from .ratio.config import sampler_from_config, sampler_to_config, scheme_name, short_name, with_seed
+from .ratio.randomness import derived_seed, uniform_draw
+from .ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
+from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
+from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
+from .train.checkpoints import AtomicCheckpoints, read_weights
+from .train.data_order import BatchOrder, ResumableLoader, StepOrder, micro_batch_size, permutation
+from .train.devices import (
+    device_name,
+    emulates_bfloat16,
+    one_thread,
+    out_of_memory,
+    peak_flops,
+    precision,
+    resolve_device,
+    seconds_of,
+)
+from .train.finite_loss import FiniteLoss
+from .train.in_order import InOrder, spread
+from .train.masked_module import MaskDraw, MaskedModule, seed_device
+from .train.metrics_csv import MetricsCSV, read_metrics
+from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
+from .train.options import Device, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
+from .train.pretraining import HeldOutLoss, Modality, check_share, run_pretraining, scheme_in_tables, without_prefix
+from .train.ranks import rank_and_world_size
+from .train.sharding import gathered_state
+from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
+    "AtomicCheckpoints",
     "BatchOrder",
+    "Command",
+    "Compare",
     "ComparisonTable",
     "Curriculum",
     "CurriculumWeights",
+    "Device",
+    "Direction",
+    "FiniteLoss",
     "Fixed",
     "Grid",
+    "HeldOutLoss",
+    "InOrder",
     "LinearDecay",
+    "LoaderPosition",
     "MaskDraw",
     "MaskRatioSampler",
     "MaskedModule",
+    "MetricsCSV",
+    "Modality",
+    "Precision",
+    "PretrainOptions",
+    "RatioPer",
     "RatioSampler",
     "Record",
     "ResumableLoader",
     "RunFolder",
+    "RunOptions",
+    "StepOrder",
+    "StepProgress",
+    "Strategy",
+    "Throughput",
     "Uniform",
     "UserError",
+    "adamw",
+    "as_json",
+    "atomic_path",
     "bernoulli_mask",
+    "cell_name",
+    "check_share",
     "compare",
     "compare_runs",
+    "competition_ranks",
+    "cosine",
+    "decay_groups",
+    "default_run_path",
+    "derived_seed",
+    "device_name",
+    "emulates_bfloat16",
     "exact_mask",
+    "finished_records",
+    "first_rank",
+    "fit",
+    "gathered_state",
+    "git_commit",
+    "interrupted",
+    "left_out",
+    "linear",
+    "matrix_products",
+    "micro_batch_size",
+    "n_masked",
     "nested_masks",
+    "new_figure",
+    "one_thread",
+    "open_run",
+    "operations_metrics",
+    "out_of_memory",
+    "peak_flops",
+    "permutation",
+    "precision",
+    "print_comparison",
+    "quiet_lightning",
+    "rank_and_world_size",
+    "read_metrics",
     "read_records",
+    "read_weights",
+    "recipes",
+    "refuse_options",
+    "register_modality",
     "register_scheme",
+    "report",
+    "resolve_device",
+    "resolved",
+    "run",
+    "run_pretraining",
     "sampler_from_config",
     "sampler_to_config",
+    "say",
     "scheme",
+    "scheme_in_tables",
     "scheme_name",
     "scheme_names",
+    "seconds_of",
+    "seed_device",
     "short_name",
     "sinkhorn",
-    "train",
+    "spread",
+    "stamped",
+    "unfinished",
+    "uniform_draw",
+    "versions",
+    "walk_grid",
     "weighted_mean",
+    "with_schedule",
     "with_seed",
+    "without_prefix",
     "write_records",
+    "write_text",
 ]
 __version__: str

@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 import yaml
 
-from r2mae_core import Record, RunFolder, scheme, scheme_name
-from r2mae_core.commands import recipes, report, resolved, say
-from r2mae_core.devices import device_name, resolve_device, stamped
-from r2mae_core.metrics_csv import read_metrics
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    device_name,
+    open_run,
+    read_metrics,
+    recipes,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    stamped,
+)
 from r2mae_dna.data.codes import TOKEN_BITS, decode
 from r2mae_dna.data.samples import prepare_apes
 from r2mae_dna.data.store import AlignmentStore
@@ -109,7 +119,7 @@ def _demo(config: Demo) -> RunFolder:
     for name in config.schemes:
         for seed in range(config.n_seeds):
             records += _one(config, run, name, seed, (store, windows, variants), device)
-    run.write_results(stamped(records, device))
+    run.write_results(stamped(records, device_name(device)))
     run.save_figure("demo.png", _figure(config, run, store, records, device))
     return run
 

@@ -5,11 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, UserError
-from r2mae_core.commands import Compare, left_out, print_comparison, report, resolved, say
-from r2mae_core.comparison import Direction
-from r2mae_core.devices import stamped
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Compare,
+    Direction,
+    Record,
+    UserError,
+    device_name,
+    left_out,
+    open_run,
+    print_comparison,
+    report,
+    resolved,
+    say,
+    stamped,
+)
 from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
 from r2mae_dna.data.vcf import VcfFile, read_vcf_frame
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
@@ -206,7 +215,7 @@ def evaluate_command(config: Evaluate) -> None:
     curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
     figure = run.save_figure("curves.png", curves)
     say(data.text())
-    report(run, stamped(records, "cpu"), RANK_BY, str(config.table))
+    report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
     for (name, metric), found in intervals.items():
         if found.low is not None:
             say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")

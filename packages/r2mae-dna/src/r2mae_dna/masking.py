@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core.masks import exact_mask, n_masked
+from r2mae_core import exact_mask, n_masked
 from r2mae_dna.data.codes import MASK, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.model import complement
 

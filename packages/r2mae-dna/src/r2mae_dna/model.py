@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
 
 HEAD_WIDTH = 64

@@ -7,12 +7,26 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import Record, RunFolder, UserError, scheme, scheme_name
-from r2mae_core.commands import refuse_options, report, resolved, say
-from r2mae_core.data_order import micro_batch_size
-from r2mae_core.devices import device_name, precision, resolve_device, seconds_of, stamped
-from r2mae_core.records import read_records, write_records
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    UserError,
+    device_name,
+    micro_batch_size,
+    open_run,
+    precision,
+    read_records,
+    refuse_options,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    seconds_of,
+    stamped,
+    write_records,
+)
 from r2mae_dna.data.samples import prepare_apes
 from r2mae_dna.data.windows import read_info
 from r2mae_dna.demo import judge_variants, one_thread, pretrain_and_judge, small_recipe
@@ -115,7 +129,7 @@ def _bundled(config: Reproduce, run: RunFolder, device: str) -> None:
 
     floor = run.path / f"{FREQUENCIES}.vcf"
     floors = judge_variants(variants, store, FREQUENCIES, floor, FREQUENCIES, 0, window=BUNDLED_WINDOW, device=device)
-    floors = stamped(floors, device)
+    floors = stamped(floors, device_name(device))
     _walk(config, run, cell, device, lambda found: floors + found)
 
 
@@ -169,7 +183,7 @@ def _walk(
         done = (home / "results.json").exists()
         if not done:
             records = cell(name, seed, home)
-            write_records(home / "results.json", stamped(records, device, time.perf_counter() - start))
+            write_records(home / "results.json", stamped(records, device_name(device), time.perf_counter() - start))
         found += read_records(home)
         run.write_results(tidy(found))
         say(f"[{i}/{len(grid)}] {home.name}: {'done before' if done else f'{time.perf_counter() - start:.0f} s'}")

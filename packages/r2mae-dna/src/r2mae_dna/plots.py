@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, compare
-from r2mae_core.figures import new_figure
+from r2mae_core import Record, compare, new_figure
 
 LETTER_COLOURS = {"A": "#2c8c3c", "C": "#2a5fb0", "G": "#e0972f", "T": "#c63d3d"}
 

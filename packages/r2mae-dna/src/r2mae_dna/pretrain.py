@@ -11,21 +11,41 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
+from typing_extensions import override
 
-from r2mae_core import RatioSampler, Record, RunFolder, UserError, sampler_from_config, sampler_to_config, scheme_name
-from r2mae_core.checkpoints import read_weights
-from r2mae_core.commands import resolved, say
-from r2mae_core.curriculum import CurriculumWeights, weighted_mean
-from r2mae_core.data_order import ResumableLoader, StepOrder, micro_batch_size
-from r2mae_core.devices import device_name, precision, resolve_device, stamped
-from r2mae_core.masked_module import MaskDraw, MaskedModule
-from r2mae_core.masks import n_masked
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import open_run
-from r2mae_core.samplers import Curriculum
-from r2mae_core.schedules import cosine, decay_groups
-from r2mae_core.sharding import gathered_state
-from r2mae_core.training import Throughput, operations_metrics, train
+from r2mae_core import (
+    Curriculum,
+    CurriculumWeights,
+    MaskDraw,
+    MaskedModule,
+    RatioSampler,
+    Record,
+    ResumableLoader,
+    RunFolder,
+    StepOrder,
+    Throughput,
+    UserError,
+    cosine,
+    decay_groups,
+    derived_seed,
+    device_name,
+    gathered_state,
+    micro_batch_size,
+    n_masked,
+    open_run,
+    operations_metrics,
+    precision,
+    read_weights,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    sampler_to_config,
+    say,
+    scheme_name,
+    stamped,
+    train,
+    weighted_mean,
+)
 from r2mae_dna.data.loaders import validation_loader
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MaskedBatch, MaskingConfig, mask_windows
@@ -144,7 +164,8 @@ class Speed(Throughput):
         super().__init__(batch_size, "windows")
         self.shape, self.length, self.peak_tflops = shape, length, peak_tflops
 
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
+    @override
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         total = pl_module.total_steps()
         ratio = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
         operations = 3 * rate * self.shape.flops(self.length, n_masked(ratio, self.length))  # backward is twice forward
@@ -242,7 +263,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         model = _model_of(read_weights(best) if best.exists() else state, shape)
         if held_out is not None:
             records = _loss_records(model, held_out, config, sampler, device)
-            run.write_results(stamped(records, device, time.perf_counter() - start))
+            run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
         save_model(model, run.path / "model", windows.info.species)  # last: with it the run is finished
     trainer.strategy.barrier()
     return run

@@ -8,11 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, sampler_from_config, scheme_name
-from r2mae_core.commands import report, resolved, say
-from r2mae_core.devices import resolve_device, stamped
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    derived_seed,
+    device_name,
+    open_run,
+    report,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    say,
+    scheme_name,
+    stamped,
+)
 from r2mae_dna.data.codes import MASK, TOKEN_BITS
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.evaluate import RANK_BY
@@ -192,7 +201,7 @@ def probe(config: Probe) -> RunFolder:
         for ratio in config.ratios
         for row, of_seed, metric, key in _rows(scheme, seed)
     ]
-    run.write_results(stamped(records, device))
+    run.write_results(stamped(records, device_name(device)))
     return run
 
 

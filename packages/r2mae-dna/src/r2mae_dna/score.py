@@ -13,10 +13,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from r2mae_core.commands import say
-from r2mae_core.devices import device_name, precision, resolve_device
-from r2mae_core.errors import UserError
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, default_run_path, device_name, precision, resolve_device, say
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.parts import Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch

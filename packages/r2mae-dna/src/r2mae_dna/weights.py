@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import UserError, atomic_path, write_text
 from r2mae_dna.data.codes import N_LETTERS, N_TOKENS
 from r2mae_dna.model import INIT_STD, MAX_POSITIONS, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
 

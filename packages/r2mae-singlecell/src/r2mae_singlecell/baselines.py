@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 
 NAMES = ("log-norm", "pca", "scvi", "scvi=N", "obsm:KEY", "shuffled")
 
@@ -82,7 +82,7 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
     """
     import scvi
 
-    from r2mae_core.training import quiet_lightning
+    from r2mae_core import quiet_lightning
     from r2mae_singlecell.pretrain import pretraining_split
 
     data = adata.to_memory() if adata.isbacked else adata.copy()

@@ -6,10 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from scvi.train._logger import SimpleLogger
 
-from r2mae_core.checkpoints import AtomicCheckpoints
-from r2mae_core.data_order import ResumableLoader
-from r2mae_core.metrics_csv import MetricsCSV
-from r2mae_core.training import LoaderPosition
+from r2mae_core import AtomicCheckpoints, LoaderPosition, MetricsCSV, ResumableLoader
 
 
 class EpochCheckpoint(pl.Callback):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from r2mae_core.commands import Command, Compare, run
+from r2mae_core import Command, Compare, run
 from r2mae_singlecell import options
 
 COMMANDS = {

@@ -5,10 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, scheme, scheme_name, with_seed
-from r2mae_core.commands import report, resolved, say
-from r2mae_core.devices import device_name, resolve_device, stamped
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    device_name,
+    open_run,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    stamped,
+    with_seed,
+)
 from r2mae_singlecell.options import Demo
 
 SCHEMES = ("r2mae", "fixed", "low", "high", "mdlm")
@@ -68,7 +78,7 @@ def demo(config: Demo) -> RunFolder:
             records += judge(z, model.predict_proportions, scheme_name(sampler, "singlecell"), seed)
         if config.progress:
             say(f"[{i + 1}/{len(cells)}] {name}-{seed}: {time.perf_counter() - began:.0f} s")
-    records = stamped(records, device)
+    records = stamped(records, device_name(device))
     report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
     say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
     say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {len(hidden_cells)} unseen cells.")

@@ -9,12 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2mae_core import Record, RunFolder, UserError, sampler_from_config, scheme_name
-from r2mae_core.commands import Compare, print_comparison, report, resolved, say
-from r2mae_core.comparison import Direction
-from r2mae_core.devices import resolve_device, stamped
-from r2mae_core.files import atomic_path, write_text
-from r2mae_core.run_folder import default_run_path, open_run
+from r2mae_core import (
+    Compare,
+    Direction,
+    Record,
+    RunFolder,
+    UserError,
+    atomic_path,
+    default_run_path,
+    device_name,
+    open_run,
+    print_comparison,
+    report,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    say,
+    scheme_name,
+    stamped,
+    write_text,
+)
 from r2mae_singlecell import options
 from r2mae_singlecell.baselines import (
     BaselineSettings,
@@ -74,7 +88,7 @@ def probe(config: options.Probe) -> RunFolder:
     for name in config.baselines:
         result.add(probe_baseline(name, adata, tasks, protocol, settings))
     write_notes(run, result.notes)
-    run.write_results(stamped(result.records, device))
+    run.write_results(stamped(result.records, device_name(device)))
     return run
 
 
@@ -114,7 +128,7 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
     for name in config.baselines:
         model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
         records += reconstruction_pearson(scvi_predictor(model), counts, cells, scheme=name, seed=config.seed, **common)
-    run.write_results(stamped(records, device))
+    run.write_results(stamped(records, device_name(device)))
     return run
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from scvi.model.base import BaseModelClass
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import UserError, atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 FORMAT = 1

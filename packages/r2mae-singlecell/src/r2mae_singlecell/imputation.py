@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 from torch import Tensor
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_singlecell.checks import check_genes
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from r2mae_core.masks import n_masked
+from r2mae_core import n_masked
 
 
 def hidden_columns(n_genes: int, ratio: float, generator: torch.Generator, candidates: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
-from r2mae_core.curriculum import CurriculumWeights
+from r2mae_core import CurriculumWeights
 from r2mae_singlecell.likelihood import negative_binomial_nll
 from r2mae_singlecell.sparse_input import SparseInputLinear
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core.devices import Device, Precision
-from r2mae_core.samplers import RatioSampler
+from r2mae_core import Device, Precision, RatioSampler
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import RatioSampler, Record, RunFolder, read_records, scheme, scheme_name, with_seed
-from r2mae_core.commands import report, resolved, say
-from r2mae_core.devices import device_name, precision, resolve_device, seconds_of, stamped
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    RatioSampler,
+    Record,
+    RunFolder,
+    device_name,
+    open_run,
+    precision,
+    read_records,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    seconds_of,
+    stamped,
+    with_seed,
+)
 from r2mae_singlecell.baselines import BaselineSettings, scvi_predictor, train_scvi
 from r2mae_singlecell.evaluate import (
     RANK_BY,
@@ -188,7 +202,7 @@ def reproduce(config: Reproduce) -> RunFolder:
         if not judged.results():
             result = _judge(config, adata, run, device, cell)
             write_notes(judged, result.notes)
-            records = stamped(result.records, device)
+            records = stamped(result.records, device_name(device))
             judged.write_results(
                 [replace(r, paper=published(config.target, cell.name, r.task, r.metric)) for r in records]
             )

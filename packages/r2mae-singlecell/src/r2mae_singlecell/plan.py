@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
+from typing_extensions import override
 
-from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler
-from r2mae_core.data_order import rank_and_world_size
+from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler, rank_and_world_size
 from r2mae_singlecell.data.counts import SparseRows
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
@@ -64,7 +64,8 @@ class MaskedPlan(MaskedModule):
         """Return the cells of a batch."""
         return len(batch[REGISTRY_KEYS.BATCH_KEY])
 
-    def masked_loss(self, batch: dict[str, Any], draw: MaskDraw) -> Tensor:  # noqa: D102
+    @override
+    def masked_loss(self, batch: dict[str, Any], draw: MaskDraw) -> Tensor:
         tensors = self.with_dense_counts(batch)
         candidates = self.candidates.to(self.device) if self.candidates is not None else None
         columns = hidden_columns(self.module.n_input, draw.ratio, draw.generator, candidates)
@@ -89,7 +90,8 @@ class MaskedPlan(MaskedModule):
             return {**batch, REGISTRY_KEYS.X_KEY: x.dense(self.module.n_input)}
         return {**batch, REGISTRY_KEYS.X_KEY: x.to_dense() if x.layout != torch.strided else x}
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
+    @override
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
         self._sum, self._n_batches = self._sum + loss.detach(), self._n_batches + 1
         return loss
@@ -101,7 +103,8 @@ class MaskedPlan(MaskedModule):
         self._sum, self._n_batches = 0.0, 0
         self._log_both("train_loss", "reconstruction_loss_train", loss)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:  # noqa: D102
+    @override
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().validation_step(batch, batch_idx)
         self._log_both("validation_loss", "reconstruction_loss_validation", loss, self.n_samples(batch))
         return loss

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record
-from r2mae_core.figures import new_figure
+from r2mae_core import Record, new_figure
 
 
 def plot_pearson(records: Sequence[Record], title: str) -> Any:

@@ -6,12 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Curriculum, RatioSampler, RunFolder, UserError, sampler_from_config, scheme_name
-from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import micro_batch_size
-from r2mae_core.devices import device_name, precision, resolve_device, stamped
-from r2mae_core.run_folder import open_run, unfinished
-from r2mae_core.sampler_config import sampler_to_config
+from r2mae_core import (
+    Curriculum,
+    RatioSampler,
+    RunFolder,
+    UserError,
+    device_name,
+    micro_batch_size,
+    open_run,
+    precision,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    sampler_to_config,
+    say,
+    scheme_name,
+    stamped,
+    unfinished,
+)
 from r2mae_singlecell.options import Pretrain
 
 PAPER_STEPS = 243_000
@@ -80,7 +92,7 @@ def pretrain_run(
     """
     import scvi
 
-    from r2mae_core.training import StepProgress, Throughput, interrupted, matrix_products, quiet_lightning
+    from r2mae_core import StepProgress, Throughput, interrupted, matrix_products, quiet_lightning
     from r2mae_singlecell.checkpoints import StepCount
     from r2mae_singlecell.r2mae import R2MAE
     from r2mae_singlecell.reconstruction import held_out_loss
@@ -130,7 +142,7 @@ def pretrain_run(
             records = held_out_loss(
                 model, validation, task=task, scheme=scheme_name(mask_ratio, "singlecell"), seed=seed
             )
-            run.write_results(stamped(records, device))
+            run.write_results(stamped(records, device_name(device)))
         trainer.strategy.barrier()
     return model
 

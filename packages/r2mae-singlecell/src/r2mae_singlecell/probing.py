@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from r2mae_core.errors import UserError
-from r2mae_core.randomness import derived_seed
+from r2mae_core import UserError, derived_seed
 from r2mae_singlecell.metrics import (
     auroc_of_cells_and_donors,
     balanced_accuracy,

@@ -21,8 +21,17 @@ from scvi.data.fields import (
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
-from r2mae_core import Curriculum, Grid, MaskRatioSampler, RatioSampler, Uniform, UserError, sampler_from_config, scheme
-from r2mae_core.sampler_config import sampler_to_config
+from r2mae_core import (
+    Curriculum,
+    Grid,
+    MaskRatioSampler,
+    RatioSampler,
+    Uniform,
+    UserError,
+    sampler_from_config,
+    sampler_to_config,
+    scheme,
+)
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts
 from r2mae_singlecell.data.splitter import CountSplitter

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from r2mae_core import Record
-from r2mae_core.randomness import derived_seed
+from r2mae_core import Record, derived_seed
 from r2mae_singlecell.probing import dense
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core.data_order import permutation
-from r2mae_core.randomness import derived_seed
+from r2mae_core import derived_seed, permutation
 from r2mae_text.data.glue import Examples
 
 _POOL = 50  # batches whose examples are sorted by length together

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import MaskDraw, RunFolder, UserError
-from r2mae_core.devices import seconds_of
-from r2mae_core.files import write_text
+from r2mae_core import MaskDraw, RunFolder, UserError, seconds_of, write_text
 from r2mae_text.options import Pretrain
 
 PAPER_TOKENS = 10e9

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import MaskRatioSampler, exact_mask, sampler_from_config
-from r2mae_core.randomness import derived_seed
+from r2mae_core import MaskRatioSampler, derived_seed, exact_mask, sampler_from_config
 from r2mae_text.masking import IGNORED, MaskingRule, is_special, show
 
 

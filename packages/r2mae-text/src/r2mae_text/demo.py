@@ -13,12 +13,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import Record, RunFolder, read_records, scheme
-from r2mae_core.commands import report, resolved, say
-from r2mae_core.devices import resolve_device
-from r2mae_core.files import write_text
-from r2mae_core.metrics_csv import read_metrics
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    open_run,
+    read_metrics,
+    read_records,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    write_text,
+)
 from r2mae_text.data.movies import read_movies
 from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import Corpus

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import MaskRatioSampler, Record, scheme_name
-from r2mae_core.commands import Compare, print_comparison
-from r2mae_core.comparison import Direction
-from r2mae_core.devices import stamped
+from r2mae_core import Compare, Direction, MaskRatioSampler, Record, device_name, print_comparison, scheme_name, stamped
 from r2mae_text.data.shards import Corpus, TokenRows
 from r2mae_text.masking import MaskingRule, mask_tokens
 from r2mae_text.model import masked_lm_loss
@@ -89,7 +86,7 @@ def curve_records(
     records = [
         Record(corpus.path.name, f"loss@{ratio:g}", loss, name, seed, n, "validation") for ratio, loss in curve.items()
     ]
-    return stamped(records, device)
+    return stamped(records, device_name(device))
 
 
 def compare_command(config: Compare) -> None:

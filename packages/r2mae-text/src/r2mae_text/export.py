@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError
-from r2mae_core.commands import say
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import RunFolder, UserError, default_run_path, say
 from r2mae_text.data.shards import Corpus
 from r2mae_text.options import Export, Fill
 from r2mae_text.weights import export_run, load_pretrained, pretraining_run
@@ -40,7 +38,7 @@ def export(config: Export) -> Path:
 
 def _export_checkpoint(run: RunFolder, checkpoint: Path, target: Path) -> None:
     """Export the last checkpoint of a run that has not ended."""
-    from r2mae_core.checkpoints import read_weights
+    from r2mae_core import read_weights
     from r2mae_text.options import Pretrain
     from r2mae_text.pretrain import start_model
 

@@ -10,14 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, read_records, sampler_from_config, scheme_name
-from r2mae_core.commands import left_out, report, resolved, say
-from r2mae_core.data_order import permutation
-from r2mae_core.devices import out_of_memory, precision, resolve_device, stamped
-from r2mae_core.randomness import derived_seed
-from r2mae_core.records import write_records
-from r2mae_core.run_folder import open_run
-from r2mae_core.schedules import decay_groups, linear
+from r2mae_core import (
+    Record,
+    RunFolder,
+    decay_groups,
+    derived_seed,
+    device_name,
+    left_out,
+    linear,
+    open_run,
+    out_of_memory,
+    permutation,
+    precision,
+    read_records,
+    report,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    say,
+    scheme_name,
+    stamped,
+    write_records,
+)
 from r2mae_text.batching import Encoded, batches, collate, encode, subset
 from r2mae_text.data.glue import Examples, Task, load_task
 from r2mae_text.evaluate import RANK_BY
@@ -209,7 +223,7 @@ def _one(
         for split, values in judged.items()
         for metric, value in values.items()
     ]  # fmt: skip
-    write_records(part, stamped(records, device, time.perf_counter() - start))
+    write_records(part, stamped(records, device_name(device), time.perf_counter() - start))
 
 
 def _described(name: str, splits: dict[str, Examples]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from r2mae_core.masks import n_masked
+from r2mae_core import n_masked
 
 IGNORED = -100  # the target of a place that carries no loss, as in torch and transformers
 

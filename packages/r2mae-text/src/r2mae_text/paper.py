@@ -8,13 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from r2mae_core import Fixed, RatioSampler, Record, RunFolder, UserError, compare, scheme, scheme_name
-from r2mae_core.commands import refuse_options, resolved, say
-from r2mae_core.comparison import competition_ranks
-from r2mae_core.data_order import micro_batch_size
-from r2mae_core.devices import device_name, resolve_device
-from r2mae_core.files import write_text
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Fixed,
+    RatioSampler,
+    Record,
+    RunFolder,
+    UserError,
+    compare,
+    competition_ranks,
+    device_name,
+    micro_batch_size,
+    open_run,
+    refuse_options,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    write_text,
+)
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.finetune import finetune, part_of

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r2mae_core import Record, compare
-from r2mae_core.figures import new_figure
+from r2mae_core import Record, compare, new_figure
 
 
 def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int, float]]], unigram: float) -> Any:

@@ -7,18 +7,34 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from r2mae_core import MaskDraw, MaskRatioSampler, RatioSampler, RunFolder, UserError
-from r2mae_core.commands import resolved, say
-from r2mae_core.data_order import StepOrder, micro_batch_size
-from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device
-from r2mae_core.masked_module import MaskedModule
-from r2mae_core.run_folder import open_run
-from r2mae_core.sampler_config import sampler_from_config, sampler_to_config
-from r2mae_core.samplers import Curriculum
-from r2mae_core.schedules import decay_groups, linear
-from r2mae_core.sharding import gathered_state
-from r2mae_core.training import Throughput, operations_metrics, train
+from r2mae_core import (
+    Curriculum,
+    MaskDraw,
+    MaskedModule,
+    MaskRatioSampler,
+    RatioSampler,
+    RunFolder,
+    StepOrder,
+    Throughput,
+    UserError,
+    decay_groups,
+    device_name,
+    gathered_state,
+    linear,
+    micro_batch_size,
+    open_run,
+    operations_metrics,
+    out_of_memory,
+    precision,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    sampler_to_config,
+    say,
+    train,
+)
 from r2mae_text.budget import n_steps
 from r2mae_text.data.loading import training_loader, validation_loader
 from r2mae_text.data.shards import Corpus
@@ -124,7 +140,8 @@ class Speed(Throughput):
         super().__init__(batch_size * length, unit="tokens")
         self.length, self.peak_tflops, self.unigram_entropy = length, peak_tflops, unigram_entropy
 
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
+    @override
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         total = pl_module.total_steps()
         share = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
         operations = rate * train_flops_per_token(pl_module.model.config, self.length, share)

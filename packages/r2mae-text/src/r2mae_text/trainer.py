@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from typing_extensions import override
 
-from r2mae_core.data_order import rank_and_world_size
+from r2mae_core import rank_and_world_size
 from r2mae_text.collator import R2MAECollator
 from r2mae_text.masking import IGNORED
 from r2mae_text.model import masked_lm_loss
@@ -39,7 +40,8 @@ class R2MAETrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._micro, self._evaluated = (-1, 0), 0
 
-    def compute_loss(  # noqa: D102
+    @override
+    def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         masked = self._masked(model, inputs)
@@ -60,11 +62,13 @@ class R2MAETrainer(Trainer):
         self._micro = (step, micro)
         return collator.mask(inputs, step, micro * world + rank)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+    @override
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._evaluated = 0
         return super().evaluation_loop(*args, **kwargs)
 
-    def prediction_step(  # noqa: D102
+    @override
+    def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
         with torch.no_grad(), self.compute_loss_context_manager():

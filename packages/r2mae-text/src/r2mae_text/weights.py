@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import RunFolder, UserError
-from r2mae_core.run_folder import unfinished
+from r2mae_core import RunFolder, UserError, unfinished
 from r2mae_text.model import load_checkpoint, quiet
 from r2mae_text.tokenizer import load_tokenizer
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from typing_extensions import override
 
-from r2mae_core.commands import say
-from r2mae_core.training import Throughput, operations_metrics
+from r2mae_core import Throughput, operations_metrics, say
 from r2mae_vision.data.sources import Source
 from r2mae_vision.flops import train_flops
 
@@ -23,7 +23,8 @@ class Speed(Throughput):
         super().__init__(images_per_step, "images")
         self.peak_tflops = peak_tflops
 
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:  # noqa: D102
+    @override
+    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         ratio = pl_module.mask_ratio.mean(steps[0], pl_module.total_steps())
         operations = rate * train_flops(pl_module.model, ratio)
         return {"images_per_second": rate, **operations_metrics(operations, trainer, self.peak_tflops)}
@@ -35,11 +36,13 @@ class UnreadableImages(pl.Callback):
     def __init__(self, source: Source, file: Path) -> None:
         self.source, self.file, self.seen = source, file, set()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.global_rank:
             self.file = self.file.with_stem(f"{self.file.stem}.rank{trainer.global_rank}")
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+    @override
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if len(batch) < 3 or not batch[2].numel():
             return
         if self.file.exists():  # of the run before an interruption
@@ -50,6 +53,7 @@ class UnreadableImages(pl.Callback):
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in new)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.seen:
             say(f"{len(self.seen):,} images could not be decoded and were replaced by their neighbours: {self.file}")

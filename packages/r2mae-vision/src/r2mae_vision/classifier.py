@@ -9,12 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.devices import out_of_memory
-from r2mae_core.masked_module import FiniteLoss, seed_device
-from r2mae_core.randomness import derived_seed
-from r2mae_core.schedules import cosine
+from r2mae_core import FiniteLoss, cosine, derived_seed, out_of_memory, rank_and_world_size, seed_device
 from r2mae_vision.encoders import EncoderSpec
 from r2mae_vision.model import pixel_scale
 from r2mae_vision.options import Finetune
@@ -53,7 +50,8 @@ class Classifier(FiniteLoss):
         """Return pixels as the network reads them."""
         return (images.float() - self.mean) / self.std
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, labels = batch[0], batch[1]
         rank, world_size = rank_and_world_size()
         shard = batch_idx % self.trainer.accumulate_grad_batches * world_size + rank

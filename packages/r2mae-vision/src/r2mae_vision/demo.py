@@ -6,10 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Fixed, Record, RunFolder, scheme, scheme_name, with_seed
-from r2mae_core.commands import refuse_options, report, resolved, say
-from r2mae_core.devices import device_name, resolve_device, stamped
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Fixed,
+    Record,
+    RunFolder,
+    device_name,
+    open_run,
+    refuse_options,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    scheme,
+    scheme_name,
+    stamped,
+    with_seed,
+)
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mnist.data import load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
@@ -116,7 +128,7 @@ def demo_vit(config: Demo) -> RunFolder:
     say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
     pretrained = pretrain_vit(options)
     title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
-    report(run, stamped(photograph_errors(pretrained.path, device), device), RANK_BY, title)
+    report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
     figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
     say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     return run

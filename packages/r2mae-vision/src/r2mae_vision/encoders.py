@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, sampler_from_config, scheme_name
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import unfinished
+from r2mae_core import RunFolder, UserError, derived_seed, sampler_from_config, scheme_name, unfinished
 from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 from r2mae_vision.weights import fit_positions, load_mae, read_tensors, to_ours
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from r2mae_core.commands import Compare, print_comparison
-from r2mae_core.comparison import Direction
+from r2mae_core import Compare, Direction, print_comparison
 from r2mae_vision.masking import split_patches
 from r2mae_vision.model import MaskedAutoencoder
 

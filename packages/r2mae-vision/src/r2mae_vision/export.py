@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from r2mae_core import UserError
-from r2mae_core.commands import say
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, default_run_path, say
 from r2mae_vision.model import MAEShape
 from r2mae_vision.options import Export
 from r2mae_vision.weights import export_timm, export_transformers, load_mae

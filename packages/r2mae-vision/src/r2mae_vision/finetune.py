@@ -10,14 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from r2mae_core import Record, RunFolder, UserError, read_records
-from r2mae_core.commands import first_rank, report, resolved, say
-from r2mae_core.data_order import micro_batch_size, permutation
-from r2mae_core.devices import device_name, precision, resolve_device, stamped
-from r2mae_core.files import write_text
-from r2mae_core.records import write_records
-from r2mae_core.run_folder import open_run
-from r2mae_core.training import train
+from r2mae_core import (
+    Record,
+    RunFolder,
+    UserError,
+    device_name,
+    first_rank,
+    micro_batch_size,
+    open_run,
+    permutation,
+    precision,
+    read_records,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    stamped,
+    train,
+    write_records,
+    write_text,
+)
 from r2mae_vision.callbacks import UnreadableImages
 from r2mae_vision.classifier import Classifier
 from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, n_workers, train_loader
@@ -187,7 +199,9 @@ def _one(
         records = _judge_and_save(config, spec, module, train_source.name, val_source, device, home)
         # What timm.create_model needs to open these files.
         write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
-        write_records(run.path / "parts" / f"seed{seed}.json", stamped(records, device, time.perf_counter() - start))
+        write_records(
+            run.path / "parts" / f"seed{seed}.json", stamped(records, device_name(device), time.perf_counter() - start)
+        )
     trainer.strategy.barrier()
 
 

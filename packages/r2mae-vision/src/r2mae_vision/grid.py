@@ -13,10 +13,11 @@ from r2mae_core import (
     Uniform,
     UserError,
     read_records,
+    report,
+    say,
     scheme_name,
     write_records,
 )
-from r2mae_core.commands import report, say
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.options import Reproduce
 

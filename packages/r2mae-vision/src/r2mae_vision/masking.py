@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError
-from r2mae_core.masks import n_masked
+from r2mae_core import UserError, n_masked
 
 
 class PatchSplit(NamedTuple):

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import UserError
-from r2mae_core.randomness import derived_seed
+from r2mae_core import UserError, derived_seed
 from r2mae_vision.masking import PackedPatches, PatchSplit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from r2mae_core.devices import Device, Precision, Strategy
-from r2mae_core.samplers import RatioSampler
+from r2mae_core import Device, Precision, RatioSampler, Strategy
 
 
 @dataclass(frozen=True)

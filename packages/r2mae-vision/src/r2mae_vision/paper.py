@@ -12,12 +12,16 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
+    device_name,
+    open_run,
+    refuse_options,
+    resolve_device,
+    resolved,
     sampler_from_config,
+    say,
     scheme_name,
+    seconds_of,
 )
-from r2mae_core.commands import refuse_options, resolved, say
-from r2mae_core.devices import device_name, resolve_device, seconds_of
-from r2mae_core.run_folder import open_run
 from r2mae_vision.data.sources import open_source
 from r2mae_vision.finetune import finetune
 from r2mae_vision.flops import train_flops

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import Record, compare, scheme
-from r2mae_core.figures import new_figure
+from r2mae_core import Record, compare, new_figure, scheme
 
 
 def fixed_ratio(name: str) -> float | None:

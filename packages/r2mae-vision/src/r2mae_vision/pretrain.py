@@ -9,26 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from r2mae_core import (
+    Curriculum,
     LinearDecay,
     MaskDraw,
+    MaskedModule,
     MaskRatioSampler,
     RatioSampler,
     Record,
     RunFolder,
     UserError,
+    cosine,
+    decay_groups,
+    device_name,
+    gathered_state,
+    micro_batch_size,
+    open_run,
+    out_of_memory,
+    precision,
+    refuse_options,
+    resolve_device,
+    resolved,
     sampler_from_config,
+    sampler_to_config,
+    say,
     scheme_name,
+    stamped,
+    train,
 )
-from r2mae_core.commands import refuse_options, resolved, say
-from r2mae_core.data_order import micro_batch_size
-from r2mae_core.devices import device_name, out_of_memory, precision, resolve_device, stamped
-from r2mae_core.masked_module import MaskedModule
-from r2mae_core.run_folder import open_run
-from r2mae_core.sampler_config import sampler_to_config
-from r2mae_core.samplers import Curriculum
-from r2mae_core.schedules import cosine, decay_groups
-from r2mae_core.sharding import gathered_state
-from r2mae_core.training import train
 from r2mae_vision.callbacks import Speed, UnreadableImages
 from r2mae_vision.data.augment import random_resized_crop, resize
 from r2mae_vision.data.datasets import HeldOutBatches, n_workers, sample_images, train_loader
@@ -250,7 +257,7 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
             Record(judged.name, f"loss@{ratio:g}", loss, scheme, config.seed, len(images), part)
             for ratio, loss in zip(EVALUATION_RATIOS, losses, strict=True)
         ]
-        run.write_results(stamped(records, device))
+        run.write_results(stamped(records, device_name(device)))
     trainer.strategy.barrier()
     return run
 

@@ -9,13 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import Record, RunFolder, UserError
-from r2mae_core.commands import report, resolved, say
-from r2mae_core.data_order import permutation
-from r2mae_core.devices import precision, resolve_device, stamped
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import open_run
-from r2mae_core.schedules import cosine
+from r2mae_core import (
+    Record,
+    RunFolder,
+    UserError,
+    cosine,
+    derived_seed,
+    device_name,
+    open_run,
+    permutation,
+    precision,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    stamped,
+)
 from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
@@ -236,7 +245,7 @@ def probe(config: Probe) -> RunFolder:
         Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
         for metric, value, seed in values
     ]
-    run.write_results(stamped(records, device, time.perf_counter() - start))
+    run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
     return run
 
 

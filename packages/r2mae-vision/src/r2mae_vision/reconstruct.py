@@ -7,12 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RunFolder, UserError
-from r2mae_core.commands import say
-from r2mae_core.devices import resolve_device
-from r2mae_core.files import atomic_path
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import RunFolder, UserError, atomic_path, default_run_path, derived_seed, resolve_device, say
 from r2mae_vision.data.datasets import sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import held_out

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import UserError, atomic_path, write_text
 from r2mae_vision.model import MAEShape, MaskedAutoencoder, set_norm_eps
 
 State = dict[str, Tensor]

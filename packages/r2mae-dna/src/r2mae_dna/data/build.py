@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
 from r2mae_dna.data.maf import BlockCounts, Piece, open_text, project, read_blocks, scan_species
 from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter

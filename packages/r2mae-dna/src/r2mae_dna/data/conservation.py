@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import match_chromosome
 
 

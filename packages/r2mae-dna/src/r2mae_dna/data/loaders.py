@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r2mae_core.data_order import BatchOrder, ResumableLoader
+from r2mae_core import BatchOrder, ResumableLoader
 from r2mae_dna.data.windows import WindowSet
 
 

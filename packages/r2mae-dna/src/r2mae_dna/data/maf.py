@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
 
 _GAP_LETTER = ord("-")

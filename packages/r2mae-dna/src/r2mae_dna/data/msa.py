@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core.commands import left_out, say
-from r2mae_core.errors import UserError
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, default_run_path, left_out, say
 from r2mae_dna.data.build import BuildReport, build_alignment
 from r2mae_dna.data.codes import TOKEN_BITS, decode
 from r2mae_dna.data.store import AlignmentStore

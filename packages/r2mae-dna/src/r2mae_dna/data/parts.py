@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import atomic_path, write_text
 from r2mae_dna.data.variants import Result
 
 

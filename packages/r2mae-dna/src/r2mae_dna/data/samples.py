@@ -37,7 +37,7 @@ def prepare_apes(folder: Path, window: int = 128) -> tuple[Path, Path, Path]:
 
 def write_rare_and_common(source: Path, out: Path) -> None:
     """Write the records of a VCF whose AC and AN make them rare or common, as `evaluate --preset rare-common` does."""
-    from r2mae_core.files import atomic_path
+    from r2mae_core import atomic_path
     from r2mae_dna.evaluate import COMMON_FREQUENCY, RARE_COPIES
 
     file = VcfFile(source)

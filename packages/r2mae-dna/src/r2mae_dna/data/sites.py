@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import GAP, TOKEN_BITS
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.variants import NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, Alleles

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
 
 ATTRIBUTE = "r2mae_dna"

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
+from r2mae_core import UserError, atomic_path
 
 SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
 STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
+from r2mae_core import UserError, atomic_path
 from r2mae_dna.data.maf import open_text
 from r2mae_dna.data.variants import (
     STATUS,

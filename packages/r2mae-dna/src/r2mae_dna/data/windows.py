@@ -10,10 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.commands import left_out, say
-from r2mae_core.errors import UserError
-from r2mae_core.files import write_text
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, default_run_path, left_out, say, write_text
 from r2mae_dna.data.build import scratch_folder
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.conservation import Track, conserved_windows

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 from r2mae_singlecell.data.gather import column_type, gathered_rows
 
 GPU_SHARE = 0.5  # of the free memory that the counts may take; the rest is the network's

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 
 # scanpy (BSD-3-Clause) ships 700 of the 68,579 peripheral blood mononuclear cells of Zheng et al. 2017 (10x Genomics,
 # CC BY 4.0) with 765 genes: scaled values in X, log1p of counts per 10,000 in raw.X, and the totals in obs["n_counts"].

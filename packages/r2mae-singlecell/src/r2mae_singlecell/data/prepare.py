@@ -15,10 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm import tqdm
 
-from r2mae_core.commands import left_out, say
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, atomic_path, default_run_path, left_out, say
 from r2mae_singlecell import options
 from r2mae_singlecell.data.presets import PRESETS, AtlasPreset, detect, numeric_age
 from r2mae_singlecell.data.variable_genes import normalized_dispersion

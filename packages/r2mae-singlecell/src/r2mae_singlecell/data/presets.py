@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2mae_core.errors import UserError
+from r2mae_core import UserError
 
 NO_LABEL = frozenset({"unknown", "none", "nan", "na", ""})
 STANDARD = ("donor", "batch", "cell_type", "disease", "age", "is_reference")

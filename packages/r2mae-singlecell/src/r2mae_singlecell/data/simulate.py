@@ -18,10 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from r2mae_core.commands import say
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, atomic_path, default_run_path, say
 from r2mae_singlecell import options
 
 Layout = Literal["hlca", "seaad", "seaad-allen"]

@@ -11,8 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 from torch import Tensor
 
-from r2mae_core.data_order import BatchOrder, ResumableLoader, rank_and_world_size
-from r2mae_core.errors import UserError
+from r2mae_core import BatchOrder, ResumableLoader, UserError, rank_and_world_size
 from r2mae_singlecell.data.counts import CountMatrix
 
 COVARIATES = (

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import ResumableLoader
-from r2mae_core.data_order import StepOrder
+from r2mae_core import ResumableLoader, StepOrder
 from r2mae_text.data.shards import Corpus, TokenRows
 
 _VALIDATION_ROWS, _VALIDATION_BATCH = 256, 32

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import atomic_path, write_text
 
 HERE = Path(__file__).parent
 DATA, PROVENANCE = HERE / "movies.tsv.gz", HERE / "movies.json"

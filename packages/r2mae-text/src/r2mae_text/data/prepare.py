@@ -16,10 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError
-from r2mae_core.commands import left_out, resolved, say
-from r2mae_core.files import atomic_path, write_text
-from r2mae_core.run_folder import open_run
+from r2mae_core import UserError, atomic_path, left_out, open_run, resolved, say, write_text
 from r2mae_text.data.shards import FORMAT, Corpus
 from r2mae_text.data.sources import Piece, documents, gpt2_ids, plan_pieces
 from r2mae_text.options import Prepare

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from r2mae_core import UserError
-from r2mae_core.commands import left_out
-from r2mae_core.files import atomic_path, write_text
+from r2mae_core import UserError, atomic_path, left_out, write_text
 from r2mae_vision.celeba.lists import SPLITS, Listing, find_images, read_listing
 from r2mae_vision.data.datasets import n_workers
 

@@ -8,10 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import Record, UserError
-from r2mae_core.data_order import permutation
-from r2mae_core.devices import stamped
-from r2mae_core.randomness import derived_seed
+from r2mae_core import Record, UserError, derived_seed, device_name, permutation, stamped
 from r2mae_vision.celeba.data import CelebA, resident
 from r2mae_vision.celeba.model import UNet, nested_pixel_masks, scale
 
@@ -224,4 +221,4 @@ def evaluate_unet(
         for metric, column in columns.items()
         if not column[i].isnan()
     ]
-    return stamped(records, device, seconds)
+    return stamped(records, device_name(device), seconds)

@@ -11,10 +11,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from r2mae_core import UserError
-from r2mae_core.masks import exact_mask, nested_masks
-from r2mae_core.randomness import derived_seed
+from r2mae_core import UserError, derived_seed, exact_mask, nested_masks
 
 LEVELS = 4
 N_COLOURS = 3
@@ -40,7 +39,8 @@ class UpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
         self.block = ConvBlock(2 * channels, channels)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.block(torch.cat([self.up(x), skip], dim=1))
 
 

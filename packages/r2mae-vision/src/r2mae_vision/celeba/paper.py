@@ -11,10 +11,22 @@ from pathlib import Path
 
 import torch
 
-from r2mae_core import RatioSampler, Record, RunFolder, UserError, compare, sampler_to_config, with_seed
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, precision, resolve_device, seconds_of
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    RatioSampler,
+    Record,
+    RunFolder,
+    UserError,
+    compare,
+    device_name,
+    open_run,
+    precision,
+    resolve_device,
+    resolved,
+    sampler_to_config,
+    say,
+    seconds_of,
+    with_seed,
+)
 from r2mae_vision.celeba.data import CelebA, prepare_celeba
 from r2mae_vision.celeba.evaluate import evaluate_unet
 from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale

@@ -7,14 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import MaskDraw, MaskedModule, RatioSampler, Record, RunFolder, UserError, scheme_name
-from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import precision as precision_of
-from r2mae_core.devices import resolve_device, stamped
-from r2mae_core.files import atomic_path
-from r2mae_core.run_folder import unfinished
-from r2mae_core.samplers import Curriculum
-from r2mae_core.training import train
+from r2mae_core import (
+    BatchOrder,
+    Curriculum,
+    MaskDraw,
+    MaskedModule,
+    RatioSampler,
+    Record,
+    ResumableLoader,
+    RunFolder,
+    UserError,
+    atomic_path,
+    device_name,
+    resolve_device,
+    scheme_name,
+    stamped,
+    train,
+    unfinished,
+)
+from r2mae_core import precision as precision_of
 from r2mae_vision.celeba.data import CelebA, resident
 from r2mae_vision.celeba.evaluate import EVALUATION_RATIOS, masked_errors
 from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
@@ -110,7 +121,7 @@ def pretrain_unet(
     part, n, scheme = {"valid": "validation"}.get(split, split), store.counts[split], scheme_name(sampler, "vision")
     losses = zip(EVALUATION_RATIOS, masked_errors(model, store.images(split), device=device), strict=True)
     records = [Record("celeba", f"loss@{ratio:g}", loss, scheme, seed, n, part) for ratio, loss in losses]
-    run.write_results(stamped(records, device))
+    run.write_results(stamped(records, device_name(device)))
     return model
 
 

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from r2mae_core import ResumableLoader, UserError
-from r2mae_core.data_order import StepOrder, rank_and_world_size
-from r2mae_core.randomness import derived_seed
+from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, rank_and_world_size
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.sources import ImageFiles, Source
 from r2mae_vision.data.store import ImageStore

@@ -10,10 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from r2mae_core import UserError
-from r2mae_core.commands import left_out, say
-from r2mae_core.files import atomic_path, write_text
-from r2mae_core.run_folder import default_run_path
+from r2mae_core import UserError, atomic_path, default_run_path, left_out, say, write_text
 from r2mae_vision.data.datasets import n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars

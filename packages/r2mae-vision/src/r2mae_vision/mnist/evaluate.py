@@ -8,12 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import Record, RunFolder, sampler_from_config, scheme_name
-from r2mae_core.commands import resolved
-from r2mae_core.data_order import permutation
-from r2mae_core.devices import resolve_device, stamped
-from r2mae_core.masks import nested_masks
-from r2mae_core.run_folder import open_run
+from r2mae_core import (
+    Record,
+    RunFolder,
+    device_name,
+    nested_masks,
+    open_run,
+    permutation,
+    resolve_device,
+    resolved,
+    sampler_from_config,
+    scheme_name,
+    stamped,
+)
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
 from r2mae_vision.options import Probe
@@ -183,7 +190,7 @@ def evaluate_members(
     seconds = None
     if pretrain_seconds is not None:
         seconds = (pretrain_seconds + time.perf_counter() - start) / len(schemes)
-    return stamped(records, device, seconds)
+    return stamped(records, device_name(device), seconds)
 
 
 def probe_mlp(config: Probe) -> RunFolder:

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from r2mae_core import RunFolder
-from r2mae_core.randomness import derived_seed
-from r2mae_core.run_folder import unfinished
+from r2mae_core import RunFolder, derived_seed, unfinished
 from r2mae_vision.weights import read_tensors
 
 
@@ -31,7 +30,8 @@ class StackedLinear(nn.Module):
             self.weight[model].uniform_(-bound, bound, generator=generator)
             self.bias[model].uniform_(-bound, bound, generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
 
 
@@ -42,7 +42,8 @@ class StackedBatchNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(n_models * width)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, x: Tensor) -> Tensor:
         n_models, batch, width = x.shape
         flat = x.transpose(0, 1).reshape(batch, n_models * width)
         return self.norm(flat).view(batch, n_models, width).transpose(0, 1)

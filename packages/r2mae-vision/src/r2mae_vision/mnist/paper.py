@@ -7,10 +7,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import Record, RunFolder, with_seed
-from r2mae_core.commands import resolved, say
-from r2mae_core.devices import device_name, resolve_device, seconds_of
-from r2mae_core.run_folder import open_run
+from r2mae_core import Record, RunFolder, device_name, open_run, resolve_device, resolved, say, seconds_of, with_seed
 from r2mae_vision.grid import grid_samplers, report_cells, walk
 from r2mae_vision.mnist.data import ImageData, load_images
 from r2mae_vision.mnist.evaluate import evaluate_members
@@ -123,7 +120,7 @@ def _dry_run(config: Reproduce, device: str) -> None:
 
 
 def _seconds_per_step(config: Reproduce, hidden: tuple[int, int], pixels: int, device: str) -> float:
-    from r2mae_core.masks import nested_masks
+    from r2mae_core import nested_masks
     from r2mae_vision.mnist.model import MLPAutoencoder
 
     stack = members(config)

@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-from r2mae_core import Record, compare
-from r2mae_core.figures import new_figure
-from r2mae_core.masks import nested_masks
+from r2mae_core import Record, compare, nested_masks, new_figure
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder
 from r2mae_vision.plots import draw_curve, drawn_range, fixed_ratio

@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 
 from r2mae_core import (
+    BatchOrder,
+    Curriculum,
+    MaskedModule,
     RatioSampler,
+    ResumableLoader,
     RunFolder,
     UserError,
+    device_name,
+    nested_masks,
+    open_run,
+    resolve_device,
     sampler_from_config,
     sampler_to_config,
     scheme_name,
+    stamped,
+    train,
     with_seed,
 )
-from r2mae_core.data_order import BatchOrder, ResumableLoader
-from r2mae_core.devices import resolve_device, stamped
-from r2mae_core.masked_module import MaskedModule
-from r2mae_core.masks import nested_masks
-from r2mae_core.run_folder import open_run
-from r2mae_core.samplers import Curriculum
-from r2mae_core.training import train
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import loss_records
 from r2mae_vision.mnist.model import MLPAutoencoder, model_file
@@ -189,5 +192,5 @@ def pretrain_mlp(config: Pretrain) -> RunFolder:
         progress=config.progress,
     )
     save_tensors(model.state_dict(), model_file(run))
-    run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device))
+    run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
     return run

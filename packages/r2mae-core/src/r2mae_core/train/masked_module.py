@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from r2mae_core.data_order import rank_and_world_size
-from r2mae_core.errors import UserError
-from r2mae_core.randomness import derived_seed
-from r2mae_core.samplers import Curriculum, MaskRatioSampler
-from r2mae_core.sharding import is_sharded, shard
+from r2mae_core.ratio.randomness import derived_seed
+from r2mae_core.ratio.samplers import Curriculum, MaskRatioSampler
+from r2mae_core.train.finite_loss import FiniteLoss
+from r2mae_core.train.ranks import rank_and_world_size
+from r2mae_core.train.sharding import is_sharded, shard
 
 N_RATIO_BINS = 10
 
@@ -34,55 +34,6 @@ class MaskDraw:
     """Column of the curriculum weights that belongs to the ratio."""
     multiplier: float = 0.0
     """Factor on the gradient of the curriculum head; 0: frozen, every weight is 1."""
-
-
-class FiniteLoss(pl.LightningModule):
-    """Stops a training whose loss is no longer a number, without waiting for the device in every step."""
-
-    _first_bad: Tensor | None = None
-
-    def watch(self, loss: Tensor) -> None:
-        """Note on the device the first step whose loss is not a number."""
-        if self._first_bad is None or self._first_bad.device != loss.device:
-            self._first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
-        bad = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, self.global_step, self._first_bad)
-
-    def check_finite(self) -> None:
-        """Stop if the loss of a step so far was not a number. It waits for the device: call it at log steps.
-
-        Raises:
-            UserError: with the first such step.
-        """
-        if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
-            raise UserError(
-                f"the loss is not a number since {self.describe_step(step)}; lower the learning rate, clip gradients, "
-                "or train in float32 (--precision 32-true). The last checkpoint is from before that step"
-            )
-
-    def describe_step(self, step: int) -> str:
-        """Return how a step is named in the message."""
-        return f"step {step}"
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Never replace a good checkpoint by a broken one.
-
-        Raises:
-            UserError: a loss or a weight is not a number.
-        """
-        self.check_finite()
-        broken = [name for name, value in self.named_parameters() if not all_finite(value)]
-        if broken:
-            raise UserError(
-                f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; lower the learning "
-                "rate, or clip gradients. The last checkpoint is from before that step"
-            )
-
-
-def all_finite(value: Tensor) -> bool:
-    """Return whether every number is finite; of a sharded tensor, on every rank."""
-    finite: Any = value.isfinite().all()
-    return bool(finite.full_tensor() if hasattr(finite, "full_tensor") else finite)
 
 
 class MaskedModule(FiniteLoss):
@@ -174,7 +125,8 @@ class MaskedModule(FiniteLoss):
             return MaskDraw(ratio, generator, column, multiplier)
         return MaskDraw(ratio, generator)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         draw = self.draw(batch_idx)
         loss = self.masked_loss(batch, draw)
         self._bins.add(draw.ratio, loss.detach())
@@ -196,7 +148,8 @@ class MaskedModule(FiniteLoss):
             losses.append(loss)
         return torch.stack(losses).mean()
 
-    def describe_step(self, step: int) -> str:  # noqa: D102
+    @override
+    def describe_step(self, step: int) -> str:
         if self.ratio_per != "step":
             return f"step {step}"
         return f"step {step}, mask ratio {self.mask_ratio.sample(step, self.total_steps()):.4g}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from r2mae_core.errors import UserError
-from r2mae_core.records import Record, read_records
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.records import Record, read_records
 
 Direction = Literal["max", "min"]
 
@@ -24,12 +24,10 @@ def competition_ranks(values: Sequence[float], best: Direction = "max") -> list[
     Raises:
         ValueError: a value is NaN, which has no rank.
     """
-    from scipy.stats import rankdata
-
     if any(math.isnan(value) for value in values):
         raise ValueError(f"cannot rank NaN: {list(values)}")
     signed = [-value if best == "max" else value for value in values]
-    return [int(rank) for rank in rankdata(signed, method="min")]
+    return [1 + sum(other < value for other in signed) for value in signed]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,12 @@ class Cell:
     paper: float | None
 
     def text(self) -> str:
-        """Return the cell as shown: `0.912 ±0.004`, and the paper's value behind it if there is one."""
+        """Return the cell as shown: `0.912 ±0.004`, and the paper's value behind it if there is one.
+
+        A dash where a seed's value is NaN or infinite: a mean of the others would hide it.
+        """
+        if not math.isfinite(self.mean):
+            return "-"
         digits = _digits(self.mean, self.sd)
         spread = f" ±{self.sd:.{digits}f}" if self.sd is not None else ""
         paper = f" (paper {self.paper:g})" if self.paper is not None else ""
@@ -89,7 +92,8 @@ class ComparisonTable:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["scheme", "task", "metric", "mean", "sd", "n_seeds", "paper"])
         for (name, task, metric), cell in self.cells.items():
-            writer.writerow([name, task, metric, cell.mean, cell.sd, cell.n_seeds, cell.paper])
+            mean = cell.mean if math.isfinite(cell.mean) else None
+            writer.writerow([name, task, metric, mean, cell.sd, cell.n_seeds, cell.paper])
         return out.getvalue()
 
     def rich(self, title: str | None = None) -> Any:
@@ -182,6 +186,8 @@ def compare_runs(runs: Iterable[Path], rank_by: Mapping[str, Direction] | None =
 
 def _cell(group: list[Record]) -> Cell:
     values = [record.value for record in group]
+    if not all(map(math.isfinite, values)):
+        return Cell(math.nan, None, len(values), group[0].paper)
     mean = math.fsum(values) / len(values)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
     return Cell(mean, sd, len(values), group[0].paper)
@@ -194,7 +200,11 @@ def _mean_ranks(
     rank_by: Mapping[str, Direction],
 ) -> dict[str, float] | None:
     ranked = [column for column in columns if column[1] in rank_by]
-    complete = [name for name in schemes if all((name, *column) in cells for column in ranked)]
+
+    def measured(name: str, column: tuple[str, str]) -> bool:
+        return (name, *column) in cells and math.isfinite(cells[name, *column].mean)
+
+    complete = [name for name in schemes if all(measured(name, column) for column in ranked)]
     if not ranked or len(complete) < 2:
         return None
     ranks = [

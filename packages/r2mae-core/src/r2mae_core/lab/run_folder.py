@@ -1,23 +1,28 @@
 """The folder of one run: what was asked, with which versions, and all that came out."""
 
 import json
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path, write_text
-from r2mae_core.records import Record, read_records, write_records
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import as_json, atomic_path, write_text
+from r2mae_core.lab.records import Record, read_records, write_records
+from r2mae_core.lab.stamps import versions
 
 FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
 """Options that a run may change when it goes on: none changes what a step computes."""
+
+_NOT_KEPT = ("out", "progress", "dry_run")
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Return a command's config as plain data for the run folder, without where it goes and how it is shown."""
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_KEPT}
 
 
 class RunFolder:
@@ -70,7 +75,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / "config.yaml").exists():
-            raise UserError(f"{path} is no run folder: it has no config.yaml")
+            raise UserError(f"{path} is not a run folder: it has no config.yaml")
         return cls(path, yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}, facts=_facts(path))
 
     @property
@@ -89,6 +94,12 @@ class RunFolder:
         files = [self.checkpoints / "last.ckpt", *self.checkpoints.glob("sharded-*.ckpt/meta.pt")]
         newest = max((file for file in files if file.exists()), key=lambda file: file.stat().st_mtime_ns, default=None)
         return newest if newest is None or newest.suffix == ".ckpt" else newest.parent
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write a JSON file beside the results and return its path; numbers that are not finite become null."""
+        target = self.path / name
+        write_text(target, as_json(content, ensure_ascii=False))
+        return target
 
     def write_results(self, records: Sequence[Record]) -> Path:
         """Write `results.json` and return its path."""
@@ -146,37 +157,14 @@ def default_run_path(prog: str, command: str) -> Path:
     return Path("runs") / f"{prog}-{command}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def git_commit() -> str | None:
-    """Return the short commit of the current folder's checkout, with `+` if it has changes; None outside git."""
-    try:
-        commit = _git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, Any]:
-    """Return what a result depends on: Python, platform, installed packages, git commit, command line."""
-    packages = {dist.name: dist.version for dist in metadata.distributions() if dist.name}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": git_commit(),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
-    }
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _plain(value: Any) -> Any:
     """Return the value as YAML can hold it."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's
+        return _plain(value.tolist())
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

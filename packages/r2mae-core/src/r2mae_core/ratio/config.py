@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from r2mae_core.errors import UserError
-from r2mae_core.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler
-from r2mae_core.schemes import scheme, scheme_names
+from r2mae_core.lab.errors import UserError
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler
+from r2mae_core.ratio.schemes import scheme, scheme_names
 
 
 def sampler_from_config(

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from r2mae_core.errors import UserError
-from r2mae_core.samplers import (
+from r2mae_core.lab.errors import UserError
+from r2mae_core.ratio.samplers import (
     Curriculum,
     Fixed,
     Grid,
@@ -15,20 +15,8 @@ from r2mae_core.samplers import (
 
 Factory = Callable[..., RatioSampler]
 
-# Hidden fractions of the paper: the default, the lowest and the highest fixed ratio, and the range of R2MAE.
-# The text models have no fixed ratio below the default.
-_PAPER: dict[str, dict[str, float]] = {
-    "vision": {"ratio": 0.75, "lowest": 0.5, "highest": 0.9, "low": 0.6, "high": 0.9},
-    "text": {"ratio": 0.15, "highest": 0.4, "low": 0.15, "high": 0.4},
-    "dna": {"ratio": 0.15, "lowest": 0.05, "highest": 0.3, "low": 0.05, "high": 0.3},
-    "singlecell": {"ratio": 0.25, "lowest": 0.1, "highest": 0.5, "low": 0.1, "high": 0.5},
-}
-# R2MAE + Dynamic: where the falling upper bound starts. DNA starts at 0.55 so that the mean equals Dynamic MR's.
-_DYNAMIC_START = {"dna": 0.55, "singlecell": 0.5}
-# Steps between which the curriculum's multiplier falls; DNA: over the whole training.
-_CURRICULUM_RAMP: dict[str, tuple[int, int] | None] = {"dna": None, "singlecell": (30_000, 120_000)}
-
 _registry: dict[tuple[str, str | None], Factory] = {}
+_modalities: dict[str, tuple[Any, ...]] = {}
 
 
 def register_scheme(name: str, modality: str | None = None) -> Callable[[Factory], Factory]:
@@ -133,43 +121,80 @@ def _preset(factory: Factory, **defaults: Any) -> Factory:
     return build
 
 
-def _register_paper_schemes() -> None:
-    general = {
-        "fixed": _fixed,
-        "low": _fixed,
-        "high": _fixed,
-        "mdlm": _mdlm,
-        "dynamic": _dynamic,
-        "r2mae": _r2mae,
-        "r2mae+dynamic": _r2mae_dynamic,
-        "cl": _cl,
-        "cl-k0": _preset(_cl, k0=True),
-        "r2mae+cl": _r2mae_cl,
-        "r2mae+cl-k0": _preset(_r2mae_cl, k0=True),
+_GENERAL: dict[str, Factory] = {
+    "fixed": _fixed,
+    "low": _fixed,
+    "high": _fixed,
+    "mdlm": _mdlm,
+    "dynamic": _dynamic,
+    "r2mae": _r2mae,
+    "r2mae+dynamic": _r2mae_dynamic,
+    "cl": _cl,
+    "cl-k0": _preset(_cl, k0=True),
+    "r2mae+cl": _r2mae_cl,
+    "r2mae+cl-k0": _preset(_r2mae_cl, k0=True),
+}
+
+
+def register_modality(
+    name: str,
+    *,
+    ratio: float,
+    low: float,
+    high: float,
+    lowest: float | None = None,
+    highest: float | None = None,
+    dynamic_start: float | None = None,
+    ramp: tuple[int, int] | None = None,
+) -> None:
+    """Give the schemes of the paper their ratios in a modality: `scheme("r2mae", name)` and its siblings.
+
+    Args:
+        name: of the modality.
+        ratio: the fraction that models of its kind hide by default; "fixed".
+        low: lower bound of R2MAE's range, and where "dynamic" ends.
+        high: upper bound of R2MAE's range, and where "dynamic" starts.
+        lowest: the fixed ratio of "low"; None: there is no such scheme.
+        highest: the fixed ratio of "high"; None: that is `high`.
+        dynamic_start: where the falling upper bound of "r2mae+dynamic" starts; None: `high`.
+        ramp: steps between which the curriculum's multiplier falls; None: over the whole training.
+
+    Raises:
+        ValueError: the modality is registered already with other ratios, or a ratio is not in [0, 1].
+    """
+    ratios = (ratio, low, high, lowest, highest, dynamic_start, ramp)
+    if name in _modalities:
+        if _modalities[name] != ratios:
+            raise ValueError(f"the modality {name!r} is registered already, with other ratios")
+        return
+    spread = {"low": low, "high": high}
+    presets: dict[str, dict[str, Any]] = {
+        "fixed": {"ratio": ratio},
+        "high": {"ratio": high if highest is None else highest},
+        "mdlm": {},
+        "dynamic": {"start": high, "end": low},
+        "r2mae": spread,
+        "r2mae+dynamic": {"low": low, "high": high if dynamic_start is None else dynamic_start},
+        "cl": {"ratio": ratio, "ramp": ramp},
+        "cl-k0": {"ratio": ratio, "ramp": ramp},
+        "r2mae+cl": {**spread, "ramp": ramp},
+        "r2mae+cl-k0": {**spread, "ramp": ramp},
     }
-    for modality, ratios in _PAPER.items():
-        spread = {"low": ratios["low"], "high": ratios["high"]}
-        ramp = {"ramp": _CURRICULUM_RAMP.get(modality)}
-        presets: dict[str, dict[str, Any]] = {
-            "fixed": {"ratio": ratios["ratio"]},
-            "high": {"ratio": ratios["highest"]},
-            "mdlm": {},
-            "dynamic": {"start": ratios["high"], "end": ratios["low"]},
-            "r2mae": spread,
-            "r2mae+dynamic": {**spread, "high": _DYNAMIC_START.get(modality, ratios["high"])},
-            "cl": {"ratio": ratios["ratio"], **ramp},
-            "cl-k0": {"ratio": ratios["ratio"], **ramp},
-            "r2mae+cl": {**spread, **ramp},
-            "r2mae+cl-k0": {**spread, **ramp},
-        }
-        if "lowest" in ratios:
-            presets["low"] = {"ratio": ratios["lowest"]}
-        for name, factory in general.items():
-            if name in presets:
-                register_scheme(name, modality)(_preset(factory, **presets[name]))
-    for name, factory in general.items():
-        if name not in ("low", "high"):  # these name nothing without a modality
-            register_scheme(name)(factory)
+    if lowest is not None:
+        presets["low"] = {"ratio": lowest}
+    schemes = {key: _preset(factory, **presets[key]) for key, factory in _GENERAL.items() if key in presets}
+    for factory in schemes.values():
+        factory()  # a ratio out of range is refused here
+    _modalities[name] = ratios
+    _registry.update({(key, name): factory for key, factory in schemes.items()})
 
 
-_register_paper_schemes()
+# The paper's hidden fractions (C.5 to C.8). The text models have no fixed ratio below the default; the upper bound of
+# DNA's R2MAE + Dynamic starts at 0.55, so that its mean ratio equals Dynamic MR's.
+register_modality("vision", ratio=0.75, lowest=0.5, highest=0.9, low=0.6, high=0.9)
+register_modality("text", ratio=0.15, highest=0.4, low=0.15, high=0.4)
+register_modality("dna", ratio=0.15, lowest=0.05, highest=0.3, low=0.05, high=0.3, dynamic_start=0.55)
+register_modality("singlecell", ratio=0.25, lowest=0.1, highest=0.5, low=0.1, high=0.5, ramp=(30_000, 120_000))
+for _name, _factory in _GENERAL.items():
+    if _name not in ("low", "high"):  # these name nothing without a modality
+        register_scheme(_name)(_factory)

@@ -1,10 +1,13 @@
 """Files that are either whole or absent."""
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -34,3 +37,18 @@ def write_text(target: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def as_json(content: Any, *, indent: int = 1, ensure_ascii: bool = True) -> str:
+    """Return JSON text that ends in a newline. JSON has no NaN and no infinity: they become null."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy's
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

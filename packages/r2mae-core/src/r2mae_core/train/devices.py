@@ -2,20 +2,12 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from r2mae_core.errors import UserError
-from r2mae_core.records import Record
-from r2mae_core.run_folder import git_commit
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-"""What every command takes for `--device`."""
-Precision = Literal["auto", "32-true", "bf16-mixed"]
-"""What every command takes for `--precision`; see `precision`."""
-Strategy = Literal["auto", "ddp", "fsdp"]
-"""What every pretraining on several devices takes for `--strategy`; see `train`."""
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.terminal import say
 
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0}
 """Dense bfloat16 peak of common GPUs, 10^12 operations a second, as their makers state."""
@@ -57,13 +49,6 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
 
 
-def stamped(records: Iterable[Record], device: str, seconds: float | None = None) -> list[Record]:
-    """Return the records with the device's name and the commit, and the wall time where it is given."""
-    stamps: dict[str, Any] = {"device": device_name(device), "git": git_commit()}
-    stamps |= {} if seconds is None else {"seconds": seconds}
-    return [replace(record, **stamps) for record in records]
-
-
 def seconds_of(step: Callable[[], Any], device: str, repeats: int = 3) -> float:
     """Return the least wall time of a call, after one that is not counted; what a `--dry-run` estimates with.
 
@@ -100,16 +85,16 @@ def peak_flops(device: str, given: float | None) -> float | None:
 def precision(asked: str, device: str) -> str:
     """Return Lightning's name of a precision; "auto" is bf16 on CUDA and float32 elsewhere.
 
-    A CPU without instructions for bfloat16 imitates it, many times slower than float32; that is said, once.
+    A CPU without instructions for bfloat16 emulates it, many times slower than float32; that is said, once.
     """
     chosen = asked if asked != "auto" else "bf16-mixed" if device == "cuda" else "32-true"
-    if chosen.startswith("bf16") and imitates_bfloat16(device):
+    if chosen.startswith("bf16") and emulates_bfloat16(device):
         _say_once("Note: this CPU has no instructions for bfloat16; --precision 32-true is many times faster")
     return chosen
 
 
-def imitates_bfloat16(device: str) -> bool:
-    """Return whether a device has no instructions for bfloat16 and imitates them: a CPU with AVX2 alone."""
+def emulates_bfloat16(device: str) -> bool:
+    """Return whether a device has no instructions for bfloat16 and emulates them: a CPU with AVX2 alone."""
     import torch
 
     return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -117,8 +102,6 @@ def imitates_bfloat16(device: str) -> bool:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    from r2mae_core.commands import say
-
     say(message)
 
 
@@ -130,3 +113,16 @@ def out_of_memory(error: Exception, lower: str) -> UserError:
         lower: what the user should lower, such as "--micro_batch_size".
     """
     return UserError(f"the GPU's memory is full ({str(error).splitlines()[0]}); lower {lower}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread: small tensors gain little from two, and lose much where the cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

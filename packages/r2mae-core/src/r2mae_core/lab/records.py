@@ -1,12 +1,13 @@
 """Result records: one measured number each, with all that is needed to trust it."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import write_text
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import as_json, write_text
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Record:
     metric: str
     """What was measured, such as "probe_accuracy"; at a mask ratio "loss@0.15"."""
     value: float
+    """NaN or infinite where nothing was measured, as in a run that diverged: `null` in the file, read back as NaN, and
+    a dash in tables."""
     scheme: str
     """The mask scheme that pretrained the model."""
     seed: int
@@ -35,7 +38,7 @@ class Record:
 
 def write_records(path: Path, records: Iterable[Record]) -> Path:
     """Write `{"records": […]}` atomically and return the path."""
-    write_text(path, json.dumps({"records": [asdict(record) for record in records]}, indent=1) + "\n")
+    write_text(path, as_json({"records": [asdict(record) for record in records]}))
     return path
 
 
@@ -58,6 +61,6 @@ def read_records(path: Path | str) -> list[Record]:
         if unknown := set(row) - names:
             raise UserError(f"{path}: record {i} has unknown fields {sorted(unknown)}")
     try:
-        return [Record(**row) for row in rows]
-    except TypeError as error:
+        return [Record(**{**row, "value": math.nan} if row.get("value", 0) is None else row) for row in rows]
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path}: {error}") from None

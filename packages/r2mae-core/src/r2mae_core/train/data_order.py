@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core.errors import UserError
-from r2mae_core.randomness import derived_seed
+from r2mae_core.lab.errors import UserError
+from r2mae_core.ratio.randomness import derived_seed
+from r2mae_core.train.ranks import rank_and_world_size
 
 
 @lru_cache(maxsize=16)
@@ -128,20 +129,13 @@ def micro_batch_size(asked: int | None, batch_size: int, world_size: int, larges
     if asked is not None:
         if asked < 1 or batch_size % (asked * world_size):
             raise UserError(
-                f"--batch_size {batch_size} is no multiple of --micro_batch_size {asked} × {world_size} devices"
+                f"--batch_size {batch_size} is not a multiple of --micro_batch_size {asked} × {world_size} devices"
             )
         return asked
     for size in range(min(largest, max(batch_size // world_size, 1)), 0, -1):
         if batch_size % (size * world_size) == 0 and not (even and size % 2):
             return size
     raise UserError(f"--batch_size {batch_size} cannot be shared by {world_size} devices")
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
-    import torch.distributed as dist
-
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 class _RestOfEpoch:

@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from r2mae_core.randomness import uniform_draw
+from typing_extensions import override
+
+from r2mae_core.ratio.randomness import uniform_draw
 
 
 @runtime_checkable
@@ -87,17 +89,21 @@ class Fixed(RatioSampler):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", _check_ratio(self.ratio, "ratio"))
 
-    def sample(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def sample(self, step: int, total_steps: int | None = None) -> float:
         _check_step(step)
         return self.ratio
 
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:  # noqa: D102
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         return self.ratio, self.ratio
 
-    def mean(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
         return self.ratio
 
-    def describe(self) -> str:  # noqa: D102
+    @override
+    def describe(self) -> str:
         return f"fixed at {self.ratio:g}"
 
 
@@ -122,7 +128,8 @@ class LinearDecay(RatioSampler):
         if self.stages is not None and self.stages < 1:
             raise ValueError(f"stages must be at least 1, got {self.stages}")
 
-    def sample(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def sample(self, step: int, total_steps: int | None = None) -> float:
         _check_step(step)
         if total_steps is None or total_steps < 1:
             raise ValueError(f"LinearDecay must know the length of the training: total_steps is {total_steps}")
@@ -134,14 +141,17 @@ class LinearDecay(RatioSampler):
         # Written as a weighted mean so that both ends come out exactly.
         return (self.start * (last - position) + self.end * position) / last
 
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:  # noqa: D102
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         value = self.sample(step, total_steps)
         return value, value
 
-    def mean(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
         return self.sample(step, total_steps)
 
-    def describe(self) -> str:  # noqa: D102
+    @override
+    def describe(self) -> str:
         held = f", held within each of {self.stages} stages" if self.stages is not None else ""
         return f"linear from {self.start:g} to {self.end:g}{held}"
 
@@ -188,21 +198,25 @@ class Uniform(RatioSampler):
         )
         return self._check_order(low, high, f" at step {step}")
 
-    def sample(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def sample(self, step: int, total_steps: int | None = None) -> float:
         low, high = self._range(_check_step(step), total_steps)
         return min(low + (high - low) * uniform_draw(self.seed, step), high)
 
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:  # noqa: D102
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         low = self.low.bounds(step, total_steps)[0] if isinstance(self.low, MaskRatioSampler) else self.low
         high = self.high.bounds(step, total_steps)[1] if isinstance(self.high, MaskRatioSampler) else self.high
         return low, high
 
-    def mean(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
         low = self.low.mean(step, total_steps) if isinstance(self.low, MaskRatioSampler) else self.low
         high = self.high.mean(step, total_steps) if isinstance(self.high, MaskRatioSampler) else self.high
         return (low + high) / 2
 
-    def describe(self) -> str:  # noqa: D102
+    @override
+    def describe(self) -> str:
         low, high = (
             f"({bound.describe()})" if isinstance(bound, MaskRatioSampler) else f"{bound:g}"
             for bound in (self.low, self.high)
@@ -242,16 +256,20 @@ class Grid(RatioSampler):
         """Return which of the values is drawn at this step: the column of the curriculum weights."""
         return int(uniform_draw(self.seed, _check_step(step)) * len(self.values))
 
-    def sample(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def sample(self, step: int, total_steps: int | None = None) -> float:
         return self.values[self.index(step, total_steps)]
 
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:  # noqa: D102
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         return min(self.values), max(self.values)
 
-    def mean(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
         return math.fsum(self.values) / len(self.values)
 
-    def describe(self) -> str:  # noqa: D102
+    @override
+    def describe(self) -> str:
         low, high = self.bounds(0)
         return f"one of {len(self.values)} ratios from {low:g} to {high:g}, drawn at every step (seed {self.seed})"
 
@@ -303,15 +321,19 @@ class Curriculum(RatioSampler):
         first, last = self.ramp if self.ramp is not None else (0, max(int(total_steps or 1) - 1, 1))
         return 1.0 - 2.0 * min(max((step - first) / (last - first), 0.0), 1.0)
 
-    def sample(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def sample(self, step: int, total_steps: int | None = None) -> float:
         return self.ratio.sample(step, total_steps)
 
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:  # noqa: D102
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         return self.ratio.bounds(step, total_steps)
 
-    def mean(self, step: int, total_steps: int | None = None) -> float:  # noqa: D102
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
         return self.ratio.mean(step, total_steps)
 
-    def describe(self) -> str:  # noqa: D102
+    @override
+    def describe(self) -> str:
         goal = "an easy mask" if self.k0 else "easy to hard"
         return f"{self.ratio.describe()}, with learned loss weights ({goal})"

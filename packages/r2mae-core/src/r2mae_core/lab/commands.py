@@ -7,18 +7,23 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
-from importlib import resources
+from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from r2mae_core.comparison import Direction, compare, compare_runs
-from r2mae_core.errors import UserError
-from r2mae_core.files import write_text
-from r2mae_core.records import Record
-from r2mae_core.run_folder import RunFolder
+import yaml
+
+from r2mae_core.lab.comparison import Direction, compare, compare_runs
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import write_text
+from r2mae_core.lab.option_groups import group_options
+from r2mae_core.lab.records import Record
+from r2mae_core.lab.run_folder import RunFolder
+from r2mae_core.lab.terminal import say
 
 _EPILOG = "A switch alone means true, --no-NAME false; dashes and underscores in names are the same."
+_TRUST = "Import this module first, such as one that registers schemes of your own; may be given several times."
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Command:
     target: str
     """Where its code is, as "module:function"; called with an instance of `config`."""
     help: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Old name of an option → how it is written now, such as {"root": "--data"}: the old one answers with that."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,15 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
         argv: arguments; None: those of the process.
     """
     package = next(iter(commands.values())).target.partition(".")[0]
-    parser = _parser(prog, package, description, commands)
     try:
-        words = _with_plain_flags(commands, sys.argv[1:] if argv is None else argv)
-        parsed = parser.parse_args(_with_recipe_paths(package, commands, words))
+        words = _import_trusted(sys.argv[1:] if argv is None else argv)
+        words = _with_recipe_paths(package, commands, _with_plain_flags(commands, words))
+        _refuse_old_names(commands, words)
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        parsed = _parser(prog, package, description, commands).parse_args(words)
     except SystemExit as stop:
         return int(stop.code or 0)
     verb = parsed.command
@@ -67,22 +79,19 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     module, _, function = command.target.partition(":")
     try:
         getattr(importlib.import_module(module), function)(command.config(**values))
-    except UserError as error:
-        print(f"{prog} {verb}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+    except (UserError, OSError) as error:  # OSError: a full disk, a missing permission, with the file's name
+        message = str(error)
     except KeyboardInterrupt:
-        print(f"\n{prog} {verb}: interrupted", file=sys.stderr)  # noqa: T201
-        return 1
-    except OSError as error:  # a full disk, a missing permission: the system's own words, with the file's name
-        print(f"{prog} {verb}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        message = "interrupted"
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         reason = (str(error).splitlines() or [""])[0]
-        print(f"{prog} {verb}: the GPU's memory is full ({reason}); lower the batch size", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+        message = f"the GPU's memory is full ({reason}); lower the batch size"
+    else:
+        return 0
+    print(f"{prog} {verb}: {message}", file=sys.stderr)  # noqa: T201
+    return 1
 
 
 def _parser(prog: str, package: str, description: str, commands: Mapping[str, Command]) -> Any:
@@ -100,10 +109,12 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
             else "YAML file"
         )
         options.add_argument("-c", "--config", action="config", help=known)
+        options.add_argument("--trust", metavar="MODULE", help=_TRUST)
         lists: set[str | int] = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
         options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
         for name in map(str, lists):  # jsonargparse would want [a,b] for a list without a flag
             options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
+        group_options(options, command.config)
         verbs.add_subcommand(verb, options, help=command.help)
     return parser
 
@@ -115,19 +126,64 @@ def recipes(package: str, verb: str) -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package.replace("_", "-"))
+    try:
+        return metadata.version(package.replace("_", "-"))
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return str(getattr(importlib.import_module(package), "__version__", "unknown"))
 
 
 def _required(config: type) -> list[Field[Any]]:
     return [field for field in fields(config) if field.default is MISSING and field.default_factory is MISSING]
 
 
+def _verb(commands: Mapping[str, Command], argv: Sequence[str]) -> str:
+    return next((word for word in argv if word in commands), "")
+
+
+def _import_trusted(argv: Sequence[str]) -> list[str]:
+    """Import the modules that --trust names, also from the current folder, and return the other words."""
+    words, rest = iter(argv), []
+    for word in words:
+        if word != "--trust" and not word.startswith("--trust="):
+            rest.append(word)
+            continue
+        name = word.partition("=")[2] or next(words, "")
+        if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
+            sys.path.append(here)
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"--trust {name}: the module cannot be imported ({error})") from None
+    return rest
+
+
+def _refuse_old_names(commands: Mapping[str, Command], argv: Sequence[str]) -> None:
+    """Answer an option's old name with the new one, on the command line and in YAML files."""
+    verb = _verb(commands, argv)
+    renamed = commands[verb].renamed if verb else {}
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    files = [Path(word) for before, word in zip(["", *argv], argv, strict=False) if before in ("-c", "--config")]
+    files += [Path(word.removeprefix("--config=")) for word in argv if word.startswith("--config=")]
+    for old, new in renamed.items():
+        if old in flags:
+            raise UserError(f"{verb}: --{old} is now written {new}")
+        for file in files:
+            if file.is_file() and old in _keys(file):
+                raise UserError(f"{verb}: {file} has {old}, which is now written {new}")
+
+
+def _keys(file: Path) -> Sequence[str]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return ()  # the parser reports it
+    return tuple(content) if isinstance(content, dict) else ()
+
+
 def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
     """Let --dry-run stand for --dry_run true, and --no-progress for --progress false."""
-    verb = next((word for word in argv if word in commands), None)
-    if verb is None:
+    verb = _verb(commands, argv)
+    if not verb:
         return list(argv)
     names = {field.name for field in fields(commands[verb].config)}
     flags = {field.name for field in fields(commands[verb].config) if field.type in (bool, "bool")}
@@ -150,7 +206,7 @@ def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> l
 
 def _with_recipe_paths(package: str, commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
     """Replace a recipe's name after -c or --config by the path of its file."""
-    verb = next((word for word in argv if word in commands), "")
+    verb = _verb(commands, argv)
     paths, found = recipes(package, verb) if verb else {}, []
     for before, word in zip(["", *argv], argv, strict=False):
         if word.startswith("--config="):
@@ -161,19 +217,13 @@ def _with_recipe_paths(package: str, commands: Mapping[str, Command], argv: Sequ
     return found
 
 
-def resolved(config: Any) -> dict[str, Any]:
-    """Return a command's config as plain data for the run folder, without where it goes and how it is shown."""
-    hidden = ("out", "progress", "dry_run")
-    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in hidden}
-
-
 def refuse_options(config: Any, foreign: Mapping[str, str], who: str) -> None:
     """Refuse options that would be ignored.
 
     Args:
         config: a command's options.
-        foreign: option → what it is for, such as "fig2b".
-        who: what has no use for them, such as "table1" or "--model mlp".
+        foreign: option → what it is for, such as "a ViT".
+        who: what it does not apply to, such as "table1" or "the bundled alignment".
 
     Raises:
         UserError: one of them is not at its default.
@@ -181,7 +231,7 @@ def refuse_options(config: Any, foreign: Mapping[str, str], who: str) -> None:
     default = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(config)}
     if changed := [name for name in default if name in foreign and getattr(config, name) != default[name]]:
         shown = ", ".join(f"--{name} (for {foreign[name]})" for name in changed)
-        raise UserError(f"{who} has no use for {shown}; leave it out")
+        raise UserError(f"{shown} does not apply to {who}; leave it out")
 
 
 def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
@@ -189,7 +239,7 @@ def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
 
     Args:
         config: its options.
-        rank_by: the package's metrics that say which scheme is better.
+        rank_by: the package's metrics that decide which scheme is better.
 
     Raises:
         UserError: a folder holds no results, or two of them measured the same thing.
@@ -206,7 +256,7 @@ def report(
     Args:
         run: the run folder.
         records: what was measured.
-        rank_by: metrics that say which scheme is better.
+        rank_by: metrics that decide which scheme is better.
         title: of the printed table.
         name: of the Markdown file.
     """
@@ -214,23 +264,3 @@ def report(
     table = compare(records, rank_by)
     write_text(run.path / f"{name}.md", table.markdown())
     say(table.rich(title))
-
-
-def left_out(counts: Mapping[str, int]) -> str:
-    """Return the line that says what was skipped, and why: reason → count."""
-    return "left out: " + (", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "nothing")
-
-
-def first_rank() -> bool:
-    """Return whether this process is the one of its run that speaks; also before the ranks have met."""
-    return not int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
-
-
-def say(message: Any = "") -> None:
-    """Print to the terminal, on the first rank alone; the one place where the packages do."""
-    if not first_rank():
-        return
-    from rich.console import Console
-
-    # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.
-    Console(highlight=False, markup=False, soft_wrap=not hasattr(message, "__rich_console__")).print(message)

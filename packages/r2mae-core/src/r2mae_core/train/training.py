@@ -1,10 +1,8 @@
-"""`train`: a module, a loader and a run folder in; the trained module, its log and its checkpoint out."""
+"""`fit`: a module, a loader and a run folder in; the trained module, its log and its checkpoint out."""
 
 import contextlib
 import logging
 import shutil
-import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,15 +12,15 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from tqdm import tqdm
 
-from r2mae_core.checkpoints import AtomicCheckpoints, refuse_code
-from r2mae_core.data_order import ResumableLoader
-from r2mae_core.devices import peak_flops, resolve_device
-from r2mae_core.errors import UserError
-from r2mae_core.metrics_csv import MetricsCSV
-from r2mae_core.run_folder import RunFolder
-from r2mae_core.sharding import sharded_strategy
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.run_folder import RunFolder
+from r2mae_core.train.callbacks import LoaderPosition, StepProgress, Throughput
+from r2mae_core.train.checkpoints import AtomicCheckpoints, refuse_code
+from r2mae_core.train.data_order import ResumableLoader
+from r2mae_core.train.devices import resolve_device
+from r2mae_core.train.metrics_csv import MetricsCSV
+from r2mae_core.train.sharding import sharded_strategy
 
 # What Lightning warns of and we mean.
 _BY_DESIGN = (
@@ -36,97 +34,7 @@ _BY_DESIGN = (
 )
 
 
-class LoaderPosition(pl.Callback):
-    """Keeps the data loader's position in the checkpoint; Lightning restores it in mid-epoch only."""
-
-    def __init__(self, loader: ResumableLoader) -> None:
-        self.loader = loader
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
-        self.loader.load_state_dict(state_dict)
-
-
-class Throughput(pl.Callback):
-    """Logs samples per second between two log steps; a package adds what else its speed means by `metrics`.
-
-    Args:
-        samples_per_step: of the global batch.
-        unit: what a sample is called, such as "windows".
-    """
-
-    def __init__(self, samples_per_step: int, unit: str = "samples") -> None:
-        self.samples_per_step, self.unit = samples_per_step, unit
-
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
-        """Return what to log of a rate in samples per second, measured over these optimizer steps."""
-        return {f"{self.unit}_per_second": rate}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self.start, self.step = time.perf_counter(), trainer.global_step
-
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        steps = range(self.step, trainer.global_step)
-        if not steps or trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        rate = len(steps) * self.samples_per_step / (time.perf_counter() - self.start)
-        metrics = self.metrics(rate, steps, trainer, pl_module)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
-        self.start, self.step = time.perf_counter(), trainer.global_step
-
-
-def operations_metrics(operations: float, trainer: pl.Trainer, peak_tflops: float | None = None) -> dict[str, float]:
-    """Return "tflops", and "mfu" where the device's peak is known or given, of operations per second."""
-    metrics = {"tflops": operations / 1e12}
-    peak = peak_flops(trainer.strategy.root_device.type, peak_tflops)
-    return metrics if peak is None else {**metrics, "mfu": operations / (peak * trainer.world_size)}
-
-
-class StepProgress(pl.Callback):
-    """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches.
-
-    Args:
-        description: what the bar says is going on.
-    """
-
-    def __init__(self, description: str = "pretraining") -> None:
-        self.description = description
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        steps = trainer.estimated_stepping_batches
-        self.bar = tqdm(
-            desc=self.description,
-            total=int(steps) if steps != float("inf") else None,
-            initial=trainer.global_step,
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 10.0,
-            dynamic_ncols=True,
-            disable=trainer.global_rank != 0,
-        )
-
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.bar.update(trainer.global_step - self.bar.n)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self.bar.close()
-
-    def on_exception(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if hasattr(self, "bar"):
-            self.bar.close()  # before the message
-
-
-def train(
+def fit(
     module: pl.LightningModule,
     loader: Iterable[Any],
     run: RunFolder,

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from r2mae_core.errors import UserError
-from r2mae_core.files import atomic_path
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import atomic_path
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

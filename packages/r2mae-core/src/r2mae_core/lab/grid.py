@@ -1,0 +1,88 @@
+"""A grid of experiments, such as schemes × seeds: what is finished is not done again, and processes may share it."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from r2mae_core.lab.records import Record, read_records, write_records
+from r2mae_core.lab.run_folder import RunFolder
+from r2mae_core.lab.terminal import say
+
+Measure = Callable[[Path], Sequence[Record]]
+"""Does a cell's work in its folder and returns what it measured."""
+
+
+def cell_name(*parts: object) -> str:
+    """Return the folder of a cell, such as "Uniform-0.1-0.5-0" for ("Uniform(0.1, 0.5)", 0)."""
+    return re.sub(r"[ (),/\\]+", "-", "-".join(re.sub(r"\)$", "", str(part)) for part in parts)).strip("-")
+
+
+def walk_grid(
+    run: RunFolder,
+    cells: Mapping[str, Measure],
+    *,
+    part: str = "",
+    again: bool = False,
+    tidy: Callable[[list[Record]], list[Record]] = lambda records: records,
+) -> list[Record]:
+    """Do what is missing of a grid, with a line for each cell, and return the records of these cells.
+
+    A finished cell leaves its records in its own folder, `<run>/<cell>/results.json`; after each one, the run's own
+    `results.json` holds those of all cells that are there, also of earlier calls. Several processes may walk one
+    folder: a cell that another one works on is left to it, and waited for at the end.
+
+    Args:
+        run: the folder of the grid.
+        cells: name of the cell's folder → its work, which must itself go on where an earlier call was interrupted.
+        part: subfolder of a cell that its results lie in, where several grids share the cells' models.
+        again: do finished cells again, because their work knows what is missing.
+        tidy: what the run's `results.json` makes of all records.
+    """
+    kept: dict[str, list[Record]] = {}
+    waiting: list[str] = []
+    for wait, names in ((False, list(cells)), (True, waiting)):
+        for name in names:
+            home, start = run.path / name / part, time.perf_counter()
+            with _claimed(home, wait=wait) as ours:
+                if not ours:
+                    waiting.append(name)
+                    continue
+                done = (home / "results.json").exists()
+                if again or not done:
+                    write_records(home / "results.json", cells[name](home))
+                kept[name] = read_records(home)
+            run.write_results(tidy(finished_records(run, cells, part)))
+            took = "done before" if done else f"{time.perf_counter() - start:.0f} s"
+            say(f"[{len(kept)}/{len(cells)}] {name}: {took}")
+    return [record for name in cells for record in kept[name]]
+
+
+def finished_records(run: RunFolder, first: Iterable[str] = (), part: str = "") -> list[Record]:
+    """Return the records of all finished cells of a grid: those named first, in their order, then the others."""
+    found = {file.parent for file in run.path.glob(f"*/{part}/results.json" if part else "*/results.json")}
+    order = [home for name in first if (home := run.path / name / part) in found]
+    return [record for home in [*order, *sorted(found - set(order))] for record in read_records(home)]
+
+
+@contextlib.contextmanager
+def _claimed(home: Path, *, wait: bool) -> Iterator[bool]:
+    """Keep other processes from a cell while the block runs; the system lets go of it when the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time
+        yield True
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    handle = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)

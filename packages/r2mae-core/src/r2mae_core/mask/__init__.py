@@ -1,0 +1,1 @@
+"""Which positions are hidden, and how much each of them counts in the loss."""

@@ -1,0 +1,70 @@
+"""The options that every command of a kind has, and every modality means alike. Nothing heavy is imported here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from r2mae_core.ratio.samplers import RatioSampler
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""What every command takes for `--device`."""
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+"""What every command takes for `--precision`; see `precision`."""
+Strategy = Literal["auto", "ddp", "fsdp"]
+"""What every pretraining on several devices takes for `--strategy`; see `fit`."""
+RatioPer = Literal["step", "micro_batch", "sample"]
+"""What every pretraining takes for `--ratio_per`; see `MaskedModule`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command takes that computes something and writes a run folder."""
+
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """Run folder; default runs/PROGRAM-COMMAND-TIME. An interrupted run goes on there."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(RunOptions):
+    """What every `pretrain` takes. A package adds its data, its model and its budget, and may change a default."""
+
+    mask_ratio: RatioSampler | float | str = "r2mae"
+    """A scheme's name, a number, or a sampler."""
+    ratio_per: RatioPer = "step"
+    """Draw the ratio once per optimizer step, for each micro-batch, or for each sample."""
+    batch_size: int = 256
+    """Samples of an optimizer step, over all devices."""
+    micro_batch_size: int | None = None
+    """Samples that one device computes at once; default: the most that fits commonly and divides the batch."""
+    clip: float | None = None
+    """Largest gradient norm; null: no clipping."""
+    seed: int = 0
+    """Seed for initialisation, masks, dropout and data order."""
+    devices: int = 1
+    """Devices per machine."""
+    nodes: int = 1
+    """Machines; start the command on each with torchrun or SLURM."""
+    strategy: Strategy = "auto"
+    """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
+    large for one."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    peak_tflops: float | None = None
+    """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
+    validate_every: int | None = None
+    """Optimizer steps between two validations; default a tenth of the training."""
+    checkpoint_every: int | None = None
+    """Optimizer steps between two checkpoints; default a tenth of the training."""
+    log_every: int = 20
+    """Optimizer steps between two lines of the log."""
+
+    @property
+    def world_size(self) -> int:
+        """Devices of all machines."""
+        return self.devices * self.nodes
