@@ -2,7 +2,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, scheme, train
+from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, fit, scheme
 from r2mae_vision import load_unet, prepare_celeba, pretrain_unet
 from r2mae_vision.celeba import pretrain as room
 from r2mae_vision.celeba.evaluate import masked_errors
@@ -32,7 +32,7 @@ class CutAt(pl.Callback):
 @pytest.mark.parametrize("sampler", [Uniform(0.3, 0.8), LinearDecay(0.9, 0.6)], ids=["r2mae", "dynamic"])
 def test_interrupted_pretraining_resumes_to_the_same_model(tmp_path, few, monkeypatch, sampler):
     whole = pretrain_unet(few, sampler, RunFolder(tmp_path / "whole", {}), **SMALL)
-    monkeypatch.setattr(room, "train", lambda *args, **kwargs: train(*args, callbacks=[CutAt(5)], **kwargs))
+    monkeypatch.setattr(room, "train", lambda *args, **kwargs: fit(*args, callbacks=[CutAt(5)], **kwargs))
     with pytest.raises(PowerCutError):
         pretrain_unet(few, sampler, RunFolder(tmp_path / "cut", {}), **SMALL)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import RunFolder, UserError, train
+from r2mae_core import RunFolder, UserError, fit
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
 from r2mae_vision.classifier import Classifier
 from r2mae_vision.encoders import EncoderSpec
@@ -67,7 +67,7 @@ def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(start, tmp_path, monk
 
     def cut(*args, **kwargs):
         kwargs["callbacks"] = [*kwargs["callbacks"], CutAt()]
-        return train(*args, **kwargs)
+        return fit(*args, **kwargs)
 
     monkeypatch.setattr(room, "train", cut)
     with pytest.raises(PowerCutError):

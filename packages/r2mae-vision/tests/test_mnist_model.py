@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, derived_seed, exact_mask, scheme, train
+from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, derived_seed, exact_mask, fit, scheme
 from r2mae_vision import Member, MLPAutoencoder, pretrain_members
 
 MEMBERS = [
@@ -104,7 +104,7 @@ def test_interrupted_pretraining_resumes_to_the_same_model(tmp_path, digits, mon
                 raise PowerCutError
 
     whole = pretrain_members(digits, MEMBERS, RunFolder(tmp_path / "whole", {}), **SMALL)
-    monkeypatch.setattr(room, "train", lambda *args, **kwargs: train(*args, callbacks=[CutAt()], **kwargs))
+    monkeypatch.setattr(room, "train", lambda *args, **kwargs: fit(*args, callbacks=[CutAt()], **kwargs))
     with pytest.raises(PowerCutError):
         pretrain_members(digits, MEMBERS, RunFolder(tmp_path / "cut", {}), **SMALL)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import Fixed, LinearDecay, MaskDraw, Uniform, UserError, read_metrics, read_records, train
+from r2mae_core import Fixed, LinearDecay, MaskDraw, Uniform, UserError, fit, read_metrics, read_records
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
 from r2mae_vision.options import Pretrain
 from r2mae_vision.pretrain import MaskedImageModule, pretrain_vit, scheme_sampler
@@ -71,7 +71,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, scope)
 
     def cut(*args, **kwargs):
         kwargs["callbacks"] = [*kwargs["callbacks"], CutAt()]
-        return train(*args, **kwargs)
+        return fit(*args, **kwargs)
 
     monkeypatch.setattr(room, "train", cut)
     with pytest.raises(PowerCutError):

@@ -33,7 +33,16 @@ from .train.masked_module import MaskDraw, MaskedModule, seed_device
 from .train.metrics_csv import MetricsCSV, read_metrics
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
 from .train.options import Device, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
-from .train.pretraining import HeldOutLoss, Modality, check_share, run_pretraining, scheme_in_tables, without_prefix
+from .train.pretraining import (
+    HeldOutLoss,
+    Modality,
+    check_share,
+    run_identities,
+    run_identity,
+    run_pretraining,
+    scheme_in_tables,
+    without_prefix,
+)
 from .train.ranks import rank_and_world_size
 from .train.sharding import gathered_state
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
@@ -124,6 +133,8 @@ __all__ = [
     "resolve_device",
     "resolved",
     "run",
+    "run_identities",
+    "run_identity",
     "run_pretraining",
     "sampler_from_config",
     "sampler_to_config",

@@ -29,6 +29,7 @@ from r2mae_core import (
     decay_groups,
     derived_seed,
     device_name,
+    fit,
     gathered_state,
     micro_batch_size,
     n_masked,
@@ -43,7 +44,6 @@ from r2mae_core import (
     say,
     scheme_name,
     stamped,
-    train,
     weighted_mean,
 )
 from r2mae_dna.data.loaders import validation_loader
@@ -238,7 +238,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         held_out = WindowSet(config.windows, "validation")
         validation = validation_loader(held_out, micro, config.max_windows, world_size)
         callbacks += _callbacks(config, run)
-    trainer = train(
+    trainer = fit(
         module,
         ResumableLoader(order, partial(windows.batch, pin=device == "cuda")),  # pyright: ignore[reportArgumentType]
         run,

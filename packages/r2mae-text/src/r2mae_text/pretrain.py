@@ -21,6 +21,7 @@ from r2mae_core import (
     UserError,
     decay_groups,
     device_name,
+    fit,
     gathered_state,
     linear,
     micro_batch_size,
@@ -33,7 +34,6 @@ from r2mae_core import (
     sampler_from_config,
     sampler_to_config,
     say,
-    train,
 )
 from r2mae_text.budget import n_steps
 from r2mae_text.data.loading import training_loader, validation_loader
@@ -228,7 +228,7 @@ def pretrain(config: Pretrain) -> RunFolder:
         return run
     module = build_module(config, corpus, sampler)
     steps = n_steps(config, run, module, rows, micro, accumulate, device)
-    trainer = train(
+    trainer = fit(
         module,
         training_loader(rows, order, device),
         run,

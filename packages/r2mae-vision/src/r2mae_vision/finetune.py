@@ -16,6 +16,7 @@ from r2mae_core import (
     UserError,
     device_name,
     first_rank,
+    fit,
     micro_batch_size,
     open_run,
     permutation,
@@ -26,7 +27,6 @@ from r2mae_core import (
     resolved,
     say,
     stamped,
-    train,
     write_records,
     write_text,
 )
@@ -178,7 +178,7 @@ def _one(
         device=device,
     )
     home = RunFolder(run.path / f"seed{seed}", run.config, free=("seeds",))
-    trainer = train(
+    trainer = fit(
         module,
         loader,
         home,

@@ -21,6 +21,7 @@ from r2mae_core import (
     cosine,
     decay_groups,
     device_name,
+    fit,
     gathered_state,
     micro_batch_size,
     open_run,
@@ -34,7 +35,6 @@ from r2mae_core import (
     say,
     scheme_name,
     stamped,
-    train,
 )
 from r2mae_vision.callbacks import Speed, UnreadableImages
 from r2mae_vision.data.augment import random_resized_crop, resize
@@ -227,7 +227,7 @@ def pretrain_vit(config: Pretrain) -> RunFolder:
     callbacks: list[pl.Callback] = [Speed(batch_size, config.peak_tflops)]
     if not isinstance(source, ImageStore):
         callbacks.append(UnreadableImages(source, run.path / "skipped.txt"))
-    trainer = train(
+    trainer = fit(
         module,
         loader,
         run,

@@ -272,6 +272,34 @@ def scheme_in_tables(sampler: RatioSampler, modality: str, ratio_per: str = "ste
     return scheme_name(sampler, modality) + (" per sample" if ratio_per == "sample" else "")
 
 
+def run_identity(path: Path, modality: str) -> tuple[str, int]:
+    """Return what tables call the scheme of a run of `pretrain`, and the run's seed.
+
+    Raises:
+        UserError: it is not the run folder of a pretraining.
+    """
+    config = RunFolder.open(path).config
+    if "mask_ratio" not in config:
+        raise UserError(f"{path} is not a run folder of pretrain")
+    sampler = sampler_from_config(config["mask_ratio"], modality)
+    return scheme_in_tables(sampler, modality, config.get("ratio_per", "step")), int(config["seed"])
+
+
+def run_identities(paths: Iterable[Path], modality: str) -> dict[Path, tuple[str, int]]:
+    """Return run folder → (scheme, seed) of several runs that one table is to compare.
+
+    Raises:
+        UserError: a folder is not one of `pretrain`, or two have the same scheme and seed, which a table would mix up.
+    """
+    found: dict[Path, tuple[str, int]] = {}
+    for path in paths:
+        identity = run_identity(path, modality)
+        if identity in found.values() or path in found:
+            raise UserError(f"two runs are {identity[0]} with seed {identity[1]}; evaluate them in two calls")
+        found[path] = identity
+    return found
+
+
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the weights whose names begin with a prefix, under the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

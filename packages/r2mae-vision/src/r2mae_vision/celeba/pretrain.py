@@ -19,10 +19,10 @@ from r2mae_core import (
     UserError,
     atomic_path,
     device_name,
+    fit,
     resolve_device,
     scheme_name,
     stamped,
-    train,
     unfinished,
 )
 from r2mae_core import precision as precision_of
@@ -105,7 +105,7 @@ def pretrain_unet(
     module = UNetPretraining(UNet(base_channels, output=output, seed=seed), sampler, lr=lr, seed=seed)
     order = BatchOrder(store.counts["train"], batch_size, seed)
     loader = ResumableLoader(order, batch_reader(store.images("train"), device))
-    train(
+    fit(
         module,
         loader,
         run,

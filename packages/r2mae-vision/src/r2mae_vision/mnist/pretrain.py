@@ -17,6 +17,7 @@ from r2mae_core import (
     RunFolder,
     UserError,
     device_name,
+    fit,
     nested_masks,
     open_run,
     resolve_device,
@@ -24,7 +25,6 @@ from r2mae_core import (
     sampler_to_config,
     scheme_name,
     stamped,
-    train,
     with_seed,
 )
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
@@ -153,7 +153,7 @@ def pretrain_members(
         return data.scale(data.train_images[torch.from_numpy(indices).to(device)])
 
     loader = ResumableLoader(order, fetch)  # pyright: ignore[reportArgumentType]
-    train(module, loader, run, max_epochs=epochs, device=device, progress=progress, samples_per_step=batch_size)
+    fit(module, loader, run, max_epochs=epochs, device=device, progress=progress, samples_per_step=batch_size)
     return module.model.to(device).eval()
 
 
