@@ -29,7 +29,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes thr
 ROOT = Path(__file__).parent
 UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))  # nox[uv] brings its own
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-# The tests of several files at once: they use one thread each.
+# The tests of several files at once: they use one thread each, also in the processes that they start.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 IN_PARALLEL = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
 NAMES = {package: package.removeprefix("r2mae-") for package in PACKAGES}
 EACH = nox.parametrize("package", [nox.param(package, id=name) for package, name in NAMES.items()])
@@ -56,10 +57,14 @@ def sync(session, *arguments):
     )
 
 
+def extras(package):
+    """Return what the core's own tests need beyond what the core needs: all that the modalities take of it."""
+    return ["--extra=train"] if package == "r2mae-core" else []
+
+
 def check_alone(session, package):
     """Fail if a package that this one must not see can be imported."""
-    allowed = {package, "r2mae-core"} if package != "r2mae-theory" else {package}
-    forbidden = [name.replace("-", "_") for name in PACKAGES if name not in allowed]
+    forbidden = [name.replace("-", "_") for name in PACKAGES if name not in (package, "r2mae-core")]
     forbidden += ["torch", "lightning"] if package == "r2mae-theory" else []
     script = (
         "import importlib.util, sys; seen = [m for m in sys.argv[1:] if importlib.util.find_spec(m)]; "
@@ -69,9 +74,9 @@ def check_alone(session, package):
 
 
 def run_tests(session, package):
-    sync(session, f"--package={package}", "--group=test")
+    sync(session, f"--package={package}", *extras(package), "--group=test")
     check_alone(session, package)
-    session.run("python", "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs)
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -83,7 +88,7 @@ def tests(session, package):
 
 def build(session, package):
     """Build the wheels that a user of the package installs; return their names and files."""
-    wanted = [package] if package in ("r2mae-core", "r2mae-theory") else ["r2mae-core", package]
+    wanted = list(dict.fromkeys(["r2mae-core", package]))
     for name in wanted:
         session.run_install("uv", "build", "--quiet", f"--package={name}", f"--out-dir={ROOT / 'dist'}", external=True)
     files = [max((ROOT / "dist").glob(f"{name.replace('-', '_')}-*.whl")) for name in wanted]
@@ -149,7 +154,7 @@ def lint(session):
     sources = os.pathsep.join(str(path) for path in ROOT.glob("packages/*/src"))
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources}, silent=True)
     pages = [str(path) for path in ROOT.glob("*.md")]
-    session.run("codespell", "packages", "docs", "benchmarks", "studies", *pages)
+    session.run("codespell", "packages", "docs", "benchmarks", "studies", "examples", "tools", *pages)
 
 
 @nox.session(venv_backend="none")
@@ -172,6 +177,22 @@ def types(session):
 
 
 @nox.session
+def mutants(session):
+    """Break the code in the ways that `tools/mutants.jsonl` lists, one at a time; the tests must notice each.
+
+    Takes about an hour on two cores. `-- core dna` tries those packages alone, `-- --sample 10` ten of them.
+    """
+    sync(session, "--all-packages", "--all-extras", "--group=test")
+    session.run("python", "tools/mutants.py", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none")
+def new(session):
+    """Write the package of a new modality, with its tests: `-- NAME`."""
+    session.run(sys.executable, "tools/new_modality.py", *session.posargs, external=True)
+
+
+@nox.session
 def docs(session):
     """Build the documentation; every warning is an error."""
     sync(session, "--all-packages", "--group=docs")
@@ -183,7 +204,7 @@ def docs(session):
 def pages(session):
     """Run the code and check the commands in the documentation's pages; hold the packages against each other."""
     sync(session, "--all-packages", "--all-extras", "--group=test")
-    session.run("python", "-m", "pytest", "docs", *session.posargs)
+    session.run("python", "-m", "pytest", "docs", "examples", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -255,13 +276,14 @@ def matrix(session, package, version):
         session.skip(f"no Python {version} on this machine")
     home = ROOT / ".nox" / f"matrix-{version}-{NAMES[package]}"
     session.run_install(
-        *(UV, "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", "--group=test"),
+        *(UV, "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", *extras(package)),
+        "--group=test",
         f"--python={python}",
         env={"UV_PROJECT_ENVIRONMENT": str(home), "VIRTUAL_ENV": ""},
         external=True,
     )
     python = str(home / "bin" / "python")
-    session.run(python, "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs)
+    session.run(python, "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def same_weights(a, b):
     [(None, 1, 7), (None, 3, 12), (0, 1, 12), (0, 3, 7), (2, 1, 7), (2, 3, 12)],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, workers, accumulate, stop):
-    # 12 batches an epoch: checkpoints fall in mid-epoch and on an epoch's end; the power cut comes between two of them.
+    # 12 batches an epoch: checkpoints fall within an epoch and on an epoch's end; the power cut comes between two.
     arguments = {"workers": workers, "accumulate_grad_batches": accumulate, "checkpoint_every": 4}
     whole, _ = train(tmp_path / "whole", **arguments)
     first = TinyMAE(Uniform(0.2, 0.8, seed=1), seed=3)

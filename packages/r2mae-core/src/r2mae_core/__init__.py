@@ -1,7 +1,7 @@
-"""The ideas that every r2mae package shares: mask-ratio samplers, masks, curriculum weights, and the training seam.
+"""The ideas that every r2mae package shares: mask-ratio samplers, masks, curriculum weights, and pretraining.
 
 Names load on first use (`__init__.pyi` says from where), so `import r2mae_core` is quick: samplers and schemes need
-no torch, masks and weights need torch, the training seam needs Lightning.
+no torch, masks and weights need torch, training needs Lightning.
 """
 
 import lazy_loader

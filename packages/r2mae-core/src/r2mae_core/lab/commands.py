@@ -196,7 +196,7 @@ def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> l
         elif name.startswith("no_") and name.removeprefix("no_") in flags:
             words.append(f"--{name.removeprefix('no_')}=false")
         elif name == "no_progress" and "progress" not in names:
-            continue  # scripts may give it to every command; this one shows no bar anyway
+            continue  # scripts may give it to every command; this one shows no progress bar
         elif name in names:
             words.append(f"--{name}" + (word[word.index("=") :] if equals else ""))
         else:

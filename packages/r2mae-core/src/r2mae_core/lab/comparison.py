@@ -149,7 +149,7 @@ def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None =
 
     Args:
         records: measured values; several seeds of a (scheme, task, metric) make one cell.
-        rank_by: the metrics that say which scheme is better, and in which direction. Each of their columns is ranked
+        rank_by: the metrics that decide which scheme is better, and in which direction. Each of their columns is ranked
             over the schemes that were measured on all of them. None: no ranks.
 
     Raises:

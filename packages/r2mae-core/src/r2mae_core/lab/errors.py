@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message says what was wrong, where, and what to do."""
+    """An error that the user can fix: the message says what was wrong, where, and what to do."""

@@ -32,11 +32,11 @@ def walk_grid(
 
     A finished cell leaves its records in its own folder, `<run>/<cell>/results.json`; after each one, the run's own
     `results.json` holds those of all cells that are there, also of earlier calls. Several processes may walk one
-    folder: a cell that another one works on is left to it, and waited for at the end.
+    folder: a cell that another process is working on is left to it, and waited for at the end.
 
     Args:
         run: the folder of the grid.
-        cells: name of the cell's folder → its work, which must itself go on where an earlier call was interrupted.
+        cells: name of the cell's folder → its work, which must itself resume where an earlier call was interrupted.
         part: subfolder of a cell that its results lie in, where several grids share the cells' models.
         again: do finished cells again, because their work knows what is missing.
         tidy: what the run's `results.json` makes of all records.

@@ -46,7 +46,7 @@ def read_records(path: Path | str) -> list[Record]:
     """Read the records of a `results.json`, or of a run folder that holds one.
 
     Raises:
-        UserError: the file is missing, is no such file, or has records with missing or unknown fields.
+        UserError: the file is missing, is not such a file, or has records with missing or unknown fields.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path

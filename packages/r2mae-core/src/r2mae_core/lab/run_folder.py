@@ -15,7 +15,7 @@ from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.stamps import versions
 
 FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
-"""Options that a run may change when it goes on: none changes what a step computes."""
+"""Options that a resumed run may change: none of them changes what a step computes."""
 
 _NOT_KEPT = ("out", "progress", "dry_run")
 
@@ -28,16 +28,16 @@ def resolved(config: Any) -> dict[str, Any]:
 class RunFolder:
     """`config.yaml`, `versions.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
 
-    Opening a folder that exists goes on with its run, if the config is the same.
+    Opening an existing folder resumes its run, if the config is the same.
 
     Args:
         path: the folder; made if it is not there.
         config: the resolved options of the command, as plain data: what `-c config.yaml` takes back.
         facts: what else the run depends on, such as the digest of its data; kept in `facts.json`.
-        free: options besides `FREE` that a run may change when it goes on.
+        free: options besides `FREE` that a resumed run may change.
 
     Raises:
-        UserError: the folder holds a run of another config or other facts, or files that are no run.
+        UserError: the folder holds a run of another config or other facts, or files that are not a run's.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RunFolder:
                 self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free}
             )
         elif self.path.exists() and not all(_may_be_there(file) for file in self.path.iterdir()):
-            raise UserError(f"{self.path} is not empty and holds no config.yaml of a run; name another folder")
+            raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.facts:
@@ -90,7 +90,7 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one: a file, or a whole folder of shards; the newest."""
+        """The checkpoint to resume from, if there is one: the newest file or complete folder of shards."""
         files = [self.checkpoints / "last.ckpt", *self.checkpoints.glob("sharded-*.ckpt/meta.pt")]
         newest = max((file for file in files if file.exists()), key=lambda file: file.stat().st_mtime_ns, default=None)
         return newest if newest is None or newest.suffix == ".ckpt" else newest.parent
@@ -111,7 +111,7 @@ class RunFolder:
         return read_records(file) if file.exists() else []
 
     def save_figure(self, name: str, figure: Any) -> Path:
-        """Save a matplotlib figure as `figures/<name>` (the suffix says the format) and return its path."""
+        """Save a matplotlib figure as `figures/<name>` (the suffix sets the format) and return its path."""
         target = self.path / "figures" / name
         with atomic_path(target) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
@@ -149,7 +149,7 @@ def open_run(
 
 def unfinished(path: Path, command: str = "pretrain") -> UserError:
     """Return the message for a run folder without a finished model."""
-    return UserError(f"{path} holds no finished model; the same {command} command with --out {path} goes on")
+    return UserError(f"{path} has no finished model; run the same {command} command with --out {path} to resume it")
 
 
 def default_run_path(prog: str, command: str) -> Path:
@@ -179,7 +179,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _may_be_there(file: Path) -> bool:
-    """Return whether a file is no reason to refuse a new run: a hidden one, or what another rank has just written."""
+    """Return whether a new run may find this file: a hidden one, or one that another rank has just written."""
     return file.name.startswith(".") or file.name == "facts.json"
 
 
@@ -195,4 +195,4 @@ def _refuse_other_config(path: Path, there: Any, here: Mapping[str, Any], free: 
         return
     shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
     more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
-    raise UserError(f"{path} holds a run of another config: {shown}{more}; name another folder with --out")
+    raise UserError(f"{path} holds a run with another config: {shown}{more}; name another folder with --out")

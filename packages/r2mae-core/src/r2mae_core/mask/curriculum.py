@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 def sinkhorn(S: Tensor, row_sum: float, col_sum: float, n_iters: int = 5) -> Tensor:
-    """Scale a positive matrix until its rows and columns have the wanted sums (paper, equation 9).
+    """Scale a positive matrix until its rows and columns have the given sums (paper, equation 9).
 
     Works in the logarithm and in float32 (or float64, if `S` is): tiny and huge entries neither vanish nor overflow.
     Ends on the columns, so column sums are exact and row sums approach theirs with `n_iters`.
 
     Args:
         S: (…, L, K), positive. Each matrix of the batch is scaled on its own.
-        row_sum: wanted sum of every row; the paper's is K.
-        col_sum: wanted sum of every column; the paper's is L. L · row_sum must equal K · col_sum.
+        row_sum: sum of every row; the paper's is K.
+        col_sum: sum of every column; the paper's is L. L · row_sum must equal K · col_sum.
         n_iters: rounds of rows, then columns.
 
     Returns:
@@ -80,7 +80,7 @@ class CurriculumWeights(nn.Module):
     input is (cells, in_features).
 
     The last layer starts at zero, so every weight is 1 until the head has learned something. While the multiplier is
-    0 (frozen) the weights are exactly 1 and the head's gradient is zero, not absent, which keeps DDP content. Nothing
+    0 (frozen) the weights are exactly 1 and the head's gradient is zero, not absent, as DDP requires. Nothing
     flows back into the input. Give the head's parameters no weight decay if it must not move at all while frozen.
 
     Args:
@@ -131,8 +131,8 @@ class CurriculumWeights(nn.Module):
 
         Args:
             x: (L, in_features) or (cells, in_features); detached here.
-            column: the ratio's index, as `Curriculum.column` says.
-            multiplier: m(t), as `Curriculum.multiplier` says: the factor on the head's gradient; 0 is frozen.
+            column: the ratio's index, from `Curriculum.column`.
+            multiplier: m(t), from `Curriculum.multiplier`: the factor on the head's gradient; 0 is frozen.
 
         Returns:
             (L,) or (cells, n_features), float32; every column has mean 1.

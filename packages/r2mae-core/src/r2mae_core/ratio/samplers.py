@@ -16,7 +16,7 @@ from r2mae_core.ratio.randomness import uniform_draw
 
 @runtime_checkable
 class MaskRatioSampler(Protocol):
-    """What a training loop needs to know of a scheme. Any object with these four methods will do."""
+    """What a training loop needs to know about a scheme. Any object with these four methods works."""
 
     def sample(self, step: int, total_steps: int | None = None) -> float:
         """Return the mask ratio in [0, 1] of optimizer step `step` (from 0) of `total_steps`."""
@@ -36,7 +36,7 @@ class MaskRatioSampler(Protocol):
 
 
 class RatioSampler(ABC):
-    """Base of the built-in samplers: the command line offers its subclasses by name.
+    """Base of the built-in samplers; the command line offers its subclasses by name.
 
     The subclasses are frozen dataclasses, so equality, `repr` and the round trip through plain config come for free.
     """
@@ -180,7 +180,7 @@ class Uniform(RatioSampler):
             if not isinstance(value, MaskRatioSampler):
                 object.__setattr__(self, name, _check_ratio(value, name))
             elif getattr(value, "seed", None) == self.seed:
-                # One seed would give both levels the same draw, and a product distribution that nobody asked for.
+                # One seed would give both levels the same draw, and the product of the two is not uniform.
                 raise ValueError(f"the {name} bound {value!r} draws with this sampler's seed {self.seed}; give another")
         if not isinstance(self.low, MaskRatioSampler) and not isinstance(self.high, MaskRatioSampler):
             self._check_order(self.low, self.high, "")

@@ -15,7 +15,7 @@ from r2mae_core.train.devices import peak_flops
 
 
 class LoaderPosition(pl.Callback):
-    """Keeps the data loader's position in the checkpoint; Lightning restores it in mid-epoch only."""
+    """Keeps the data loader's position in the checkpoint; Lightning restores it in the middle of an epoch only."""
 
     def __init__(self, loader: ResumableLoader) -> None:
         self.loader = loader
@@ -89,7 +89,7 @@ class StepProgress(pl.Callback):
     """One bar over all optimizer steps, with the time that is left; a line every ten seconds where no one watches.
 
     Args:
-        description: what the bar says is going on.
+        description: the bar's label.
     """
 
     def __init__(self, description: str = "pretraining") -> None:

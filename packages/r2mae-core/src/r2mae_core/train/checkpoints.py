@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and read as weights only, be it a file or a folder of shards."""
+"""Checkpoints: written completely or not at all, and read as weights only, whether a file or a folder of shards."""
 
 import io
 import pickle
@@ -15,9 +15,9 @@ from r2mae_core.lab.files import atomic_path
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's way to a checkpoint's file: replaces it by a whole one or not at all, also where the disk gets full.
+    """Writes Lightning's checkpoints completely or not at all, also when the disk is full.
 
-    Lightning writes to the system's temporary folder and moves: across disks a copy, which can end half way.
+    Lightning writes to the system's temporary folder and moves: across disks that is a copy, which can stop half way.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -28,7 +28,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             temporary.write_bytes(content.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Read a file, whatever `weights_only` says, as tensors, numbers and strings.
+        """Read a file as tensors, numbers and strings, whatever `weights_only` is.
 
         Raises:
             UserError: it is damaged, or holds more than that.
@@ -85,7 +85,7 @@ def refuse_code(path: Path) -> None:
             _IndexOnly(file).load()
     except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
         raise UserError(
-            f"{path} is damaged, or is no checkpoint that this program wrote ({error}); remove it to start again"
+            f"{path} is damaged, or is not a checkpoint that this program wrote ({error}); remove it to start again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Which samples are in which batch, as a pure function of (seed, position): resumes in mid-epoch, bit for bit."""
+"""Which samples are in which batch, as a pure function of (seed, position): a resumed run continues bit for bit."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ class StepOrder:
 
 
 def micro_batch_size(asked: int | None, batch_size: int, world_size: int, largest: int, *, even: bool = False) -> int:
-    """Return the samples that one device computes at once: what was asked for, or the most that divides the batch.
+    """Return the samples that one device computes at once: the requested size, or the largest that divides the batch.
 
     Args:
         asked: `--micro_batch_size`.
@@ -124,7 +124,7 @@ def micro_batch_size(asked: int | None, batch_size: int, world_size: int, larges
         even: take even numbers alone, unasked.
 
     Raises:
-        UserError: the batch is no multiple of what was asked for, or cannot be shared.
+        UserError: the batch is not a multiple of the requested size, or cannot be shared.
     """
     if asked is not None:
         if asked < 1 or batch_size % (asked * world_size):

@@ -1,4 +1,4 @@
-"""Which device a run uses: what was asked for, or an error; never a silent fallback to the CPU."""
+"""Which device a run uses: the requested one, or an error; never a silent fallback to the CPU."""
 
 import functools
 import time
@@ -31,13 +31,13 @@ def resolve_device(name: str) -> str:
     if name in ("cuda", "gpu"):
         if not torch.cuda.is_available():
             raise UserError(
-                f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA GPU on this machine; "
-                "check the driver with nvidia-smi, or say --device cpu"
+                f"device {name!r} was requested, but torch {torch.__version__} sees no CUDA GPU on this machine; "
+                "check the driver with nvidia-smi, or use --device cpu"
             )
         return "cuda"
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise UserError("device 'mps' was asked for, but torch sees no Apple GPU; say --device cpu")
+            raise UserError("device 'mps' was requested, but torch sees no Apple GPU; use --device cpu")
         return "mps"
     raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, mps")
 

@@ -40,8 +40,8 @@ class InOrder:
         n = -(-len(self.rows) // self.batch_size)
         if n % world_size == 0:
             return np.split(self.rows, range(self.batch_size, len(self.rows), self.batch_size))
-        n += world_size - n % world_size
-        if n > len(self.rows):
+        n = min(n + world_size - n % world_size, len(self.rows) // world_size * world_size)
+        if n == 0:
             raise UserError(f"{len(self.rows)} held-out rows cannot be shared by {world_size} devices")
         return np.array_split(self.rows, n)
 

@@ -1,4 +1,4 @@
-"""Where the sampler meets Lightning: the base of every modality's pretraining module.
+"""The base class of every modality's pretraining module, where the sampler meets Lightning.
 
 Ratio, masks, dropout and data order are functions of (seed, optimizer step, shard), so a resumed run equals an
 uninterrupted one bit for bit, and two ranks equal one process that accumulates two batches.
@@ -24,7 +24,7 @@ N_RATIO_BINS = 10
 
 @dataclass(frozen=True)
 class MaskDraw:
-    """What the seam hands to `masked_loss`: everything random about one micro-batch."""
+    """What `masked_loss` is given: everything random about one micro-batch."""
 
     ratio: float
     """Fraction to hide."""
@@ -76,7 +76,7 @@ class MaskedModule(FiniteLoss):
         return [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
 
     def configure_model(self) -> None:
-        """Divide the weights over the ranks where the strategy wants it."""
+        """Divide the weights over the ranks if the strategy requires it."""
         if self.device_mesh is not None and not is_sharded(self):
             shard(self, self.sharded_blocks(), self.device_mesh["data_parallel"], "masked_loss")
 
@@ -141,7 +141,7 @@ class MaskedModule(FiniteLoss):
         rank, world_size = rank_and_world_size()
         n, losses = self.n_samples(batch), []
         for ratio in self.validation_ratios:
-            # The module's seed is left out: every scheme and seed is judged on the same masks.
+            # The module's seed is left out: every scheme and seed is evaluated on the same masks.
             generator = self.generator_for(0, "validation", batch_idx * world_size + rank)
             loss = self.masked_loss(batch, MaskDraw(ratio, generator))
             self.log(f"val_loss/ratio_{ratio:g}", loss, on_epoch=True, sync_dist=world_size > 1, batch_size=n)

@@ -23,7 +23,7 @@ class RunOptions:
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
-    """Run folder; default runs/PROGRAM-COMMAND-TIME. An interrupted run goes on there."""
+    """Run folder; default runs/PROGRAM-COMMAND-TIME. An interrupted run resumes there."""
     progress: bool = True
     """Show a progress bar."""
 

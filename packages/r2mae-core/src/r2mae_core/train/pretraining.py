@@ -70,7 +70,7 @@ class Modality(ABC, Generic[Options, Model]):
     has_curriculum: ClassVar[bool] = False
     """Whether the model has learned loss weights, which a `Curriculum` needs."""
     free: ClassVar[Sequence[str]] = ()
-    """Options that a run may change when it goes on, besides `run_folder.FREE`."""
+    """Options that a resumed run may change, besides `run_folder.FREE`."""
     marker: ClassVar[str] = "config.json"
     """The file of a saved model that is written last: with it the run is finished."""
 
@@ -171,9 +171,9 @@ class Modality(ABC, Generic[Options, Model]):
 
 
 def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, talk: bool = False) -> RunFolder:
-    """Pretrain as the options say, and return the run folder: `model/`, `results.json`, metrics and checkpoints.
+    """Pretrain with these options and return the run folder: `model/`, `results.json`, metrics and checkpoints.
 
-    Goes on from the folder's last checkpoint if there is one. A finished run is returned as it is.
+    Resumes from the folder's last checkpoint if there is one. A finished run is returned as it is.
 
     Args:
         modality: what is special to it.

@@ -22,7 +22,7 @@ from r2mae_core.train.devices import resolve_device
 from r2mae_core.train.metrics_csv import MetricsCSV
 from r2mae_core.train.sharding import sharded_strategy
 
-# What Lightning warns of and we mean.
+# What Lightning warns of, and is intended.
 _BY_DESIGN = (
     ".*exists and is not empty.*",  # a run folder that exists is a resume
     ".*GPU available but not used.*",  # the user said cpu
@@ -81,7 +81,7 @@ def fit(
         loggers: further Lightning loggers, beside `metrics.csv`.
         callbacks: further Lightning callbacks.
         samples_per_step: samples of the global batch of a step; logs samples per second.
-        description: what the progress bar says is going on.
+        description: what the progress bar is labelled with.
         progress: show a progress bar.
 
     Returns:
@@ -93,7 +93,7 @@ def fit(
     device, sharded = resolve_device(device), strategy == "fsdp"
     if run.last_checkpoint is not None and run.last_checkpoint.is_dir() != sharded:
         kind, other = ("in one piece", "another strategy than fsdp") if sharded else ("in shards", "--strategy fsdp")
-        raise UserError(f"{run.last_checkpoint} is a checkpoint {kind}; go on with {other}")
+        raise UserError(f"{run.last_checkpoint} is a checkpoint {kind}; resume with {other}")
     if run.last_checkpoint is not None and sharded:
         refuse_code(run.last_checkpoint)
     checkpoint = ModelCheckpoint(
@@ -154,7 +154,7 @@ def fit(
 def interrupted(run: RunFolder, step: int) -> UserError:
     """Return the message for a training that was stopped by the user."""
     kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
-    return UserError(f"interrupted at step {step}; the same command with --out {run.path} goes on from {kept}")
+    return UserError(f"interrupted at step {step}; run the same command with --out {run.path} to resume from {kept}")
 
 
 @contextlib.contextmanager
@@ -178,7 +178,7 @@ def _trainer(**arguments: Any) -> pl.Trainer:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's banners, tips and the warnings about what we mean: the command says what it does."""
+    """Silence Lightning's banners, tips and the warnings about what is intended: the command reports what it does."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:
