@@ -6,7 +6,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import metadata, resources
 from pathlib import Path
@@ -110,13 +110,21 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
         )
         options.add_argument("-c", "--config", action="config", help=known)
         options.add_argument("--trust", metavar="MODULE", help=_TRUST)
-        lists: set[str | int] = {field.name for field in _required(command.config) if "tuple" in str(field.type)}
+        needed = _required(command.config)
+        lists: set[str | int] = {field.name for field in needed if "tuple" in str(field.type)}
+        if first := bool(needed) and needed[0].name in lists:
+            _add_lists(options, lists)
         options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
-        for name in map(str, lists):  # jsonargparse would want [a,b] for a list without a flag
-            options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
+        if not first:
+            _add_lists(options, lists)
         group_options(options, command.config)
         verbs.add_subcommand(verb, options, help=command.help)
     return parser
+
+
+def _add_lists(options: Any, names: Iterable[str | int]) -> None:
+    for name in map(str, names):  # jsonargparse would want [a,b] for a list without a flag
+        options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
 
 
 def recipes(package: str, verb: str) -> dict[str, str]:
