@@ -1,6 +1,7 @@
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from r2mae_core import (
     Command,
     Compare,
+    PretrainOptions,
     RatioSampler,
     Record,
     RunFolder,
@@ -232,3 +234,81 @@ def test_only_the_first_rank_speaks(variable, monkeypatch, capsys):
 def test_what_is_said_keeps_its_brackets(capsys):
     say("next: --tasks '[movies]' --out runs/[1]")
     assert capsys.readouterr().out == "next: --tasks '[movies]' --out runs/[1]\n"
+
+
+@pytest.fixture
+def renaming(monkeypatch):
+    monkeypatch.setitem(sys.modules, "r2mae_core.fake", sys.modules[__name__])
+    command = Command(Options, "r2mae_core.fake:work", "Do it.", renamed={"root": "--name", "n_steps": "--steps"})
+    return lambda *argv: run("prog", "Description.", {"work": command}, argv)
+
+
+@pytest.mark.parametrize("words", [("--root", "x"), ("--root=x",), ("--n-steps", "4")])
+def test_an_old_spelling_answers_with_the_new_one(renaming, capsys, words):
+    assert renaming("work", "anna", *words) == 2
+    old, new = ("root", "--name") if "root" in words[0] else ("n_steps", "--steps")
+    assert capsys.readouterr().err == f"prog: work: --{old} is now written {new}\n"
+
+
+def test_an_old_spelling_in_a_file_answers_too(renaming, capsys, tmp_path):
+    (tmp_path / "old.yaml").write_text("n_steps: 7\n")
+    assert renaming("work", "anna", "-c", "old.yaml") == 2
+    assert "old.yaml has n_steps, which is now written --steps" in capsys.readouterr().err
+
+
+def test_a_scheme_of_the_users_is_reached_from_the_command_line(call, capsys, tmp_path):
+    from r2mae_core import sampler_from_config, scheme_names
+
+    (tmp_path / "my_schemes.py").write_text(
+        "from r2mae_core import Fixed, register_scheme\n"
+        "@register_scheme('mine-alone')\n"
+        "def mine():\n    return Fixed(0.3)\n"
+    )
+    assert call("work", "anna", "--trust", "my_schemes", "--mask_ratio", "mine-alone") == 0
+    assert "mine-alone" in scheme_names()
+    assert sampler_from_config(seen[-1].mask_ratio).sample(0) == 0.3
+    assert call("work", "anna", "--trust=not_there") == 2
+    assert "--trust not_there: the module cannot be imported" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Grouped(PretrainOptions):
+    data: Path
+    """Rows."""
+    _: KW_ONLY
+    n_hidden: int = 8
+    """Width."""
+    own: float = 0.5
+    """A package's own, beside the model's."""
+    lr: float = 1e-3
+    """Rate."""
+    batch_size: int = 99
+    """Rows of an optimizer step."""
+
+
+def test_help_groups_its_options(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "r2mae_core.fake", sys.modules[__name__])
+    assert run("prog", "D.", {"pretrain": Command(Grouped, "r2mae_core.fake:work", "P.")}, ["pretrain", "--help"]) == 0
+    shown = capsys.readouterr().out
+    body = shown[shown.index("Show this help") :]
+    parts = re.split(r"\n(\w+) options:\n", body)
+    groups = dict(zip(parts[1::2], map(str.split, parts[2::2]), strict=True))
+    assert list(groups) == ["scheme", "model", "optimisation", "hardware", "output"]
+    assert {"--mask_ratio", "--ratio_per"} <= set(groups["scheme"])
+    assert {"--n_hidden", "--own"} <= set(groups["model"])
+    assert {"--lr", "--batch_size", "--seed", "--clip"} <= set(groups["optimisation"])
+    assert {"--device", "--devices", "--strategy", "--compile", "--precision"} <= set(groups["hardware"])
+    assert {"--out", "--progress", "--log_every", "--checkpoint_every"} <= set(groups["output"])
+    assert "Rows of an optimizer step. (type: int, default: 99)" in " ".join(body.split())
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
+    from importlib import metadata
+
+    from r2mae_core.lab import commands
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(commands.metadata, "version", missing)
+    assert commands._version("r2mae_core") == sys.modules["r2mae_core"].__version__

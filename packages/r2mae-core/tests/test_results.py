@@ -186,7 +186,7 @@ def test_several_processes_must_know_the_same_folder(tmp_path):
     assert open_run("prog", "fit", tmp_path / "run", {}, n_processes=2).path == tmp_path / "run"
     with pytest.raises(UserError, match="several devices need --out DIR"):
         open_run("prog", "fit", None, {}, n_processes=2)
-    assert "the same pretrain command with --out runs/x goes on" in str(unfinished("runs/x"))
+    assert "run the same pretrain command with --out runs/x to resume it" in str(unfinished("runs/x"))
 
 
 def test_records_are_stamped():
@@ -209,7 +209,7 @@ def test_seconds_are_the_least_of_those_after_the_first():
 
 def test_run_folder_refuses_a_folder_of_other_things(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
         RunFolder(tmp_path, {})
 
 
@@ -248,3 +248,28 @@ def test_runs_are_compared_from_their_files(tmp_path):
         compare_runs([tmp_path / "0", tmp_path / "0"])
     with pytest.raises(UserError, match="no results at"):
         compare_runs([tmp_path / "2"])
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_a_dash_in_tables(tmp_path):
+    found = [
+        Record("digits", "loss", value, name, seed, 9)
+        for name, values in {"good": (0.5, 0.6), "bad": (0.4, math.nan), "worse": (math.inf, 0.1)}.items()
+        for seed, value in enumerate(values)
+    ]
+    text = write_records(tmp_path / "results.json", found).read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert [row["value"] for row in json.loads(text)["records"]] == [0.5, 0.6, 0.4, None, None, 0.1]
+    back = read_records(tmp_path / "results.json")
+    assert [math.isnan(record.value) for record in back] == [False, False, False, True, True, False]
+    table = compare(back, {"loss": "min"})
+    assert [row[1] for row in table.rows()] == ["0.550 ±0.071", "-", "-"]
+    assert table.mean_rank is None  # one scheme alone was measured whole
+    assert ",,,2," in table.csv()
+
+
+@pytest.mark.parametrize(("best", "ranks"), [("max", [3, 1, 1]), ("min", [1, 2, 2])])
+def test_the_direction_of_a_ranking(best, ranks):
+    assert competition_ranks([0.1, 0.9, 0.9], best) == ranks
+    table = compare([Record("t", "m", v, n, 0, 1) for n, v in zip("abc", (0.1, 0.9, 0.9), strict=True)], {"m": best})
+    assert list(table.mean_rank.values()) == ranks

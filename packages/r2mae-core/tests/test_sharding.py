@@ -57,14 +57,16 @@ def test_a_plain_checkpoint_and_module_are_read_the_same_way(tmp_path):
 
 
 def test_another_strategy_is_refused(sharded):
-    with pytest.raises(UserError, match=r"sharded-step=20\.ckpt is a checkpoint in shards; go on with --strategy fsdp"):
+    with pytest.raises(
+        UserError, match=r"sharded-step=20\.ckpt is a checkpoint in shards; resume with --strategy fsdp"
+    ):
         train(sharded[0] / "whole", max_steps=24)
 
 
 def test_a_plain_run_does_not_go_on_in_shards(tmp_path):
     train(tmp_path / "run", max_steps=4)
     with pytest.raises(
-        UserError, match=r"last\.ckpt is a checkpoint in one piece; go on with another strategy than fsdp"
+        UserError, match=r"last\.ckpt is a checkpoint in one piece; resume with another strategy than fsdp"
     ):
         train(tmp_path / "run", max_steps=8, strategy="fsdp")
 

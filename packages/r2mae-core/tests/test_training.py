@@ -270,7 +270,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
 
 
 def test_interrupt_says_how_to_go_on(tmp_path):
-    with pytest.raises(UserError, match=r"interrupted at step 9.*--out .*run goes on from its last checkpoint"):
+    with pytest.raises(UserError, match=r"interrupted at step 9.*--out .*run to resume from its last checkpoint"):
         train(tmp_path / "run", checkpoint_every=4, callbacks=[StopAt(9, KeyboardInterrupt)])
     whole, _ = train(tmp_path / "whole")
     resumed, _ = train(tmp_path / "run", checkpoint_every=4)
@@ -288,7 +288,9 @@ class Breaks(TinyMAE):
 @pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 5), (50, 5), (4, None)])
 def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_path, log_every, checkpoint_every):
     sampler = Uniform(0.2, 0.8, seed=1)
-    message = rf"the loss is not a number since step 7, mask ratio {sampler.sample(7):.4g}; lower the learning rate"
+    message = (
+        rf"the loss is NaN or infinite from step 7 \(mask ratio {sampler.sample(7):.4g}\) on; lower the learning rate"
+    )
     with pytest.raises(UserError, match=message):
         train(tmp_path, module=Breaks(sampler, seed=3), log_every=log_every, checkpoint_every=checkpoint_every)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -319,7 +321,12 @@ def test_imitated_bfloat16_is_said_once(capability, lines, monkeypatch, capsys):
 
 def test_devices():
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(UserError, match=r"'cuda' was asked for, but torch .* sees no CUDA GPU"):
+    with pytest.raises(UserError, match=r"'cuda' was requested, but torch .* sees no CUDA GPU"):
         resolve_device("cuda")
     with pytest.raises(UserError, match="unknown device 'tpu'; known: auto, cpu, cuda, mps"):
         resolve_device("tpu")
+
+
+def test_a_ratio_per_sample_is_refused_where_the_model_would_ignore_it():
+    with pytest.raises(UserError, match="--ratio_per sample is not available for this model"):
+        TinyMAE(Fixed(0.5), ratio_per="sample")

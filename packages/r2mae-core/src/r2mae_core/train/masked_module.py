@@ -7,15 +7,17 @@ uninterrupted one bit for bit, and two ranks equal one process that accumulates 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from r2mae_core.lab.errors import UserError
 from r2mae_core.ratio.randomness import derived_seed
 from r2mae_core.ratio.samplers import Curriculum, MaskRatioSampler
 from r2mae_core.train.finite_loss import FiniteLoss
+from r2mae_core.train.options import RatioPer
 from r2mae_core.train.ranks import rank_and_world_size
 from r2mae_core.train.sharding import is_sharded, shard
 
@@ -45,20 +47,29 @@ class MaskedModule(FiniteLoss):
         mask_ratio: the scheme.
         seed: of masks and dropout.
         ratio_per: "step": one ratio per optimizer step, shared by ranks and accumulated micro-batches (the paper's
-            "every mini-batch"); "micro_batch": a new one for each micro-batch, the same on every rank.
+            "every mini-batch"); "micro_batch": a new one for each micro-batch, the same on every rank; "sample": one
+            for each sample, which `masked_loss` draws itself from the sampler's bounds (see `draws_per_sample`).
         validation_ratios: validation computes the loss at each of these, with masks that depend on the batch alone,
             so that schemes can be compared.
+
+    Raises:
+        UserError: "sample" was given, and `masked_loss` does not draw a ratio for each sample.
     """
+
+    draws_per_sample = False
+    """Whether `masked_loss` draws a ratio for each sample when `ratio_per` is "sample"."""
 
     def __init__(
         self,
         mask_ratio: MaskRatioSampler,
         *,
         seed: int = 0,
-        ratio_per: Literal["step", "micro_batch"] = "step",
+        ratio_per: RatioPer = "step",
         validation_ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     ) -> None:
         super().__init__()
+        if ratio_per == "sample" and not self.draws_per_sample:
+            raise UserError("--ratio_per sample is not available for this model; use step or micro_batch")
         self.mask_ratio, self.seed, self.ratio_per = mask_ratio, seed, ratio_per
         self.validation_ratios = tuple(validation_ratios)
         self._generator: torch.Generator | None = None
@@ -94,7 +105,7 @@ class MaskedModule(FiniteLoss):
     def ratio_step(self) -> tuple[int, int | None]:
         """Return (step, total_steps) as the sampler counts them."""
         step, total = self.global_step, self.total_steps()
-        if self.ratio_per == "step":
+        if self.ratio_per != "micro_batch":
             return step, total
         per_step = self.trainer.accumulate_grad_batches
         return self.trainer.fit_loop.total_batch_idx, None if total is None else total * per_step
@@ -150,9 +161,9 @@ class MaskedModule(FiniteLoss):
 
     @override
     def describe_step(self, step: int) -> str:
-        if self.ratio_per != "step":
+        if self.ratio_per == "micro_batch":
             return f"step {step}"
-        return f"step {step}, mask ratio {self.mask_ratio.sample(step, self.total_steps()):.4g}"
+        return f"step {step} (mask ratio {self.mask_ratio.sample(step, self.total_steps()):.4g})"
 
     def is_log_step(self) -> bool:
         """Return whether this optimizer step is one that is logged: every so many, and the last."""

@@ -13,7 +13,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 """What every pretraining on several devices takes for `--strategy`; see `fit`."""
 RatioPer = Literal["step", "micro_batch", "sample"]
-"""What every pretraining takes for `--ratio_per`; see `MaskedModule`."""
+"""What `--ratio_per` may be; see `MaskedModule`. A modality that draws a ratio for each sample offers all three."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class PretrainOptions(RunOptions):
 
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme's name, a number, or a sampler."""
-    ratio_per: RatioPer = "step"
-    """Draw the ratio once per optimizer step, for each micro-batch, or for each sample."""
+    ratio_per: Literal["step", "micro_batch"] = "step"
+    """Draw the ratio once per optimizer step, or for each micro-batch."""
     batch_size: int = 256
     """Samples of an optimizer step, over all devices."""
     micro_batch_size: int | None = None
