@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from r2mae_theory import Covariance, DataError, Fixed, TheoryError, Uniform, advise, predict_risk, read_table
-from r2mae_theory.advice import standardise
+from r2mae_theory.advice import _valley, standardise
 from r2mae_theory.covariance import shrunk_moment
 from r2mae_theory.data import clean
 from r2mae_theory.targets import Targets
@@ -200,3 +200,72 @@ def test_formats_that_need_more_say_so(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"not really")
         with pytest.raises(DataError, match=rf"needs {package}: pip install 'r2mae-theory\[files\]'"):
             read_table(tmp_path / name)
+
+
+def test_the_bootstrap_resamples_the_samples():
+    """Each replicate is the advice for as many rows, drawn with replacement."""
+    grid = np.arange(0.04, 0.5, 0.02).round(2)
+    X = clean(DATA["cancer"][:60]).X
+    found = advise(X, 40, grid, n_bootstrap=6, seed=3)
+    rng = np.random.default_rng(3)
+    again = [advise(X[rng.integers(0, len(X), len(X))], 40, grid, n_bootstrap=0) for _ in range(6)]
+    assert found.bootstrap_ratios.tolist() == [replicate.best_ratio for replicate in again]
+    assert found.bootstrap_ranges == tuple(replicate.best_range for replicate in again)
+    assert len(set(found.bootstrap_ratios)) > 1
+    assert found.ratio_interval == pytest.approx(np.percentile(found.bootstrap_ratios, [5, 95]))
+    assert advise(X, 40, grid, n_bootstrap=0).ratio_interval is None
+
+
+def test_a_bootstrap_uses_a_hundred_targets_at_most(monkeypatch):
+    counts = []
+    risks = Targets.risks
+    monkeypatch.setattr(Targets, "risks", lambda self, *a: counts.append(len(self.noise)) or risks(self, *a))
+    rng = np.random.default_rng(0)
+    advise(rng.standard_normal((150, 3)) @ rng.standard_normal((3, 120)) + rng.standard_normal((150, 120)), 50,
+           [0.2, 0.5], n_bootstrap=1)  # fmt: skip
+    assert counts == [120, 100]
+
+
+@pytest.mark.parametrize(
+    ("curve", "valley"),
+    [
+        ([1.02, 1.01, 1.0, 1.005, 1.02], (0.2, 0.4)),
+        ([1.0, 1.005, 1.02, 1.005, 1.02], (0.1, 0.2)),  # a second valley does not count
+        ([1.1, 1.1, 1.1, 1.009, 1.0], (0.4, 0.5)),
+        ([1.1, 1.0, 1.011, 1.1, np.inf], (0.2, 0.2)),
+    ],
+)
+def test_near_best_is_the_valley_within_one_percent(curve, valley):
+    grid = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert _valley(grid, np.array(curve), int(np.argmin(curve))) == valley
+
+
+def test_near_best_is_that_of_the_predicted_curve():
+    found = advise(DATA["cancer"], 60, np.arange(0.02, 0.5, 0.01), n_bootstrap=0)
+    best = int(found.curve.argmin())
+    assert found.near_best == _valley(found.ratios, found.curve, best)
+    assert found.near_best[0] < found.best_ratio < found.near_best[1]
+
+
+def test_the_predicted_error_has_the_noise_that_no_fit_removes():
+    """Gaussian data: prediction and held-out error agree in level, which the excess risk alone would not."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((3000, 2)) @ rng.standard_normal((2, 20)) + 2 * rng.standard_normal((3000, 20))
+    v = advise(X, 400, [0.5, 0.6, 0.7, 0.8], n_bootstrap=0, validate=True).validation
+    assert v.predicted == pytest.approx(v.measured, rel=0.05)
+    assert v.predicted.min() > 0.6
+    assert v.measured_ratio == v_grid(v.measured)
+    assert v.predicted_ratio == v_grid(v.predicted)
+
+
+def v_grid(curve):
+    return [0.5, 0.6, 0.7, 0.8][int(curve.argmin())]
+
+
+def test_each_target_has_its_own_best_ratio():
+    grid = np.arange(0.04, 0.5, 0.02).round(2)
+    X = DATA["cancer"]
+    found = advise(X, 60, grid, n_bootstrap=0, targets=[0, 9, 14])
+    alone = [advise(X, 60, grid, n_bootstrap=0, targets=[j]).best_ratio for j in (0, 9, 14)]
+    assert found.per_target.tolist() == alone
+    assert len(set(alone)) > 1

@@ -1,24 +1,17 @@
 """Which mask ratio suits a user's data: every feature in turn is the target, its risk curve predicted by the theory."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.data import Table, clean
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.masks import Fixed, Uniform
 from r2mae_theory.targets import Targets
 from r2mae_theory.validate import Validation, validate_curve
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.floating]
 
 DEFAULT_RATIOS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 _BOOTSTRAP_TARGETS = 100  # targets per bootstrap replicate: enough to average over, and keeps 1,000 features in seconds

@@ -1,35 +1,26 @@
-"""`advise`: what the theory says of a file, as text, a figure and a run folder."""
-
-from __future__ import annotations
+"""`advise`: what the theory recommends for a file, as text, a figure and a run folder."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from r2mae_theory.advice import advise
-from r2mae_theory.commands import say
+from r2mae_core import Record, RunFolder, open_run, resolved, say, stamped
+from r2mae_theory.advice import Advice, advise
 from r2mae_theory.data import read_table
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import Panel, Series, ratio_grid
-from r2mae_theory.plots import draw
-from r2mae_theory.records import Record, scheme_name
-from r2mae_theory.rows import text_table
-from r2mae_theory.run_folder import open_run, stamped
-
-if TYPE_CHECKING:
-    from r2mae_theory.advice import Advice
-    from r2mae_theory.options import Advise
-    from r2mae_theory.rows import Row
-    from r2mae_theory.run_folder import RunFolder
-    from r2mae_theory.validate import Validation
+from r2mae_theory.masks import scheme_name
+from r2mae_theory.options import Advise
+from r2mae_theory.plots import save_figure
+from r2mae_theory.rows import Row, text_table, write_rows
+from r2mae_theory.validate import Validation
 
 
 def advise_command(config: Advise) -> RunFolder:
-    """Advise for a file: print the table and what it recommends, draw the curve, and return the run folder."""
+    """Print the predicted curve of a file and the recommendation, draw it, and return the run folder."""
     if not 0 < config.step <= 0.25:
         raise TheoryError(f"the step between ratios must lie in (0, 0.25], got {config.step}")
-    table = read_table(config.file)
+    table = read_table(config.data)
     found = advise(
         table,
         config.n_samples,
@@ -40,17 +31,17 @@ def advise_command(config: Advise) -> RunFolder:
         validate=config.validate,
         seed=config.seed,
     )
-    run = open_run("advise", config)
+    run = open_run("r2mae-theory", "advise", config.out, resolved(config))
     rows = _rows(found)
     counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
     say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
     for note in found.notes:
         say(note)
     _recommend(found)
-    run.write_rows("curve", rows)
+    write_rows(run.path / "curve.csv", rows)
     run.write_json("advice.json", asdict(found))
-    figure = run.save_figure("advice", draw(_panels(found)))
-    run.write_results(stamped(_records(found, config.file.stem, len(table.X), config.seed)))
+    figure = save_figure(run, "advice", _panels(found))
+    run.write_results(stamped(_records(found, config.data.stem, len(table.X), config.seed), "cpu"))
     say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
     return run
 
@@ -80,7 +71,7 @@ def _rows(found: Advice) -> list[Row]:
 
 
 def _records(found: Advice, task: str, n_rows: int, seed: int) -> list[Record]:
-    """What was predicted from all rows, and for held-out rows what was predicted and measured."""
+    """Return the predictions from all rows, and prediction and measurement for held-out rows."""
     fixed = [(scheme_name(float(r)), float(v)) for r, v in zip(found.ratios, found.curve, strict=True)]
     ranged = [(scheme_name(r), float(v)) for r, v in zip(found.ranges, found.range_curve, strict=True)]
     records = [Record(task, "predicted_risk", v, name, seed, found.n_samples) for name, v in [*fixed, *ranged]]

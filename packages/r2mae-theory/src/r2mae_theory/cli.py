@@ -1,20 +1,28 @@
 """`r2mae-theory <command>`."""
 
-from __future__ import annotations
-
 import sys
 
+from r2mae_core import Command, run
 from r2mae_theory import options
-from r2mae_theory.commands import Command, run
 
 COMMANDS = {
     "demo": Command(options.Demo, "r2mae_theory.demo:demo", "Figures 1A to 1C: simulated dots on predicted lines."),
     "risk": Command(options.RiskCurve, "r2mae_theory.curve:risk", "Predict the risk curve of one setting."),
-    "simulate": Command(options.Simulate, "r2mae_theory.curve:simulate", "Measure that curve beside the prediction."),
-    "advise": Command(
-        options.Advise, "r2mae_theory.advice_command:advise_command", "Recommend a ratio and a range for your data."
+    "simulate": Command(
+        options.Simulate, "r2mae_theory.curve:simulate", "Simulate the risk curve of one setting beside its prediction."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_theory.paper:reproduce", "Walk a table or figure of the paper."),
+    "advise": Command(
+        options.Advise,
+        "r2mae_theory.advice_command:advise_command",
+        "Recommend a mask ratio and a range for your data.",
+        {"file": "DATA"},
+    ),
+    "reproduce": Command(
+        options.Reproduce,
+        "r2mae_theory.paper:reproduce",
+        "Reproduce a table or figure of the paper.",
+        {"n_seeds": "--seeds '[2, 12]'"},
+    ),
 }
 
 

@@ -1,7 +1,5 @@
 """The paper's closed forms: Theorem 1 (Σ = I) and Corollary 1 (one spike)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from r2mae_theory.errors import DivergentRiskError, TheoryError

@@ -1,20 +1,11 @@
 """E[y | Z] and Var[y | Z], row by row: what Lemma 1 and Theorem 3 condition on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import scipy.linalg as sla
+from numpy.typing import NDArray
 
-from r2mae_theory.covariance import LowRankCovariance
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from r2mae_theory.covariance import Covariance
-
-    Floats = NDArray[np.floating]
+from r2mae_theory.arrays import Floats
+from r2mae_theory.covariance import Covariance, LowRankCovariance
 
 
 def conditional_targets(

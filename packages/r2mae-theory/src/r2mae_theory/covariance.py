@@ -4,19 +4,12 @@ Each returns a `Covariance`: `LowRankCovariance` for Σ = c·I + U diag(s) Uᵀ,
 someone asks for it, or `DenseCovariance`, which holds the matrix.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.representations import Covariance, DenseCovariance, LowRankCovariance
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.floating]
 
 
 def haar(p: int, rng: np.random.Generator, k: int | None = None) -> Floats:

@@ -1,57 +1,47 @@
 """`risk` and `simulate`: the risk curve of one setting of the linear model, predicted and measured."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from r2mae_core import Record, RunFolder, open_run, resolved, say, stamped
 from r2mae_theory import covariance as models
-from r2mae_theory.commands import say
+from r2mae_theory import options
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import Panel, Series
-from r2mae_theory.plots import draw
-from r2mae_theory.records import Record, scheme_name
-from r2mae_theory.risk import risk_curve
-from r2mae_theory.rows import number, text_table
-from r2mae_theory.run_folder import open_run, stamped
+from r2mae_theory.masks import scheme_name
+from r2mae_theory.plots import save_figure
+from r2mae_theory.representations import Covariance
+from r2mae_theory.risk import RiskTable, risk_curve
+from r2mae_theory.rows import Row, number, text_table, write_rows
 from r2mae_theory.scenes import aligned, eigenvector, random_unit, spectrum
 from r2mae_theory.simulate import simulate_risk
-
-if TYPE_CHECKING:
-    from r2mae_theory import options
-    from r2mae_theory.representations import Covariance
-    from r2mae_theory.risk import RiskTable
-    from r2mae_theory.rows import Row
-    from r2mae_theory.run_folder import RunFolder
 
 
 def risk(config: options.RiskCurve) -> RunFolder:
     """Predict a curve, print its table, draw it, and return the run folder."""
-    return _walk("risk", config)
+    return _curve("risk", config)
 
 
 def simulate(config: options.Simulate) -> RunFolder:
-    """Measure a curve beside the prediction, print its table, draw it, and return the run folder."""
+    """Simulate a curve beside its prediction, print its table, draw it, and return the run folder."""
     check_simulation(config.repeats, config.workers)
-    return _walk("simulate", config, config.repeats, config.workers)
+    return _curve("simulate", config, config.repeats, config.workers)
 
 
 def check_simulation(repeats: int, workers: int) -> None:
-    """Refuse what no simulation can be made of.
+    """Refuse a simulation without a spread (one repeat) or without a process.
 
     Raises:
-        TheoryError: there is no spread of one repeat, and no work without a process.
+        TheoryError: for such numbers.
     """
     if repeats < 2 or workers < 1:
         raise TheoryError(f"repeats must be at least 2 and workers at least 1, got {repeats} and {workers}")
 
 
-def _walk(command: str, config: options.RiskCurve, repeats: int = 0, workers: int = 1) -> RunFolder:
+def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: int = 1) -> RunFolder:
     cov, beta = _model(config)
     middles, masks = _masks(config)
     table = risk_curve(cov, beta, config.sigma, config.n, masks)
-    run = open_run(command, config)
+    run = open_run("r2mae-theory", command, config.out, resolved(config))
     rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
     names = [scheme_name(mask) for mask in masks]
     records = [
@@ -68,9 +58,9 @@ def _walk(command: str, config: options.RiskCurve, repeats: int = 0, workers: in
     panel = _panel(config, rows, float(table.null[0]), repeats > 0)
     best = int(np.argmin(table.normalized[:, 0]))
     say(f"least predicted risk at {panel.xlabel} = {middles[best]:g}: {rows[best]['risk/null']:.4g} of null")
-    run.write_rows("curve", rows)
-    figure = run.save_figure("curve", draw([panel]))
-    run.write_results(stamped(records))
+    write_rows(run.path / "curve.csv", rows)
+    figure = save_figure(run, "curve", [panel])
+    run.write_results(stamped(records, "cpu"))
     say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv)")
     return run
 
@@ -93,7 +83,7 @@ def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:
 
 def _masks(config: options.RiskCurve) -> tuple[list[float], list[float | tuple[float, float]]]:
     if not 0 < config.low <= config.high < 1 or not config.step > 0 or config.width < 0:
-        raise TheoryError("ratios need 0 < low <= high < 1, a positive step and a width that is not negative")
+        raise TheoryError("ratios need 0 < low <= high < 1, a positive step and a non-negative width")
     count = int((config.high - config.low) / config.step + 1e-9) + 1
     middles = [round(config.low + k * config.step, 6) for k in range(count)]
     if config.width == 0:

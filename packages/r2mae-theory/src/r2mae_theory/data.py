@@ -1,21 +1,15 @@
 """Readers for a user's own table: .npy, .npz, .csv, .parquet and .h5ad, and the check of what is in it."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import DataError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.floating]
 
 MIN_SAMPLES = 10
 

@@ -1,7 +1,9 @@
-"""What can go wrong, each with its own name, all of them `ValueError`s."""
+"""What can go wrong, each with its own name; a command prints the message instead of a traceback."""
+
+from r2mae_core import UserError
 
 
-class TheoryError(ValueError):
+class TheoryError(UserError):
     """Input that the theory, a simulation or the advice cannot use; the message says what and why."""
 
 
@@ -14,4 +16,4 @@ class ConvergenceError(TheoryError):
 
 
 class DataError(TheoryError):
-    """A user's data set cannot be read or has too little in it."""
+    """A user's data set cannot be read or holds too little."""

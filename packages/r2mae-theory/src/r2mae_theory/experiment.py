@@ -1,15 +1,10 @@
 """What an experiment takes (its size) and hands over (records, rows and panels). Nothing here draws or prints."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from r2mae_theory.records import Record
-    from r2mae_theory.rows import Row
+from r2mae_core import Record
+from r2mae_theory.rows import Row
 
 
 @dataclass(frozen=True)

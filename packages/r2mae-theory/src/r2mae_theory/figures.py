@@ -1,23 +1,16 @@
 """The figures of the linear model: 1A to 1G, 3 and 4. `paper.CHOICES` lists the sizes that the text does not give."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
+from r2mae_core import Record
 from r2mae_theory import covariance as models
-from r2mae_theory.experiment import Experiment, Panel, Series
+from r2mae_theory.experiment import Experiment, Panel, Series, Size
+from r2mae_theory.masks import scheme_name
 from r2mae_theory.published import BERT_ACCURACY, BERT_RATIOS
-from r2mae_theory.records import Record, scheme_name
-from r2mae_theory.rows import number
+from r2mae_theory.rows import Row, number
 from r2mae_theory.scenes import SPECTRA, Scene, aligned, compare, eigenvector, predict, random_unit, spectrum
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from r2mae_theory.experiment import Size
-    from r2mae_theory.rows import Row
 
 ALIGNMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (5.0, 10.0, 20.0, 50.0)
@@ -69,7 +62,7 @@ def _best(rows: Sequence[Row]) -> list[Row]:
         curve = [r for r in rows if (r["panel"], r["setting"]) == key]
         theory = min(curve, key=lambda r: number(r["theory"]))
         measured = min(curve, key=lambda r: number(r["simulated"]))
-        gaps = [abs(number(r["simulated"]) / float(r["theory"] or 1) - 1) for r in curve]
+        gaps = [abs(number(r["simulated"]) / number(r["theory"]) - 1) for r in curve]
         lines.append(
             {
                 "panel": key[0],

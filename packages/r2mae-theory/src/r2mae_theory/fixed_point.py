@@ -6,24 +6,16 @@ E[qr/d]D)⁻¹, A = tr(ΣT)/N and B = tr(DT)/N. Here the limit λ → 0 is taken
 small a ridge one dares to take. J problems are solved at a time by Newton's method.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import ConvergenceError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from r2mae_theory.masks import MaskDistribution
-    from r2mae_theory.resolvents import Evaluation, Resolvent
-
-    Floats = NDArray[np.floating]
+from r2mae_theory.masks import MaskDistribution
+from r2mae_theory.resolvents import Evaluation, Resolvent
 
 _MAX_EVALUATIONS = 200
 _TOLERANCE = 1e-9  # of a Newton step, relative to A and B; the error left after the step is of the order of its square
@@ -42,7 +34,7 @@ class Rows:
     """Whether the regression interpolates: fewer rows than features."""
 
     @classmethod
-    def of(cls, masks: Sequence[MaskDistribution], n: float, p: int) -> Rows:
+    def of(cls, masks: Sequence[MaskDistribution], n: float, p: int) -> "Rows":
         """Quadrature for each mask distribution, padded to a common number of nodes with weight 0."""
         rules = [_usable(*mask.quadrature()) for mask in masks]
         width = max(len(r) for r, _ in rules)
@@ -51,7 +43,7 @@ class Rows:
         mass = weights.sum(axis=1)
         return cls(ratios, weights / mass[:, None], n * mass, n * mass < p)
 
-    def take(self, index: NDArray[np.intp]) -> Rows:
+    def take(self, index: NDArray[np.intp]) -> "Rows":
         """The problems named by index."""
         return Rows(self.ratios[index], self.weights[index], self.count[index], self.above[index])
 

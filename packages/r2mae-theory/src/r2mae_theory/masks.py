@@ -4,20 +4,13 @@ A row enters the regression with probability equal to its ratio (section 3.1), s
 entered* have density r·f(r)/E[r]. Everything the theory needs is an expectation under that density, by quadrature.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.floating]
 
 _NODES = 48
 
@@ -170,6 +163,11 @@ class Discrete(MaskDistribution):
     def is_continuous_at_one(self) -> bool:
         """Whether ratios just below 1 occur."""
         return False
+
+
+def scheme_name(mask: float | tuple[float, float]) -> str:
+    """Return what tables call a ratio or a range: "fixed 0.3", "Uniform(0.2, 0.5)"."""
+    return f"Uniform({mask[0]:g}, {mask[1]:g})" if isinstance(mask, tuple) else f"fixed {mask:g}"
 
 
 def as_mask(mask: MaskDistribution | float | tuple[float, float]) -> MaskDistribution:

@@ -1,25 +1,16 @@
 """The best fixed ratio and the best range of ratios, by the exact theory."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize, minimize_scalar
 
 from r2mae_theory.errors import TheoryError
-from r2mae_theory.masks import Fixed, Uniform
-from r2mae_theory.risk import risk_table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from r2mae_theory.masks import MaskDistribution
-    from r2mae_theory.representations import Covariance
-    from r2mae_theory.risk import Method
+from r2mae_theory.masks import Fixed, MaskDistribution, Uniform
+from r2mae_theory.representations import Covariance
+from r2mae_theory.risk import Method, risk_table
 
 
 @dataclass(frozen=True)

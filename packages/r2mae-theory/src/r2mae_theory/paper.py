@@ -1,32 +1,32 @@
-"""The paper's experiments on the linear model as data, and `reproduce`, which walks them."""
-
-from __future__ import annotations
+"""The paper's experiments on the linear model as data, and `reproduce`, which runs them."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
 
+from r2mae_core import (
+    Record,
+    RunFolder,
+    finished_records,
+    open_run,
+    resolved,
+    say,
+    stamped,
+    walk_grid,
+    write_text,
+)
 from r2mae_theory import covariance as models
 from r2mae_theory import figures
-from r2mae_theory.commands import say
 from r2mae_theory.curve import check_simulation
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import FULL, Experiment, Size, ratio_grid
-from r2mae_theory.files import write_text
-from r2mae_theory.plots import draw
-from r2mae_theory.records import read_records, write_records
-from r2mae_theory.rows import csv_text, markdown_table, text_table
-from r2mae_theory.run_folder import open_run, stamped
+from r2mae_theory.options import Reproduce
+from r2mae_theory.plots import save_figure
+from r2mae_theory.rows import markdown_table, text_table, write_rows
 from r2mae_theory.simulate import simulate_risk
 from r2mae_theory.tables import GRID, TABLES, reproduce_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from r2mae_theory.options import Reproduce
-    from r2mae_theory.run_folder import RunFolder
-
 
 CHOICES = """Not in the paper's text, chosen here: p = 400, sigma = 0.5, n (200 and 1000 in 1A, 200 in 1B to 1D and 3,
 100 and 200 in 1E), strengths and alignments of the spike, quantiles of the eigenvector, Beta(2, 5), p latent factors,
@@ -36,7 +36,7 @@ eigenvector (table 5), the one at quantile 0.9 (table 9) and a range of half-wid
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper: what draws it, and how many curves it simulates."""
+    """A figure of the paper: the function that computes it, and how many curves it simulates."""
 
     run: Callable[[Size], Experiment]
     n_curves: int
@@ -56,61 +56,51 @@ FIGURES = {
 EXPERIMENTS = (*FIGURES, *TABLES)
 
 
-def run_experiment(name: str, size: Size = FULL, cache: Path | None = None) -> Experiment:
-    """Run one of `EXPERIMENTS`; the tables keep finished rows in `cache`, so that they can be resumed."""
-    return FIGURES[name].run(size) if name in FIGURES else reproduce_table(name, size, cache)
-
-
 def reproduce(config: Reproduce) -> RunFolder | None:
-    """Walk what is missing of the target's experiments, and return the run folder (None: a dry run).
+    """Run what is missing of the target's experiments, and return the run folder, or None after a dry run.
 
-    An experiment is a folder in the run's: its table, its points, its records, the last of which say that it is done.
+    Each experiment has a folder in that of the run, with its table, its points and its records.
     """
     size = _size(config)
     names = EXPERIMENTS if config.target == "all" else (config.target,)
     if config.dry_run:
         _dry_run(names, size)
         return None
-    run = open_run("reproduce", config)
+    run = open_run("r2mae-theory", "reproduce", config.out, resolved(config), free=("target",))
     say(CHOICES)
-    for i, name in enumerate(names, 1):
-        home = run.path / name
-        if (home / "results.json").exists():
-            say(f"[{i}/{len(names)}] {name}: done before")
-            continue
-        start = time.perf_counter()
-        outcome = run_experiment(name, size, home / "rows")
-        say(f"\n{text_table(outcome.table)}\n{outcome.remark}".rstrip())
-        write_text(home / "curves.csv", csv_text(outcome.rows))
-        write_text(home / "table.md", f"{markdown_table(outcome.table)}\n{outcome.remark}".rstrip() + "\n")
-        say(f"Figure: {run.save_figure(name, draw(outcome.panels))}")
-        write_records(home / "results.json", stamped(outcome.records))
-        say(f"[{i}/{len(names)}] {name}: {time.perf_counter() - start:.0f} s")
-        _gather(run)
-    _gather(run)
+    cells = {name: partial(_reproduce_one, run, name, size) for name in names}
+    walk_grid(run, cells, tidy=lambda _: finished_records(run, EXPERIMENTS))
     tables = "\n".join(f"## {name}\n\n{(run.path / name / 'table.md').read_text(encoding='utf-8')}" for name in names)
     write_text(run.path / f"{config.target}.md", tables)
     say(f"\nDone: {run.path} (results.json, {config.target}.md)")
     return run
 
 
+def run_experiment(name: str, size: Size = FULL, cache: Path | None = None) -> Experiment:
+    """Run one of `EXPERIMENTS`; the tables keep finished rows in `cache`, so that they can be resumed."""
+    return FIGURES[name].run(size) if name in FIGURES else reproduce_table(name, size, cache)
+
+
+def _reproduce_one(run: RunFolder, name: str, size: Size, home: Path) -> list[Record]:
+    outcome = run_experiment(name, size, home / "rows")
+    say(f"\n{text_table(outcome.table)}\n{outcome.remark}".rstrip())
+    write_rows(home / "curves.csv", outcome.rows)
+    write_text(home / "table.md", f"{markdown_table(outcome.table)}\n{outcome.remark}".rstrip() + "\n")
+    say(f"Figure: {save_figure(run, name, outcome.panels)}")
+    return stamped(outcome.records, "cpu")
+
+
 def _size(config: Reproduce) -> Size:
     check_simulation(config.repeats, config.workers)
-    seeds = FULL.table_seeds
-    if not 0 < config.step < 1 or not 1 <= config.n_seeds <= len(seeds):
-        given = f"got {config.step} and {config.n_seeds}"
-        raise TheoryError(f"the step must lie in (0, 1) and n_seeds between 1 and {len(seeds)}, {given}")
-    return Size(ratio_grid(config.step), config.repeats, seeds[: config.n_seeds], config.seed, config.workers)
+    if not 0 < config.step < 1:
+        raise TheoryError(f"the step must lie in (0, 1), got {config.step}")
+    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise TheoryError(f"the seeds must be different non-negative numbers, got {list(config.seeds)}")
+    return Size(ratio_grid(config.step), config.repeats, tuple(config.seeds), config.seed, config.workers)
 
 
-def _gather(run: RunFolder) -> None:
-    """Write the records of every experiment that the folder holds."""
-    done = [file for name in EXPERIMENTS if (file := run.path / name / "results.json").exists()]
-    run.write_results(record for file in done for record in read_records(file))
-
-
-def _dry_run(names: tuple[str, ...], size: Size) -> None:
-    """Print how many training sets each experiment simulates, and what they take at the time of some of them."""
+def _dry_run(names: Sequence[str], size: Size) -> None:
+    """Print how many training sets each experiment simulates, and an estimate of the time from simulating a few."""
     cov = models.spiked(400, 20.0, seed=0)
     start = time.perf_counter()
     simulate_risk(cov, cov.directions[:, 0], 0.5, 200, 0.5, 20)

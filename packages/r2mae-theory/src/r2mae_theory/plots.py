@@ -1,33 +1,28 @@
-"""Every figure: panels to a matplotlib figure, drawn without a display."""
+"""Figures: panels drawn with matplotlib, without a display."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from r2mae_theory.experiment import Panel
+from r2mae_core import RunFolder, new_figure
+from r2mae_theory.experiment import Panel
 
 _MAX_COLUMNS = 3
 
 
-def draw(panels: list[Panel]) -> Figure:
-    """Lay panels out on a grid without ragged ends where that is easy."""
+def save_figure(run: RunFolder, name: str, panels: list[Panel]) -> Path:
+    """Draw panels on a grid, save it as `figures/<name>.pdf` and `.png`, and return the path of the latter."""
     columns = {4: 2, 8: 4}.get(len(panels), min(_MAX_COLUMNS, len(panels)))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.5 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * columns, 3.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels, strict=False):
         _panel(axes, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    return figure
+    run.save_figure(f"{name}.pdf", figure)
+    return run.save_figure(f"{name}.png", figure)
 
 
 def _panel(axes: Axes, panel: Panel) -> None:

@@ -1,19 +1,13 @@
 """The two ways to hold a covariance: a matrix, or the identity plus a few directions."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.floating]
 
 _PSD_TOLERANCE = 1e-8  # relative to the largest eigenvalue; rounding in XᵀX stays far below it
 
@@ -64,7 +58,7 @@ class Covariance(ABC):
         return f"{type(self).__name__}(p={self.p})"
 
     @staticmethod
-    def from_matrix(S: ArrayLike) -> DenseCovariance:
+    def from_matrix(S: ArrayLike) -> "DenseCovariance":
         """Any symmetric positive semi-definite matrix as a `Covariance`.
 
         Args:
@@ -97,7 +91,7 @@ class DenseCovariance(Covariance):
             )
 
     @classmethod
-    def from_spectrum(cls, eigenvalues: Floats, eigenvectors: Floats) -> DenseCovariance:
+    def from_spectrum(cls, eigenvalues: Floats, eigenvectors: Floats) -> "DenseCovariance":
         """Build U diag(λ) Uᵀ from a known eigenbasis, without decomposing it again.
 
         Args:

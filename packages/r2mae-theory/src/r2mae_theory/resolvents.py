@@ -7,21 +7,16 @@ Three ways to the same numbers, for J pairs (a, b) at a time:
 - `DenseResolvent`, O(p³) per pair: any Σ.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import get_lapack_funcs
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.covariance import Covariance, LowRankCovariance
 from r2mae_theory.errors import TheoryError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.floating]
 
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 _LEAF = 64  # below this size LAPACK's inverse is as fast as the blocked one
@@ -70,7 +65,7 @@ class SpectralResolvent:
         self.scale = float(values @ counts) / self.p
 
     @classmethod
-    def of(cls, covariance: Covariance, betas: Floats) -> SpectralResolvent:
+    def of(cls, covariance: Covariance, betas: Floats) -> "SpectralResolvent":
         """Read the spectrum of a covariance; betas has shape (p, K)."""
         if isinstance(covariance, LowRankCovariance):
             along = (covariance.directions.T @ betas) ** 2

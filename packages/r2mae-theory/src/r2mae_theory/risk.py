@@ -5,30 +5,21 @@ it is Theorem 1 (Σ = I), Corollary 1 and Theorem 2 (spiked) of the paper; a rat
 and a general Σ are this package's extension.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from r2mae_theory import fixed_point
-from r2mae_theory.covariance import LowRankCovariance
+from r2mae_theory.arrays import Floats
+from r2mae_theory.covariance import Covariance, LowRankCovariance
 from r2mae_theory.errors import DivergentRiskError, TheoryError
-from r2mae_theory.masks import as_mask
-from r2mae_theory.resolvents import DenseResolvent, LowRankResolvent, SpectralResolvent
+from r2mae_theory.masks import MaskDistribution, as_mask
+from r2mae_theory.resolvents import DenseResolvent, LowRankResolvent, Resolvent, SpectralResolvent
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from r2mae_theory.covariance import Covariance
-    from r2mae_theory.masks import MaskDistribution
-    from r2mae_theory.resolvents import Resolvent
-
-    Floats = NDArray[np.floating]
-    Mask = MaskDistribution | float | tuple[float, float]
+Mask = MaskDistribution | float | tuple[float, float]
 
 Method = Literal["auto", "exact", "spectral"]
 _THRESHOLD_WIDTH = 1e-9  # |1 − p/n_eff| below which the regression is taken to sit on the threshold

@@ -1,24 +1,23 @@
 """Rows of numbers, such as the points of a curve, as plain text, Markdown and CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from r2mae_core import write_text
 
 Row = dict[str, float | int | str | None]
 
 
 def number(value: float | int | str | None) -> float:
-    """Return a cell that is known to hold a number; one that is missing counts as 0."""
-    return float(value or 0)
+    """Return a cell that holds a number, or NaN if it is missing."""
+    return math.nan if value is None else float(value)
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """Align rows, one a line, under their keys."""
+    """Return the rows as aligned columns, one line each, under their keys."""
     if not rows:
         return "(nothing)"
     cells = _cells(rows)
@@ -32,13 +31,13 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]) + "\n"
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Return CSV with full precision; a value that is missing is empty, an infinite one is inf."""
+def write_rows(target: Path, rows: Sequence[Row]) -> None:
+    """Write CSV with full precision; a missing value is empty, an infinite one is inf."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return out.getvalue()
+    write_text(target, out.getvalue())
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -51,6 +50,6 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _cell(value: float | int | str | None) -> str:
-    if value is None:
+    if value is None or value != value:  # NaN
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

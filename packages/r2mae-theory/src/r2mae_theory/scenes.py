@@ -1,26 +1,17 @@
 """Settings of the linear model, and theory and simulation side by side along a curve."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from r2mae_theory import covariance as models
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
+from r2mae_theory.representations import Covariance
 from r2mae_theory.risk import risk_table
+from r2mae_theory.rows import Row
 from r2mae_theory.simulate import simulate_risk
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from r2mae_theory.representations import Covariance
-    from r2mae_theory.rows import Row
-
-    Floats = NDArray[np.floating]
 
 SPECTRA = ("uniform", "beta", "latent")
 

@@ -6,33 +6,24 @@ Every repeat has its own random stream, so results do not depend on the number o
 low = high consumes the same random numbers as the fixed ratio: bit for bit the same result.
 """
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.conditional import conditional_targets
+from r2mae_theory.covariance import Covariance
 from r2mae_theory.errors import TheoryError
-from r2mae_theory.masks import as_mask
+from r2mae_theory.masks import MaskDistribution, as_mask
+from r2mae_theory.risk import Mask
 from r2mae_theory.solve import NormalSolver
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from r2mae_theory.covariance import Covariance
-    from r2mae_theory.masks import MaskDistribution
-    from r2mae_theory.risk import Mask
-
-    Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)

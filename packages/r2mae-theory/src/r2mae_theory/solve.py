@@ -1,16 +1,9 @@
 """Minimum-norm least squares through the smaller Gram matrix."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.floating]
+from r2mae_theory.arrays import Floats
 
 _pocon, _potrf, _potrs = get_lapack_funcs(("pocon", "potrf", "potrs"), dtype=np.float64)
 _MIN_RECIPROCAL_CONDITION = 1e-8  # of the Gram matrix: below it the normal equations lose more than 8 digits

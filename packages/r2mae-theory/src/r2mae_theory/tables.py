@@ -1,27 +1,18 @@
 """Tables 5 and 9: R2MAE beside the best fixed ratio and the midpoint of its range, by the protocol of C.1."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
-from r2mae_theory.experiment import Experiment, Panel, Series
-from r2mae_theory.files import write_text
-from r2mae_theory.masks import Fixed, Uniform
-from r2mae_theory.records import Record, scheme_name
+from r2mae_core import Record, as_json, write_text
+from r2mae_theory.experiment import Experiment, Panel, Series, Size
+from r2mae_theory.masks import Fixed, Uniform, scheme_name
 from r2mae_theory.risk import risk_table
-from r2mae_theory.rows import number
+from r2mae_theory.rows import Row, number
 from r2mae_theory.scenes import eigenvector, spectrum
 from r2mae_theory.simulate import simulate_risk
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from r2mae_theory.experiment import Size
-    from r2mae_theory.rows import Row
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ def reproduce_table(name: str, size: Size, cache: Path | None) -> Experiment:
             else:
                 row = _row(spec, model, seed, size)
                 if file is not None:
-                    write_text(file, json.dumps(row, indent=1) + "\n")
+                    write_text(file, as_json(row))
             paper = dict(zip(("best", "min", "mid", "r2mae"), printed[seed], strict=True)) if seed in printed else {}
             rows.append({"model": model, "seed": seed, **row, **{f"paper {k}": v for k, v in paper.items()}})
     records = [record for row in rows for record in _records(name, spec, row, size.repeats)]
@@ -165,11 +156,10 @@ def _panels(name: str, rows: list[Row]) -> list[Panel]:
     panels = []
     for model in dict.fromkeys(r["model"] for r in rows):
         ours = [r for r in rows if r["model"] == model]
-        x = list(range(len(ours)))
         series = []
         for k, (prefix, who) in enumerate((("", "simulated"), ("theory ", "theory"), ("paper ", "paper"))):
-            known = [r for r in ours if prefix + "r2mae" in r]
-            gap = [100 * (number(r[prefix + "r2mae"]) / float(r[prefix + "min"] or 1) - 1) for r in known]
-            series.append(Series(who, x[: len(gap)], gap, dots=True, color=k))
+            known = {i: r for i, r in enumerate(ours) if prefix + "r2mae" in r}
+            gap = [100 * (number(r[prefix + "r2mae"]) / number(r[prefix + "min"]) - 1) for r in known.values()]
+            series.append(Series(who, list(known), gap, dots=True, color=k))
         panels.append(Panel(f"{name}: {model}", "row of the table", "R2MAE above best fixed [%]", series, 0.0))
     return panels

@@ -6,26 +6,18 @@ a resolvent Q = (cI + aΣ)⁻¹ is a rank-one (Schur) update, T_j = Q − Q e_j 
 standardised, which makes diag(Σ) = I and this exact.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from r2mae_theory import fixed_point
+from r2mae_theory.arrays import Floats
 from r2mae_theory.covariance import shrunk_moment
 from r2mae_theory.errors import DataError
+from r2mae_theory.masks import MaskDistribution
 from r2mae_theory.resolvents import Evaluation, SpectralResolvent
 from r2mae_theory.risk import assemble, divergence, rows_taking_part
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from r2mae_theory.masks import MaskDistribution
-
-    Floats = NDArray[np.floating]
 
 _SINGULAR = 1e-10
 

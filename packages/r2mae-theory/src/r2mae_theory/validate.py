@@ -1,21 +1,15 @@
 """Real masked regressions on held-out rows of the user's data, beside the prediction for the same targets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import DataError
 from r2mae_theory.masks import Fixed
 from r2mae_theory.solve import NormalSolver
 from r2mae_theory.targets import Targets
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.floating]
 
 _MAX_TARGETS = 24
 _REPEATS = 12

@@ -1,0 +1,40 @@
+from . import covariance
+from .advice import Advice, advise
+from .closed_form import isotropic_risk, spiked_risk, sweet_spot, transition_ratio
+from .data import read_table
+from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
+from .masks import Discrete, Fixed, Uniform
+from .optimum import Optimum, optimal_range, optimal_ratio
+from .representations import Covariance
+from .risk import Risk, RiskTable, predict_risk, risk_curve, risk_table
+from .simulate import RiskEstimate, simulate_risk
+
+__all__ = [
+    "Advice",
+    "ConvergenceError",
+    "Covariance",
+    "DataError",
+    "Discrete",
+    "DivergentRiskError",
+    "Fixed",
+    "Optimum",
+    "Risk",
+    "RiskEstimate",
+    "RiskTable",
+    "TheoryError",
+    "Uniform",
+    "advise",
+    "covariance",
+    "isotropic_risk",
+    "optimal_range",
+    "optimal_ratio",
+    "predict_risk",
+    "read_table",
+    "risk_curve",
+    "risk_table",
+    "simulate_risk",
+    "spiked_risk",
+    "sweet_spot",
+    "transition_ratio",
+]
+__version__: str
