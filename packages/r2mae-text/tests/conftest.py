@@ -33,7 +33,7 @@ def corpus(tmp_path_factory, speeches):
     from r2mae_text.options import Prepare
 
     out = tmp_path_factory.mktemp("corpus") / "speeches"
-    return prepare(Prepare(tuple(speeches), vocab_size=400, validation=0.2, workers=1, out=out, progress=False))
+    return prepare(Prepare(tuple(speeches), vocab_size=400, validation_share=0.2, workers=1, out=out, progress=False))
 
 
 @pytest.fixture(scope="session")

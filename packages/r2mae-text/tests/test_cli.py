@@ -14,7 +14,7 @@ TINY += ["--length", "32", "--batch_size", "16", "--steps", "3", "--device", "cp
 
 def test_the_whole_path(call, speeches, tmp_path):
     code, out, err = call(
-        "prepare", *map(str, speeches[:3]), "--vocab-size", "300", "--validation", "0.3", "--workers", "1",
+        "prepare", *map(str, speeches[:3]), "--vocab-size", "300", "--validation_share", "0.3", "--workers", "1",
         "--out", "corpus", "--no-progress",
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -22,7 +22,8 @@ def test_the_whole_path(call, speeches, tmp_path):
     assert "Unigram entropy" in out
     code, out, err = call("pretrain", "corpus", "--mask_ratio", "dynamic", "--out", "run", *TINY)
     assert (code, err) == (0, "")
-    assert "Validation loss at ratio 0.15" in out
+    assert "Loss on held-out data by mask ratio: " in out
+    assert " at 0.15" in out
     assert "--tasks '[movies]'" in out
     code, out, err = call(
         "finetune", "run", "--tasks", "[movies]", "--seeds", "[0,1]", "--epochs", "1", "--max_train", "32",
@@ -61,7 +62,7 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
     shutil.move("run/model", "kept")
     code, _, err = call("finetune", "run", "--tasks", "[movies]", "--device", "cpu")
     assert code == 1
-    assert "run holds no finished model; the same pretrain command with --out run goes on" in err
+    assert "run has no finished model; run the same pretrain command with --out run to resume it" in err
     assert "r2mae-text export run --out DIR" in err
     assert call("export", "run", "--out", "plain")[0] == 0
     assert Path("plain/model.safetensors").read_bytes() == Path("kept/model.safetensors").read_bytes()
@@ -71,14 +72,14 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
     ("argv", "message"),
     [
         (["prepare", "nowhere"], "no file or folder nowhere"),
-        (["pretrain", "nowhere"], "nowhere holds no index.json of a corpus"),
+        (["pretrain", "nowhere"], "nowhere has no index.json of a corpus"),
         (["finetune", "nowhere", "--tasks", "[movies]"], "no model 'nowhere' here or on the hub"),
-        (["export", "nowhere"], "nowhere is no run folder"),
+        (["export", "nowhere"], "nowhere is not a run folder"),
         (["fill", "nowhere", "text"], "no model 'nowhere' here or on the hub"),
         (["compare", "nowhere"], "no results at"),
-        (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
-        (["reproduce", "table2", "--corpus", "nowhere", "--dry-run"], "nowhere holds no index.json"),
-        (["reproduce", "table2", "--ratios", "[0.2]"], "table2 has no use for --ratios (for fig1f, fig2c)"),
+        (["demo", "--device", "cuda"], "'cuda' was requested, but torch"),
+        (["reproduce", "table2", "--data", "nowhere", "--dry-run"], "nowhere has no index.json"),
+        (["reproduce", "table2", "--ratios", "[0.2]"], "--ratios (for fig1f, fig2c) does not apply to table2"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(call, argv, message):

@@ -23,7 +23,7 @@ from r2mae_text.tokenizer import digest, gpt2_table
 
 
 def settings(*sources, **changes):
-    options = {"vocab_size": 300, "validation": 0.0, "workers": 1, "out": Path("corpus"), "progress": False}
+    options = {"vocab_size": 300, "validation_share": 0.0, "workers": 1, "out": Path("corpus"), "progress": False}
     return Prepare(tuple(map(Path, sources)), **{**options, **changes})
 
 
@@ -152,7 +152,7 @@ def test_max_tokens_stops_early(tmp_path, small_pieces):
 
 def test_duplicates_fall_on_one_side(tmp_path):
     lines = [json.dumps({"text": f"document number {i} " * 5}) for i in range(200)]
-    corpus = prepare(settings(write_lines(tmp_path / "a.jsonl", lines * 2), validation=0.3))
+    corpus = prepare(settings(write_lines(tmp_path / "a.jsonl", lines * 2), validation_share=0.3))
     sides = [set(text_of(corpus, split).split("</s>")) - {""} for split in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert 0.2 < len(sides[1]) / 200 < 0.4
@@ -185,8 +185,8 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on_later(tmp_path):
         ("a.txt", b"text\0\1\2" * 50, "is binary: a zero byte at 4"),
         ("a.txt", "naïve".encode("latin-1") * 50, r"is not UTF-8: byte 0xef at 2; convert it"),
         ("a.jsonl", b'{"body": "x"}\n' * 9, r"no text in the input \(left out: 9 lines without a text 'text'\)"),
-        ("a.parquet", b"PAR1 nothing", "is no parquet file, or is damaged"),
-        ("a.docx", b"x", "is of no known kind; known endings: .txt, .md, .jsonl, .parquet, .bin"),
+        ("a.parquet", b"PAR1 nothing", "is not a parquet file, or is damaged"),
+        ("a.docx", b"x", "is of an unknown kind; known endings: .txt, .md, .jsonl, .parquet, .bin"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(tmp_path, name, content, message):
@@ -201,8 +201,8 @@ def test_bad_options_are_refused(tmp_path):
         prepare(settings("nowhere"))
     with pytest.raises(UserError, match=r"vocab_size must lie in 261 … 65535 .*got 70000"):
         prepare(settings(source, vocab_size=70_000))
-    with pytest.raises(UserError, match=r"validation must lie in \[0, 1\)"):
-        prepare(settings(source, validation=1.5))
+    with pytest.raises(UserError, match=r"--validation_share must lie in \[0, 1\)"):
+        prepare(settings(source, validation_share=1.5))
     with pytest.raises(UserError, match=r"no tokenizer 'nosuch/tokenizer' here or on the hub .* give a local folder"):
         prepare(settings(source, tokenizer="nosuch/tokenizer", out=Path("b")))
     with pytest.raises(UserError, match=r"the data set 'nosuch/data' cannot be read .* name their folder instead"):
@@ -220,7 +220,7 @@ def test_a_vocabulary_beyond_16_bits_is_refused():
 
 def test_text_shorter_than_a_row_is_refused(tmp_path):
     corpus = prepare(settings(write_lines(tmp_path / "a.txt", ["short"])))
-    with pytest.raises(UserError, match=r"the train split has \d+ tokens, not one row of 128"):
+    with pytest.raises(UserError, match=r"the train split has \d+ tokens, less than one row of 128"):
         corpus.rows("train", 128)
 
 
@@ -235,7 +235,7 @@ def test_shards_are_checked_on_opening(corpus, tmp_path):
     shard.unlink()
     with pytest.raises(UserError, match=r"train-00000\.bin is missing"):
         Corpus.open(copy)
-    with pytest.raises(UserError, match=r"holds no index.json of a corpus; make one with r2mae-text prepare"):
+    with pytest.raises(UserError, match=r"has no index.json of a corpus; make one with r2mae-text prepare"):
         Corpus.open(tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_shards_of_gpt2_tokens_become_ours(tmp_path):
     with pytest.raises(UserError, match=r"is truncated: \d+ tokens, its header says"):
         prepare(settings(source, tokenizer="gpt2", out=Path("c")))
     source.write_bytes(b"x" * 3000)
-    with pytest.raises(UserError, match="is no shard of GPT-2 tokens"):
+    with pytest.raises(UserError, match="is not a shard of GPT-2 tokens"):
         prepare(settings(source, tokenizer="gpt2", out=Path("d")))
 
 

@@ -5,7 +5,7 @@ from r2mae_core import read_records
 
 def test_demo_does_the_whole_path(call, tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # no processes: each would import torch again
-    code, out, err = call("demo", "--steps=8", "--n-seeds=1", "--labels=64", "--device=cpu", "--out=run")
+    code, out, err = call("demo", "--steps=8", "--seeds=[0]", "--labels=64", "--device=cpu", "--out=run")
     assert (code, err) == (0, "")
     for text in ("no pretraining", "fixed 0.15", "high 0.4", "mdlm", "dynamic", "r2mae", "unigram entropy"):
         assert text in out

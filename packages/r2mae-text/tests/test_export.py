@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from r2mae_core import UserError
-from r2mae_text import build_model, export_run, load_pretrained, loss_curve, validation_loss
+from r2mae_text import build_model, export_run, held_out_loss, load_pretrained
 from r2mae_text.export import fill
 from r2mae_text.masking import MaskingRule
 
@@ -52,11 +52,11 @@ def test_fill_names_words_and_shares(tiny, tokenizer):
 
 def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no loadable model"):
+    with pytest.raises(UserError, match=r"empty has no loadable model"):
         load_pretrained(tmp_path / "empty")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("corpus: x\nmask_ratio: y\n")
-    with pytest.raises(UserError, match="holds no finished model"):
+    (tmp_path / "run" / "config.yaml").write_text("data: x\nmask_ratio: y\n")
+    with pytest.raises(UserError, match="has no finished model"):
         load_pretrained(tmp_path / "run")
 
 
@@ -64,12 +64,12 @@ def test_validation_is_the_same_for_every_batch_size_and_leaves_training_mode(ti
     rows, rule = corpus.rows("validation", 32), MaskingRule.of(corpus.tokenizer)
     tiny.train()
     state = torch.get_rng_state()
-    losses = [validation_loss(tiny, rows, rule, 0.15, max_rows=40, batch_size=size) for size in (64, 7)]
+    losses = [held_out_loss(tiny, rows, rule, (0.15,), max_rows=40, batch_size=size)[0.15] for size in (64, 7)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert tiny.training
     assert torch.equal(torch.get_rng_state(), state)
     assert losses[0] == pytest.approx(np.log(400), abs=0.5)  # an untrained model knows nothing
-    curve = loss_curve(tiny, rows, rule, (0.15, 0.9))
+    curve = held_out_loss(tiny, rows, rule, (0.15, 0.9))
     assert list(curve) == [0.15, 0.9]
 
 
@@ -80,5 +80,5 @@ def test_validation_is_what_transformers_computes(tiny, corpus):
     batch = torch.from_numpy(rows[np.arange(8)])
     masked = mask_tokens(batch, 0.3, rule, generator=torch.Generator().manual_seed(0))
     theirs = tiny.eval()(input_ids=masked.inputs, labels=masked.labels()).loss.item()
-    assert validation_loss(tiny, rows, rule, 0.3, max_rows=8) == pytest.approx(theirs, rel=1e-5)
+    assert held_out_loss(tiny, rows, rule, (0.3,), max_rows=8)[0.3] == pytest.approx(theirs, rel=1e-5)
     assert Path(corpus.path).is_dir()

@@ -10,7 +10,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from r2mae_core import MaskDraw, StepOrder, Uniform, linear
 from r2mae_text.data.shards import TokenRows
 from r2mae_text.masking import MaskingRule
-from r2mae_text.pretrain import MaskedLanguageModule
+from r2mae_text.module import MaskedLanguageModule
 
 N_TOPICS, WORDS, LENGTH = 32, 8, 32
 

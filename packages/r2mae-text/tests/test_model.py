@@ -119,7 +119,7 @@ def test_sinusoidal_positions_are_as_large_as_words_and_alike_to_their_neighbour
         ("gigantic", {}, "unknown model 'gigantic'; known: tiny, small, medium, base"),
         ("tiny", {"model_args": {"hiden_size": 3}}, "roberta has no config hiden_size"),
         ("tiny", {"length": 600}, "rows of 600 tokens do not fit the model's 512 positions"),
-        ("whisper", {}, "whisper is no masked language model"),
+        ("whisper", {}, "whisper is not a masked language model"),
     ],
 )
 def test_bad_models_are_refused(tokenizer, name, arguments, message):

@@ -1,6 +1,6 @@
 import pytest
 
-from r2mae_core import read_records
+from r2mae_core import read_records, scheme_name
 from r2mae_text.options import Reproduce
 from r2mae_text.paper import DINKYTRAIN, TABLE2, grid, mean_ranks, normalised_errors, reproduce
 
@@ -23,11 +23,11 @@ def test_figure_1fs_form():
 
 def test_the_grid_is_the_papers():
     cells = grid(Reproduce("table2"))
-    assert [(c.size, c.scheme) for c in cells][:5] == [
+    assert [(size, scheme_name(sampler, "text")) for size, sampler in cells][:5] == [
         ("medium", s) for s in ("fixed 0.15", "high 0.4", "mdlm", "dynamic", "r2mae")
     ]
     assert len(cells) == 10
-    assert [c.sampler.sample(0, 10) for c in cells[:2]] == [0.15, 0.4]
+    assert [sampler.sample(0, 10) for _, sampler in cells[:2]] == [0.15, 0.4]
     assert len(grid(Reproduce("fig2c"))) == 16
 
 
@@ -64,7 +64,7 @@ def test_a_tiny_grid_is_walked_once(corpus, tmp_path, capsys):
     assert {f.name for f in run.path.iterdir() if f.is_dir()} == {
         f"tiny-{name}-0" for name in ("fixed-0.15", "high-0.4", "mdlm", "dynamic", "r2mae")
     }
-    assert "[1/5] tiny, fixed 0.15: " in (out := capsys.readouterr().out)
+    assert "[1/5] tiny-fixed-0.15-0: " in (out := capsys.readouterr().out)
     assert "done before" not in out
     before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*.safetensors")}
     assert len(before) == 5

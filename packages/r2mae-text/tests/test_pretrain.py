@@ -15,8 +15,9 @@ from r2mae_core import MaskDraw, RunFolder, UserError, read_metrics, read_record
 from r2mae_text.data.prepare import prepare
 from r2mae_text.export import export
 from r2mae_text.model import masked_lm_loss
+from r2mae_text.module import MaskedLanguageModule
 from r2mae_text.options import Export, Prepare, Pretrain
-from r2mae_text.pretrain import MaskedLanguageModule, build_module, pretrain
+from r2mae_text.pretrain import TextPretraining, pretrain
 from r2mae_text.weights import load_pretrained
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -86,9 +87,11 @@ def test_a_run_writes_what_it_says(config, corpus):
 
 
 def test_a_corpus_without_a_validation_split_trains_without_records(config, speeches):
-    corpus = prepare(Prepare((speeches[0],), vocab_size=300, validation=0.0, workers=1, out=Path("c"), progress=False))
-    run = pretrain(replace(config, corpus=corpus.path, steps=2))
-    assert (read_records(run.path), load_pretrained(run.path)[0].config.vocab_size) == ([], 300)
+    corpus = prepare(
+        Prepare((speeches[0],), vocab_size=300, validation_share=0.0, workers=1, out=Path("c"), progress=False)
+    )
+    run = pretrain(replace(config, data=corpus.path, steps=2))
+    assert (run.results(), load_pretrained(run.path)[0].config.vocab_size) == ([], 300)
     assert not [name for name in read_metrics(run.metrics_file) if name.startswith("val_loss")]
 
 
@@ -98,7 +101,7 @@ def test_resume_in_mid_epoch_is_bit_exact(config, micro, monkeypatch):
     with Trace() as whole:
         pretrain(replace(config, out=Path("whole")))
     with monkeypatch.context() as patch, Trace() as first:
-        patch.setattr("r2mae_text.pretrain.Speed", lambda *_: StopAt(5))  # between two checkpoints
+        patch.setattr(TextPretraining, "callbacks", lambda *_: [StopAt(5)])  # between two checkpoints
         with pytest.raises(UserError, match="interrupted at step 5"):
             pretrain(config)
     with Trace() as second:
@@ -173,7 +176,7 @@ def test_every_step_hides_other_places(config):
 def test_weight_decay_spares_biases_and_norms(config, corpus):
     from r2mae_core import Fixed
 
-    module = build_module(config, corpus, Fixed(0.15))
+    module = TextPretraining(config).build(Fixed(0.15))
     module.total_steps = lambda: 10
     decaying, spared = module.configure_optimizers()["optimizer"].param_groups
     assert (decaying["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
@@ -201,10 +204,12 @@ def test_budgets(config, corpus):
 def test_going_on_from_a_checkpoint(config, corpus):
     pretrain(config)
     with Trace() as trace:
-        more = replace(config, model="run", model_args={}, out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15)
+        more = replace(
+            config, start="run", model="medium", model_args={}, out=Path("more"), steps=1, lr=0.0, mask_ratio=0.15
+        )
         run = pretrain(more)
     model, _ = load_pretrained("run")
-    module = MaskedLanguageModule(model, None, build_module(config, corpus, None).rule, batch_size=16, lr=1.0)
+    module = MaskedLanguageModule(model, None, TextPretraining(config).rule, batch_size=16, lr=1.0)
     assert same(weights("run"), weights("more"))
     assert run.path.name == "more"
     assert trace.seen[0][4] < np.log(400)
@@ -215,7 +220,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(config, corpus, tmp_path
     pretrain(config)
     other = prepare(Prepare((speeches[0],), vocab_size=380, workers=1, out=Path("other"), progress=False))
     with pytest.raises(UserError, match="trained with another tokenizer than the corpus was prepared with"):
-        pretrain(replace(config, corpus=other.path, model="run", model_args={}, out=Path("more")))
+        pretrain(replace(config, data=other.path, start="run", model="medium", model_args={}, out=Path("more")))
 
 
 def test_padding_the_vocabulary_changes_no_logit(config):
@@ -233,7 +238,7 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("r2mae_text.pretrain.masked_lm_loss", full)
+    monkeypatch.setattr("r2mae_text.module.masked_lm_loss", full)
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*lower --micro_batch_size"):
         pretrain(config)
 
@@ -244,12 +249,13 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"mask_ratio": "r3mae"}, "unknown mask scheme 'r3mae'"),
         ({"mask_ratio": "cl"}, "text models have no curriculum weights"),
         ({"device": "cuda"}, "sees no CUDA GPU"),
-        ({"length": 100_000}, "not one row of 100000"),
+        ({"length": 100_000}, "less than one row of 100000"),
         ({"batch_size": 10**6}, "samples do not fill a batch of 1,000,000"),
-        ({"micro_batch_size": 5}, "--batch_size 16 is no multiple of --micro_batch_size 5"),
+        ({"micro_batch_size": 5}, "--batch_size 16 is not a multiple of --micro_batch_size 5"),
         ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
-        ({"model": "nosuch"}, "nosuch is not a size or model type, so a checkpoint, whose shape is given"),
-        ({"model": "nosuch", "model_args": {}}, "no model 'nosuch' here or on the hub"),
+        ({"model": "nosuch"}, "unknown model 'nosuch'; known: tiny, .* a checkpoint is given with --start nosuch"),
+        ({"start": "nosuch"}, "--model .for new models., --model_args .for new models. does not apply to --start"),
+        ({"start": "nosuch", "model": "medium", "model_args": {}}, "no model 'nosuch' here or on the hub"),
         ({"devices": 2, "out": None}, "several devices need --out"),
         ({"strategy": "fsdp", "compile": True}, "choose one"),
     ],
@@ -325,7 +331,7 @@ def test_the_module_alone_in_a_loop_of_ones_own(config, corpus):
     """`masked_loss` needs no trainer: the API of the README."""
     from r2mae_core import Fixed
 
-    module = build_module(config, corpus, Fixed(0.15)).eval()
+    module = TextPretraining(config).build(Fixed(0.15)).eval()
     batch = torch.from_numpy(corpus.rows("train", 32)[np.arange(4)])
     draw = MaskDraw(0.15, torch.Generator().manual_seed(0))
     masked = module.mask(batch, MaskDraw(0.15, torch.Generator().manual_seed(0)))

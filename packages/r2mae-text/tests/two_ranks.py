@@ -21,7 +21,8 @@ def settings(corpus, out, devices, strategy="auto"):
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
-    from r2mae_text.pretrain import MaskedLanguageModule, pretrain
+    from r2mae_text.module import MaskedLanguageModule
+    from r2mae_text.pretrain import pretrain
 
     corpus, out, strategy = sys.argv[1:]
     seen, original = [], MaskedLanguageModule.masked_loss

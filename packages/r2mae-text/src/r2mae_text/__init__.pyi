@@ -1,11 +1,11 @@
 from .collator import R2MAECollator
 from .data.glue import TASKS, Task
 from .data.shards import Corpus, TokenRows
-from .evaluate import loss_curve, validation_loss
+from .evaluate import held_out_loss
 from .finetune import finetune_task
 from .masking import MaskedTokens, mask_tokens
 from .model import build_model, masked_lm_loss, train_flops_per_token
-from .pretrain import MaskedLanguageModule
+from .module import MaskedLanguageModule
 from .tokenizer import gpt2_tokenizer, load_tokenizer, train_tokenizer
 from .trainer import R2MAETrainer
 from .weights import export_run, load_pretrained
@@ -23,13 +23,12 @@ __all__ = [
     "export_run",
     "finetune_task",
     "gpt2_tokenizer",
+    "held_out_loss",
     "load_pretrained",
     "load_tokenizer",
-    "loss_curve",
     "mask_tokens",
     "masked_lm_loss",
     "train_flops_per_token",
     "train_tokenizer",
-    "validation_loss",
 ]
 __version__: str

@@ -37,7 +37,7 @@ class Encoded:
 
 def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
     """Tokenize a split once, with the model's special tokens; what exceeds `max_length` is cut."""
-    # Only pairs can lose the longer text first; for one text it is the same thing.
+    # Only pairs can lose the longer text first; for one text it is the same.
     batch = tokenizer(*examples.texts, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
     ids, types = batch["input_ids"], batch["token_type_ids"]
     starts = np.cumsum([0, *(len(row) for row in ids)])

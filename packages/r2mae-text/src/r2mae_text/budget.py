@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from r2mae_core import MaskDraw, RunFolder, UserError, seconds_of, write_text
+from r2mae_core import MaskDraw, RunFolder, StepOrder, UserError, seconds_of, write_text
 from r2mae_text.options import Pretrain
 
 PAPER_TOKENS = 10e9
 
 
-def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, micro: int, accumulate: int, device: str) -> int:
+def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, order: StepOrder, device: str) -> int:
     """Return the optimizer steps of the training.
 
     A budget in minutes is turned into steps by timing a few, once; the number is kept in the run folder, so that the
@@ -36,9 +36,9 @@ def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, micro: int
     kept = run.path / "budget.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))["steps"]
-    if config.devices * config.nodes > 1:
-        raise UserError("a budget in minutes is timed in one process; with several devices say --steps or --tokens")
-    seconds = accumulate * seconds_per_micro_batch(module, rows, micro, device)
+    if config.world_size > 1:
+        raise UserError("a budget in minutes is timed in one process; with several devices use --steps or --tokens")
+    seconds = order.micro_batches() * seconds_per_micro_batch(module, rows, order.micro_size, device)
     steps = max(int(config.minutes * 60 / seconds), 1)
     write_text(kept, json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")
     return steps

@@ -10,14 +10,28 @@ COMMANDS = {
         options.Demo,
         "r2mae_text.demo:demo",
         "Prepare, pretrain, fine-tune on small real text; a table and a picture.",
+        {"n_seeds": "--seeds '[0,1]'"},
     ),
-    "prepare": Command(options.Prepare, "r2mae_text.data.prepare:prepare_command", "Turn text into token shards."),
-    "pretrain": Command(options.Pretrain, "r2mae_text.pretrain:pretrain_command", "Pretrain a masked language model."),
+    "prepare": Command(
+        options.Prepare,
+        "r2mae_text.data.prepare:prepare_command",
+        "Turn text into token shards.",
+        {"validation": "--validation_share"},
+    ),
+    "pretrain": Command(
+        options.Pretrain,
+        "r2mae_text.pretrain:pretrain_command",
+        "Pretrain a masked language model.",
+        {"corpus": "data, the argument after pretrain"},
+    ),
     "finetune": Command(options.Finetune, "r2mae_text.finetune:finetune_command", "Fine-tune on GLUE or your tasks."),
     "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
     "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),
     "reproduce": Command(
-        options.Reproduce, "r2mae_text.paper:reproduce_command", "Walk a table or figure of the paper."
+        options.Reproduce,
+        "r2mae_text.paper:reproduce_command",
+        "Reproduce a table or figure of the paper.",
+        {"corpus": "--data (and GLUE's folder --glue)"},
     ),
     "compare": Command(Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),
 }

@@ -1,4 +1,4 @@
-"""A drop-in collator for people with a loop of their own.
+"""A drop-in collator for training loops of your own.
 
 Masks are drawn in the main process, on the device, from (seed, step, micro-batch). A collator that masks in worker
 processes cannot be right: workers do not know the step, a change made in the main process never reaches them, and a
@@ -57,7 +57,7 @@ class R2MAECollator:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def ratio(self, step: int) -> float:
-        """Return the ratio of an optimizer step."""
+        """Return the mask ratio of an optimizer step."""
         return self.sampler.sample(step, self.total_steps)
 
     def mask(

@@ -1,8 +1,8 @@
 """`r2mae-text demo`: the whole path on small real text, every scheme side by side.
 
-Prepare 249 presidential messages and the unlabelled film sentences, pretrain one small RoBERTa per scheme, compare
-their losses over the ratio, fine-tune each on the rated film sentences, and draw it. Models are trained in processes of
-one thread each: at this size a second thread would mostly wait.
+Prepares 249 presidential messages and the unlabelled film sentences, pretrains one small RoBERTa per scheme, compares
+their losses over the ratio, fine-tunes each on the rated film sentences, and draws a figure. Models are trained in
+processes of one thread each: at this size a second thread would mostly wait.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import Any
 from r2mae_core import (
     Record,
     RunFolder,
+    one_thread,
     open_run,
     read_metrics,
     read_records,
@@ -58,7 +59,7 @@ def demo(config: Demo) -> RunFolder:
     say(f"Pretraining {len(SCHEMES)} models of {config.steps} steps")
     jobs = {name: (_pretrain, pretraining(config, corpus.path, run.path, name)) for name in SCHEMES}
     _run(jobs, device, start)
-    say(f"Fine-tuning on the film sentences, {config.n_seeds} seeds each")
+    say(f"Fine-tuning on the film sentences, {len(config.seeds)} seeds each")
     _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
     records = collect(run.path)
     title = "losses on held-out text (nats) and accuracy on 1,568 film sentences"
@@ -76,7 +77,9 @@ def _corpus(folder: Path) -> Corpus:
         write_text(sentences, "".join(f"{text}\n" for text, _ in read_movies()["train"]))
     out = folder / "sotu+movies"
     return prepare(
-        Prepare((Path("sotu"), sentences), vocab_size=1500, document="line", validation=0.02, out=out, progress=False)
+        Prepare(
+            (Path("sotu"), sentences), vocab_size=1500, document="line", validation_share=0.02, out=out, progress=False
+        )
     )
 
 
@@ -91,25 +94,26 @@ def tuned_home(folder: Path, name: str) -> Path:
 
 
 def pretraining(config: Demo, corpus: Path, folder: Path, name: str) -> Pretrain:
-    """Return the options of a scheme's pretraining: small rows and steps, so that a short run makes many steps.
+    """Return the options of a scheme's pretraining: small rows and batches, so that a short run makes many steps.
 
     Positions start as sinusoids and weights are drawn larger than usual: both let the model leave the unigram plateau,
     where a default start of this size stays for longer than the demo lasts.
     """
     return Pretrain(
-        corpus, SCHEMES[name], "tiny", {"num_hidden_layers": 1, "initializer_range": 0.05}, length=32, batch_size=32,
-        micro_batch_size=32, steps=config.steps, lr=2e-3, dropout=0.0, position_start="sinusoidal", seed=config.seed,
-        validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1), device=config.device,
-        out=home(folder, name), progress=False,
+        corpus, length=32, mask_ratio=SCHEMES[name], model="tiny",
+        model_args={"num_hidden_layers": 1, "initializer_range": 0.05}, position_start="sinusoidal", dropout=0.0,
+        steps=config.steps, batch_size=32, micro_batch_size=32, lr=2e-3, seed=config.seed, device=config.device,
+        validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1), out=home(folder, name),
+        progress=False,
     )  # fmt: skip
 
 
 def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
-    """Return the options of fine-tuning a scheme's model, or its start without pretraining."""
+    """Return the options of fine-tuning a scheme's model, or one without pretraining."""
     pretrained = home(folder, "r2mae" if name == SCRATCH else name)
     model = f"scratch:{pretrained}" if name == SCRATCH else str(pretrained)
     return Finetune(
-        model, ("movies",), seeds=tuple(range(config.n_seeds)), epochs=3, max_train=config.labels, max_length=32,
+        model, ("movies",), seeds=config.seeds, epochs=3, max_train=config.labels, max_length=32,
         lr=5e-4, warmup=0.1, device=config.device, out=tuned_home(folder, name), progress=False,
     )  # fmt: skip
 
@@ -117,17 +121,19 @@ def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
 def _pretrain(options: Pretrain) -> None:
     from r2mae_text.pretrain import pretrain
 
-    pretrain(options)
+    with one_thread():
+        pretrain(options)
 
 
 def _finetune(options: Finetune) -> None:
     from r2mae_text.finetune import finetune
 
-    finetune(options)
+    with one_thread():
+        finetune(options)
 
 
 def _run(jobs: dict[str, tuple[Any, Any]], device: str, start: float) -> None:
-    """Do the jobs, as many at once as there are cores; on a GPU one after the other, here."""
+    """Do the jobs, as many at once as there are cores; on a GPU one after the other, in this process."""
     for i, name in enumerate(_done(jobs, device), 1):
         say(f"  ({i}/{len(jobs)}) {name} ({_since(start)})")
 
@@ -139,7 +145,7 @@ def _done(jobs: dict[str, tuple[Any, Any]], device: str) -> Iterator[str]:
             function(options)
             yield name
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         futures = {pool.submit(function, options): name for name, (function, options) in jobs.items()}
         try:
             for future in as_completed(futures):
@@ -147,12 +153,6 @@ def _done(jobs: dict[str, tuple[Any, Any]], device: str) -> Iterator[str]:
                 yield futures[future]
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def collect(folder: Path) -> list[Record]:

@@ -1,4 +1,4 @@
-"""`export`: a run, finished or not, as a plain transformers folder; and `fill`, a look at what the model fills in."""
+"""`export`: a run, finished or not, as a plain transformers folder; and `fill`: what a model puts at <mask>."""
 
 import shutil
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, default_run_path, say
+from r2mae_core import RunFolder, UserError, default_run_path, read_weights, say, without_prefix
 from r2mae_text.data.shards import Corpus
-from r2mae_text.options import Export, Fill
-from r2mae_text.weights import export_run, load_pretrained, pretraining_run
+from r2mae_text.options import Export, Fill, Pretrain
+from r2mae_text.weights import export_run, load_pretrained, start_model
 
 
 def export_command(config: Export) -> None:
@@ -22,9 +22,11 @@ def export(config: Export) -> Path:
     """Write the model of a run, finished or not, as a transformers folder and return the folder.
 
     Raises:
-        UserError: the run holds neither model nor checkpoint, or the folder exists.
+        UserError: the run has neither model nor checkpoint, or the folder exists.
     """
-    run, out = pretraining_run(config.run), config.out or default_run_path("r2mae-text", "export")
+    run, out = RunFolder.open(config.run), config.out or default_run_path("r2mae-text", "export")
+    if not {"data", "mask_ratio"} <= set(run.config):
+        raise UserError(f"{config.run} is not a run folder of r2mae-text pretrain")
     if out.exists():
         raise UserError(f"{out} exists; name a new folder")
     if (run.path / "model").is_dir():
@@ -32,20 +34,16 @@ def export(config: Export) -> Path:
     elif run.last_checkpoint is not None:
         _export_checkpoint(run, run.last_checkpoint, out)
     else:
-        raise UserError(f"{run.path} holds neither model nor checkpoint yet")
+        raise UserError(f"{run.path} has neither a model nor a checkpoint yet")
     return out
 
 
 def _export_checkpoint(run: RunFolder, checkpoint: Path, target: Path) -> None:
     """Export the last checkpoint of a run that has not ended."""
-    from r2mae_core import read_weights
-    from r2mae_text.options import Pretrain
-    from r2mae_text.pretrain import start_model
-
-    corpus = Corpus.open(run.config["corpus"])
-    model = start_model(Pretrain(**{**run.config, "corpus": corpus.path}), corpus)
-    state = read_weights(checkpoint)
-    model.load_state_dict({key.removeprefix("model."): value for key, value in state.items()})
+    config = Pretrain(**{**run.config, "data": Path(run.config["data"])})
+    corpus = Corpus.open(config.data)
+    model = start_model(config, corpus)
+    model.load_state_dict(without_prefix(read_weights(checkpoint), "model."))
     export_run(model, corpus.tokenizer, target)
 
 
@@ -57,7 +55,7 @@ def fill(model: Any, tokenizer: Any, text: str, top: int = 5) -> list[list[tuple
         UserError: the text has no mask token.
     """
     if tokenizer.mask_token not in text:
-        raise UserError(f"the text has no {tokenizer.mask_token}: put one where a word is to be found")
+        raise UserError(f"the text has no {tokenizer.mask_token}: put one where a word is to be filled in")
     batch = tokenizer(text, return_tensors="pt")
     places = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
     model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from r2mae_core import (
     Record,
     RunFolder,
-    decay_groups,
+    adamw,
     derived_seed,
     device_name,
     left_out,
@@ -26,9 +26,8 @@ from r2mae_core import (
     report,
     resolve_device,
     resolved,
-    sampler_from_config,
+    run_identity,
     say,
-    scheme_name,
     stamped,
     write_records,
 )
@@ -37,7 +36,7 @@ from r2mae_text.data.glue import Examples, Task, load_task
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.metrics import score
 from r2mae_text.options import Finetune
-from r2mae_text.weights import load_pretrained, pretraining_run
+from r2mae_text.weights import load_pretrained
 
 
 def finetune_task(
@@ -57,12 +56,12 @@ def finetune_task(
     bf16: bool = False,
     progress: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Fine-tune once and return, for each split that is judged, metric → value.
+    """Fine-tune once and return split → metric → value.
 
     Args:
-        name: run folder, transformers folder or hub name; "scratch:NAME" for the same architecture drawn anew.
+        name: run folder, transformers folder or hub name; "scratch:NAME" for the same architecture, newly initialised.
         task: columns, labels and metric.
-        splits: "train" and those to be judged.
+        splits: "train" and those to evaluate on.
         seed: of classifier, order and dropout.
         epochs: passes over the training set.
         lr: peak learning rate of AdamW.
@@ -70,7 +69,7 @@ def finetune_task(
         weight_decay: AdamW's, on matrices.
         batch_size: examples of a step.
         max_length: tokens of an example.
-        max_train: use only so many training examples, drawn by the seed.
+        max_train: use only this many training examples, drawn by the seed.
         device: "cpu", "cuda", "mps".
         bf16: autocast.
         progress: show a progress bar.
@@ -84,10 +83,11 @@ def finetune_task(
     train = encode(tokenizer, splits["train"], max_length)
     if max_train is not None and max_train < len(train):
         train = subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
-    groups = decay_groups(model.named_parameters(), weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=device in ("cpu", "cuda"))
     total = epochs * -(-len(train) // batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear(step, total, warmup))
+    adam = adamw(
+        model.named_parameters(), lr=lr, weight_decay=weight_decay, total_steps=total, warmup=warmup, schedule=linear
+    )
+    optimizer, schedule = adam["optimizer"], adam["lr_scheduler"]["scheduler"]
     autocast = torch.autocast(device, torch.bfloat16, enabled=bf16)
     try:
         for step, which in enumerate(_all_batches(train, batch_size, seed, epochs, total, progress)):
@@ -102,11 +102,11 @@ def finetune_task(
             schedule.step()
     except torch.OutOfMemoryError as error:
         raise out_of_memory(error, "--batch_size or --max_length") from None
-    judged = {}
+    scores = {}
     for split in task.splits:
         data = encode(tokenizer, splits[split], max_length)
-        judged[split] = score(task, predict(model, data, tokenizer.pad_token_id, device, bf16), data.labels.numpy())
-    return judged
+        scores[split] = score(task, predict(model, data, tokenizer.pad_token_id, device, bf16), data.labels.numpy())
+    return scores
 
 
 def _all_batches(
@@ -162,7 +162,7 @@ def finetune(config: Finetune) -> RunFolder:
     """Fine-tune every task with every seed and return the run folder; finished pairs are not done again.
 
     Raises:
-        UserError: model, task, data or device do not serve.
+        UserError: model, task, data or device do not fit.
     """
     device = resolve_device(config.device)
     # A run may be widened by tasks and seeds.
@@ -184,7 +184,7 @@ def finetune(config: Finetune) -> RunFolder:
 
 
 def part_of(folder: Path, task: str, seed: int) -> Path:
-    """Return the file of one fine-tuning's records; where it is, that fine-tuning is done."""
+    """Return the file of one fine-tuning's records; if it exists, that fine-tuning is finished."""
     return folder / "parts" / f"{task}-{seed}.json"
 
 
@@ -199,7 +199,7 @@ def _one(
     part: Path,
 ) -> None:
     start = time.perf_counter()
-    judged = finetune_task(
+    scores = finetune_task(
         config.model,
         task,
         splits,
@@ -220,7 +220,7 @@ def _one(
             name if split == "validation" else f"{name}-{split.removeprefix('validation_')}",
             metric, value, scheme, seed, len(splits[split]), split,
         )
-        for split, values in judged.items()
+        for split, values in scores.items()
         for metric, value in values.items()
     ]  # fmt: skip
     write_records(part, stamped(records, device_name(device), time.perf_counter() - start))
@@ -238,7 +238,7 @@ def scheme_of(name: str) -> str:
         return "no pretraining"
     if not (Path(name) / "config.yaml").exists():
         return Path(name).name
-    return scheme_name(sampler_from_config(pretraining_run(Path(name)).config["mask_ratio"], "text"), "text")
+    return run_identity(Path(name), "text")[0]
 
 
 def finetune_command(config: Finetune) -> None:

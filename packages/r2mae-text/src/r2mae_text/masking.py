@@ -11,12 +11,12 @@ from torch import Tensor
 
 from r2mae_core import n_masked
 
-IGNORED = -100  # the target of a place that carries no loss, as in torch and transformers
+IGNORED = -100  # the target of a place without a loss, as in torch and transformers
 
 
 @dataclass(frozen=True)
 class MaskingRule:
-    """What a tokenizer and the user say about hiding tokens."""
+    """How tokens are hidden: the special ids of a tokenizer, and the shares that the user chose."""
 
     mask_id: int
     special_ids: tuple[int, ...]
@@ -25,7 +25,7 @@ class MaskingRule:
     mask_share: float = 0.8
     """Share of hidden tokens shown as <mask>."""
     random_share: float = 0.1
-    """Share shown as a random id of the vocabulary; the rest is shown as it is."""
+    """Share shown as a random id of the vocabulary; the rest is shown unchanged."""
     count: Literal["exact", "bernoulli"] = "exact"
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class MaskedTokens:
     positions: Tensor
     """Places with a target, (N,) int64 into the flattened batch."""
     targets: Tensor
-    """Their true ids, (N,) int64; -100 where a place carries no loss."""
+    """Their true ids, (N,) int64; -100 where a place has no loss."""
 
     def labels(self) -> Tensor:
         """Return targets in the form of transformers, (B, L) int64 with -100 at all other places."""
@@ -78,7 +78,7 @@ def mask_tokens(
 
     Args:
         tokens: ids, (B, L) of an integer type. Not changed.
-        ratio: fraction hidden, in [0, 1]; at least one token of a row is.
+        ratio: fraction hidden, in [0, 1]; at least one token of a row is hidden.
         rule: which ids are special, and how hidden tokens are shown.
         generator: source of randomness, on the tokens' device.
         rows: (first, n) if these rows are part of a batch of n: the noise is drawn for the whole batch and cut, so the
@@ -88,7 +88,7 @@ def mask_tokens(
 
     Returns:
         the masked batch. With exact counts N = B * k; should a row have fewer than k ordinary tokens (ratios near 1 and
-        </s> inside), the surplus places are left as they are, with target -100. With Bernoulli draws the number is
+        </s> inside), the surplus places are left unchanged, with target -100. With Bernoulli draws the number is
         not known beforehand, so all B * L places are returned, -100 where nothing is hidden.
 
     Raises:
@@ -118,7 +118,7 @@ def mask_tokens(
 def show(
     tokens: Tensor, rule: MaskingRule, generator: torch.Generator | None, rows: tuple[int, int] | None = None
 ) -> Tensor:
-    """Return how every token would be shown if it were hidden, (B, L): as <mask>, as a random id, or as it is.
+    """Return how every token would be shown if it were hidden, (B, L): as <mask>, as a random id, or unchanged.
 
     Arguments are those of `mask_tokens`.
     """

@@ -9,7 +9,7 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     """Return metric → value: accuracy (classes) and the task's own.
 
     Args:
-        task: says which metric is its own.
+        task: its `metric` is the one besides accuracy.
         logits: (N, classes), or (N, 1) scores.
         labels: (N,).
     """
@@ -25,20 +25,20 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
 
 
 def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the F1 of class 1; 0 where it is neither found nor there."""
+    """Return the F1 of class 1; 0 if it is neither predicted nor present."""
     hits, found, there = int((predicted * labels).sum()), int(predicted.sum()), int(labels.sum())
     return 2 * hits / (found + there) if found + there else 0.0
 
 
 def matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the correlation of two classes; 0 where one of them is constant."""
+    """Return the correlation of two classes; 0 if one of them is constant."""
     if predicted.std() == 0 or labels.std() == 0:
         return 0.0
     return float(np.corrcoef(predicted, labels)[0, 1])
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the rank correlation, ties sharing their mean rank."""
+    """Return the rank correlation, with mean ranks for ties."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)

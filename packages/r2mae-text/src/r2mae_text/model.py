@@ -1,4 +1,4 @@
-"""Networks: transformers' masked-LM models by size or name, and their loss on hidden positions alone (paper, C.6)."""
+"""Networks: transformers' masked-LM models by size or type, and their loss at hidden positions alone (paper, C.6)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ def build_model(
     pad_vocab_to: int = 1,
     position_start: str = "default",
 ) -> Any:
-    """Build a masked language model for training from the start.
+    """Build a masked language model with new weights.
 
     Args:
         name: one of `SIZES`, or a model type of transformers ("bert", "roberta-prelayernorm", "modernbert" …).
-        tokenizer: says the vocabulary and the special ids.
+        tokenizer: gives the vocabulary and the special ids.
         length: tokens per row; the model must have as many positions.
         seed: of the initial weights.
         model_args: changes to the transformers config.
@@ -46,7 +46,7 @@ def build_model(
         position_start: "default", or "sinusoidal": learned position embeddings start as sinusoids.
 
     Raises:
-        UserError: the name or a config key is unknown, or the positions do not reach.
+        UserError: the name or a config key is unknown, or there are too few positions.
     """
     from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
@@ -57,8 +57,8 @@ def build_model(
     kind = "roberta" if name in SIZES else name
     if kind not in CONFIG_MAPPING:
         raise UserError(
-            f"unknown model {name!r}; known: {', '.join(SIZES)}, a model type of transformers (such as bert, "
-            "modernbert, roberta-prelayernorm), or a checkpoint folder"
+            f"unknown model {name!r}; known: {', '.join(SIZES)}, or a model type of transformers (such as bert, "
+            f"modernbert, roberta-prelayernorm); a checkpoint is given with --start {name}"
         )
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": vocabulary}
@@ -73,7 +73,7 @@ def build_model(
             model = AutoModelForMaskedLM.from_config(config)
         except ValueError as error:
             raise UserError(
-                f"{kind} is no masked language model of transformers: {str(error).splitlines()[0]}"
+                f"{kind} is not a masked language model of transformers: {str(error).splitlines()[0]}"
             ) from None
     if position_start == "sinusoidal":
         _sinusoidal_positions(model)
@@ -81,7 +81,7 @@ def build_model(
 
 
 def usable_positions(config: Any) -> int:
-    """Return how many tokens a row may have; RoBERTa's kin begin to count behind the padding id."""
+    """Return how many tokens a row may have; RoBERTa and its relatives count from the padding id on."""
     counted_from_pad = (
         "roberta",
         "camembert",
@@ -103,7 +103,7 @@ def _check_positions(config: Any, length: int) -> None:
 
 
 def _sinusoidal_positions(model: Any) -> None:
-    """Let learned positions start as sinusoids, as large as the word embeddings: neighbours then begin as alike."""
+    """Let learned positions start as sinusoids, as large as the word embeddings: neighbours then start similar."""
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     if table is None:
         raise UserError(f"{model.config.model_type} has no learned position embeddings; leave out --position_start")
@@ -119,7 +119,7 @@ def _sinusoidal_positions(model: Any) -> None:
 def masked_lm_loss(
     model: Any, inputs: Tensor, positions: Tensor, targets: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the mean cross-entropy over the hidden positions; the head sees no others.
+    """Return the mean cross-entropy over the hidden positions; the head computes no others.
 
     Equal to what transformers computes from labels over all positions, at a fraction of the head's cost and memory.
 
@@ -140,17 +140,17 @@ def lm_head(model: Any, hidden: Tensor) -> Tensor:
     """Return logits (N, V) of hidden states (N, d), by the head of the model's family.
 
     Raises:
-        UserError: transformers names this family's head in a way not known here.
+        UserError: the head of this family has a name that is not known here.
     """
-    if isinstance(head := getattr(model, "lm_head", None), nn.Module):  # RoBERTa and its kin
+    if isinstance(head := getattr(model, "lm_head", None), nn.Module):  # RoBERTa and its relatives
         return head(hidden)
-    if isinstance(head := getattr(model, "cls", None), nn.Module):  # BERT and its kin
+    if isinstance(head := getattr(model, "cls", None), nn.Module):  # BERT and its relatives
         return head(hidden)
     if isinstance(getattr(model, "decoder", None), nn.Module) and isinstance(getattr(model, "head", None), nn.Module):
         return model.decoder(model.head(hidden))  # ModernBERT
     if isinstance(getattr(model, "vocab_projector", None), nn.Module):  # DistilBERT
         return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
-    raise UserError(f"the head of {type(model).__name__} is not known; known: the kin of RoBERTa, BERT, ModernBERT")
+    raise UserError(f"the head of {type(model).__name__} is not known; known: models like RoBERTa, BERT and ModernBERT")
 
 
 def train_flops_per_token(config: Any, length: int, hidden_share: float) -> float:
@@ -171,7 +171,7 @@ def train_flops_per_token(config: Any, length: int, hidden_share: float) -> floa
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' bars, and its report that a head is new or not used: that is what is meant here."""
+    """Silence transformers' bars, and its report that a head is new or not used, which is intended here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -199,7 +199,7 @@ def load_checkpoint(name: str | Path, model_class: str = "AutoModelForMaskedLM",
             return getattr(transformers, model_class).from_pretrained(str(name), local_files_only=local, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"{name} holds no loadable model" if local else f"no model {str(name)!r} here or on the hub"
+        where = f"{name} has no loadable model" if local else f"no model {str(name)!r} here or on the hub"
         raise UserError(
             f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder"
         ) from None

@@ -1,11 +1,10 @@
-"""The paper's text experiments: published figures, the grid, and `reproduce`, which walks it.
+"""`reproduce`: the paper's text experiments (table 2, figures 1F and 2C, C.6), published and ours.
 
-Paper, table 2, figures 1F and 2C, C.6; and GLUE over fixed ratios from the work that it builds on.
+Also GLUE over fixed ratios from the work that the paper builds on.
 """
 
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from r2mae_core import (
@@ -13,26 +12,27 @@ from r2mae_core import (
     RatioSampler,
     Record,
     RunFolder,
-    UserError,
+    cell_name,
     compare,
     competition_ranks,
     device_name,
-    micro_batch_size,
     open_run,
     refuse_options,
     resolve_device,
     resolved,
+    sampler_from_config,
     say,
     scheme,
     scheme_name,
+    walk_grid,
     write_text,
 )
-from r2mae_text.data.shards import Corpus
+from r2mae_text.budget import seconds_per_micro_batch
 from r2mae_text.evaluate import RANK_BY
-from r2mae_text.finetune import finetune, part_of
+from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain, Reproduce
 from r2mae_text.plots import plot_ratios
-from r2mae_text.pretrain import build_module, largest_micro_batch, pretrain
+from r2mae_text.pretrain import TextPretraining, pretrain
 
 PAPER_TASKS = ("MNLI", "QQP", "SST-2", "QNLI")
 
@@ -62,7 +62,7 @@ TABLE2_NAMES = {
 }
 
 # ratio → MNLI, QNLI, QQP, SST-2 of a large model, hidden tokens always shown as <mask>: the source of the paper's
-# figure 1F (README of princeton-nlp/DinkyTrain, commit 67c5b37; it names no metric, and QQP near 88 reads as F1).
+# figure 1F (README of princeton-nlp/DinkyTrain, commit 67c5b37; it names no metric, and QQP near 88 looks like F1).
 DINKYTRAIN: dict[float, tuple[float, float, float, float]] = {
     0.15: (84.2, 90.9, 87.8, 93.3),
     0.2: (84.1, 91.3, 87.9, 92.7),
@@ -107,60 +107,37 @@ def normalised_errors(accuracies: dict[float, float]) -> dict[float, float]:
     return {ratio: (error - at_zero) / (errors[0.8] - errors[0.4]) for ratio, error in errors.items()}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One model of the grid."""
-
-    size: str
-    sampler: RatioSampler
-
-    @property
-    def scheme(self) -> str:
-        """What tables call its sampler."""
-        return scheme_name(self.sampler, "text")
-
-    def home(self, folder: Path, seed: int) -> Path:
-        """Return its folder."""
-        return folder / f"{Path(self.size).name}-{self.scheme.replace(' ', '-')}-{seed}"
-
-
-def grid(config: Reproduce) -> list[Cell]:
-    """Return the models of a target: the paper's schemes, or the fixed ratios."""
+def grid(config: Reproduce) -> list[tuple[str, RatioSampler]]:
+    """Return the models of a target as (size, sampler): the paper's schemes, or the fixed ratios."""
     if config.target == "table2":
         samplers = [scheme(name, "text") for name in ("fixed", "high", "mdlm", "dynamic", "r2mae")]
     else:
         samplers = [Fixed(ratio) for ratio in config.ratios]
-    return [Cell(size, sampler) for size in config.models for sampler in samplers]
+    return [(size, sampler) for size in config.models for sampler in samplers]
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
-    """Train and judge what is missing of the grid, print ours beside the published, and return the run folder.
+    """Train and evaluate what is missing of the grid, print ours beside the published, and return the run folder.
 
-    Without a corpus only the published figures are shown (None is returned), and so in a dry run.
+    Without a corpus only the published figures are shown (None is returned); in a dry run only the estimated cost.
 
     Raises:
-        UserError: an option was changed that the target has no use for; or whatever the parts of the work raise.
+        UserError: an option was changed that does not apply to the target; or whatever the parts of the work raise.
     """
     if config.target == "table2":
         refuse_options(config, {"ratios": "fig1f, fig2c"}, config.target)
-    if config.corpus is None:
+    if config.data is None:
         _published(config)
         return None
-    device = resolve_device(config.device)
+    runs = [_pretrain(config, config.data, size, sampler) for size, sampler in grid(config)]
     if config.dry_run:
-        _dry_run(config, device)
+        _dry_run(config, runs)
         return None
     # Targets share models, and a grid may be widened.
     free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size")
     run = open_run("r2mae-text", "reproduce", config.out, resolved(config), free=free)
-    cells, records = grid(config), []
-    for i, cell in enumerate(cells, 1):
-        start, before = time.perf_counter(), _is_done(config, cell, run)
-        records += _cell(config, cell, run)
-        run.write_results(records)  # what is finished so far
-        seconds = "done before" if before else f"{time.perf_counter() - start:.0f} s"
-        say(f"[{i}/{len(cells)}] {cell.size}, {cell.scheme}: {seconds}")
-    _show(config, records, run)
+    cells = {cell_name(Path(one.model).name, _scheme(one), one.seed): partial(_measure, config, one) for one in runs}
+    _show(config, walk_grid(run, cells, again=True), run)  # the fine-tunings know themselves what is missing
     return run
 
 
@@ -170,34 +147,29 @@ def reproduce_command(config: Reproduce) -> None:
         say(f"Done: {run.path} (results.json, {config.target}.md)")
 
 
-def _is_done(config: Reproduce, cell: Cell, run: RunFolder) -> bool:
-    tuned = cell.home(run.path, _pretrain(config, cell).seed) / "finetune"
-    return all(part_of(tuned, task, seed).exists() for task in config.tasks for seed in config.seeds)
+def _pretrain(config: Reproduce, data: Path, size: str, sampler: RatioSampler) -> Pretrain:
+    return Pretrain(
+        data, length=config.length, mask_ratio=sampler, model=size, tokens=config.tokens, batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size, lr=config.lr, device=config.device, precision=config.precision,
+        compile=config.compile, progress=config.progress,
+    )  # fmt: skip
 
 
-def _cell(config: Reproduce, cell: Cell, run: RunFolder) -> list[Record]:
+def _scheme(options: Pretrain) -> str:
+    return scheme_name(sampler_from_config(options.mask_ratio), "text")
+
+
+def _measure(config: Reproduce, options: Pretrain, home: Path) -> list[Record]:
     """Pretrain and fine-tune one model, as far as that is not done, and return its records."""
-    options = _pretrain(config, cell)
-    home = cell.home(run.path, options.seed)
     pretrained = pretrain(replace(options, out=home / "pretrain"))
     tuned = finetune(
         Finetune(
-            str(pretrained.path), config.tasks, config.data, seeds=config.seeds, epochs=config.epochs,
-            lr=config.finetune_lr, device=config.device, precision=config.precision, out=home / "finetune",
+            str(pretrained.path), config.tasks, config.glue, epochs=config.epochs, lr=config.finetune_lr,
+            seeds=config.seeds, device=config.device, precision=config.precision, out=home / "finetune",
             progress=config.progress,
         )
     )  # fmt: skip
-    return [_beside_the_papers(record, cell.size) for record in (*pretrained.results(), *tuned.results())]
-
-
-def _pretrain(config: Reproduce, cell: Cell) -> Pretrain:
-    if config.corpus is None:
-        raise UserError("reproduce needs a corpus")
-    return Pretrain(
-        config.corpus, cell.sampler, cell.size, length=config.length, batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size, tokens=config.tokens, lr=config.lr, device=config.device,
-        precision=config.precision, compile=config.compile, progress=config.progress,
-    )  # fmt: skip
+    return [_beside_the_papers(record, options.model) for record in (*pretrained.results(), *tuned.results())]
 
 
 def _beside_the_papers(record: Record, size: str) -> Record:
@@ -261,7 +233,7 @@ def _published(config: Reproduce) -> None:
         rows = [[f"{ratio:g}", *map(str, row)] for ratio, row in DINKYTRAIN.items()]
         title = "Fine-tuned large models over the fixed ratio (published)"
         _print_table(title, ["ratio", *DINKYTRAIN_TASKS], rows)
-    say(f"To walk the grid, name a corpus: r2mae-text reproduce {config.target} --corpus DIR (see --dry-run)")
+    say(f"To train the models, give a corpus: r2mae-text reproduce {config.target} --data DIR (see also --dry-run)")
 
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -272,29 +244,20 @@ def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     say()
 
 
-def _dry_run(config: Reproduce, device: str) -> None:
+def _dry_run(config: Reproduce, runs: list[Pretrain]) -> None:
     """Print the grid, and what it would cost by the time of a few steps."""
-    from r2mae_text.budget import seconds_per_micro_batch
-
-    corpus, total = Corpus.open(config.corpus or ""), 0.0
-    rows = corpus.rows("train", config.length)
-    rate: dict[str, float] = {}
-    for cell, first in _with_first(grid(config)):
-        micro = micro_batch_size(config.micro_batch_size, config.batch_size, 1, largest_micro_batch(device))
-        if first:  # the schemes of a size differ little
-            module = build_module(_pretrain(config, cell), corpus, cell.sampler)
-            rate[cell.size] = micro * config.length / seconds_per_micro_batch(module, rows, micro, device)
-        hours = config.tokens / rate[cell.size] / 3600
+    device, total, rate = resolve_device(config.device), 0.0, dict[str, float]()
+    for options in runs:
+        size = options.model
+        if size not in rate:  # the schemes of a size differ little
+            task = TextPretraining(options)
+            micro = task.micro_batch_size(device)
+            seconds = seconds_per_micro_batch(task.build(task.sampler()), task.rows, micro, device)
+            rate[size] = micro * config.length / seconds
+        hours = config.tokens / rate[size] / 3600
         # A fine-tuning row has some 40 tokens, and its step costs about as much a token as one of pretraining.
         tuned = sum(GLUE_TRAIN_ROWS.get(task, 10_000) for task in config.tasks) * config.epochs * 40
-        tuning = len(config.seeds) * tuned / rate[cell.size] / 3600
+        tuning = len(config.seeds) * tuned / rate[size] / 3600
         total += hours + tuning
-        say(f"  {cell.size}, {cell.scheme}: {hours:.1f} h of pretraining, about {tuning:.1f} h of fine-tuning")
-    say(f"{len(grid(config))} models, about {total:.0f} h on {device_name(device)}")
-
-
-def _with_first(cells: list[Cell]) -> Iterator[tuple[Cell, bool]]:
-    seen: set[str] = set()
-    for cell in cells:
-        yield cell, cell.size not in seen
-        seen.add(cell.size)
+        say(f"  {size}, {_scheme(options)}: {hours:.1f} h of pretraining, about {tuning:.1f} h of fine-tuning")
+    say(f"{len(runs)} models, about {total:.0f} h on {device_name(device)}")

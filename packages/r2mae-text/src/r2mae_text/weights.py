@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import RunFolder, UserError, unfinished
-from r2mae_text.model import load_checkpoint, quiet
-from r2mae_text.tokenizer import load_tokenizer
+from r2mae_core import UserError, refuse_options, unfinished
+from r2mae_text.data.shards import Corpus
+from r2mae_text.model import build_model, load_checkpoint, quiet, usable_positions
+from r2mae_text.options import Pretrain
+from r2mae_text.tokenizer import digest, load_tokenizer
 
 
 def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
@@ -33,16 +35,38 @@ def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
     return target
 
 
-def pretraining_run(path: Path) -> RunFolder:
-    """Open a run folder that pretrain wrote.
+def start_model(config: Pretrain, corpus: Corpus) -> Any:
+    """Return the model that training starts from.
 
     Raises:
-        UserError: it is none.
+        UserError: the name is unknown, or a checkpoint's vocabulary or positions do not fit the corpus.
     """
-    run = RunFolder.open(path)
-    if not {"corpus", "mask_ratio"} <= set(run.config):
-        raise UserError(f"{path} is no run folder of r2mae-text pretrain")
-    return run
+    if config.start is None:
+        return build_model(
+            config.model,
+            corpus.tokenizer,
+            length=config.length,
+            seed=config.seed,
+            model_args=config.model_args,
+            dropout=config.dropout,
+            pad_vocab_to=config.pad_vocab_to,
+            position_start=config.position_start,
+        )
+    shape = dict.fromkeys(("model", "model_args", "pad_vocab_to", "position_start"), "new models")
+    refuse_options(config, shape, "--start, whose model has its shape")
+    rates = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    settings = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
+    model, tokenizer = load_pretrained(config.start, **settings)
+    if config.length > usable_positions(model.config):
+        raise UserError(f"{config.start} has {usable_positions(model.config)} positions, fewer than --length")
+    if digest(tokenizer) != digest(corpus.tokenizer):
+        raise UserError(
+            f"{config.start} was trained with another tokenizer than the corpus was prepared with: every id would mean "
+            f"another word; prepare the corpus again with --tokenizer {_model_folder(config.start)}"
+        )
+    if model.config.vocab_size < len(corpus.tokenizer):
+        raise UserError(f"{config.start} has {model.config.vocab_size:,} words, fewer than its tokenizer")
+    return model.train()  # loaded models are in evaluation mode, without dropout
 
 
 def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> tuple[Any, Any]:
@@ -50,18 +74,22 @@ def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM",
 
     Args:
         name: which one.
-        model_class: transformers' class; a missing head starts anew.
+        model_class: transformers' class; a missing head is newly initialised.
         settings: of `from_pretrained`, such as num_labels.
 
     Raises:
         UserError: there is no model, or the run did not finish.
     """
-    folder = Path(name)
-    if (folder / "config.yaml").exists():
-        if not (folder / "model").is_dir():
-            raise UserError(
-                f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
-            )
-        folder = folder / "model"
-    place = folder if folder.is_dir() else str(name)
+    place = _model_folder(name)
     return load_checkpoint(place, model_class, **settings), load_tokenizer(place)
+
+
+def _model_folder(name: str | Path) -> str | Path:
+    folder = Path(name)
+    if not (folder / "config.yaml").exists():
+        return folder if folder.is_dir() else str(name)
+    if not (folder / "model").is_dir():
+        raise UserError(
+            f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
+        )
+    return folder / "model"

@@ -19,20 +19,20 @@ from r2mae_text.data.movies import read_movies
 
 @dataclass(frozen=True)
 class Task:
-    """What a task's files hold."""
+    """The columns and labels of a task's files."""
 
     columns: tuple[str, ...]
     """One text or two, as the hub names them."""
     labels: tuple[str, ...]
     """Class names, by number; empty: a score (regression)."""
     splits: tuple[str, ...] = ("validation",)
-    """Where it is judged."""
+    """Splits that models are evaluated on."""
     metric: str = "accuracy"
-    """GLUE's own metric, beside accuracy: accuracy, f1, mcc or spearman."""
+    """GLUE's own metric, besides accuracy: accuracy, f1, mcc or spearman."""
     zip_folder: str = ""
     """Folder in the original zip files."""
     zip_columns: tuple[str, ...] = ()
-    """Columns there, where they have other names; numbers where the file has no header."""
+    """Columns there, if they have other names; numbers if the file has no header."""
     zip_label: str = "label"
 
 
@@ -78,7 +78,7 @@ class Examples:
 
 
 def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tuple[Task, dict[str, Examples]]:
-    """Load a task: its description, and its splits ("train" and where it is judged).
+    """Load a task: its description, and its splits ("train" and those to evaluate on).
 
     Args:
         name: of GLUE, "movies" (bundled), or of a folder in `data`.
@@ -97,7 +97,7 @@ def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tu
         return Task(("sentence",), ("negative", "positive")), found
     if name not in TASKS and not columns:
         raise UserError(
-            f"unknown task {name!r}; known: movies, {', '.join(TASKS)}; for a task of your own name its text columns "
+            f"unknown task {name!r}; known: movies, {', '.join(TASKS)}; for a task of your own, give its text columns "
             "with --text_columns"
         )
     task = TASKS.get(name) or Task(columns, ())
@@ -140,14 +140,14 @@ def _from_hub(name: str, split: str) -> list[dict[str, Any]]:
     except ModuleNotFoundError:
         raise UserError(
             f"{name} from the hub needs the package datasets: pip install 'r2mae-text[hub]'; or give the folder of "
-            "GLUE's files with --data DIR"
+            "GLUE's files with --data DIR (reproduce: --glue DIR)"
         ) from None
     try:
         return list(load_dataset("nyu-mll/glue", name, split=split))  # pyright: ignore[reportReturnType]
-    except Exception as error:  # the hub's client has many kinds
+    except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"GLUE's {name} cannot be had from the hub ({reason}); give --data DIR with {name}/train.parquet and "
+            f"GLUE's {name} is unavailable from the hub ({reason}); give --data DIR (reproduce: --glue DIR) with {name}/train.parquet and "
             f"{name}/{split}.parquet, or the folder of GLUE's own zip files"
         ) from None
 
@@ -220,7 +220,7 @@ def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, ski
                 values.append(row[column])
     if not labels:
         raise UserError(
-            f"{name}, {split}: none of {len(rows):,} rows has a label; GLUE's test sets have -1 there, so name a "
+            f"{name}, {split}: none of {len(rows):,} rows has a label; GLUE's test sets have -1 there, so give a "
             "training and a validation file"
         )
     kept = {reason: count for reason, count in skipped.items() if count}

@@ -1,4 +1,4 @@
-"""`prepare`: text in, shards of token ids out; piece by piece, so it is parallel and goes on where it stopped."""
+"""`prepare`: text in, shards of token ids out; piece by piece, so that it is parallel and can be resumed."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ _BATCH = 256  # documents that the tokenizer gets at once
 
 
 def prepare(config: Prepare) -> Corpus:
-    """Make (or go on making) a corpus folder and return it.
+    """Write a corpus folder, or finish an interrupted one, and return it.
 
     Raises:
-        UserError: an input is missing, binary, damaged or in another encoding; the tokenizer cannot be had or has too
+        UserError: an input is missing, binary, damaged or in another encoding; the tokenizer is unavailable or has too
             many entries; or there is no text at all.
     """
-    if not 0 <= config.validation < 1:
-        raise UserError(f"validation must lie in [0, 1), got {config.validation}")
+    if not 0 <= config.validation_share < 1:
+        raise UserError(f"--validation_share must lie in [0, 1), got {config.validation_share}")
     pieces = plan_pieces(config.sources, config.document)
     run = open_run("r2mae-text", "prepare", config.out, resolved(config))
     tokenizer = _tokenizer(config, pieces, run.path)
@@ -57,7 +57,7 @@ def prepare_command(config: Prepare) -> None:
 
 
 def _tokenizer(config: Prepare, pieces: list[Piece], folder: Path) -> Any:
-    """Return the tokenizer of the corpus, from an earlier start if there was one."""
+    """Return the tokenizer of the corpus, from an earlier call if there was one."""
     home = folder / "tokenizer"
     if home.is_dir():
         return load_tokenizer(home)
@@ -75,7 +75,7 @@ def _tokenizer(config: Prepare, pieces: list[Piece], folder: Path) -> Any:
 
 
 def _sample(pieces: list[Piece], text_field: str) -> Iterator[str]:
-    """Yield documents from all over the input, up to a limit."""
+    """Yield documents from every part of the input, up to a limit."""
     share = max(_TRAINING_TEXT // len(pieces), 1)
     for piece in pieces:
         seen = 0
@@ -95,7 +95,8 @@ def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) 
     table = gpt2_table(tokenizer) if any(piece.kind == "gpt2" for piece in pieces) else None
     ends = start_and_end(tokenizer)
     jobs = {
-        i: (pieces[i], i, folder, config.text_field, config.validation, ends[1] if ends else 0, table) for i in todo
+        i: (pieces[i], i, folder, config.text_field, config.validation_share, ends[1] if ends else 0, table)
+        for i in todo
     }
     workers = max(min(config.workers or os.cpu_count() or 1, len(todo)), 1)
     in_bytes = all(piece.size for piece in pieces)
@@ -130,7 +131,7 @@ def _run(jobs: dict[int, tuple[Any, ...]], workers: int, max_tokens: int | None,
                 have += future.result()
                 yield waiting.pop(future)
         except BrokenProcessPool:
-            raise UserError("a worker was killed, most often for want of memory; use fewer --workers") from None
+            raise UserError("a worker was killed, most often for lack of memory; use fewer --workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -169,7 +170,7 @@ def encode_piece(
 def _encoded(
     piece: Piece, folder: Path, text_field: str, skipped: Counter[str], end_id: int
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (a number in [0, 1) that the text decides, its ids with </s>) of every document."""
+    """Yield (a number in [0, 1) that depends on the text, its ids with </s>) of every document."""
     from tokenizers import Tokenizer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are the parallelism
@@ -190,7 +191,7 @@ def _encode_batch(tokenizer: Any, texts: list[str], end_id: int) -> Iterator[tup
 
 
 def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield the documents of a shard of GPT-2 tokens: there each starts with its end-of-text, here it ends so."""
+    """Yield the documents of a shard of GPT-2 tokens: there end-of-text starts each, here it ends each."""
     from r2mae_text.tokenizer import GPT2_ENDOFTEXT
 
     ids = gpt2_ids(piece)

@@ -32,7 +32,7 @@ class Corpus:
         """Open a corpus folder and check its files against its index.
 
         Raises:
-            UserError: the folder is no finished corpus, or a shard is missing or has another size.
+            UserError: the folder is not a finished corpus, or a shard is missing or has another size.
         """
         path = Path(path)
         try:
@@ -40,7 +40,7 @@ class Corpus:
         except FileNotFoundError:
             unfinished = any(path.glob("piece-*.json"))
             why = "its prepare did not finish; run it again" if unfinished else "make one with r2mae-text prepare"
-            raise UserError(f"{path} holds no index.json of a corpus; {why}") from None
+            raise UserError(f"{path} has no index.json of a corpus; {why}") from None
         except ValueError as error:
             raise UserError(f"{path / 'index.json'} is damaged ({error}); run prepare again") from None
         if index.get("format") != FORMAT:
@@ -77,6 +77,10 @@ class Corpus:
         """Entropy of the training split's token frequencies, nats: the loss of a model that ignores context."""
         return self.index["unigram_entropy"]
 
+    def n_rows(self, split: Split, length: int) -> int:
+        """Return how many rows a split holds; a row does not run over the end of a shard."""
+        return sum(s["tokens"] // (length - 1) for s in self.index["shards"] if s["split"] == split)
+
     def rows(self, split: Split, length: int) -> "TokenRows":
         """Return the rows of a split.
 
@@ -85,7 +89,7 @@ class Corpus:
             length: the model's tokens per row, <s> included.
 
         Raises:
-            UserError: the split has not one row.
+            UserError: the split does not fill a row.
         """
         if length < 3:
             raise UserError(f"length must be 3 or more (<s> and two tokens), got {length}")
@@ -95,9 +99,10 @@ class Corpus:
             if shard["split"] == split and shard["tokens"] >= length - 1
         ]
         if not shards:
+            more = "prepare with a larger --validation_share" if split == "validation" else "give more text"
             raise UserError(
-                f"{self.path}: the {split} split has {self.n_tokens(split):,} tokens, not one row of {length}; "
-                + ("prepare with a larger --validation" if split == "validation" else "give more text or --length")
+                f"{self.path}: the {split} split has {self.n_tokens(split):,} tokens, less than one row of {length}; "
+                f"{more} or a smaller --length"
             )
         ends = start_and_end(self.tokenizer)
         return TokenRows([shard.reshape(-1, length - 1) for shard in shards], ends[0] if ends else 0)

