@@ -5,7 +5,7 @@ import torch
 from r2mae_core import Fixed, LinearDecay, RunFolder, Uniform, UserError, fit, scheme
 from r2mae_vision import load_unet, prepare_celeba, pretrain_unet
 from r2mae_vision.celeba import pretrain as room
-from r2mae_vision.celeba.evaluate import masked_errors
+from r2mae_vision.celeba.evaluate import held_out_loss
 from r2mae_vision.celeba.model import scale
 
 SMALL = {"base_channels": 2, "epochs": 3, "batch_size": 16, "device": "cpu", "progress": False}
@@ -32,7 +32,7 @@ class CutAt(pl.Callback):
 @pytest.mark.parametrize("sampler", [Uniform(0.3, 0.8), LinearDecay(0.9, 0.6)], ids=["r2mae", "dynamic"])
 def test_interrupted_pretraining_resumes_to_the_same_model(tmp_path, few, monkeypatch, sampler):
     whole = pretrain_unet(few, sampler, RunFolder(tmp_path / "whole", {}), **SMALL)
-    monkeypatch.setattr(room, "train", lambda *args, **kwargs: fit(*args, callbacks=[CutAt(5)], **kwargs))
+    monkeypatch.setattr(room, "fit", lambda *args, **kwargs: fit(*args, callbacks=[CutAt(5)], **kwargs))
     with pytest.raises(PowerCutError):
         pretrain_unet(few, sampler, RunFolder(tmp_path / "cut", {}), **SMALL)
     monkeypatch.undo()
@@ -57,7 +57,7 @@ def test_it_learns_more_than_the_mean_image(tmp_path, faces):
     model = pretrain_unet(faces, Uniform(0.3, 0.7), RunFolder(tmp_path / "run", {}), **arguments)
     train_images, test_images = scale(faces.images("train")), scale(faces.images("test"))
     blind = (test_images - train_images.mean(0)).square().mean().item()
-    assert masked_errors(model, faces.images("test"), [0.5])[0] < 0.5 * blind
+    assert held_out_loss(model, faces.images("test"), [0.5])[0.5] < 0.5 * blind
 
 
 def test_mixed_precision_trains(tmp_path, few):
@@ -101,5 +101,5 @@ def test_bad_settings(tmp_path, few, celeba_root):
     odd = prepare_celeba(celeba_root, tmp_path / "odd", side=20, progress=False)
     with pytest.raises(UserError, match="must be a multiple of 16; got 20"):
         run(store=odd)
-    with pytest.raises(UserError, match="'cuda' was asked for"):
+    with pytest.raises(UserError, match="'cuda' was requested"):
         run(device="cuda")

@@ -22,11 +22,11 @@ def call(capsys):
     return run
 
 
-TINY = ["--hidden", "[24,12]", "--epochs", "1", "--device", "cpu", "--no-progress"]
+TINY = ["--n_hidden", "[24,12]", "--epochs", "1", "--device", "cpu", "--no-progress"]
 
 
 def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
-    code, out, err = call("demo", "--out", "run", "--n-seeds", "2", *TINY)
+    code, out, err = call("demo", "--out", "run", "--seeds", "[0,1]", *TINY)
     assert (code, err) == (0, "")
     for text in ("fixed 0.75", "mdlm", "dynamic", "r2mae", "28 masked autoencoders", "Run folder: run"):
         assert text in out
@@ -43,11 +43,11 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert "| r2mae |" in (run / "table.md").read_text()
 
 
-def test_demo_of_a_vit_refuses_what_it_has_no_use_for(call):
-    code, _, err = call("demo", "--model", "vit", "--n_seeds", "5")
+def test_demo_of_a_vit_refuses_what_does_not_apply_to_it(call):
+    code, _, err = call("demo", "--model", "vit", "--seeds", "[5]")
     assert (code, err) == (
         1,
-        "r2mae-vision demo: --model vit has no use for --n_seeds (for --model mlp); leave it out\n",
+        "r2mae-vision demo: --seeds (for --model mlp) does not apply to --model vit; leave it out\n",
     )
 
 
@@ -61,7 +61,7 @@ def test_demo_of_a_vit(call, tmp_path):
     assert "Figure: run/figures/demo.png" in out
 
 
-MLP = ["digits", "--model", "mlp", *TINY]
+MLP = ["digits", *TINY]
 VIT = [
     "digits", "--model", "vit_tiny_patch16_224", "--model_args", '{"depth": 1, "embed_dim": 24, "num_heads": 3}',
     "--image_size", "8", "--patch_size", "2", "--decoder_dim", "16", "--decoder_depth", "1", "--decoder_heads", "2",
@@ -71,7 +71,7 @@ VIT = [
 
 def test_pretrain_probe_compare_of_the_mlp(call):
     code, out, _ = call(
-        "pretrain", "--out", "run", "--mask-ratio", "Uniform", "--mask_ratio.low=0.2", "--mask_ratio.high=0.6", *MLP
+        "pretrain-mlp", "--out", "run", "--mask-ratio", "Uniform", "--mask_ratio.low=0.2", "--mask_ratio.high=0.6", *MLP
     )
     assert code == 0
     assert "uniform from 0.2 to 0.6" in out
@@ -114,7 +114,7 @@ def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
     assert code == 0
     assert "knn20 top1" in out
     assert out.endswith("Done: probe (results.json, table.md)\n")
-    rates = ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "64", "--auto_augment", "none", *common]
+    rates = ["--epochs", "1", "--warmup", "0", "--batch_size", "64", "--auto_augment", "none", *common]
     assert call("finetune", "run", "digits", "--out", "tuned", *rates)[0] == 0
     assert call("finetune", "scratch:run", "digits", "--out", "scratch", *rates)[0] == 0
     code, out, _ = call("compare", "run", "probe", "tuned", "scratch", "--markdown")
@@ -131,35 +131,33 @@ def test_pretrain_reconstruct_export_probe_finetune_compare(call, tmp_path):
         shutil.rmtree("again")
 
 
-@pytest.mark.parametrize("options", [VIT, MLP], ids=["vit", "mlp"])
-def test_a_dumped_config_replays_to_the_same_model(call, options):
-    code, out, _ = call("pretrain", "--out", "a", "--mask_ratio", "dynamic", *options)
+@pytest.mark.parametrize(("verb", "options"), [("pretrain", VIT), ("pretrain-mlp", MLP)])
+def test_a_dumped_config_replays_to_the_same_model(call, verb, options):
+    code, out, _ = call(verb, "--out", "a", "--mask_ratio", "dynamic", *options)
     assert code == 0
     assert ("held within each of 2 stages" in out) == (
         options is VIT
     )  # what is announced is what is used: a step per epoch
-    assert call("pretrain", "-c", "a/config.yaml", "--out", "b", "--no-progress")[0] == 0
+    assert call(verb, "-c", "a/config.yaml", "--out", "b", "--no-progress")[0] == 0
     weights = [Path(name, "model", "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
 
 
 def test_a_run_folder_of_another_config_is_refused(call):
-    assert call("pretrain", "--out", "run", *MLP)[0] == 0
-    code, _, err = call("pretrain", "--out", "run", *MLP, "--lr", "0.1")
+    assert call("pretrain-mlp", "--out", "run", *MLP)[0] == 0
+    code, _, err = call("pretrain-mlp", "--out", "run", *MLP, "--lr", "0.1")
     assert code == 1
-    assert err == (
-        "r2mae-vision pretrain: run holds a run of another config: lr is 0.003 there and 0.1 here; "
-        "name another folder with --out\n"
-    )
+    assert err.startswith("r2mae-vision pretrain-mlp: run ")
+    assert "lr is 0.003 there and 0.1 here" in err
 
 
-def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, digits):
-    grid = ["--data", "digits", "--hidden1", "[8,16]", "--hidden2", "[4,8]", "--ratios", "[0.2,0.6]", "--epochs", "1",
+def test_reproduce_does_the_grid_once_and_draws_both_figures(call, tmp_path, digits):
+    grid = ["--data", "digits", "--n_hidden", "[8,16]", "--n_latent", "[4,8]", "--ratios", "[0.2,0.6]", "--epochs", "1",
             "--ranges", "[[0.2,0.6]]", "--out", "run", "--device", "cpu", "--no-progress"]  # fmt: skip
-    code, out, _ = call("reproduce", "fig2a", *grid)
+    code, out, _ = call("reproduce-mnist", "fig2a", *grid)
     assert code == 0
     assert out.count("done before") == 0
-    code, out, _ = call("reproduce", "fig2d", *grid)
+    code, out, _ = call("reproduce-mnist", "fig2d", *grid)
     assert code == 0
     assert out.count("done before") == 4
     run = tmp_path / "run"
@@ -170,7 +168,7 @@ def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, di
     records = read_records(run)
     assert {r.task for r in records} == {"digits 8-4", "digits 8-8", "digits 16-4", "digits 16-8"}
     assert {r.scheme for r in records} == {"fixed 0.2", "fixed 0.6", "Uniform(0.2, 0.6)"}
-    code, out, _ = call("reproduce", "fig2a", "--dry-run", *grid)
+    code, out, _ = call("reproduce-mnist", "fig2a", "--dry-run", *grid)
     assert code == 0
     assert "16-8: 6 models, about" in out
 
@@ -187,23 +185,17 @@ def test_reproduce_walks_the_grid_once_and_draws_both_figures(call, tmp_path, di
             ["pretrain", "digits", "--mask_ratio", "Uniform", "--mask_ratio.low=0.9", "--mask_ratio.high=0.6"],
             "low must not exceed high, got low=0.9, high=0.6",
         ),
-        (
-            ["pretrain", "digits", "--model", "mlp", "--devices", "2"],
-            "--model mlp has no use for --devices (for a ViT); leave",
-        ),
-        (
-            ["pretrain", "digits", "--hidden", "[8,4]"],
-            "vit_base_patch16_224 has no use for --hidden (for --model mlp); leave",
-        ),
-        (["demo", "--data", "imagenet"], "unknown data set 'imagenet'; known: digits, mnist"),
-        (["demo", "--data", "mnist"], "mnist needs --root DIR"),
-        (["demo", "--data", "mnist", "--root", "."], "no train-images-idx3-ubyte or"),
-        (["demo", "--device", "cuda"], "'cuda' was asked for, but torch"),
-        (["probe", "nowhere"], "'nowhere' is no folder, no file and no model of timm"),
+        (["demo", "--data", "."], "no train-images-idx3-ubyte or"),
+        (["reproduce-mnist", "fig2a"], "mnist needs --data DIR"),
+        (["reproduce-mnist", "fig2a", "--ratios", "[-1]", "--data", "digits"], "ratio must be a number in [0, 1], got"),
+        (["pretrain", "digits", "--warmup", "5"], "--warmup is a share of the steps, between 0 and 1, got 5"),
+        (["finetune", "scratch:vit_tiny_patch16_224", "digits", "--warmup", "5"], "--warmup is a share of the steps"),
+        (["demo", "--device", "cuda"], "'cuda' was requested, but torch"),
+        (["probe", "nowhere"], "'nowhere' is neither a folder nor a file nor a model of timm"),
         (["reconstruct", "nowhere"], "no mae.json in nowhere"),
         (["export", "nowhere"], "no mae.json in nowhere"),
         (["prepare", "nowhere"], "nowhere: no such file or folder"),
-        (["finetune", "nowhere", "digits"], "'nowhere' is no folder"),
+        (["finetune", "nowhere", "digits"], "'nowhere' is neither a folder"),
         (["compare", "nowhere"], "no results at"),
     ],
 )
@@ -214,9 +206,34 @@ def test_bad_input_is_one_line_on_stderr(call, argv, message):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("reproduce fig2b --data .", "reproduce fig2b is now written reproduce-celeba fig2b"),
+        ("reproduce --root . fig7", "reproduce fig7 is now written reproduce-celeba fig7"),
+        ("reproduce fig2d", "reproduce fig2d is now written reproduce-mnist fig2d"),
+        ("pretrain digits --model mlp", "pretrain --model mlp is now written pretrain-mlp"),
+        ("pretrain --model=mlp digits", "pretrain --model mlp is now written pretrain-mlp"),
+        ("pretrain digits --scope sample", "--scope is now written --ratio_per sample"),
+        ("pretrain digits --warmup_epochs 5", "--warmup_epochs is now written --warmup, a share of the steps"),
+        ("finetune a b --warmup-epochs 5", "--warmup_epochs is now written --warmup, a share of the steps"),
+        ("demo --root .", "--root is now written --data"),
+        ("demo --n_seeds 3", "--n_seeds is now written --seeds, such as [0,1,2]"),
+        ("reproduce table1 --root .", "--root is now written --data"),
+        ("reproduce table1 --judge [probe]", "--judge is now written --evaluate"),
+        ("reproduce-mnist fig2a --hidden2 [4]", "--hidden2 is now written --n_latent"),
+    ],
+)
+def test_old_spellings_answer_with_the_new_one(call, argv, message):
+    code, _, err = call(*argv.split())
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
 def test_mnist_from_files_on_the_command_line(call, tmp_path, digits, write_mnist):
     write_mnist(tmp_path / "mnist", digits, compress=True)
-    code, *_ = call("pretrain", "mnist", "--model", "mlp", "--out", "run", *TINY)
+    code, *_ = call("pretrain-mlp", "mnist", "--out", "run", *TINY)
     assert code == 0
     assert call("probe", "run", "--device", "cpu")[0] == 0
     assert len(list(Path("runs").glob("r2mae-vision-probe-*/results.json"))) == 1
@@ -235,17 +252,18 @@ def test_every_recipe_is_one_of_its_command(call):
     from r2mae_core import recipes
 
     found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_vision", verb)}
-    assert {("pretrain", "paper-mnist"), ("reproduce", "overparametrised"), ("demo", "mnist")} <= found
+    assert {("pretrain-mlp", "paper-mnist"), ("reproduce-mnist", "overparametrised"), ("demo", "mnist")} <= found
     assert {("pretrain", "paper"), ("finetune", "paper"), ("reproduce", "cifar10")} <= found
-    needed = {"reproduce": [], "pretrain": ["DATA"], "finetune": ["MODEL", "DATA"]}
+    needed = {"pretrain": ["DATA"], "pretrain-mlp": ["DATA"], "finetune": ["MODEL", "DATA"]}
+    needed |= {"reproduce": ["table1"], "reproduce-mnist": ["fig2a"]}
     for verb, name in found:
-        words = ["fig2a"] if name == "overparametrised" else ["table1"] if verb == "reproduce" else needed.get(verb, [])
+        words = needed.get(verb, [])
         code, out, err = call(verb, *words, "-c", name, "--print_config")
         assert code == 0, (verb, name, err)
         assert yaml.safe_load(out)
 
 
-def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
+def test_table1_does_every_scheme_once_and_compares(call, tmp_path):
     code, out, _ = call("reproduce", "table1")
     assert code == 0
     assert "r2mae        top-1 82.00  top-5 96.05" in out
@@ -253,9 +271,9 @@ def test_table1_walks_the_schemes_once_and_compares(call, tmp_path):
                 "image_size": 8, "patch_size": 2, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
                 "batch_size": 64, "lr": 0.003}  # fmt: skip
     pretrain["validate_every"] = 21
-    tuned = {"epochs": 1, "warmup_epochs": 0, "batch_size": 64, "auto_augment": "none", "max_train": 128, "workers": 0}
-    grid = ["reproduce", "table1", "--root", "digits", "--schemes", "[fixed,mdlm,dynamic]", "--seeds", "[0,1]",
-            "--judge", "[probe,finetune]", "--epochs", "1", "--pretrain", json.dumps(pretrain), "--finetune",
+    tuned = {"epochs": 1, "warmup": 0, "batch_size": 64, "auto_augment": "none", "max_train": 128, "workers": 0}
+    grid = ["reproduce", "table1", "--data", "digits", "--schemes", "[fixed,mdlm,dynamic]", "--seeds", "[0,1]",
+            "--evaluate", "[probe,finetune]", "--epochs", "1", "--pretrain", json.dumps(pretrain), "--finetune",
             json.dumps(tuned), "--probe", json.dumps({"epochs": 5, "workers": 0}), "--out", "t", "--device", "cpu",
             "--no-progress"]  # fmt: skip
     code, out, err = call(*grid)

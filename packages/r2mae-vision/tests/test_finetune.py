@@ -7,13 +7,13 @@ import torch
 
 from r2mae_core import RunFolder, UserError, fit
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
-from r2mae_vision.classifier import Classifier
-from r2mae_vision.encoders import EncoderSpec
-from r2mae_vision.finetune import accuracy, fewer, finetune
-from r2mae_vision.options import Finetune
+from r2mae_vision.mae.classifier import Classifier
+from r2mae_vision.mae.encoders import EncoderSpec
+from r2mae_vision.mae.finetune import accuracy, fewer, finetune
+from r2mae_vision.mae.options import Finetune
 
 TINY = Finetune(
-    "unset", "digits", epochs=2, warmup_epochs=0.5, batch_size=64, base_lr=0.02, auto_augment="none", flip=False,
+    "unset", "digits", epochs=2, warmup=0.25, batch_size=64, base_lr=0.02, auto_augment="none", flip=False,
     crop_scale=(0.8, 1.0), crop_pct=1.0, drop_path=0.0, mixup=0.0, cutmix=0.0, erase=0.0, layer_decay=0.9,
     device="cpu", workers=0, progress=False,
 )  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(start, tmp_path, monk
     import lightning.pytorch as pl
     from safetensors.torch import load_file
 
-    import r2mae_vision.finetune as room
+    import r2mae_vision.mae.finetune as room
 
     class PowerCutError(Exception):
         pass
@@ -69,10 +69,10 @@ def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(start, tmp_path, monk
         kwargs["callbacks"] = [*kwargs["callbacks"], CutAt()]
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(room, "train", cut)
+    monkeypatch.setattr(room, "fit", cut)
     with pytest.raises(PowerCutError):
         finetune(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(room, "train", train)
+    monkeypatch.setattr(room, "fit", fit)
     resumed = finetune(replace(config, out=tmp_path / "cut"))
     first, second = (load_file(run.path / "seed0" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -83,8 +83,8 @@ def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(start, tmp_path, monk
     )
 
 
-def test_a_loss_that_is_no_number_stops_fine_tuning(start, tmp_path):
-    with pytest.raises(UserError, match=r"the loss is not a number since step \d+; lower the learning rate"):
+def test_a_loss_that_is_not_finite_stops_fine_tuning(start, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is NaN or infinite from step \d+ on; lower the learning rate"):
         finetune(replace(TINY, model=str(start), base_lr=1e38, out=tmp_path / "run"))
     assert not (tmp_path / "run" / "parts").exists()
 
@@ -186,7 +186,7 @@ def test_encoders_come_from_everywhere(start, tmp_path):
     first, again = (build_encoder(learned, 0, num_classes=10).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     file = export_timm(mae, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="say which VisionTransformer of timm it is, with --timm_model"):
+    with pytest.raises(UserError, match="name the VisionTransformer of timm that it is, with --timm_model"):
         open_encoder(str(file))
     with pytest.raises(
         UserError, match=r"of another size: .* in vit_tiny_patch16_224; choose the model and patch size"
@@ -204,7 +204,7 @@ def test_encoders_come_from_everywhere(start, tmp_path):
     larger = open_encoder(str(start), image_size=12)
     assert build_encoder(larger, 0, num_classes=0).pos_embed.shape == (1, 37, 48)
     for name, message in (
-        ("no_such_model", "no folder, no file and no model of timm"),
+        ("no_such_model", "neither a folder nor a file nor a model of timm"),
         ("a/b.pth", "no model at a/b.pth"),
     ):
         with pytest.raises(UserError, match=message):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2mae_core import UserError, exact_mask
-from r2mae_vision.masking import check_visible, n_hidden, pack_patches, split_mask, split_patches
+from r2mae_vision.mae.masking import check_visible, n_hidden, pack_patches, split_mask, split_patches
 
 
 def generator(seed=0):

@@ -81,7 +81,7 @@ def test_damaged_files_say_what_is_wrong(tmp_path, idx_bytes, damage, message):
 
 
 def test_missing_and_mismatched_files(tmp_path, digits, write_mnist):
-    with pytest.raises(UserError, match="mnist needs --root DIR"):
+    with pytest.raises(UserError, match="mnist needs --data DIR"):
         load_images("mnist")
     with pytest.raises(UserError, match=r"no train-images-idx3-ubyte or .*\.gz in"):
         load_images("mnist", tmp_path)

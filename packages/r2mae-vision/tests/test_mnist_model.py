@@ -104,7 +104,7 @@ def test_interrupted_pretraining_resumes_to_the_same_model(tmp_path, digits, mon
                 raise PowerCutError
 
     whole = pretrain_members(digits, MEMBERS, RunFolder(tmp_path / "whole", {}), **SMALL)
-    monkeypatch.setattr(room, "train", lambda *args, **kwargs: fit(*args, callbacks=[CutAt()], **kwargs))
+    monkeypatch.setattr(room, "fit", lambda *args, **kwargs: fit(*args, callbacks=[CutAt()], **kwargs))
     with pytest.raises(PowerCutError):
         pretrain_members(digits, MEMBERS, RunFolder(tmp_path / "cut", {}), **SMALL)
     monkeypatch.undo()

@@ -4,9 +4,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, split_patches
-from r2mae_vision.flops import forward_flops, train_flops
-from r2mae_vision.masking import pack_patches, split_mask
-from r2mae_vision.model import block_for_last, sincos_positions, take
+from r2mae_vision.mae.flops import forward_flops, train_flops
+from r2mae_vision.mae.masking import pack_patches, split_mask
+from r2mae_vision.mae.model import block_for_last, sincos_positions, take
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def images(tiny_shape):
 def test_loss_and_predictions_equal_those_of_transformers(tiny_shape, images, norm_pix_loss, tmp_path):
     from transformers import ViTMAEForPreTraining
 
-    from r2mae_vision.weights import export_transformers
+    from r2mae_vision.mae.weights import export_transformers
 
     shape = MAEShape.of({**tiny_shape.plain(), "norm_pix_loss": norm_pix_loss})
     ours = MaskedAutoencoder(shape, seed=3).eval()
@@ -164,9 +164,9 @@ def test_sizes_may_be_dynamic_without_compiling_again_and_again(tiny_model, imag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "vit_enormous"}, "timm knows no model 'vit_enormous'; for example"),
-        ({"model": "resnet18"}, "timm cannot build resnet18|no plain VisionTransformer"),
-        ({"model": "eva02_tiny_patch14_224"}, "no plain VisionTransformer"),
+        ({"model": "vit_enormous"}, "timm has no model 'vit_enormous'; there are, for example,"),
+        ({"model": "resnet18"}, "timm cannot build resnet18|not a plain VisionTransformer"),
+        ({"model": "eva02_tiny_patch14_224"}, "not a plain VisionTransformer"),
         ({"image_size": 30}, "image size 30 is not a multiple of .* patch size 4"),
         ({"decoder_dim": 30}, "decoder_dim 30 is not a multiple of decoder_heads"),
         ({"model_args": {"deep": 3}}, "timm cannot build"),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import Fixed, LinearDecay, MaskDraw, Uniform, UserError, fit, read_metrics, read_records
+from r2mae_core import LinearDecay, Uniform, UserError, read_metrics, read_records
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
-from r2mae_vision.options import Pretrain
-from r2mae_vision.pretrain import MaskedImageModule, pretrain_vit, scheme_sampler
+from r2mae_vision.mae.options import Pretrain
+from r2mae_vision.mae.pretrain import VisionModality, pretrain
 
 TINY = Pretrain(
     "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,
@@ -33,7 +33,7 @@ def test_pretraining_learns_to_look_at_what_is_visible(tmp_path):
     """Trivial: the mean target of every position, the best that a model can say that ignores the visible patches."""
     bigger = {"model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3}, "decoder_dim": 32}
     config = replace(TINY, **bigger, epochs=25, batch_size=64, augment="none", mask_ratio=0.5, lr=4e-3)
-    run = pretrain_vit(replace(config, out=tmp_path / "run"))
+    run = pretrain(replace(config, out=tmp_path / "run"))
     model = load_mae(run.path)
 
     def targets(split):
@@ -54,10 +54,8 @@ def test_pretraining_learns_to_look_at_what_is_visible(tmp_path):
     assert curve["loss@0.5"] == pytest.approx(float(loss), rel=0.05)  # other masks, the same images
 
 
-@pytest.mark.parametrize("scope", ["batch", "sample"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, scope):
-    import r2mae_vision.pretrain as room
-
+@pytest.mark.parametrize("ratio_per", ["step", "sample"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, ratio_per):
     class PowerCutError(Exception):
         pass
 
@@ -66,20 +64,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, scope)
             if trainer.global_step == 13:
                 raise PowerCutError
 
-    config = replace(TINY, scope=scope, checkpoint_every=4)
-    whole = pretrain_vit(replace(config, out=tmp_path / "whole"))
+    config = replace(TINY, ratio_per=ratio_per, checkpoint_every=4)
+    whole = pretrain(replace(config, out=tmp_path / "whole"))
 
-    def cut(*args, **kwargs):
-        kwargs["callbacks"] = [*kwargs["callbacks"], CutAt()]
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(room, "train", cut)
+    monkeypatch.setattr(VisionModality, "callbacks", lambda self, run: [CutAt()])
     with pytest.raises(PowerCutError):
-        pretrain_vit(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(room, "train", train)
-    resumed = pretrain_vit(replace(config, out=tmp_path / "cut"))
+        pretrain(replace(config, out=tmp_path / "cut"))
+    monkeypatch.undo()
+    resumed = pretrain(replace(config, out=tmp_path / "cut"))
     assert equal(weights(whole), weights(resumed))
-    assert not equal(weights(whole), weights(pretrain_vit(replace(config, seed=1, out=tmp_path / "other"))))
+    assert not equal(weights(whole), weights(pretrain(replace(config, seed=1, out=tmp_path / "other"))))
 
 
 def assert_close(one, two):
@@ -137,26 +131,26 @@ def test_a_ratio_per_image_is_sharded_too(tmp_path):
 
 def test_the_loss_on_held_out_images_is_logged_in_training(tmp_path):
     """The last validation is of the finished model: it agrees with results.json, whose masks are others."""
-    run = pretrain_vit(replace(TINY, out=tmp_path / "run"))
+    run = pretrain(replace(TINY, out=tmp_path / "run"))
     curves, found = read_metrics(run.metrics_file), {record.metric: record.value for record in run.results()}
     assert {record.split for record in run.results()} == {"validation"}
     for ratio in ("0.25", "0.5", "0.75", "0.9"):
         steps = [step for step, _ in curves[f"val_loss/ratio_{ratio}"]]
         assert len(steps) == 10  # every tenth of the training
         assert curves[f"val_loss/ratio_{ratio}"][-1][1] == pytest.approx(found[f"loss@{ratio}"], rel=0.02)
-    assert read_metrics(pretrain_vit(replace(TINY, validate_every=10, out=tmp_path / "b")).metrics_file)[
+    assert read_metrics(pretrain(replace(TINY, validate_every=10, out=tmp_path / "b")).metrics_file)[
         "val_loss/ratio_0.5"
     ][0][1] == pytest.approx(curves["val_loss/ratio_0.5"][4][1])
 
 
 def test_a_run_goes_on_in_the_same_parts_but_may_be_compiled(tmp_path):
-    run = pretrain_vit(replace(TINY, out=tmp_path / "run"))
+    run = pretrain(replace(TINY, out=tmp_path / "run"))
     (run.path / "model" / "mae.json").unlink()
     with pytest.raises(UserError, match="micro_batch_size is 64 there and 32 here"):
-        pretrain_vit(replace(TINY, micro_batch_size=32, out=tmp_path / "run"))
+        pretrain(replace(TINY, micro_batch_size=32, out=tmp_path / "run"))
     state = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
     assert set(state) == {f"model.{name}" for name in load_mae_names(run)}
-    pretrain_vit(replace(TINY, compile=True, out=tmp_path / "run"))  # the last checkpoint loads; nothing is left to do
+    pretrain(replace(TINY, compile=True, out=tmp_path / "run"))  # the last checkpoint loads; nothing is left to do
     assert (run.path / "model" / "mae.json").exists()
 
 
@@ -170,9 +164,7 @@ def test_losses_are_logged_once_a_step_over_all_its_parts(tmp_path):
     """A step in four parts logs the mean of the same losses; masks differ, so only roughly the same values."""
     curves = []
     for micro in (128, 32):
-        run = pretrain_vit(
-            replace(TINY, micro_batch_size=micro, augment="none", log_every=2, out=tmp_path / str(micro))
-        )
+        run = pretrain(replace(TINY, micro_batch_size=micro, augment="none", log_every=2, out=tmp_path / str(micro)))
         rows = [line for line in run.metrics_file.read_text().splitlines() if ",loss," in line]
         assert len(rows) == 10
         curves.append([value for _, value in read_metrics(run.metrics_file)["loss"]])
@@ -180,37 +172,36 @@ def test_losses_are_logged_once_a_step_over_all_its_parts(tmp_path):
 
 
 def test_a_ratio_per_image_logs_the_batchs_mean(tmp_path):
-    run = pretrain_vit(replace(TINY, scope="sample", log_every=1, epochs=1, out=tmp_path / "run"))
+    run = pretrain(replace(TINY, ratio_per="sample", log_every=1, epochs=1, out=tmp_path / "run"))
     assert {round(value, 9) for _, value in read_metrics(run.metrics_file)["mask_ratio"]} == {0.75}
 
 
 def test_the_ratio_of_every_step_is_the_samplers(tmp_path):
-    run = pretrain_vit(replace(TINY, log_every=1, out=tmp_path / "run"))
+    run = pretrain(replace(TINY, log_every=1, out=tmp_path / "run"))
     logged = [value for _, value in read_metrics(run.metrics_file)["mask_ratio"]]
     assert logged == pytest.approx([Uniform(0.6, 0.9).sample(step, 20) for step in range(20)])
 
 
 def test_dynamic_goes_down_once_an_epoch():
-    sampler = scheme_sampler(replace(TINY, mask_ratio="dynamic", epochs=4))
+    sampler = VisionModality(replace(TINY, mask_ratio="dynamic", epochs=4)).sampler()
     assert sampler == LinearDecay(0.9, 0.6, stages=4)
     assert [round(sampler.sample(step, 8), 3) for step in range(8)] == [0.9, 0.9, 0.8, 0.8, 0.7, 0.7, 0.6, 0.6]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match=r"the loss is not a number since step \d+, mask ratio 0\.\d+; lower the"):
-        pretrain_vit(replace(TINY, lr=1e30, checkpoint_every=2, epochs=5, out=tmp_path / "run"))
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(
+        UserError, match=r"the loss is NaN or infinite from step \d+ \(mask ratio 0\.\d+\) on; lower the"
+    ):
+        pretrain(replace(TINY, lr=1e30, checkpoint_every=2, epochs=5, out=tmp_path / "run"))
 
 
-def test_full_memory_says_what_to_lower(tiny_model, monkeypatch):
-    module = MaskedImageModule(tiny_model, Fixed(0.75), lr=1e-3).eval()
-
+def test_full_memory_says_what_to_lower(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
 
-    monkeypatch.setattr("r2mae_vision.pretrain.split_patches", full)
-    batch = (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2))
+    monkeypatch.setattr("r2mae_vision.mae.pretrain.split_patches", full)
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*20 GiB\); lower --micro_batch_size"):
-        module.masked_loss(batch, MaskDraw(0.75, torch.Generator()))
+        pretrain(replace(TINY, out=tmp_path / "run"))
 
 
 def test_images_of_folders_are_cut_by_the_workers_and_named_if_broken(tmp_path, capsys):
@@ -225,7 +216,7 @@ def test_images_of_folders_are_cut_by_the_workers_and_named_if_broken(tmp_path, 
             )
     (tmp_path / "images" / "a" / "3.png").write_bytes(b"nothing")
     config = replace(TINY, data=str(tmp_path / "images"), batch_size=20, workers=0, out=tmp_path / "run")
-    run = pretrain_vit(config)
+    run = pretrain(config)
     assert (run.path / "skipped.txt").read_text() == "a/3.png\n"
     assert "1 images could not be decoded and were replaced by their neighbours" in capsys.readouterr().out
     assert load_mae(run.path).shape.in_chans == 3
@@ -238,9 +229,9 @@ def test_starting_from_weights(tmp_path, tiny_model, capsys):
         TINY, data="photographs", model_args=shape.model_args, image_size=16, patch_size=4, decoder_dim=32,
         decoder_depth=2, decoder_heads=4, lr=0.0, epochs=1, batch_size=64, start=tmp_path / "w", out=tmp_path / "run",
     )  # fmt: skip
-    assert equal(weights(pretrain_vit(config)), tiny_model.state_dict())
+    assert equal(weights(pretrain(config)), tiny_model.state_dict())
     with pytest.raises(UserError, match="checkpoint of another size"):
-        pretrain_vit(replace(config, decoder_dim=16, out=tmp_path / "b"))
+        pretrain(replace(config, decoder_dim=16, out=tmp_path / "b"))
 
 
 @pytest.mark.parametrize(
@@ -250,9 +241,9 @@ def test_starting_from_weights(tmp_path, tiny_model, capsys):
         ({"mask_ratio": "cl"}, "no curriculum weights"),
         ({"mask_ratio": "r3mae"}, "unknown mask scheme"),
         ({"image_size": 9}, "image size 9 is not a multiple"),
-        ({"in_chans": 3}, "digits has 1 channels, the model reads 3; say --in_chans 1"),
+        ({"in_chans": 3}, "digits has 1 channels, the model reads 3; use --in_chans 1"),
         ({"batch_size": 100_000}, "1,347 samples do not fill a batch of 100,000"),
-        ({"micro_batch_size": 50}, "--batch_size 128 is no multiple of --micro_batch_size 50 × 1 devices"),
+        ({"micro_batch_size": 50}, "--batch_size 128 is not a multiple of --micro_batch_size 50 × 1 devices"),
         ({"devices": 2, "out": None}, "several devices need --out"),
         ({"strategy": "fsdp", "compile": True}, "--compile together with --strategy fsdp is not tested; choose one"),
         ({"data": "imagenet"}, "imagenet: no such file or folder; it can be digits"),
@@ -261,4 +252,4 @@ def test_starting_from_weights(tmp_path, tiny_model, capsys):
 )
 def test_bad_input(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        pretrain_vit(replace(TINY, **{"out": tmp_path / "run", **change}))
+        pretrain(replace(TINY, **{"out": tmp_path / "run", **change}))

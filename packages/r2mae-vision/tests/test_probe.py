@@ -7,9 +7,9 @@ from sklearn.preprocessing import StandardScaler
 
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, build_encoder, open_source, save_mae
-from r2mae_vision.encoders import EncoderSpec
-from r2mae_vision.options import Probe
-from r2mae_vision.probe import extract_features, knn_accuracy, lars_accuracy, logistic_accuracy, probe, top_k
+from r2mae_vision.mae.encoders import EncoderSpec
+from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.probe import extract_features, knn_accuracy, lars_accuracy, logistic_accuracy, probe, top_k
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_linear_probe_is_scikit_learns(pixels):
 
 def test_lars_comes_near_with_steps_enough(pixels):
     train, val = pixels
-    long = {"epochs": 60, "base_lr": 20.0, "warmup_epochs": 5.0}
+    long = {"epochs": 60, "base_lr": 20.0, "warmup": 1 / 12}
     assert lars_accuracy(train, val, seed=0, **long)["top1"] == pytest.approx(
         logistic_accuracy(*pixels)["top1"], abs=0.03
     )
@@ -59,7 +59,7 @@ def test_lars_comes_near_with_steps_enough(pixels):
 
 def test_the_matrix_learns_at_the_layer_wise_rate_and_the_bias_does_not(pixels, monkeypatch):
     """One step of LARS from a known start: the matrix moves by lr · 0.001 · |w| / |g| · g, the bias by lr · g."""
-    import r2mae_vision.probe as room
+    import r2mae_vision.mae.probe as room
 
     moved = {}
     original = torch.nn.Linear.forward
@@ -73,7 +73,7 @@ def test_the_matrix_learns_at_the_layer_wise_rate_and_the_bias_does_not(pixels, 
 
     monkeypatch.setattr(torch.nn.Linear, "forward", forward)
     train, val = pixels
-    room.lars_accuracy(train, val, seed=0, epochs=1, batch_size=134, base_lr=25.6, warmup_epochs=0.0)
+    room.lars_accuracy(train, val, seed=0, epochs=1, batch_size=134, base_lr=25.6, warmup=0.0)
     lr = 25.6 * 134 / 256
     (w, b), (w1, b1), (g, gb) = moved["before"], moved["after"], moved["grad"]
     torch.testing.assert_close(w1, w - lr * 0.001 * w.norm() / g.norm() * g, rtol=1e-3, atol=1e-6)
@@ -112,10 +112,10 @@ def test_probe_of_a_folder_and_of_a_model_that_does_not_say_its_data(tmp_path):
     shape = MAEShape("vit_tiny_patch16_224", 8, 2, 1, {"depth": 1, "embed_dim": 24, "num_heads": 3}, 16, 1, 2,
                      mean=(0.5,), std=(0.5,))  # fmt: skip
     place = save_mae(MaskedAutoencoder(shape), tmp_path / "model")
-    with pytest.raises(UserError, match="does not say what it was trained on; name the images with --data"):
+    with pytest.raises(UserError, match="does not state what it was trained on; name the images with --data"):
         probe(Probe(str(place), out=tmp_path / "p", device="cpu", progress=False))
     config = Probe(
-        str(place), "digits", crop_pct=1.0, k=(1, 20), seeds=(0, 1), linear="lars", base_lr=20.0, epochs=20,
+        str(place), data="digits", crop_pct=1.0, k=(1, 20), seeds=(0, 1), linear="lars", base_lr=20.0, epochs=20,
         device="cpu", workers=0, out=tmp_path / "p", progress=False,
     )  # fmt: skip
     run = probe(config)

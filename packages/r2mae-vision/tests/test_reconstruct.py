@@ -5,8 +5,8 @@ from PIL import Image
 
 from r2mae_core import UserError
 from r2mae_vision import save_mae
-from r2mae_vision.options import Reconstruct
-from r2mae_vision.reconstruct import feature_colours, load_pictures, reconstruct, reconstructions
+from r2mae_vision.mae.options import Reconstruct
+from r2mae_vision.mae.reconstruct import feature_colours, load_pictures, reconstruct, reconstructions
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_files_of_ones_own(tiny_model, photograph, tmp_path):
         ({"images": ("nowhere.png",)}, "no image at nowhere.png"),
         ({"images": ("broken.png",)}, "broken.png cannot be decoded: not an image"),
         ({"ratios": (1.0,)}, "a ratio must lie between 0 and 1, got 1"),
-        ({}, "does not say what it was trained on; name image files with --images"),
+        ({}, "does not state what it was trained on; name image files with --images"),
     ],
 )
 def test_bad_input(tiny_model, tmp_path, change, message):

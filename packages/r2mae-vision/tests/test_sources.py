@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from r2mae_core import UserError
+from r2mae_core import StepOrder, UserError
 from r2mae_vision import ImageStore, MAEShape, open_pair, open_source
 from r2mae_vision.data.datasets import AugmentedImages, collate, read_image, seeded, train_loader
 from r2mae_vision.data.decoding import UnreadableImageError, decode, square
@@ -263,8 +263,8 @@ def test_mnist_and_the_bundled_sets(tmp_path, digits, write_mnist):
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(folder):
-    from r2mae_vision.finetune import train_transform
-    from r2mae_vision.options import Finetune
+    from r2mae_vision.mae.finetune import train_transform
+    from r2mae_vision.mae.options import Finetune
 
     transform = train_transform(Finetune("m", "d"), MAEShape(image_size=16))
     source = open_source(str(folder))
@@ -279,15 +279,13 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(folder):
 
 
 def test_workers_change_nothing(folder):
-    from r2mae_vision.finetune import train_transform
-    from r2mae_vision.options import Finetune
+    from r2mae_vision.mae.finetune import train_transform
+    from r2mae_vision.mae.options import Finetune
 
     transform, source = train_transform(Finetune("m", "d"), MAEShape(image_size=16)), open_source(str(folder))
     batches = []
     for workers in (0, 2):
-        loader = train_loader(
-            source, transform, batch_size=8, micro_batch_size=4, in_chans=3, seed=1, num_workers=workers
-        )
+        loader = train_loader(source, transform, StepOrder(len(source), 8, 4, seed=1), in_chans=3, num_workers=workers)
         batches.append([torch.cat([batch[0] for batch in loader]) for _ in range(2)])
         loader.close()
     assert torch.equal(batches[0][0], batches[1][0])
@@ -296,7 +294,7 @@ def test_workers_change_nothing(folder):
 
 
 def test_unreadable_images_are_replaced_and_named(folder):
-    from r2mae_vision.finetune import eval_transform
+    from r2mae_vision.mae.finetune import eval_transform
 
     (folder / "train" / "a_red" / "2.jpg").write_bytes(b"nothing")
     source = open_source(str(folder))

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, load_mae, save_mae
-from r2mae_vision.weights import export_timm, export_transformers, load_published, read_tensors
+from r2mae_vision.mae.weights import export_timm, export_transformers, load_published, read_tensors
 
 
 def same(a, b):
@@ -100,13 +100,13 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tiny_model, 
     assert model.decoder.pos_embed.shape == (1, 37, 32)
 
 
-def test_files_that_do_not_serve(tiny_model, tmp_path):
+def test_files_that_do_not_fit(tiny_model, tmp_path):
     wide = MAEShape.of({**tiny_model.shape.plain(), "model_args": {"depth": 2, "embed_dim": 96, "num_heads": 3}})
     save_file(facebook_state(MaskedAutoencoder(wide)), tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match=r"checkpoint of another size: encoder.* is \(.*96.*\) there and"):
         load_published(tmp_path / "wide.safetensors", tiny_model)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "wide.safetensors").read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"cut.safetensors is damaged or no file of weights"):
+    with pytest.raises(UserError, match=r"cut.safetensors is damaged or not a file of weights"):
         read_tensors(tmp_path / "cut.safetensors")
     torch.save({"model": facebook_state(tiny_model), "args": argparse.Namespace(lr=1.0)}, tmp_path / "foreign.pth")
     with pytest.raises(UserError, match="holds more than tensors and plain data, so loading it could run foreign code"):

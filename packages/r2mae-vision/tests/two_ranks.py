@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from r2mae_vision.options import Finetune, Pretrain
+from r2mae_vision.mae.options import Finetune, Pretrain
 
 TINY = Pretrain(
     "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,
@@ -15,14 +15,14 @@ TINY = Pretrain(
     lr=1e-2, device="cpu", progress=False, log_every=1,
 )  # fmt: skip
 TUNED = Finetune(
-    "unset", "digits", epochs=1, warmup_epochs=0.5, batch_size=64, micro_batch_size=32, base_lr=0.002, max_train=256,
+    "unset", "digits", epochs=1, warmup=0.5, batch_size=64, micro_batch_size=32, base_lr=0.002, max_train=256,
     crop_pct=1.0, ema=0.5, device="cpu", workers=0, progress=False, seeds=(0, 1),
 )  # fmt: skip
 
 
 def traced(out, devices, strategy):
     """Pretrain and return what every micro-batch saw: step, ratio, images, hidden patches."""
-    import r2mae_vision.pretrain as room
+    import r2mae_vision.mae.pretrain as room
 
     seen, split_patches = [], room.split_patches
 
@@ -39,7 +39,7 @@ def traced(out, devices, strategy):
     original = room.MaskedImageModule.masked_loss
     room.MaskedImageModule.masked_loss = masked_loss
     try:
-        room.pretrain_vit(replace(TINY, devices=devices, strategy=strategy, out=out))
+        room.pretrain(replace(TINY, devices=devices, strategy=strategy, out=out))
     finally:
         room.MaskedImageModule.masked_loss, room.split_patches = original, split_patches
     return seen
@@ -47,20 +47,20 @@ def traced(out, devices, strategy):
 
 def tuned(model, out, **arguments):
     """Fine-tune with two seeds and return each one's weights as this process has them."""
-    import r2mae_vision.finetune as room
+    import r2mae_vision.mae.finetune as room
 
-    weights, train = [], room.train
+    weights, fit = [], room.fit
 
     def kept(module, *args, **kwargs):
-        trainer = train(module, *args, **kwargs)
+        trainer = fit(module, *args, **kwargs)
         weights.append({name: value.clone() for name, value in module.state_dict().items()})
         return trainer
 
-    room.train = kept
+    room.fit = kept
     try:
         room.finetune(replace(TUNED, model=str(model), out=out, **arguments))
     finally:
-        room.train = train
+        room.fit = fit
     return weights
 
 
@@ -70,10 +70,10 @@ if __name__ == "__main__":
     if what == "pretrain":
         found = {strategy: traced(home / strategy, 2, strategy) for strategy in ("ddp", "fsdp")}
     elif what == "sample":
-        from r2mae_vision.pretrain import pretrain_vit
+        from r2mae_vision.mae.pretrain import pretrain
 
         for strategy in ("ddp", "fsdp"):
-            pretrain_vit(replace(TINY, scope="sample", devices=2, strategy=strategy, out=home / strategy))
+            pretrain(replace(TINY, ratio_per="sample", devices=2, strategy=strategy, out=home / strategy))
         found = None
     else:
         found = tuned(home / "start", home / "two", devices=2, strategy="ddp")

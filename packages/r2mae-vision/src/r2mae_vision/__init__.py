@@ -1,4 +1,4 @@
-"""Masked image models with any mask-ratio scheme. Names load on first use (`__init__.pyi` says from where)."""
+"""Masked image models with any mask-ratio scheme. Names load on first use (`__init__.pyi` states from where)."""
 
 import lazy_loader
 

@@ -4,15 +4,15 @@ from .celeba.model import UNet
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet
 from .data.sources import open_pair, open_source
 from .data.store import ImageStore
-from .encoders import build_encoder, open_encoder
-from .flops import forward_flops, train_flops
-from .masking import PatchSplit, pack_patches, split_patches
+from .mae.encoders import build_encoder, open_encoder
+from .mae.flops import forward_flops, train_flops
+from .mae.masking import PatchSplit, pack_patches, split_patches
+from .mae.model import MAEShape, MaskedAutoencoder
+from .mae.weights import export_timm, export_transformers, load_mae, load_published, save_mae
 from .mnist.data import ImageData, load_images, read_idx
 from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
 from .mnist.model import MLPAutoencoder
 from .mnist.pretrain import Member, pretrain_members
-from .model import MAEShape, MaskedAutoencoder
-from .weights import export_timm, export_transformers, load_mae, load_published, save_mae
 
 __all__ = [
     "CelebA",

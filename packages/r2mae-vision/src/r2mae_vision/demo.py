@@ -23,11 +23,11 @@ from r2mae_core import (
     with_seed,
 )
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.mnist.data import load_images
+from r2mae_vision.mnist.data import load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.plots import plot_demo
 from r2mae_vision.mnist.pretrain import Member, pretrain_members
-from r2mae_vision.options import Demo
+from r2mae_vision.options import Demo, Pretrain, Reconstruct
 
 # The paper's vision schemes (table 1), and the fixed ratios that draw the curve.
 SCHEMES = ("fixed", "low", "high", "mdlm", "dynamic", "r2mae", "r2mae+dynamic")
@@ -40,26 +40,26 @@ def demo(config: Demo) -> RunFolder:
 
 
 def demo_mlp(config: Demo) -> RunFolder:
-    """Pretrain every scheme, judge it, print the table, draw the figure, and return the run folder."""
+    """Pretrain every scheme, evaluate it, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
-    data = load_images(config.data, config.root, config.download)
+    data = load_digits_or_mnist(config.data, config.download)
     run = open_run("r2mae-vision", "demo", config.out, resolved(config))
     samplers = [*(scheme(name, "vision") for name in SCHEMES), *map(Fixed, CURVE)]
     members = [
         Member(scheme_name(sampler, "vision"), with_seed(sampler, seed), seed)
-        for seed in range(config.n_seeds)
+        for seed in config.seeds
         for sampler in samplers
     ]
     say(
-        f"{len(members)} masked autoencoders ({len(samplers)} ratio schemes × {config.n_seeds} seeds) on "
+        f"{len(members)} masked autoencoders ({len(samplers)} ratio schemes × {len(config.seeds)} seeds) on "
         f"{len(data.train_images)} images of {data.name}, all trained together on {device_name(device)}"
     )
     model = pretrain_members(
         data,
         members,
         run,
-        hidden=config.hidden,
+        hidden=config.n_hidden,
         epochs=config.epochs,
         batch_size=config.batch_size,
         lr=config.lr,
@@ -71,12 +71,8 @@ def demo_mlp(config: Demo) -> RunFolder:
         model, data, names, epochs=config.epochs, pretrain_seconds=time.perf_counter() - start, device=device
     )
     shown = names[: len(SCHEMES)]
-    report(
-        run,
-        [record for record in records if record.scheme in shown],
-        RANK_BY,
-        f"{data.name}: {len(data.test_images)} test images",
-    )
+    title = f"{data.name}: {len(data.test_images)} test images"
+    report(run, [record for record in records if record.scheme in shown], RANK_BY, title)
     run.write_results(records)
     figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, shown))
     say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that the embedding uses.")
@@ -103,16 +99,15 @@ VIT_RATIOS = (0.5, 0.75, 0.9)
 
 
 def demo_vit(config: Demo) -> RunFolder:
-    """Pretrain a small ViT on the left of two photographs, show what it makes of the right, and return the run folder.
+    """Pretrain a small ViT on the left of two photographs, show how it fills in the right, and return the run folder.
 
     The table holds the mean squared error on hidden pixels of the parts that the model never saw, beside that of the
     visible pixels' mean colour.
     """
-    from r2mae_vision.options import Pretrain, Reconstruct
-    from r2mae_vision.pretrain import pretrain_vit
-    from r2mae_vision.reconstruct import reconstruct
+    from r2mae_vision.mae.pretrain import pretrain
+    from r2mae_vision.mae.reconstruct import reconstruct
 
-    only_mlp = ("data", "root", "download", "hidden", "n_seeds", "batch_size", "lr")
+    only_mlp = ("data", "download", "n_hidden", "seeds", "batch_size", "lr")
     refuse_options(config, dict.fromkeys(only_mlp, "--model mlp"), "--model vit")
     start = time.perf_counter()
     device = resolve_device(config.device)
@@ -126,7 +121,7 @@ def demo_vit(config: Demo) -> RunFolder:
         progress=config.progress,
     )
     say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
-    pretrained = pretrain_vit(options)
+    pretrained = pretrain(options)
     title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
     report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
     figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
@@ -140,8 +135,8 @@ def photograph_errors(pretrained: Path, device: str) -> list[Record]:
 
     from r2mae_vision.data.augment import resize
     from r2mae_vision.data.sources import open_source
-    from r2mae_vision.reconstruct import reconstructions
-    from r2mae_vision.weights import load_mae
+    from r2mae_vision.mae.reconstruct import reconstructions
+    from r2mae_vision.mae.weights import load_mae
 
     model, store = load_mae(pretrained).to(device), open_source("photographs", "val")
     images = resize(store.fetch(np.arange(len(store)))[0].to(device), model.shape.image_size)  # pyright: ignore[reportAttributeAccessIssue]

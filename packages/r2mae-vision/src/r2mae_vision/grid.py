@@ -1,9 +1,6 @@
-"""A paper's figure as a grid of experiments: its ratios, how it is walked, and how it is reported."""
+"""What the paper's figures share: their ratios, the names of schemes read back, and how they are reported."""
 
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Sequence
 
 from r2mae_core import (
     Fixed,
@@ -12,62 +9,42 @@ from r2mae_core import (
     RunFolder,
     Uniform,
     UserError,
-    read_records,
+    finished_records,
     report,
-    say,
+    scheme,
     scheme_name,
-    write_records,
 )
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.options import Reproduce
 
 
-def grid_samplers(config: Reproduce) -> dict[str, RatioSampler]:
+def grid_samplers(ratios: Sequence[float], ranges: Sequence[tuple[float, float]]) -> dict[str, RatioSampler]:
     """Return name → sampler of every fixed ratio and every range of R2MAE.
 
     Raises:
         UserError: a ratio is not in [0, 1], or a range is reversed.
     """
     try:
-        samplers = [*map(Fixed, config.ratios), *(Uniform(low, high) for low, high in config.ranges)]
+        samplers = [*map(Fixed, ratios), *(Uniform(low, high) for low, high in ranges)]
     except ValueError as error:
         raise UserError(f"--ratios or --ranges: {error}") from None
     return {scheme_name(sampler, "vision"): sampler for sampler in samplers}
 
 
-def cell_name(scheme: str, seed: int) -> str:
-    """Return the folder of a scheme and a seed, such as "Uniform-0.1-0.5-0"."""
-    return f"{re.sub(r'[ (),]+', '-', scheme).strip('-')}-{seed}"
+def fixed_ratio(name: str) -> float | None:
+    """Return the ratio in a scheme's name such as "fixed 0.75" or "low 0.5"; None if it has no fixed one."""
+    word, _, number = name.partition(" ")
+    return float(number) if word in ("fixed", "low", "high") and number else None
 
 
-def walk(run: RunFolder, cells: Mapping[str, Callable[[Path], list[Record]]]) -> list[Record]:
-    """Do what is missing of a grid and return the records of its cells.
-
-    A finished cell leaves its records in its own folder; the run's `results.json` holds those of all that are there.
-
-    Args:
-        run: the folder of the walk.
-        cells: name → function from the cell's folder to its records.
-    """
-    records: list[Record] = []
-    for i, (name, judge) in enumerate(cells.items(), 1):
-        start, home = time.perf_counter(), run.path / name
-        done = (home / "results.json").exists()
-        if not done:
-            write_records(home / "results.json", judge(home))
-        records += read_records(home)
-        run.write_results(list(_all_records(run)))
-        say(f"[{i}/{len(cells)}] {name}: " + ("done before" if done else f"{time.perf_counter() - start:.0f} s"))
-    return records
+def drawn_range(name: str) -> tuple[float, float]:
+    """Return the bounds in a scheme's name such as "Uniform(0.1, 0.5)" or "r2mae"."""
+    if name.startswith("Uniform("):
+        low, high = map(float, name.removeprefix("Uniform(").removesuffix(")").split(", "))
+        return low, high
+    return scheme(name, "vision").bounds(0)
 
 
-def report_cells(run: RunFolder, shown: list[Record], target: str, title: str) -> None:
+def report_cells(run: RunFolder, shown: Sequence[Record], target: str, title: str) -> None:
     """Print a target's table and write it as `<target>.md`, beside `results.json` with all finished cells."""
     report(run, shown, RANK_BY, title, name=target)
-    run.write_results(list(_all_records(run)))
-
-
-def _all_records(run: RunFolder) -> Iterator[Record]:
-    """Yield the records of every finished cell, also of those that this call did not ask for."""
-    for file in sorted(run.path.glob("*/results.json")):
-        yield from read_records(file)
+    run.write_results(finished_records(run))

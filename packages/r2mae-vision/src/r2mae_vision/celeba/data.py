@@ -19,7 +19,7 @@ from r2mae_core import UserError, atomic_path, left_out, write_text
 from r2mae_vision.celeba.lists import SPLITS, Listing, find_images, read_listing
 from r2mae_vision.data.datasets import n_workers
 
-PART_SIZE = 2048  # images decoded between two points from which preparation can go on
+PART_SIZE = 2048  # images decoded between two points from which preparation can resume
 PARTS = ".parts"
 MISSING = "missing"
 NAMED = 20  # images left out that are named
@@ -99,7 +99,7 @@ def prepare_celeba(
 ) -> CelebA:
     """Decode and resize every listed image once; if that was done before with the same settings, open the result.
 
-    An interrupted preparation goes on where it stopped. Images that are missing, truncated or no images are left
+    An interrupted preparation resumes where it stopped. Images that are missing, truncated or not images are left
     out, counted and named. Grey and transparent images become RGB.
 
     Args:
@@ -143,7 +143,7 @@ def read_image(file: Path, side: int, crop: Crop = "none") -> np.ndarray:
     """Return an image as (side, side, 3) uint8.
 
     Raises:
-        OSError, SyntaxError, ValueError: what Pillow says of files that are missing, truncated or no images.
+        OSError, SyntaxError, ValueError: what Pillow raises for files that are missing, truncated or not images.
     """
     from PIL import Image
 

@@ -38,10 +38,10 @@ def reconstruction_error(model: UNet, images: Tensor, device: str = "cpu") -> fl
 
 
 @torch.no_grad()
-def masked_errors(
+def held_out_loss(
     model: UNet, images: Tensor, ratios: Sequence[float] = EVALUATION_RATIOS, device: str = "cpu"
-) -> list[float]:
-    """Return the mean squared error over hidden pixels at fixed ratios; the same masks for every model and seed.
+) -> dict[float, float]:
+    """Return ratio → mean squared error over hidden pixels, with the same masks for every model and seed.
 
     Args:
         model: on `device`; batch norm is used in evaluation mode.
@@ -50,12 +50,12 @@ def masked_errors(
         device: where to compute.
     """
     model.eval()
-    totals = [0.0] * len(ratios)
+    totals = dict.fromkeys(ratios, 0.0)
     generator = torch.Generator(device).manual_seed(0)
     for part in _batches(images, device):
-        for j, mask in enumerate(nested_pixel_masks(part, ratios, generator)):
-            totals[j] += float(model.masked_error(part, mask)) * len(part)
-    return [total / len(images) for total in totals]
+        for ratio, mask in zip(ratios, nested_pixel_masks(part, ratios, generator), strict=True):
+            totals[ratio] += float(model.masked_error(part, mask)) * len(part)
+    return {ratio: total / len(images) for ratio, total in totals.items()}
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def attribute_probe(
         train_features: (N, d).
         train_labels: (N, A) of 0 and 1.
         test_features: (N', d).
-        seed: of start, dropout and data order.
+        seed: for initialisation, dropout and data order.
         epochs: passes over the training set.
         batch_size: images per step; the paper does not say (C: that of pretraining).
         lr: Adam's learning rate.
@@ -141,13 +141,13 @@ class AttributeScores:
 
     accuracy: Tensor
     balanced: Tensor
-    """Mean of the accuracies among the images with and those without; NaN where the test images are all alike."""
+    """Mean of the accuracies among the images with and those without; NaN if all test images are alike."""
     majority: Tensor
     """Accuracy of the answer that most training images have."""
 
 
 def attribute_scores(answers: Tensor, labels: Tensor, train_labels: Tensor) -> AttributeScores:
-    """Judge answers (N', A) bool by labels (N', A) of 0 and 1, beside the majority of train_labels (N, A)."""
+    """Evaluate answers (N', A) bool against labels (N', A) of 0 and 1, beside the majority of train_labels (N, A)."""
     truth, answers = labels.bool().cpu(), answers.cpu()
     right = answers == truth
     with_it = (right & truth).sum(0).double() / truth.sum(0)
@@ -170,10 +170,10 @@ def evaluate_unet(
     ratios: Sequence[float] = EVALUATION_RATIOS,
     pretrain_seconds: float | None = None,
 ) -> list[Record]:
-    """Judge a pretrained U-Net on the test split; the probe is trained on the training split.
+    """Evaluate a pretrained U-Net on the test split; the probe is trained on the training split.
 
     Args:
-        model: judged on the device where it is.
+        model: evaluated on the device where it is.
         store: the prepared images.
         scheme: the model's name in tables.
         task: name of the task in the records; that of an attribute is `<task>/<attribute>`.
@@ -193,8 +193,7 @@ def evaluate_unet(
     device = model.head.weight.device.type
     test = resident(store.images("test"), device)
     values = {"reconstruction_mse": reconstruction_error(model, test, device)}
-    errors = masked_errors(model, test, ratios, device)
-    values |= {f"loss@{ratio:g}": error for ratio, error in zip(ratios, errors, strict=True)}
+    values |= {f"loss@{ratio:g}": loss for ratio, loss in held_out_loss(model, test, ratios, device).items()}
     train_features = pooled_features(model, store.images("train"), device)
     train_labels, labels = store.attributes("train"), store.attributes("test")
     answers = attribute_probe(

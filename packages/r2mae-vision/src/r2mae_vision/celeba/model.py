@@ -50,7 +50,7 @@ class UNet(nn.Module):
     Args:
         base_channels: channels of the first block; the bottleneck has 16 times as many.
         output: "sigmoid" keeps the answer in [0, 1]; "linear" does not.
-        seed: of the start; equal seeds start equal.
+        seed: for initialisation.
     """
 
     def __init__(self, base_channels: int = 16, *, output: Output = "sigmoid", seed: int = 0) -> None:

@@ -1,12 +1,12 @@
-"""The paper's CelebA figures as a grid of models, and `reproduce`, which walks it (figures 2B and 5 to 7; C.4).
+"""The paper's CelebA figures as a grid of models, and `reproduce-celeba` (figures 2B and 5 to 7; C.4).
 
 The captions of figures 5 to 7 are lost; the text says that they show the linear probing of the three model sizes. Taken
 here: figure 5 is 8, figure 6 is 16, figure 7 is 32 base channels, each over the mask ratio.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
+    cell_name,
     compare,
     device_name,
     open_run,
@@ -25,21 +26,21 @@ from r2mae_core import (
     sampler_to_config,
     say,
     seconds_of,
+    walk_grid,
     with_seed,
 )
 from r2mae_vision.celeba.data import CelebA, prepare_celeba
 from r2mae_vision.celeba.evaluate import evaluate_unet
 from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
+from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
 from r2mae_vision.celeba.pretrain import pretrain_unet
-from r2mae_vision.grid import cell_name, grid_samplers, report_cells, walk
-from r2mae_vision.options import Reproduce
-from r2mae_vision.plots import fixed_ratio
+from r2mae_vision.grid import fixed_ratio, grid_samplers, report_cells
 
 LR, EPOCHS = 1e-3, 10  # C.4
 N_TRAIN, N_TEST = 162_770, 19_962  # the official split
 PAPER_OPTIMA = {8: 0.6, 16: 0.7, 32: 0.8}  # base channels → optimal mask ratio (section 3.5)
-PROBE_FIGURES = {"fig5": 8, "fig6": 16, "fig7": 32}
+PROBE_FIGURES = {"fig5": 0, "fig6": 1, "fig7": 2}  # which of --base_channels
 # Metrics and titles of the printed tables: of figure 2B, and of the probe's figures.
 SHOWN = (
     (("reconstruction_mse",), "Error on uncorrupted test images"),
@@ -61,7 +62,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's folder."""
-        return f"{self.base_channels}-{cell_name(self.scheme, self.seed)}"
+        return cell_name(self.base_channels, self.scheme, self.seed)
 
     @property
     def task(self) -> str:
@@ -69,22 +70,11 @@ class Cell:
         return f"celeba-{self.base_channels}"
 
 
-def cells(config: Reproduce) -> list[Cell]:
-    """Return the grid of a figure, the cheap models first: channels × (fixed ratios + ranges) × seeds."""
-    channels = (PROBE_FIGURES[config.target],) if config.target in PROBE_FIGURES else config.base_channels
-    return [
-        Cell(c, name, with_seed(sampler, seed), seed)
-        for c in sorted(channels)
-        for seed in config.seeds
-        for name, sampler in grid_samplers(config).items()
-    ]
-
-
-def reproduce(config: Reproduce) -> RunFolder | None:
-    """Train and judge what is missing of the grid, draw the figure, and return the run folder (None: a dry run).
+def reproduce(config: ReproduceCeleba) -> RunFolder | None:
+    """Train and evaluate what is missing of the grid, draw the figure, and return the run folder (None: a dry run).
 
     Raises:
-        UserError: no root, or lists, images or settings that will not do.
+        UserError: no data, or lists, images or settings that do not fit.
     """
     device = resolve_device(config.device)
     check_side(config.side)
@@ -96,18 +86,14 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         return None
     store = _open(config)
     say(store.summary())
-    settings = {**resolved(config), "epochs": _epochs(config), "precision": precision(config.precision, device)}
+    settings = {**resolved(config), "precision": precision(config.precision, device)}
     # The four figures share their models, and a grid may grow.
-    grid_only = ("target", "root", "cache", "base_channels", "ratios", "ranges", "seeds")
-    run = open_run(
-        "r2mae-vision", "reproduce", config.out, settings, facts={"data_digest": store.digest}, free=grid_only
-    )
-    say(f"{len(grid)} models of {_epochs(config)} epochs on {device_name(device)}")
-
-    def judge(cell: Cell) -> Callable[[Path], list[Record]]:
-        return lambda home: _judged(cell, store, run, home / "pretrain", device, config.progress)
-
-    records = walk(run, {cell.name: judge(cell) for cell in grid})
+    grid_only = ("target", "data", "cache", "base_channels", "ratios", "ranges", "seeds")
+    facts = {"data_digest": store.digest}
+    run = open_run("r2mae-vision", "reproduce-celeba", config.out, settings, facts=facts, free=grid_only)
+    say(f"{len(grid)} models of {config.epochs} epochs on {device_name(device)}")
+    work = {cell.name: partial(_evaluated, cell, store, run, device, config.progress) for cell in grid}
+    records = walk_grid(run, work)
     summary = [record for record in records if "/" not in record.task]
     metrics, title = SHOWN[config.target in PROBE_FIGURES]
     report_cells(run, [record for record in summary if record.metric in metrics], config.target, title)
@@ -117,6 +103,27 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
     return run
+
+
+def cells(config: ReproduceCeleba) -> list[Cell]:
+    """Return the grid of a figure, the cheap models first: channels × (fixed ratios + ranges) × seeds.
+
+    Raises:
+        UserError: a probe's figure shows a size that `--base_channels` does not have.
+    """
+    channels = sorted(config.base_channels)
+    if config.target in PROBE_FIGURES:
+        place = PROBE_FIGURES[config.target]
+        if place >= len(channels):
+            raise UserError(f"{config.target} shows size {place + 1} of --base_channels, which has {len(channels)}")
+        channels = [channels[place]]
+    samplers = grid_samplers(config.ratios, config.ranges).items()
+    return [
+        Cell(c, name, with_seed(sampler, seed), seed)
+        for c in channels
+        for seed in config.seeds
+        for name, sampler in samplers
+    ]
 
 
 def optima(records: list[Record], metric: str = "reconstruction_mse") -> dict[int, float]:
@@ -137,27 +144,23 @@ def _report_optima(records: list[Record]) -> None:
         say(f"Smallest reconstruction error with {channels} base channels at ratio {ratio:g}{beside}")
 
 
-def _epochs(config: Reproduce) -> int:
-    return EPOCHS if config.epochs is None else config.epochs
-
-
-def _open(config: Reproduce) -> CelebA:
-    if config.root is None:
+def _open(config: ReproduceCeleba) -> CelebA:
+    if config.data is None:
         raise UserError(
-            f"{config.target} needs --root DIR, a folder with img_align_celeba, list_attr_celeba.txt and "
+            f"{config.target} needs --data DIR, a folder with img_align_celeba, list_attr_celeba.txt and "
             "list_eval_partition.txt (or Kaggle's .csv)"
         )
     cache = config.cache or Path("runs") / f"celeba-{config.side}-{config.crop}"
     return prepare_celeba(
-        config.root, cache, side=config.side, crop=config.crop, workers=config.workers, progress=config.progress
+        config.data, cache, side=config.side, crop=config.crop, workers=config.workers, progress=config.progress
     )
 
 
-def _judged(cell: Cell, store: CelebA, run: RunFolder, pretrained: Path, device: str, progress: bool) -> list[Record]:
+def _evaluated(cell: Cell, store: CelebA, run: RunFolder, device: str, progress: bool, home: Path) -> list[Record]:
     """Train one model in its folder and return its records."""
     start, shared = time.perf_counter(), {key: run.config[key] for key in OF_CELL}
     own = {"base_channels": cell.base_channels, "mask_ratio": sampler_to_config(cell.sampler), "seed": cell.seed}
-    folder = RunFolder(pretrained, {**shared, **own}, facts=run.facts)
+    folder = RunFolder(home / "pretrain", {**shared, **own}, facts=run.facts)
     model = pretrain_unet(
         store,
         cell.sampler,
@@ -186,9 +189,9 @@ def _judged(cell: Cell, store: CelebA, run: RunFolder, pretrained: Path, device:
     )
 
 
-def _dry_run(config: Reproduce, grid: list[Cell], device: str) -> None:
-    """Print the grid, and what it would cost by the time of a few steps on made-up images."""
-    steps = N_TRAIN // config.batch_size * _epochs(config)
+def _dry_run(config: ReproduceCeleba, grid: list[Cell], device: str) -> None:
+    """Print the grid, and what it would cost by the time of a few steps on simulated images."""
+    steps = N_TRAIN // config.batch_size * config.epochs
     schemes = dict.fromkeys(cell.scheme for cell in grid)
     say(f"Models per size: {', '.join(schemes)}; seeds {', '.join(map(str, config.seeds))}")
     total = 0.0
@@ -204,7 +207,7 @@ def _dry_run(config: Reproduce, grid: list[Cell], device: str) -> None:
     )
 
 
-def _seconds_per_image(config: Reproduce, base_channels: int, device: str) -> tuple[float, float]:
+def _seconds_per_image(config: ReproduceCeleba, base_channels: int, device: str) -> tuple[float, float]:
     """Return the seconds per image of a training step and of a forward pass, each the best of three."""
     n = config.batch_size if device == "cuda" else min(config.batch_size, 16)
     number_format = precision(config.precision, device)

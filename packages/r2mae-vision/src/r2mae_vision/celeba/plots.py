@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2mae_core import Record, compare, new_figure
-from r2mae_vision.plots import drawn_range, fixed_ratio
+from r2mae_vision.grid import drawn_range, fixed_ratio
 
 N_LABELLED = 6  # attributes whose curves are named
 

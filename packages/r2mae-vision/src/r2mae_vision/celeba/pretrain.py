@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from r2mae_core import (
     BatchOrder,
     Curriculum,
+    HeldOutLoss,
     MaskDraw,
     MaskedModule,
     RatioSampler,
-    Record,
     ResumableLoader,
     RunFolder,
     UserError,
@@ -27,7 +28,7 @@ from r2mae_core import (
 )
 from r2mae_core import precision as precision_of
 from r2mae_vision.celeba.data import CelebA, resident
-from r2mae_vision.celeba.evaluate import EVALUATION_RATIOS, masked_errors
+from r2mae_vision.celeba.evaluate import held_out_loss
 from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
 
 
@@ -38,11 +39,13 @@ class UNetPretraining(MaskedModule):
         super().__init__(sampler, seed=seed)
         self.model, self.lr = model.to(memory_format=torch.channels_last), lr  # pyright: ignore[reportCallIssue]
 
+    @override
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the mean squared error over the hidden pixels."""
         images = scale(batch)
         return self.model.masked_error(images, pixel_mask(images, draw.ratio, draw.generator))
 
+    @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam; fused, so that a step is one kernel launch per group."""
         return torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
@@ -77,7 +80,7 @@ def pretrain_unet(
 ) -> UNet:
     """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
 
-    Goes on from the run folder's last checkpoint if there is one, and leaves `model/` and `results.json` there: the
+    Resumes from the run folder's last checkpoint if there is one, and leaves `model/` and `results.json` there: the
     loss on validation images (test images where there are none) at fixed ratios.
 
     Args:
@@ -90,13 +93,13 @@ def pretrain_unet(
         batch_size: images per step; the last incomplete batch of an epoch is left out.
         lr: Adam's learning rate.
         device: "auto", "cpu", "cuda", "mps".
-        seed: of start, masks and data order. The sampler has its own.
+        seed: for initialisation, masks and data order. The sampler has its own.
         precision: "auto" (bfloat16 on a GPU, float32 on a CPU), or Lightning's name.
         progress: show a progress bar.
 
     Raises:
-        UserError: the scheme needs curriculum weights, which this model has not; the images' side is no multiple of
-            16; there are fewer images than a batch; a device is absent; or the run was interrupted.
+        UserError: the scheme needs curriculum weights, which this model does not have; the images' side is not a
+            multiple of 16; there are fewer images than a batch; a device is absent; or the run was interrupted.
     """
     if isinstance(sampler, Curriculum):
         raise UserError(f"the U-Net has no curriculum weights; leave out {scheme_name(sampler, 'vision')}")
@@ -116,12 +119,10 @@ def pretrain_unet(
         samples_per_step=batch_size,
     )
     model = module.model.to(device).eval()
+    split, name = ("valid", "validation") if store.counts["valid"] else ("test", "test")
+    losses = HeldOutLoss("celeba", held_out_loss(model, store.images(split), device=device), store.counts[split], name)
+    run.write_results(stamped(losses.records(scheme_name(sampler, "vision"), seed), device_name(device)))
     save_unet(model, run)
-    split = "valid" if store.counts["valid"] else "test"
-    part, n, scheme = {"valid": "validation"}.get(split, split), store.counts[split], scheme_name(sampler, "vision")
-    losses = zip(EVALUATION_RATIOS, masked_errors(model, store.images(split), device=device), strict=True)
-    records = [Record("celeba", f"loss@{ratio:g}", loss, scheme, seed, n, part) for ratio, loss in losses]
-    run.write_results(stamped(records, device_name(device)))
     return model
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch where it lies, from uint8: random resized crop and flip."""
+"""Augmentation of a whole batch on its device, from uint8: random resized crop and flip."""
 
 import math
 from typing import NamedTuple

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, rank_and_world_size
+from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.sources import ImageFiles, Source
 from r2mae_vision.data.store import ImageStore
@@ -34,13 +34,13 @@ class AugmentedImages(Dataset):
     """Images of any source through a transform of timm, as uint8.
 
     A key is (index, epoch). An image that cannot be decoded is replaced by the next one that can, and its index is
-    handed over with the batch, so that it can be counted and named.
+    returned with the batch, so that it can be counted and named.
 
     Args:
         source: where images come from.
         transform: PIL image → (C, H, W) uint8 array.
         in_chans: 3 or 1.
-        seed: of the transform's randomness.
+        seed: for the transform.
     """
 
     def __init__(self, source: Source, transform: Callable[[Any], np.ndarray], in_chans: int, seed: int) -> None:
@@ -99,28 +99,6 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
-class HeldOutBatches:
-    """Images in memory, in batches (images,) for validation; ranks take turns, and each has as many.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        batch_size: images of a batch; several ranks leave out what does not fill one for each of them.
-    """
-
-    def __init__(self, images: Tensor, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
-
-    def __len__(self) -> int:
-        world = rank_and_world_size()[1]
-        return -(-len(self.images) // self.batch_size) if world == 1 else len(self.images) // (self.batch_size * world)
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        rank, world = rank_and_world_size()
-        for turn in range(len(self)):
-            start = (turn * world + rank) * self.batch_size
-            yield (self.images[start : start + self.batch_size],)
-
-
 def n_workers(asked: int | None) -> int:
     """Return how many processes decode images: what was asked for, or one per core."""
     return asked if asked is not None else (os.cpu_count() or 1)
@@ -152,11 +130,9 @@ def seeded(seed: int) -> Iterator[None]:
 def train_loader(
     source: Source,
     transform: Callable[[Any], np.ndarray] | None,
+    order: StepOrder,
     *,
-    batch_size: int,
-    micro_batch_size: int,
     in_chans: int,
-    seed: int,
     num_workers: int = 0,
     device: str = "cpu",
 ) -> ResumableLoader:
@@ -165,15 +141,13 @@ def train_loader(
     Args:
         source: where images come from.
         transform: of timm, in the workers; None: prepared images as they are, to be augmented on the device.
-        batch_size: images of an optimizer step, over all ranks.
-        micro_batch_size: images that one rank computes at once.
+        order: which images come when; its seed is also that of the transform.
         in_chans: channels that the model reads.
-        seed: of order and augmentation.
         num_workers: processes that decode.
         device: where the batches go; a GPU gets pinned memory.
 
     Raises:
-        UserError: fewer images than a batch, or images of other channels than the model's.
+        UserError: the images have other channels than the model.
     """
     pin = device == "cuda"
     if transform is None:
@@ -185,10 +159,10 @@ def train_loader(
             batch = source.fetch(indices)
             return tuple(part.pin_memory() for part in batch) if pin else batch
 
-        return ResumableLoader(StepOrder(len(source), batch_size, micro_batch_size, seed), fetch)  # pyright: ignore[reportArgumentType]
+        return ResumableLoader(order, fetch)
     return ResumableLoader(
-        EpochOrder(len(source), batch_size, micro_batch_size, seed),  # pyright: ignore[reportArgumentType]
-        dataset=AugmentedImages(source, transform, in_chans, seed),
+        EpochOrder(**vars(order)),
+        dataset=AugmentedImages(source, transform, in_chans, order.seed),
         collate=collate,
         num_workers=num_workers,
         pin_memory=pin,
@@ -203,5 +177,5 @@ def check_channels(store: ImageStore, in_chans: int) -> None:
     """
     if store.in_chans != in_chans:
         raise UserError(
-            f"{store.name} has {store.in_chans} channels, the model reads {in_chans}; say --in_chans {store.in_chans}"
+            f"{store.name} has {store.in_chans} channels, the model reads {in_chans}; use --in_chans {store.in_chans}"
         )

@@ -15,14 +15,14 @@ class UnreadableImageError(Exception):
 def decode(file: Any, in_chans: int = 3) -> Any:
     """Return an image file as a PIL image of mode RGB (3 channels) or L (1).
 
-    One-channel, palette, CMYK and 16-bit images are converted; transparency is laid over white.
+    One-channel, palette, CMYK and 16-bit images are converted; transparency is composited over white.
 
     Args:
         file: path, bytes, or open binary file.
         in_chans: 3 or 1.
 
     Raises:
-        UnreadableImageError: the file is truncated, damaged, or no image.
+        UnreadableImageError: the file is truncated, damaged, or not an image.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from r2mae_core import UserError, atomic_path, default_run_path, left_out, say, write_text
 from r2mae_vision.data.datasets import n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
+from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars
 from r2mae_vision.data.store import ImageStore
-from r2mae_vision.options import Prepare
 
 CHUNK = 256
 Row = tuple[np.ndarray | None, int, str]
@@ -48,10 +48,10 @@ def _name(source: Source, index: int) -> str:
 
 
 def prepare(config: Prepare) -> Path:
-    """Write the store that the config describes and return its folder. An interrupted run goes on.
+    """Write the store that the config describes and return its folder. An interrupted run resumes.
 
     Raises:
-        UserError: a source does not serve, nothing could be read, or the folder holds another store.
+        UserError: a source does not fit, nothing could be read, or the folder holds another store.
     """
     out = config.out or default_run_path("r2mae-vision", "prepare")
     settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
@@ -111,7 +111,7 @@ def _stream(spec: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
 
 
 def _write(folder: Path, rows: Rows, settings: dict[str, Any], config: Prepare) -> None:
-    """Write one part. What is there of an interrupted run stays; the last file to appear is `store.json`."""
+    """Write one part. What an interrupted run wrote is kept; `store.json` appears last."""
     from tqdm import tqdm
 
     if (folder / "store.json").exists():
@@ -172,7 +172,7 @@ def _finish(folder: Path, progress: "_Progress", classes: tuple[str, ...], setti
 
 
 class _Progress:
-    """How far an interrupted run came: images read, labels of those written, what was skipped."""
+    """Progress of an interrupted run: images read, labels of those written, what was skipped."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.file, self.settings = folder / "progress.json", settings

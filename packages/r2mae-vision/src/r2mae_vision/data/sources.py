@@ -81,7 +81,7 @@ Source = ImageStore | ImageFiles
 
 
 class NoValidationError(UserError):
-    """The data have a training part only."""
+    """The data has a training part only."""
 
 
 def open_source(spec: str, split: str = "train") -> Source:
@@ -135,7 +135,9 @@ def open_pair(spec: str, validation: str | None = None) -> tuple[Source, Source]
     if train.classes != valid.classes:
         if unknown := sorted(set(valid.classes) - set(train.classes)):
             shown = ", ".join(unknown[:5])
-            raise UserError(f"validation has {len(unknown)} classes that training has not ({shown}): labels do not fit")
+            raise UserError(
+                f"validation has {len(unknown)} classes that training does not have ({shown}): labels do not fit"
+            )
         missing = ", ".join(sorted(set(train.classes) - set(valid.classes))[:5])
         raise UserError(
             f"training has {len(train.classes)} classes and validation {len(valid.classes)} ({missing} is missing "
@@ -150,7 +152,7 @@ def open_pair(spec: str, validation: str | None = None) -> tuple[Source, Source]
 
 
 def _part_of(spec: str) -> str:
-    """Return which part a validation set of its own is asked for: the only one that a plain folder has."""
+    """Return which part of a separate validation set is opened: the only one that a plain folder has."""
     folder = Path(spec)
     if not folder.is_dir():
         return "train" if folder.is_file() else "val"

@@ -25,7 +25,7 @@ class ImageStore:
     images: np.ndarray
     """(N, side, side, channels) uint8, perhaps memory-mapped."""
     labels: np.ndarray
-    """(N,) int64; -1 where there is none."""
+    """(N,) int64; -1 if there is none."""
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class ImageStore:
         """Map a prepared folder (one split of it).
 
         Raises:
-            UserError: it is not whole.
+            UserError: it is incomplete.
         """
         try:
             meta = json.loads((folder / "store.json").read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ class ImageStore:
             labels = np.load(folder / "labels.npy", allow_pickle=False)
             size = (folder / "images.u8").stat().st_size
         except FileNotFoundError as error:
-            raise UserError(f"{folder} is no prepared image set: it has no {Path(error.filename).name}") from None
+            raise UserError(f"{folder} is not a prepared image set: it has no {Path(error.filename).name}") from None
         except (json.JSONDecodeError, KeyError, ValueError, EOFError) as error:
             raise UserError(f"{folder} is damaged ({error}); run r2mae-vision prepare again") from None
         if size != int(np.prod(shape)) or len(labels) != shape[0]:

@@ -3,7 +3,6 @@
 import gzip
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,18 +66,19 @@ def load_images(name: str, root: Path | None = None, download: bool = False) -> 
     Raises:
         UserError: the set is unknown, or its files are missing, truncated or not what they should be.
     """
-    loaders: dict[str, Callable[[Path | None, bool], ImageData]] = {"digits": _digits, "mnist": _mnist}
-    if name not in loaders:
-        raise UserError(f"unknown data set {name!r}; known: {', '.join(loaders)}")
-    return loaders[name](root, download)
+    if name == "digits":
+        return _digits()
+    if name == "mnist":
+        return _mnist(root, download)
+    raise UserError(f"unknown data set {name!r}; known: digits, mnist")
 
 
-def load_digits_or_mnist(data: str) -> ImageData:
+def load_digits_or_mnist(data: str | None, download: bool = False) -> ImageData:
     """Load "digits", or MNIST from the folder of its four files."""
-    return load_images("digits") if data == "digits" else load_images("mnist", Path(data))
+    return _digits() if data == "digits" else _mnist(Path(data) if data else None, download)
 
 
-def _digits(root: Path | None, download: bool) -> ImageData:
+def _digits() -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -93,7 +93,7 @@ def _digits(root: Path | None, download: bool) -> ImageData:
 def _mnist(root: Path | None, download: bool) -> ImageData:
     if root is None:
         raise UserError(
-            "mnist needs --root DIR, a folder with "
+            "mnist needs --data DIR, a folder with "
             + ", ".join(_MNIST_FILES.values())
             + " (or the same with .gz); with --download they are fetched into it"
         )

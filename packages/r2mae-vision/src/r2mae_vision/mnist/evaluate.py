@@ -17,13 +17,12 @@ from r2mae_core import (
     permutation,
     resolve_device,
     resolved,
-    sampler_from_config,
-    scheme_name,
+    run_identity,
     stamped,
 )
+from r2mae_vision.mae.options import Probe
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
-from r2mae_vision.options import Probe
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
 
@@ -55,7 +54,7 @@ def linear_probe(
         train_labels: (N,) int64.
         test_features: (M, N', d).
         test_labels: (N',).
-        seeds: of start and data order, one per model.
+        seeds: for initialisation and data order, one per model.
         epochs: passes over the training set.
         batch_size: samples per step.
         lr: Adam's learning rate.
@@ -148,7 +147,7 @@ def evaluate_members(
     pretrain_seconds: float | None = None,
     device: str = "cpu",
 ) -> list[Record]:
-    """Judge every model of a stack.
+    """Evaluate every model of a stack.
 
     Args:
         model: the stack, on `device`.
@@ -194,14 +193,13 @@ def evaluate_members(
 
 
 def probe_mlp(config: Probe) -> RunFolder:
-    """Judge an MLP run by its own protocol (C.3) and return the run folder with the records."""
+    """Evaluate an MLP run by the protocol of C.3 and return the run folder with the records."""
     pretrained, device = RunFolder.open(config.model), resolve_device(config.device)
     source = config.data or pretrained.config["data"]
     data = load_digits_or_mnist(source)
     model = load_model(pretrained, data.n_pixels).to(device)
     run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": source})
-    if run.results():
-        return run
-    name = scheme_name(sampler_from_config(pretrained.config["mask_ratio"], "vision"), "vision")
-    run.write_results(evaluate_members(model, data, [name], ratios=(), device=device))
+    if not run.results():
+        scheme, _ = run_identity(pretrained.path, "vision")
+        run.write_results(evaluate_members(model, data, [scheme], ratios=(), device=device))
     return run

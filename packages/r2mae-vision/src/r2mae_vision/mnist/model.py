@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from r2mae_core import RunFolder, derived_seed, unfinished
-from r2mae_vision.weights import read_tensors
+from r2mae_vision.data.tensors import read_tensors
 
 
 class StackedLinear(nn.Module):
@@ -55,7 +55,7 @@ class MLPAutoencoder(nn.Module):
     Args:
         n_pixels: width of input and output.
         hidden: (hidden1, hidden2); the second layer is the representation.
-        seeds: one model per entry; models with equal seeds start equal.
+        seeds: one model per entry; models with equal seeds are initialised alike.
     """
 
     def __init__(self, n_pixels: int, hidden: tuple[int, int], seeds: tuple[int, ...] = (0,)) -> None:
@@ -129,6 +129,6 @@ def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
     """
     if not model_file(run).exists():
         raise unfinished(run.path)
-    model = MLPAutoencoder(n_pixels, tuple(run.config["hidden"]), (run.config["seed"],))
+    model = MLPAutoencoder(n_pixels, tuple(run.config["n_hidden"]), (run.config["seed"],))
     model.load_state_dict(read_tensors(model_file(run)))
     return model.eval()

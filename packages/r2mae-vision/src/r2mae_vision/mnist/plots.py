@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from r2mae_core import Record, compare, nested_masks, new_figure
+from r2mae_vision.grid import drawn_range, fixed_ratio
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder
-from r2mae_vision.plots import draw_curve, drawn_range, fixed_ratio
 
 SHOWN_RATIO = 0.75
 
@@ -94,3 +94,27 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
         axes.legend(title="second layer", fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.suptitle(f"{title}\n(dotted: R2MAE over the range it spans; bars: sd over seeds)")
     return figure
+
+
+def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
+    """Draw a metric over the fixed ratios, and a line for each scheme that draws its ratio."""
+    table = compare([record for record in records if record.metric == metric])
+    cells = {key[0]: cell for key, cell in table.cells.items()}
+    points = sorted((ratio, cell) for name, cell in cells.items() if (ratio := fixed_ratio(name)) is not None)
+    axes.errorbar(
+        [ratio for ratio, _ in points],
+        [cell.mean for _, cell in points],
+        [cell.sd or 0.0 for _, cell in points],
+        color="0.2",
+        marker="o",
+        markersize=4,
+        capsize=2,
+        label="fixed ratio",
+    )
+    others = [name for name in table.schemes if fixed_ratio(name) is None]
+    for i, name in enumerate(others):
+        cell = cells[name]
+        axes.axhline(cell.mean, color=f"C{i}", linestyle="-" if name == "r2mae" else "--", label=name)
+        if cell.sd is not None:
+            axes.axhspan(cell.mean - cell.sd, cell.mean + cell.sd, color=f"C{i}", alpha=0.08, linewidth=0)
+    axes.set_xlabel("mask ratio in pretraining")

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from r2mae_core import (
     BatchOrder,
     Curriculum,
+    MaskDraw,
     MaskedModule,
     RatioSampler,
     ResumableLoader,
@@ -21,17 +22,19 @@ from r2mae_core import (
     nested_masks,
     open_run,
     resolve_device,
+    resolved,
     sampler_from_config,
     sampler_to_config,
+    say,
     scheme_name,
     stamped,
     with_seed,
 )
+from r2mae_vision.data.tensors import save_tensors
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import loss_records
 from r2mae_vision.mnist.model import MLPAutoencoder, model_file
-from r2mae_vision.options import Pretrain
-from r2mae_vision.weights import save_tensors
+from r2mae_vision.mnist.options import PretrainMLP
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Member:
     """Its name in tables."""
     sampler: RatioSampler
     seed: int
-    """Seed of start, masks and data order; members that share it differ in the scheme alone."""
+    """Seed for initialisation, masks and data order; members that share it differ in the scheme alone."""
 
 
 class StackedOrder:
@@ -63,19 +66,31 @@ class StackedOrder:
 class StackedPretraining(MaskedModule):
     """Lightning's view of a stack: each member has its own ratio, its seed's masks, and its own loss.
 
-    The members' losses are summed; no parameter is shared, so every member trains as if it were alone.
+    The members' losses are summed; no parameter is shared, so every member trains as if it were alone. Batches are
+    (n_seeds, B, pixels) in [0, 1].
     """
 
     def __init__(self, model: MLPAutoencoder, members: Sequence[Member], lr: float) -> None:
         super().__init__(members[0].sampler)
         self.model, self.members, self.lr = model, tuple(members), lr
         self.member_seeds = list(dict.fromkeys(member.seed for member in members))
-        self.of_seed = [[i for i, m in enumerate(members) if m.seed == seed] for seed in self.member_seeds]
+        self.of_member = [self.member_seeds.index(member.seed) for member in members]
+        self.of_seed = [[i for i, own in enumerate(self.of_member) if own == k] for k in range(len(self.member_seeds))]
         # Which position of the seed-by-seed concatenation each member has.
         order = [i for group in self.of_seed for i in group]
         self.unsort = None if order == sorted(order) else np.argsort(order).tolist()
 
-    def masks(self, shape: tuple[int, int], ratios: Sequence[float], batch_idx: int) -> Tensor:
+    def losses(self, batch: Tensor, masks: Tensor) -> Tensor:
+        """Return every member's loss on its seed's images, (M,), with masks (M, B, pixels)."""
+        return self.model.masked_errors(batch[self.of_member], masks)
+
+    @override
+    def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
+        """Return the sum of the members' losses if all of them hide the same positions."""
+        mask = nested_masks(batch.shape[1:], [draw.ratio], generator=draw.generator)
+        return self.losses(batch, mask.expand(len(self.members), -1, -1)).sum()
+
+    def masks(self, shape: Sequence[int], ratios: Sequence[float], batch_idx: int) -> Tensor:
         """Return masks (M, B, pixels): members of one seed share their scores, so their masks are nested."""
         parts = []
         for seed, group in zip(self.member_seeds, self.of_seed, strict=True):
@@ -84,28 +99,30 @@ class StackedPretraining(MaskedModule):
         masks = torch.cat(parts)
         return masks if self.unsort is None else masks[self.unsort]
 
+    @override
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Take one step of every member; `batch` is (n_seeds, B, pixels) in [0, 1]."""
+        """Take one step of every member, each with the ratio that its scheme draws."""
         step, total = self.ratio_step()
         ratios = [member.sampler.sample(step, total) for member in self.members]
-        masks = self.masks((batch.shape[1], batch.shape[2]), ratios, batch_idx)
-        which = [self.member_seeds.index(member.seed) for member in self.members]
-        losses = self.model.masked_errors(batch[which], masks)
+        losses = self.losses(batch, self.masks(batch.shape[1:], ratios, batch_idx))
+        loss = losses.sum()
+        self.watch(loss)
         if self.is_log_step():
-            values = losses.detach().tolist()
+            self.check_finite()
             metrics: dict[str, float | Tensor] = {}
-            for member, ratio, value in zip(self.members, ratios, values, strict=True):
+            for member, ratio, value in zip(self.members, ratios, losses.tolist(), strict=True):
                 metrics[f"{member.scheme}/seed{member.seed}/mask_ratio"] = ratio
                 metrics[f"{member.scheme}/seed{member.seed}/loss"] = value
             self.log_now(metrics)
-        return losses.sum()
+        return loss
 
-    def masked_loss(self, batch: Any, draw: Any) -> Tensor:
-        """Not used: a stack has a ratio for each member, see `training_step`."""
-        raise TypeError("a stack draws a ratio for each member")
+    @override
+    def describe_step(self, step: int) -> str:
+        return f"step {step}"
 
+    @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam; elementwise, so the members do not meet in it."""
+        """Return Adam; it is elementwise, so the members do not interact in it."""
         return torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
 
 
@@ -123,7 +140,7 @@ def pretrain_members(
 ) -> MLPAutoencoder:
     """Train one model per member, all together, and return the stack in evaluation mode (paper, C.3).
 
-    Goes on from the run folder's last checkpoint if there is one.
+    Resumes from the run folder's last checkpoint if there is one.
 
     Args:
         data: the image set.
@@ -137,8 +154,8 @@ def pretrain_members(
         progress: show a progress bar.
 
     Raises:
-        UserError: a member's scheme needs curriculum weights, which this model has not; a device is absent; or the
-            run was interrupted.
+        UserError: a member's scheme needs curriculum weights, which this model does not have; a device is
+            unavailable; or the run was interrupted.
     """
     if curricula := [member.scheme for member in members if isinstance(member.sampler, Curriculum)]:
         raise UserError(f"the MLP autoencoder has no curriculum weights; leave out {', '.join(curricula)}")
@@ -157,40 +174,40 @@ def pretrain_members(
     return module.model.to(device).eval()
 
 
-def pretrain_mlp(config: Pretrain) -> RunFolder:
+def pretrain_mlp(config: PretrainMLP) -> RunFolder:
     """Pretrain one MLP as the config says and return the run folder: `model/`, metrics, checkpoints, results.
 
     Raises:
-        UserError: the data are neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
+        UserError: the data is neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
     """
     data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
     sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
-    settings = {
-        "model": "mlp",
-        "data": config.data,
-        "mask_ratio": sampler_to_config(sampler),
-        "hidden": config.hidden,
-        "epochs": config.epochs or 15,
-        "batch_size": config.batch_size or 128,
-        "lr": config.lr if config.lr is not None else 3e-3,
-        "seed": config.seed,
-        "device": config.device,
-    }
-    run = open_run("r2mae-vision", "pretrain", config.out, settings)
-    if model_file(run).exists() and run.results():
+    settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler)}
+    run = open_run("r2mae-vision", "pretrain-mlp", config.out, settings)
+    if model_file(run).exists():
         return run
     member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
     model = pretrain_members(
         data,
         [member],
         run,
-        hidden=config.hidden,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        lr=settings["lr"],
+        hidden=config.n_hidden,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
         device=device,
         progress=config.progress,
     )
-    save_tensors(model.state_dict(), model_file(run))
     run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
+    save_tensors(model.state_dict(), model_file(run))  # last: with it the run is finished
     return run
+
+
+def pretrain_mlp_command(config: PretrainMLP) -> None:
+    """`r2mae-vision pretrain-mlp`."""
+    device, scheme = resolve_device(config.device), sampler_from_config(config.mask_ratio, "vision").describe()
+    say(f"Pretraining the MLP on {config.data}, mask ratio {scheme}, on {device_name(device)}")
+    run = pretrain_mlp(config)
+    losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
+    say(f"Loss on held-out data by mask ratio: {losses}")
+    say(f"Done: {run.path} (results.json, model/). Next: r2mae-vision probe {run.path}")

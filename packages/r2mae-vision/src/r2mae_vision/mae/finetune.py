@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from r2mae_core import (
     Record,
     RunFolder,
+    StepOrder,
     UserError,
+    check_share,
     device_name,
     first_rank,
     fit,
@@ -30,16 +32,16 @@ from r2mae_core import (
     write_records,
     write_text,
 )
-from r2mae_vision.callbacks import UnreadableImages
-from r2mae_vision.classifier import Classifier
 from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, n_workers, train_loader
 from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.data.store import ImageStore
-from r2mae_vision.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
+from r2mae_vision.data.tensors import save_tensors
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.model import MAEShape, pixel_scale
-from r2mae_vision.options import Finetune
-from r2mae_vision.weights import save_tensors
+from r2mae_vision.mae.callbacks import UnreadableImages
+from r2mae_vision.mae.classifier import Classifier
+from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
+from r2mae_vision.mae.model import MAEShape, pixel_scale
+from r2mae_vision.mae.options import Finetune
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:
@@ -61,12 +63,12 @@ def train_transform(config: Finetune, shape: MAEShape) -> Any:
 
 
 def crop_pct(asked: float | None, spec: EncoderSpec) -> float:
-    """Return the part of the picture's side that is looked at: what was asked for, or MAE's."""
+    """Return the share of the picture's side that the model sees: what was asked for, or MAE's."""
     return asked if asked is not None else 0.875 if spec.shape.image_size <= 224 else 1.0
 
 
 def eval_transform(side: int, crop_pct: float) -> Any:
-    """Return timm's validation transform: resize, cut out the middle; PIL image → (C, H, W) uint8."""
+    """Return timm's validation transform: resize, crop the centre; PIL image → (C, H, W) uint8."""
     from timm.data.transforms_factory import create_transform
 
     return create_transform((side, side), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
@@ -118,20 +120,21 @@ def accuracy(
 
 
 def finetune(config: Finetune) -> RunFolder:
-    """Fine-tune with every seed, judge on the validation part, and return the run folder; finished seeds are kept.
+    """Fine-tune with every seed, evaluate on the validation part, and return the run folder; finished seeds are kept.
 
     Raises:
-        UserError: model, data or device do not serve, or the run was interrupted.
+        UserError: model, data or device do not fit, or the run was interrupted.
     """
-    device, world = resolve_device(config.device), config.devices * config.nodes
+    device, world = resolve_device(config.device), config.world_size
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
+    check_share("warmup", config.warmup)
     train_source, val_source = open_pair(config.data, config.validation)
     largest, even = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
     micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, largest, even=even)
     if micro % 2 and config.mixup + config.cutmix > 0:
         raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
-    # A step's randomness depends on how it is divided, so a run goes on in the same parts.
+    # A step's randomness depends on how it is divided, so a run resumes in the same parts.
     settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
     run = open_run("r2mae-vision", "finetune", config.out, settings, n_processes=world, free=("seeds",))
     for seed in seeds:
@@ -153,8 +156,8 @@ def _one(
     device: str,
     run: RunFolder,
 ) -> None:
-    """Fine-tune with one seed, judge it, and write its records and weights."""
-    start, world = time.perf_counter(), config.devices * config.nodes
+    """Fine-tune with one seed, evaluate the model, and write its records and weights."""
+    start = time.perf_counter()
     arguments = {
         "num_classes": len(train_source.classes),
         "global_pool": config.pool,
@@ -167,13 +170,12 @@ def _one(
     workers = n_workers(config.workers)
     if config.max_train is not None:
         train_source = fewer(train_source, config.max_train, seed)
+    order = StepOrder(len(train_source), config.batch_size, micro, seed)
     loader = train_loader(
         train_source,
         train_transform(config, spec.shape),
-        batch_size=config.batch_size,
-        micro_batch_size=micro,
+        order,
         in_chans=spec.shape.in_chans,
-        seed=seed,
         num_workers=workers,
         device=device,
     )
@@ -188,7 +190,7 @@ def _one(
         strategy=config.strategy,
         num_nodes=config.nodes,
         precision=precision(config.precision, device),
-        accumulate_grad_batches=config.batch_size // (micro * world),
+        accumulate_grad_batches=order.micro_batches(config.world_size),
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every,
         callbacks=[UnreadableImages(train_source, run.path / "skipped.txt")],
@@ -196,7 +198,7 @@ def _one(
         progress=config.progress,
     )
     if trainer.is_global_zero:
-        records = _judge_and_save(config, spec, module, train_source.name, val_source, device, home)
+        records = _evaluate_and_save(config, spec, module, train_source.name, val_source, device, home)
         # What timm.create_model needs to open these files.
         write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
         write_records(
@@ -205,17 +207,17 @@ def _one(
     trainer.strategy.barrier()
 
 
-def _judge_and_save(
+def _evaluate_and_save(
     config: Finetune, spec: EncoderSpec, module: Classifier, task: str, source: Source, device: str, home: RunFolder
 ) -> list[Record]:
     """Return the accuracy of the model, and of the average of its weights, and save both."""
     module.check_finite()
-    judged = {"": module.model}
+    networks = {"": module.model}
     if module.average:
-        judged["_ema"] = module.average[0].module  # pyright: ignore[reportAttributeAccessIssue]
+        networks["_ema"] = module.average[0].module  # pyright: ignore[reportAttributeAccessIssue]
     bf16 = precision(config.precision, device) == "bf16-mixed"
     records = []
-    for suffix, network in judged.items():
+    for suffix, network in networks.items():
         values = accuracy(
             network,
             spec,
@@ -226,7 +228,7 @@ def _judge_and_save(
             workers=n_workers(config.workers),
         )
         if unreadable := values.pop("unreadable"):
-            say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were judged instead")
+            say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were evaluated instead")
         records += [
             Record(task, metric + suffix, value, spec.scheme, module.seed, len(source), "validation")
             for metric, value in values.items()
@@ -236,7 +238,7 @@ def _judge_and_save(
 
 
 def fewer(source: Source, n: int, seed: int) -> Source:
-    """Return n images of a source, drawn by the seed; all where it has no more."""
+    """Return n images of a source, drawn by the seed; all if it has no more."""
     if n >= len(source):
         return source
     chosen = np.sort(permutation(len(source), seed, 0)[:n])

@@ -1,8 +1,8 @@
-"""The paper's experiments: which one a table or figure belongs to, and table 1 itself."""
+"""Table 1 of the paper as a grid of experiments, and `reproduce`."""
 
 import time
-from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,36 +12,28 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
+    cell_name,
     device_name,
     open_run,
-    refuse_options,
     resolve_device,
     resolved,
     sampler_from_config,
     say,
     scheme_name,
     seconds_of,
+    walk_grid,
 )
 from r2mae_vision.data.sources import open_source
-from r2mae_vision.finetune import finetune
-from r2mae_vision.flops import train_flops
-from r2mae_vision.grid import cell_name, report_cells, walk
-from r2mae_vision.masking import split_patches
-from r2mae_vision.model import MaskedAutoencoder
-from r2mae_vision.options import Finetune, Pretrain, Probe, Reproduce
-from r2mae_vision.plots import plot_loss_curves, plot_schemes
-from r2mae_vision.pretrain import EPOCHS, pretrain_vit, shape_of
-from r2mae_vision.probe import probe
+from r2mae_vision.grid import report_cells
+from r2mae_vision.mae.finetune import finetune
+from r2mae_vision.mae.flops import train_flops
+from r2mae_vision.mae.masking import split_patches
+from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Reproduce
+from r2mae_vision.mae.plots import plot_loss_curves, plot_schemes
+from r2mae_vision.mae.pretrain import pretrain, shape_of
+from r2mae_vision.mae.probe import probe
 
-TABLE1, MNIST, CELEBA = ("table1",), ("fig2a", "fig2d"), ("fig2b", "fig5", "fig6", "fig7")
-# Options that only some figures have a use for; the others are shared.
-ONLY_FOR = {
-    **dict.fromkeys(("schemes", "pretrain", "finetune", "probe", "judge"), TABLE1),
-    **dict.fromkeys(("ratios", "ranges"), (*MNIST, *CELEBA)),
-    **dict.fromkeys(("data", "download", "hidden1", "hidden2"), MNIST),
-    **dict.fromkeys(("cache", "side", "crop", "output", "dropout", "batch_size", "precision", "workers"), CELEBA),
-    "base_channels": ("fig2b",),
-}
 PAPER: dict[str, dict[str, float]] = {
     "fixed": {"top1": 81.97, "top5": 96.02},
     "high": {"top1": 81.20, "top5": 95.68},
@@ -55,34 +47,12 @@ Options = TypeVar("Options", Pretrain, Finetune, Probe)
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
-    """Walk one figure's grid and return the run folder (None: a dry run).
-
-    Raises:
-        UserError: an option was changed that this figure has no use for; and whatever the experiment raises.
-    """
-    refuse_foreign_options(config)
-    if config.target in MNIST:
-        from r2mae_vision.mnist.paper import reproduce as walk_figure
-    elif config.target in CELEBA:
-        from r2mae_vision.celeba.paper import reproduce as walk_figure
-    else:
-        return reproduce_table1(config)
-    return walk_figure(config)
-
-
-def refuse_foreign_options(config: Reproduce) -> None:
-    """Raise a UserError if an option differs from its default that the target would ignore."""
-    foreign = {name: ", ".join(targets) for name, targets in ONLY_FOR.items() if config.target not in targets}
-    refuse_options(config, foreign, config.target)
-
-
-def reproduce_table1(config: Reproduce) -> RunFolder | None:
-    """Pretrain and judge every scheme alike, draw the figures, and return the run folder (None: a dry run).
+    """Pretrain and evaluate every scheme alike, draw the figures, and return the run folder (None: a dry run).
 
     Raises:
         UserError: an option is unknown, or whatever the parts of the work raise.
     """
-    if config.root is None:
+    if config.data is None:
         _show_paper()
         return None
     device, start = resolve_device(config.device), time.perf_counter()
@@ -92,12 +62,8 @@ def reproduce_table1(config: Reproduce) -> RunFolder | None:
         return None
     _check(config, grid, device)
     run = open_run("r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"))
-
-    def judge(name: str, seed: int) -> Callable[[Path], list[Record]]:
-        return lambda home: _cell(config, name, seed, home, device)
-
-    records = walk(run, {cell_name(name, seed): judge(name, seed) for name, seed in grid})
-    report_cells(run, records, config.target, f"Table 1 on {config.root}")
+    records = walk_grid(run, {cell_name(name, seed): partial(_cell, config, name, seed, device) for name, seed in grid})
+    report_cells(run, records, config.target, f"Table 1 on {config.data}")
     figure = run.save_figure("table1.png", plot_schemes(records))
     curves = run.save_figure("curves.png", plot_loss_curves(records))
     say(f"Figure: {figure}, {curves}")
@@ -105,16 +71,16 @@ def reproduce_table1(config: Reproduce) -> RunFolder | None:
     return run
 
 
-def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> list[Record]:
-    """Return the records of one scheme and seed, doing what is not done yet."""
-    run = pretrain_vit(pretrain_options(config, name, seed, home / "pretrain", device))
+def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> list[Record]:
+    """Return the records of one scheme and seed, doing what is missing."""
+    run = pretrain(pretrain_options(config, name, seed, home / "pretrain", device))
     found = run.results()
-    if "finetune" in config.judge:
-        found += finetune(
-            _options(Finetune, config.finetune, _judged(config, run.path, seed, home / "finetune", device))
-        ).results()
-    if "probe" in config.judge:
-        found += probe(_options(Probe, config.probe, _judged(config, run.path, seed, home / "probe", device))).results()
+    if "finetune" in config.evaluate:
+        common = _of_grid(config, run.path, seed, home / "finetune", device)
+        found += finetune(_options(Finetune, config.finetune, common)).results()
+    if "probe" in config.evaluate:
+        common = _of_grid(config, run.path, seed, home / "probe", device)
+        found += probe(_options(Probe, config.probe, common)).results()
     published = PAPER.get(name, {}) if _is_the_papers(config) else {}
     return [
         replace(record, paper=published[record.metric] / 100) if record.metric in published else record
@@ -122,9 +88,9 @@ def _cell(config: Reproduce, name: str, seed: int, home: Path, device: str) -> l
     ]
 
 
-def _judged(config: Reproduce, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
-    """Return what the grid itself says about judging one model."""
-    common = {"model": str(model), "data": str(config.root), "seeds": (seed,), "device": device}
+def _of_grid(config: Reproduce, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
+    """Return the options of finetune and probe that the grid decides."""
+    common = {"model": str(model), "data": config.data, "seeds": (seed,), "device": device}
     return common | {"progress": config.progress, "out": out}
 
 
@@ -133,17 +99,14 @@ def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
     unused = Path("unused")
     for name, seed in grid:
         pretrain_options(config, name, seed, unused, device)
-    _options(Finetune, config.finetune, _judged(config, unused, 0, unused, device))
-    _options(Probe, config.probe, _judged(config, unused, 0, unused, device))
+    _options(Finetune, config.finetune, _of_grid(config, unused, 0, unused, device))
+    _options(Probe, config.probe, _of_grid(config, unused, 0, unused, device))
 
 
 def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device: str) -> Pretrain:
     """Return the options of one pretraining."""
-    common = {"data": str(config.root), "mask_ratio": name, "seed": seed, "out": out, "device": device}
-    common |= {"progress": config.progress}
-    if config.epochs is not None:
-        common["epochs"] = config.epochs
-    return _options(Pretrain, config.pretrain, common)
+    common = {"data": config.data, "mask_ratio": name, "seed": seed, "epochs": config.epochs, "out": out}
+    return _options(Pretrain, config.pretrain, common | {"device": device, "progress": config.progress})
 
 
 def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any]) -> Options:
@@ -166,9 +129,9 @@ def _is_the_papers(config: Reproduce) -> bool:
     """Return whether data and recipes are the paper's, up to how they are computed."""
     free = {"compile", "devices", "nodes", "strategy", "micro_batch_size", "workers", "precision", "peak_tflops"}
     free |= {"log_every", "checkpoint_every", "validate_every"}
-    if config.epochs is not None or not set(config.pretrain) | set(config.finetune) <= free:
+    if config.epochs != Reproduce.epochs or not set(config.pretrain) | set(config.finetune) <= free:
         return False
-    return len(open_source(str(config.root), "train").classes) == 1000  # ImageNet-1K
+    return len(open_source(config.data or "", "train").classes) == 1000  # ImageNet-1K
 
 
 def _full_name(name: str) -> str:
@@ -179,11 +142,11 @@ def _show_paper() -> None:
     say("Table 1 of the paper: ViT-B on ImageNet-1K, 150 epochs, fine-tuned for 100 (one seed)")
     for name, paper in PAPER.items():
         say(f"  {_full_name(name):12} top-1 {paper['top1']:.2f}  top-5 {paper['top5']:.2f}")
-    say("To walk it: r2mae-vision reproduce table1 --root IMAGENET (a folder with train and val)")
+    say("To reproduce it: r2mae-vision reproduce table1 --data IMAGENET (a folder with train and val)")
 
 
 def _dry_run(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
-    """Print the grid, and what its pretraining would cost by the time of a few steps on made-up images."""
+    """Print the grid, and what its pretraining would cost by the time of a few steps on simulated images."""
     options = pretrain_options(config, *grid[0], Path("unused"), device)
     source = open_source(options.data, "train")
     model = MaskedAutoencoder(shape_of(options, source)).to(device)
@@ -200,15 +163,14 @@ def _dry_run(config: Reproduce, grid: list[tuple[str, int]], device: str) -> Non
         optimizer.step()
 
     rate = n / seconds_of(step, device)
-    epochs = options.epochs or EPOCHS
-    hours = len(source) * epochs / rate / 3600
+    hours = len(source) * config.epochs / rate / 3600
     say(
         f"{len(grid)} pretrainings ({', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}), "
-        f"{epochs} epochs"
+        f"{config.epochs} epochs"
     )
     say(
         f"{rate:,.0f} images/s on {device_name(device)} ({rate * train_flops(model, 0.75) / 1e12:.2f} TFLOP/s): "
-        f"{hours:,.1f} h each, {hours * len(grid):,.1f} h in all, without {' and '.join(config.judge)}"
+        f"{hours:,.1f} h each, {hours * len(grid):,.1f} h in all, without {' and '.join(config.evaluate)}"
     )
     for name in config.schemes:
         say(f"  {_full_name(name):12} {sampler_from_config(name, 'vision').describe()}")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from r2mae_core import UserError, default_run_path, say
-from r2mae_vision.model import MAEShape
-from r2mae_vision.options import Export
-from r2mae_vision.weights import export_timm, export_transformers, load_mae
+from r2mae_vision.mae.model import MAEShape
+from r2mae_vision.mae.options import Export
+from r2mae_vision.mae.weights import export_timm, export_transformers, load_mae
 
 
 def export(config: Export) -> Path:
-    """Write `timm.safetensors` and, where ViTMAE can hold the model, `transformers/`; say how to load them.
+    """Write `timm.safetensors` and, where ViTMAE can hold the model, `transformers/`; print how to load them.
 
     Returns:
         the folder.

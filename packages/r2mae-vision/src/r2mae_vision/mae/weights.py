@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError, atomic_path, write_text
-from r2mae_vision.model import MAEShape, MaskedAutoencoder, set_norm_eps
-
-State = dict[str, Tensor]
+from r2mae_core import UserError, write_text
+from r2mae_vision.data.tensors import State, read_tensors, save_tensors
+from r2mae_vision.mae.model import MAEShape, MaskedAutoencoder, set_norm_eps
 
 # Our name → transformers' name inside one layer.
 _LAYER = {
@@ -97,7 +96,7 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
     shape, encoder = model.shape, model.encoder
     if encoder.num_prefix_tokens != 1 or encoder.no_embed_class or not model.has_cls:
         raise UserError(
-            f"transformers' ViTMAE has exactly one class token, {shape.model} has not; export to timm instead"
+            f"transformers' ViTMAE has exactly one class token, unlike {shape.model}; export to timm instead"
         )
     state: State = {}
     for name, value in model.state_dict().items():
@@ -181,7 +180,7 @@ def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file:
     """Return positions (1, n_prefix + N, D) resampled to another square grid, as timm does.
 
     Raises:
-        UserError: the patches of the file form no square.
+        UserError: the patches of the file do not form a square.
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
@@ -189,7 +188,9 @@ def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file:
     if n_patches == grid[0] * grid[1]:
         return positions
     if round(n_patches**0.5) ** 2 != n_patches:
-        raise UserError(f"{file} has positions for {n_patches} patches, which form no square; they cannot be resampled")
+        raise UserError(
+            f"{file} has positions for {n_patches} patches, which do not form a square; they cannot be resampled"
+        )
     return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=n_prefix)
 
 
@@ -262,47 +263,6 @@ def _from_transformers(state: Mapping[str, Tensor]) -> State:
         if len(words) == 3:
             ours[f"{block}.attn.qkv.{kind}"] = torch.cat([words[word] for word in "qkv"])
     return ours
-
-
-def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
-    with atomic_path(file) as temporary:
-        save_file({name: value.detach().contiguous().cpu().clone() for name, value in state.items()}, temporary)
-
-
-def read_tensors(file: Path) -> State:
-    """Read a state dict from safetensors, or from a torch file that holds nothing but tensors and plain data.
-
-    Raises:
-        UserError: the file is missing, damaged, or a pickle of more than that.
-    """
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise UserError(f"no weights at {file}")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} is damaged or no file of weights ({reason})") from None
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} holds more than tensors and plain data, so loading it could run foreign code; if you trust it, "
-            "convert it once: torch.save(torch.load(FILE, weights_only=False)['model'], 'weights.pth')"
-        ) from None
-    for key in ("model", "state_dict", "model_ema"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file} holds no state dict")
-    return state
 
 
 def _n_prefix(encoder: Any) -> int:

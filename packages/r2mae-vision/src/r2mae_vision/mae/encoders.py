@@ -1,4 +1,4 @@
-"""Any ViT as an encoder: a run of ours, a file or folder of weights, a timm model, or one drawn anew."""
+"""Any ViT as an encoder: a run of ours, a file or folder of weights, a timm model, or a newly initialised one."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, derived_seed, sampler_from_config, scheme_name, unfinished
-from r2mae_vision.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
-from r2mae_vision.weights import fit_positions, load_mae, read_tensors, to_ours
+from r2mae_core import RunFolder, UserError, derived_seed, run_identity, unfinished
+from r2mae_vision.data.tensors import read_tensors
+from r2mae_vision.mae.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
+from r2mae_vision.mae.weights import fit_positions, load_mae, to_ours
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,13 @@ class EncoderSpec:
 
     shape: MAEShape
     weights: dict[str, torch.Tensor] | None
-    """Under timm's names; None: drawn anew."""
+    """Under timm's names; None: newly initialised."""
     scheme: str
     """What the model is called in tables."""
     data: str | None = None
-    """The data of its pretraining, where a run folder says."""
+    """The data of its pretraining, if a run folder states it."""
     seed: int = 0
-    """The seed of its pretraining, where a run folder says."""
+    """The seed of its pretraining, if a run folder states it."""
 
 
 def open_encoder(
@@ -34,11 +35,11 @@ def open_encoder(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> EncoderSpec:
-    """Find out what a user means by a model.
+    """Resolve what a user gave as a model.
 
     Args:
         name: run folder or folder of ours, file of weights, folder of transformers, timm's name (its pretrained weights
-            are fetched), or "scratch:NAME" with any of these for the same architecture drawn anew.
+            are fetched), or "scratch:NAME" with any of these for the same architecture, newly initialised.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.
         mean: of the pixels, in [0, 1]; default the model's own; of weights in a file ImageNet's.
@@ -63,13 +64,13 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
         model = load_mae(place)
         return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
     if is_mlp(place):
-        raise UserError(f"{place} holds the MLP of figure 2A, which only probe judges; a ViT is needed here")
+        raise UserError(f"{place} holds the MLP of figure 2A, which only probe evaluates; a ViT is needed here")
     if place.is_dir() and not (place / "model.safetensors").exists():
         raise unfinished(place)
     if place.exists():
         if timm_model is None:
             raise UserError(
-                f"{place}: say which VisionTransformer of timm it is, with --timm_model vit_base_patch16_224"
+                f"{place}: name the VisionTransformer of timm that it is, with --timm_model vit_base_patch16_224"
             )
         file = place / "model.safetensors" if place.is_dir() else place
         state = to_ours(read_tensors(file))
@@ -104,11 +105,11 @@ def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
-    """Return timm's model with the weights in it and its head, if it has one, drawn anew.
+    """Return timm's model with the weights in it and its head, if it has one, newly initialised.
 
     Args:
         spec: what `open_encoder` returned.
-        seed: of all that is drawn anew.
+        seed: for all that is newly initialised.
         **arguments: of timm's model, such as num_classes, global_pool and drop_path_rate.
 
     Raises:
@@ -119,7 +120,7 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     shape, settings = spec.shape, {**model_arguments(spec), **arguments}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init") % 2**63)
-        plain = create_encoder(shape)  # refuses what is no ViT of timm
+        plain = create_encoder(shape)  # refuses what is not a ViT of timm
         model: Any = timm.create_model(shape.model, **settings)
         set_norm_eps(model, shape.norm_eps)
     own = model.state_dict()
@@ -155,24 +156,23 @@ def _changed(
 
 
 def is_mlp(place: Path) -> bool:
-    """Return whether a folder is a run of the MLP (C.3)."""
-    return (place / "config.yaml").exists() and RunFolder.open(place).config.get("model") == "mlp"
+    """Return whether a folder is a run of `pretrain-mlp`."""
+    return (place / "config.yaml").exists() and "n_hidden" in RunFolder.open(place).config
 
 
 def _named(place: Path) -> tuple[str, str | None, int]:
     """Return scheme, data and seed of a run folder."""
     if not (place / "config.yaml").exists():
         return place.name, None, 0
-    config = RunFolder.open(place).config
-    name = scheme_name(sampler_from_config(config["mask_ratio"], "vision"), "vision")
-    return name + (" per image" if config.get("scope") == "sample" else ""), config.get("data"), config["seed"]
+    scheme, seed = run_identity(place, "vision")
+    return scheme, RunFolder.open(place).config.get("data"), seed
 
 
 def _timm_shape(name: str) -> MAEShape:
     import timm
 
     if not timm.is_model(name):
-        raise UserError(f"{name!r} is no folder, no file and no model of timm")
+        raise UserError(f"{name!r} is neither a folder nor a file nor a model of timm")
     settings = timm.get_pretrained_cfg(name)
     if settings is None:
         return MAEShape(name)

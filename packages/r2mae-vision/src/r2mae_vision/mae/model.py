@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from r2mae_core import UserError, derived_seed
-from r2mae_vision.masking import PackedPatches, PatchSplit
+from r2mae_vision.mae.masking import PackedPatches, PatchSplit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class MAEShape:
-    """All that decides the form of a masked autoencoder; written beside its weights."""
+    """All that determines the shape of a masked autoencoder; written beside its weights."""
 
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
@@ -83,11 +83,11 @@ class MaskedAutoencoder(nn.Module):
     """Encoder, decoder and the loss on hidden patches.
 
     Args:
-        shape: its form.
-        seed: of the start.
+        shape: its shape.
+        seed: for initialisation.
 
     Raises:
-        UserError: timm does not know the model, or it is no plain VisionTransformer of this image and patch size.
+        UserError: timm does not know the model, or it is not a plain VisionTransformer of this image and patch size.
     """
 
     def __init__(self, shape: MAEShape, seed: int = 0) -> None:
@@ -261,15 +261,15 @@ def create_encoder(shape: MAEShape) -> Any:
         arguments["patch_size"] = shape.patch_size
     if not timm.is_model(shape.model):
         near = ", ".join(timm.list_models(f"*{shape.model.split('_')[0]}*patch16_224")[:4]) or "vit_base_patch16_224"
-        raise UserError(f"timm knows no model {shape.model!r}; for example {near}")
+        raise UserError(f"timm has no model {shape.model!r}; there are, for example, {near}")
     try:
         encoder: Any = timm.create_model(shape.model, **{**arguments, **shape.model_args})
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
     if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
-        raise UserError(f"{shape.model} is no plain VisionTransformer of timm, which these models must be")
+        raise UserError(f"{shape.model} is not a plain VisionTransformer of timm, as these models must be")
     if encoder.pos_embed is None:
-        raise UserError(f"{shape.model} has no absolute positions; choose a model that has")
+        raise UserError(f"{shape.model} has no absolute positions; choose a model that has them")
     patch: Any = encoder.patch_embed.patch_size
     if patch[0] != patch[1] or shape.image_size % patch[0]:
         raise UserError(
@@ -305,7 +305,7 @@ def sincos_positions(width: int, grid: tuple[int, int], n_prefix: int = 0) -> Te
 
 
 def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
-    """Draw the start as He et al. do: Xavier-uniform matrices, also for the patch embedding; tokens N(0, 0.02²)."""
+    """Initialise as He et al. do: Xavier-uniform matrices, also for the patch embedding; tokens N(0, 0.02²)."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -326,7 +326,7 @@ def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
 
 
 def set_norm_eps(model: nn.Module, eps: float | None) -> None:
-    """Set the epsilon of every layer norm, where one is given."""
+    """Set the epsilon of every layer norm, if one is given."""
     if eps is not None:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
@@ -339,7 +339,7 @@ def take(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def block_for_last(block: Any, tokens: Tensor, n_last: int) -> Tensor:
-    """Return a timm block's output for its last tokens only, (B, n_last, D); all tokens serve as keys and values."""
+    """Return a timm block's output for its last tokens only, (B, n_last, D); all tokens act as keys and values."""
     asked = tokens[:, -n_last:]
     normed = block.norm1(tokens)
     attention, width = block.attn, tokens.shape[2]

@@ -1,6 +1,6 @@
 """How a ratio becomes a mask of patches (paper, C.5): each image its own patches, the same number in every image.
 
-`scope="sample"` is an experiment beside the paper's draw: a ratio of its own for every image, at a constant number of
+`ratio_per="sample"` is an experiment beside the paper: a ratio of its own for every image, at a constant number of
 visible patches. Images go in pairs whose ratios add up to low + high, so each ratio is uniform on the range and every
 pair fills one sequence of one length.
 """
@@ -86,7 +86,7 @@ def pack_patches(n_images: int, n_patches: int, low: float, high: float, generat
         UserError: the number of images is odd.
     """
     if n_images % 2:
-        raise UserError(f"a ratio per image packs images in pairs, but the batch holds {n_images}; make it even")
+        raise UserError(f"a ratio per sample packs images in pairs, but the batch holds {n_images}; make it even")
     device, pairs = generator.device, n_images // 2
     total = min(max(round((low + high) * n_patches), 2), 2 * n_patches - 2)
     ratio = low + (high - low) * torch.rand(pairs, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""What the log says beside the loss, and which images could not be read."""
+"""Which images could not be read."""
 
 from pathlib import Path
 from typing import Any
@@ -6,28 +6,8 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from r2mae_core import Throughput, operations_metrics, say
+from r2mae_core import say
 from r2mae_vision.data.sources import Source
-from r2mae_vision.flops import train_flops
-
-
-class Speed(Throughput):
-    """Logs images and operations per second, and MFU where the device's peak is known.
-
-    Args:
-        images_per_step: of the global batch.
-        peak_tflops: the device's peak, where the user gave it.
-    """
-
-    def __init__(self, images_per_step: int, peak_tflops: float | None) -> None:
-        super().__init__(images_per_step, "images")
-        self.peak_tflops = peak_tflops
-
-    @override
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
-        ratio = pl_module.mask_ratio.mean(steps[0], pl_module.total_steps())
-        operations = rate * train_flops(pl_module.model, ratio)
-        return {"images_per_second": rate, **operations_metrics(operations, trainer, self.peak_tflops)}
 
 
 class UnreadableImages(pl.Callback):

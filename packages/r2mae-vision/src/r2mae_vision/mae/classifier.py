@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import FiniteLoss, cosine, derived_seed, out_of_memory, rank_and_world_size, seed_device
-from r2mae_vision.encoders import EncoderSpec
-from r2mae_vision.model import pixel_scale
-from r2mae_vision.options import Finetune
+from r2mae_core import (
+    FiniteLoss,
+    cosine,
+    derived_seed,
+    out_of_memory,
+    rank_and_world_size,
+    seed_device,
+    with_schedule,
+)
+from r2mae_vision.mae.encoders import EncoderSpec
+from r2mae_vision.mae.model import pixel_scale
+from r2mae_vision.mae.options import Finetune
 
 
 class Classifier(FiniteLoss):
@@ -26,7 +35,7 @@ class Classifier(FiniteLoss):
         model: timm's model.
         spec: says mean and deviation of the pixels.
         config: the options.
-        seed: of all randomness in training.
+        seed: for all randomness in training.
     """
 
     def __init__(self, model: Any, spec: EncoderSpec, config: Finetune, seed: int) -> None:
@@ -75,6 +84,7 @@ class Classifier(FiniteLoss):
         self._losses.append(loss.detach())
         return loss
 
+    @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Where an optimizer step ends: move the average of the weights, and log the mean loss since the last log."""
         accumulated = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -90,6 +100,7 @@ class Classifier(FiniteLoss):
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss}, step)
 
+    @override
     def configure_optimizers(self) -> Any:
         """Return AdamW with a learning rate per layer, and its schedule."""
         from timm.optim._param_groups import param_groups_layer_decay
@@ -103,12 +114,9 @@ class Classifier(FiniteLoss):
         for group in groups:
             group["lr"] = lr * group.pop("lr_scale", 1.0)
             group.pop("param_names", None)  # a checkpoint holds numbers
-        fused = self.device.type in ("cpu", "cuda", "mps")
-        optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
-        warmup, end = config.warmup_epochs / config.epochs, config.min_lr / lr
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, warmup, end))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_schedule(optimizer, total, config.warmup, partial(cosine, end=config.min_lr / lr))
 
 
 def _mixup(config: Finetune, n_classes: int) -> Any:

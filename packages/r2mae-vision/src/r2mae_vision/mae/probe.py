@@ -1,4 +1,4 @@
-"""Frozen features judged: a linear probe (logistic regression, or MAE's recipe with LARS) and kNN."""
+"""Evaluation of frozen features: a linear probe (logistic regression, or MAE's recipe with LARS) and kNN."""
 
 import time
 from pathlib import Path
@@ -27,11 +27,11 @@ from r2mae_core import (
 )
 from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.sources import Source, open_pair
-from r2mae_vision.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
 from r2mae_vision.evaluate import RANK_BY
-from r2mae_vision.finetune import crop_pct, eval_batches
-from r2mae_vision.model import pixel_scale
-from r2mae_vision.options import Probe
+from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
+from r2mae_vision.mae.finetune import crop_pct, eval_batches
+from r2mae_vision.mae.model import pixel_scale
+from r2mae_vision.mae.options import Probe
 
 
 @torch.no_grad()
@@ -54,8 +54,8 @@ def extract_features(
         model: timm's model without a head.
         spec: says size and normalisation.
         source: images with labels.
-        pool: "token": the class token after the last norm (or the mean, where there is none); "avg": the patches' mean.
-        crop_pct: part of the picture's side that is looked at.
+        pool: "token": the class token after the last norm (or the mean if there is none); "avg": the patches' mean.
+        crop_pct: share of the picture's side that the model sees.
         device: where to compute.
         bf16: compute in bfloat16.
         batch_size: images at once.
@@ -78,7 +78,7 @@ def extract_features(
         labels.append(these)
         unreadable += bad
     if unreadable:
-        say(f"{source.name}: {unreadable:,} images could not be decoded; their neighbours stand for them")
+        say(f"{source.name}: {unreadable:,} images could not be decoded; their neighbours were used instead")
     return torch.cat(parts), torch.cat(labels).to(device)
 
 
@@ -112,7 +112,7 @@ def lars_accuracy(
     epochs: int = 90,
     batch_size: int = 16384,
     base_lr: float = 0.1,
-    warmup_epochs: float = 10.0,
+    warmup: float = 1 / 9,
 ) -> dict[str, float]:
     """Return top-1 and top-5 accuracy of a linear classifier on frozen features.
 
@@ -122,11 +122,11 @@ def lars_accuracy(
     Args:
         train: features (N, D) and labels (N,).
         val: features (M, D) and labels (M,).
-        seed: of start and order.
+        seed: for initialisation and data order.
         epochs: passes over the features.
         batch_size: rows of a step; at most a tenth of them.
         base_lr: learning rate per 256 rows of a step.
-        warmup_epochs: in which the learning rate rises.
+        warmup: share of the steps in which the learning rate rises; MAE's 10 of 90 epochs.
     """
     from timm.optim.lars import Lars
 
@@ -152,7 +152,7 @@ def lars_accuracy(
         rows = torch.from_numpy(permutation(n, seed, epoch)[turn * batch_size : (turn + 1) * batch_size].copy())
         rows = rows.to(features.device)
         for group in optimizer.param_groups:
-            group["lr"] = lr * cosine(step, total, warmup_epochs / epochs)
+            group["lr"] = lr * cosine(step, total, warmup)
         loss = F.cross_entropy(head(features[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -195,10 +195,10 @@ def knn_accuracy(
 
 
 def probe(config: Probe) -> RunFolder:
-    """Judge frozen features and return the run folder with the records.
+    """Evaluate frozen features and return the run folder with the records.
 
     Raises:
-        UserError: model, data or device do not serve.
+        UserError: model, data or device do not fit.
     """
     if is_mlp(Path(config.model)):
         from r2mae_vision.mnist.evaluate import probe_mlp
@@ -208,7 +208,7 @@ def probe(config: Probe) -> RunFolder:
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     data = config.data or spec.data
     if data is None:
-        raise UserError(f"{config.model} does not say what it was trained on; name the images with --data")
+        raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
     train_source, val_source = open_pair(data, config.validation)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": data, "seeds": seeds})

@@ -1,7 +1,7 @@
 """Operations of a training step, counted from the shapes: the one place from which MFU is computed."""
 
-from r2mae_vision.masking import n_hidden
-from r2mae_vision.model import MaskedAutoencoder
+from r2mae_vision.mae.masking import n_hidden
+from r2mae_vision.mae.model import MaskedAutoencoder
 
 
 def block_flops(width: int, hidden: int, n_tokens: int, n_asked: int | None = None) -> int:
@@ -12,7 +12,7 @@ def block_flops(width: int, hidden: int, n_tokens: int, n_asked: int | None = No
     Args:
         width: of the tokens.
         hidden: width inside the MLP.
-        n_tokens: tokens that serve as keys and values.
+        n_tokens: tokens that act as keys and values.
         n_asked: tokens whose output is computed; default all.
     """
     asked = n_tokens if n_asked is None else n_asked

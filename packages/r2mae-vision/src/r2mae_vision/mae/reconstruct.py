@@ -11,11 +11,11 @@ from r2mae_core import RunFolder, UserError, atomic_path, default_run_path, deri
 from r2mae_vision.data.datasets import sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import held_out
-from r2mae_vision.masking import split_patches
-from r2mae_vision.model import MaskedAutoencoder
-from r2mae_vision.options import Reconstruct
-from r2mae_vision.plots import plot_reconstructions
-from r2mae_vision.weights import load_mae
+from r2mae_vision.mae.masking import split_patches
+from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.options import Reconstruct
+from r2mae_vision.mae.plots import plot_reconstructions
+from r2mae_vision.mae.weights import load_mae
 
 
 def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
@@ -103,7 +103,7 @@ def reconstruct(config: Reconstruct) -> Path:
 def _data_of(run: Path) -> str:
     """Return the data that a run was trained on."""
     if not (run / "config.yaml").exists():
-        raise UserError(f"{run} does not say what it was trained on; name image files with --images")
+        raise UserError(f"{run} does not state what it was trained on; name image files with --images")
     return RunFolder.open(run).config["data"]
 
 

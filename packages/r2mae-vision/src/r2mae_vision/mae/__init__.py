@@ -1,0 +1,1 @@
+"""MAE on timm's VisionTransformers (paper, 4.1 and C.5): pretraining, fine-tuning, probing, export."""

@@ -1,0 +1,261 @@
+"""The options of the commands on ViTs. Nothing heavy is imported here, because `--help` reads this module."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from r2mae_core import Device, Precision, PretrainOptions, RatioPer, RatioSampler, RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(PretrainOptions):
+    """Pretrain a masked autoencoder. The defaults are the paper's for ImageNet (C.5), those of MAE's public recipe."""
+
+    data: str = field(kw_only=False)
+    """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, MNIST's or CIFAR's files."""
+    workers: int | None = None
+    """Processes that decode images; default one per core. Prepared images need none."""
+    augment: Literal["crop", "none"] = "crop"
+    """crop: random resized crop and flip; none: the whole picture."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area of the random crop, as a fraction of the picture."""
+    flip: bool = True
+    """Mirror half of the images; not for digits."""
+    mask_ratio: RatioSampler | float | str = "r2mae"
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
+    ratio_per: RatioPer = "step"
+    """Draw the ratio once per optimizer step (the paper's), for each micro-batch, or for each sample, at a constant
+    number of visible patches."""
+    model: str = "vit_base_patch16_224"
+    """A VisionTransformer of timm."""
+    image_size: int = 224
+    """Side of the squares that the model sees."""
+    patch_size: int | None = None
+    """Side of a patch; default the model's own."""
+    in_chans: int | None = None
+    """Channels; default the data's."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's model, such as {"depth": 6}."""
+    decoder_dim: int = 512
+    """Width of the decoder."""
+    decoder_depth: int = 8
+    """Layers of the decoder."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder."""
+    norm_pix_loss: bool = True
+    """Predict pixels normalised by the mean and deviation of their patch."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sine-cosine positions (MAE's), or learned ones."""
+    start: Path | None = None
+    """Weights to start from: a run, published MAE or timm weights, or a transformers folder."""
+    epochs: int = 150
+    """Passes over the data."""
+    batch_size: int = 4096
+    """Samples (images) of an optimizer step, over all devices."""
+    micro_batch_size: int | None = None
+    """Samples that one device computes at once; default: the most that divides the batch, up to 64 on a CPU and 256 on
+    a GPU."""
+    base_lr: float = 1.5e-4
+    """Learning rate per 256 images of a step."""
+    lr: float | None = None
+    """Peak learning rate itself, instead of base_lr."""
+    warmup: float = 1 / 15
+    """Share of the steps in which the rate rises (10 of 150 epochs); it then falls as a cosine."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(RunOptions):
+    """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
+
+    model: str = field(kw_only=False)
+    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (newly
+    initialised)."""
+    timm_model: str | None = None
+    """With a file of weights: which VisionTransformer of timm it is."""
+    image_size: int | None = None
+    """Side of the squares that the model sees; default the model's own. Positions are resampled."""
+    mean: tuple[float, ...] | None = None
+    """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
+    0.5)."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of the pixels; default as for mean."""
+    pool: Literal["avg", "token"] = "avg"
+    """What is classified: the mean over patches, or the class token."""
+    drop_path: float = 0.1
+    """Largest rate of stochastic depth."""
+    data: str = field(kw_only=False)
+    """As in pretrain; classes are needed."""
+    validation: str | None = None
+    """Validation images, if they are elsewhere."""
+    max_train: int | None = None
+    """Use only this many training images, drawn by the seed."""
+    workers: int | None = None
+    """Processes that decode images; default one per core."""
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    """timm's name of the policy: RandAugment 9/0.5; none for none."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop, as a fraction of the picture."""
+    flip: bool = True
+    """Mirror half of the images."""
+    erase: float = 0.25
+    """Probability of random erasing."""
+    mixup: float = 0.8
+    """Alpha of mixup; 0 for none."""
+    cutmix: float = 1.0
+    """Alpha of cutmix; 0 for none."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    crop_pct: float | None = None
+    """Share of the picture's side that validation sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
+    epochs: int = 100
+    """Passes over the data."""
+    batch_size: int = 1024
+    """Samples (images) of an optimizer step, over all devices."""
+    micro_batch_size: int | None = None
+    """Samples that one device computes at once; default: the most that divides the batch, up to 64 on a CPU and 128 on
+    a GPU."""
+    base_lr: float = 5e-4
+    """Learning rate per 256 images of a step."""
+    min_lr: float = 1e-6
+    """Where the cosine ends."""
+    warmup: float = 0.05
+    """Share of the steps in which the rate rises; it then falls as a cosine."""
+    layer_decay: float = 0.65
+    """Factor on the learning rate from each layer to the one below."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices."""
+    clip: float | None = None
+    """Largest gradient norm; null: no clipping."""
+    ema: float | None = None
+    """Decay of an average of the weights, which is then evaluated too; null: no average."""
+    seeds: tuple[int, ...] | None = None
+    """One fine-tuning per seed; default one, with the seed of the model's pretraining."""
+    devices: int = 1
+    """Devices per machine."""
+    nodes: int = 1
+    """Machines; start the command on each with torchrun or SLURM."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """ddp: the model whole on each device (auto, where there are several)."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    checkpoint_every: int | None = None
+    """Optimizer steps between two checkpoints; default at the end of every epoch."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not repeated."""
+
+    @property
+    def world_size(self) -> int:
+        """Devices of all machines."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(RunOptions):
+    """Evaluate frozen features: linear probe and nearest neighbours; a run of pretrain-mlp by the protocol of C.3."""
+
+    model: str = field(kw_only=False)
+    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (newly
+    initialised)."""
+    timm_model: str | None = None
+    """With a file of weights: which VisionTransformer of timm it is."""
+    image_size: int | None = None
+    """Side of the squares that the model sees; default the model's own."""
+    mean: tuple[float, ...] | None = None
+    """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
+    0.5)."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of the pixels; default as for mean."""
+    pool: Literal["token", "avg"] = "token"
+    """The feature: the class token (MAE's linear probe), or the mean over patches."""
+    data: str | None = None
+    """As in pretrain; classes are needed. Default the data of the run."""
+    validation: str | None = None
+    """Validation images, if they are elsewhere."""
+    workers: int | None = None
+    """Processes that decode images; default one per core."""
+    crop_pct: float | None = None
+    """Share of the picture's side that the model sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
+    epochs: int = 90
+    """lars: epochs."""
+    batch_size: int = 16384
+    """lars: images of a step; at most a tenth of the data."""
+    base_lr: float = 0.1
+    """lars: learning rate per 256 images of a step."""
+    seeds: tuple[int, ...] | None = None
+    """lars: one linear probe per seed; default one, with the seed of the model's pretraining."""
+    linear: Literal["auto", "logistic", "lars"] = "auto"
+    """logistic: scikit-learn's regression on standardised features; lars: MAE's recipe, made for ImageNet's size, with
+    features that are computed once; auto: logistic up to 100,000 images."""
+    k: tuple[int, ...] = (20,)
+    """Neighbours of the kNN classifier; several may be given."""
+    temperature: float = 0.07
+    """Temperature of the neighbours' votes."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Show what the model fills in: original, masked and reconstruction at several ratios, and its features."""
+
+    run: Path
+    """Run folder of pretrain, or its model folder."""
+    images: tuple[str, ...] = ()
+    """Image files; default some of the run's validation images."""
+    n_images: int = 6
+    """How many of the run's images."""
+    ratios: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """Fractions hidden."""
+    features: bool = True
+    """Add a column: the first three principal components of the patches' features, as colours."""
+    seed: int = 0
+    """Seed for the masks."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """The picture; default runs/r2mae-vision-reconstruct-TIME.png."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model in other libraries' layouts."""
+
+    run: Path
+    """Run folder of pretrain, finished."""
+    out: Path | None = None
+    """Folder of timm.safetensors (the encoder) and transformers/ (ViTMAE, encoder and decoder); default
+    runs/r2mae-vision-export-TIME."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(RunOptions):
+    """Reproduce table 1 of the paper: fine-tuned ViTs, one per scheme. Finished cells are not repeated."""
+
+    target: Literal["table1"] = field(kw_only=False)
+    """table1; figures have their own commands, reproduce-mnist and reproduce-celeba."""
+    data: str | None = None
+    """The images, as in pretrain; default: print the paper's table."""
+    schemes: tuple[str, ...] = ("fixed", "high", "low", "mdlm", "dynamic", "r2mae")
+    """Which schemes."""
+    epochs: int = 150
+    """Epochs of pretraining."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Every scheme is trained with each seed."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Options of pretrain, such as {"image_size": 32, "patch_size": 4}."""
+    evaluate: tuple[Literal["finetune", "probe"], ...] = ("finetune",)
+    """How the models are evaluated; probe is not in the paper's table."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """Options of finetune."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """Options of probe."""
+    dry_run: bool = False
+    """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-vision-reproduce-TIME. An interrupted run resumes there."""

@@ -1,0 +1,286 @@
+"""MAE pretraining with any mask-ratio scheme: what is special to it, and the module for Lightning."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from r2mae_core import (
+    HeldOutLoss,
+    InOrder,
+    LinearDecay,
+    MaskDraw,
+    MaskedModule,
+    MaskRatioSampler,
+    Modality,
+    RatioPer,
+    RatioSampler,
+    ResumableLoader,
+    RunFolder,
+    StepOrder,
+    adamw,
+    check_share,
+    micro_batch_size,
+    run_pretraining,
+    say,
+    without_prefix,
+)
+from r2mae_vision.data.augment import random_resized_crop, resize
+from r2mae_vision.data.datasets import n_workers, sample_images, train_loader
+from r2mae_vision.data.sources import Source, held_out, open_source
+from r2mae_vision.data.store import ImageStore
+from r2mae_vision.mae.callbacks import UnreadableImages
+from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
+from r2mae_vision.mae.flops import train_flops
+from r2mae_vision.mae.masking import check_visible, pack_patches, split_patches
+from r2mae_vision.mae.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
+from r2mae_vision.mae.options import Pretrain
+from r2mae_vision.mae.weights import load_published, save_mae
+
+
+def pretrain(config: Pretrain) -> RunFolder:
+    """Pretrain a masked autoencoder on a timm ViT; see `run_pretraining`."""
+    return run_pretraining(VisionModality, config)
+
+
+def pretrain_command(config: Pretrain) -> None:
+    """`r2mae-vision pretrain`."""
+    run_pretraining(VisionModality, config, talk=True)
+
+
+class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
+    """Pretraining on images."""
+
+    program, name, unit = "r2mae-vision", "vision", "images"
+    marker, free = "mae.json", ("validate_every",)
+
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__(config)
+        check_share("warmup", config.warmup)
+        self.source, (held_out_source, self.part) = open_source(config.data, "train"), held_out(config.data)
+        self.n_samples = len(self.source)
+        self.model = MaskedAutoencoder(shape_of(config, self.source), config.seed)
+        shape, self.task = self.model.shape, held_out_source.name
+        self.images = sample_images(held_out_source, N_IMAGES, shape.image_size, shape.in_chans)
+
+    @override
+    def sampler(self) -> RatioSampler:
+        """Return the scheme; a linear decay takes one step down per epoch, as in the paper's ViT runs."""
+        sampler, epochs = super().sampler(), self.config.epochs
+        check_visible(sampler.bounds(0, epochs)[0], self.model.n_patches)
+        if isinstance(sampler, LinearDecay) and sampler.stages is None:
+            return replace(sampler, stages=epochs)
+        return sampler
+
+    @override
+    def micro_batch_size(self, device: str) -> int:
+        config, largest = self.config, 256 if device == "cuda" else 64
+        even = config.ratio_per == "sample"
+        return micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest, even=even)
+
+    @override
+    def settings(self, micro_batch_size: int) -> dict[str, Any]:
+        # A step's masks depend on how it is divided, so a run resumes in the same parts.
+        return {"micro_batch_size": micro_batch_size}
+
+    @override
+    def build(self, sampler: RatioSampler) -> MaskedModule:
+        config = self.config
+        if config.start is not None and (missing := load_published(config.start, self.model)):
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            say(f"{config.start} has no {missing[0]}{more}: newly initialised")
+        return MaskedImageModule(
+            self.model,
+            sampler,
+            ratio_per=config.ratio_per,
+            augment=device_augmentation(config) if isinstance(self.source, ImageStore) else None,
+            lr=config.lr if config.lr is not None else config.base_lr * config.batch_size / 256,
+            warmup=config.warmup,
+            weight_decay=config.weight_decay,
+            betas=config.betas,
+            compile=config.compile,
+            seed=config.seed,
+        )
+
+    @override
+    def title(self, module: Any) -> str:
+        return f"{self.config.model} on {self.config.data}"
+
+    @override
+    def loader(self, order: StepOrder, device: str) -> ResumableLoader:
+        config, source, prepared = self.config, self.source, isinstance(self.source, ImageStore)
+        if prepared and device == "cuda" and source.side > 2 * config.image_size:  # pyright: ignore[reportAttributeAccessIssue]
+            say(
+                f"{config.data} holds images of {source.side} pixels for a model of {config.image_size}: crops on the "  # pyright: ignore[reportAttributeAccessIssue]
+                f"GPU are not antialiased; prepare them at {config.image_size} to {2 * config.image_size} pixels"
+            )
+        return train_loader(
+            source,
+            None if prepared else worker_transform(config),
+            order,
+            in_chans=self.model.shape.in_chans,
+            num_workers=n_workers(config.workers),
+            device=device,
+        )
+
+    @override
+    def held_out(self, micro_batch_size: int) -> InOrder:
+        return InOrder(range(len(self.images)), micro_batch_size, lambda rows: (self.images[rows],))
+
+    @override
+    def flops(self, module: Any, mask_ratio: float) -> float:
+        return train_flops(self.model, mask_ratio)
+
+    @override
+    def callbacks(self, run: RunFolder) -> list[pl.Callback]:
+        return [] if isinstance(self.source, ImageStore) else [UnreadableImages(self.source, run.path / "skipped.txt")]
+
+    @override
+    def trained(self, state: dict[str, Tensor], run: RunFolder) -> MaskedAutoencoder:
+        whole = MaskedAutoencoder(self.model.shape)
+        whole.load_state_dict(without_prefix(state, "model."))
+        return whole.eval()
+
+    @override
+    def evaluate(self, model: MaskedAutoencoder, device: str) -> HeldOutLoss:
+        losses = held_out_loss(model.to(device), self.images.to(device))
+        return HeldOutLoss(self.task, losses, len(self.images), self.part)
+
+    @override
+    def save(self, model: MaskedAutoencoder, folder: Path) -> None:
+        save_mae(model, folder)
+
+    @override
+    def next_command(self, run: RunFolder) -> str:
+        return f"{self.program} reconstruct, probe, finetune or export {run.path}"
+
+
+class MaskedImageModule(MaskedModule):
+    """Lightning's view of a masked autoencoder: augments on the device, hides patches, takes the loss on these alone.
+
+    Args:
+        model: the masked autoencoder.
+        mask_ratio: the scheme.
+        ratio_per: "step", "micro_batch", or "sample": a ratio for each image.
+        augment: images (B, C, H, W) of 0 … 255 and a generator → (B, C, side, side); None: resize to the model's side.
+        lr: peak learning rate.
+        warmup: share of the steps in which it rises; it then falls to zero as a cosine.
+        weight_decay: on matrices.
+        betas: AdamW's.
+        compile: torch.compile the model.
+        seed: for masks and augmentation.
+    """
+
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        mask_ratio: MaskRatioSampler,
+        *,
+        ratio_per: RatioPer = "step",
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        lr: float,
+        warmup: float = 1 / 15,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.per_sample = ratio_per == "sample"
+        super().__init__(
+            mask_ratio,
+            seed=seed,
+            ratio_per="step" if ratio_per == "sample" else ratio_per,
+            validation_ratios=EVALUATION_RATIOS,
+        )
+        self.model, self.augment = model, augment
+        self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
+        # The number of visible patches changes from step to step: compiled twice, the second time for any number.
+        # Not a submodule: a checkpoint holds every weight once, compiled or not.
+        object.__setattr__(self, "_forward", torch.compile(model) if compile else model)
+        self._packed_loss = torch.compile(model.packed_loss) if compile else model.packed_loss
+
+    @override
+    def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
+        """Return the loss of (images (B, C, H, W) of 0 … 255, …) on the hidden patches."""
+        images = self.prepared(batch[0], draw.generator)
+        if self.per_sample and self.training:
+            low, high = self.mask_ratio.bounds(*self.ratio_step())
+            packed = pack_patches(len(images), self.model.n_patches, low, high, draw.generator)
+            return self._packed_loss(images, packed)
+        split = split_patches(len(images), self.model.n_patches, draw.ratio, draw.generator)
+        forward = self._forward if self.training else self.model  # validation is too short to compile for
+        return forward(images, split)[0]  # pyright: ignore[reportCallIssue]
+
+    @override
+    def sharded_blocks(self) -> Iterable[nn.Module]:
+        """Return the blocks that are called whole; single weights of the decoder's last one are read directly."""
+        return [*self.model.encoder.blocks, *self.model.decoder.blocks[:-1]]
+
+    @override
+    def draw(self, batch_idx: int) -> MaskDraw:
+        """Return ratio and masks' generator; with a ratio per image, the batch's mean ratio."""
+        draw = super().draw(batch_idx)
+        if self.per_sample:
+            low, high = self.mask_ratio.bounds(*self.ratio_step())
+            return replace(draw, ratio=(low + high) / 2)
+        return draw
+
+    def prepared(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return augmented (in training) and normalised images."""
+        if self.augment is not None and self.training:
+            images = self.augment(images, generator)
+        return self.model.normalise(resize(images, self.model.shape.image_size))
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule; biases, norms and tokens do not decay."""
+        return adamw(
+            self.model.named_parameters(),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            total_steps=self.total_steps(),
+            warmup=self.warmup,
+            betas=self.betas,
+            free=never_decays,
+        )
+
+
+def never_decays(name: str) -> bool:
+    """Return whether a parameter is a token or a position embedding, which do not decay."""
+    return name.endswith(("_token", "pos_embed"))
+
+
+def shape_of(config: Pretrain, source: Source) -> MAEShape:
+    """Return the shape of the model that the config describes."""
+    in_chans = config.in_chans or (source.in_chans if isinstance(source, ImageStore) else 3)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
+    names = ("model", "image_size", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
+    chosen = {name: getattr(config, name) for name in (*names, "model_args", "positions")}
+    return MAEShape(**chosen, in_chans=in_chans, mean=mean, std=std)
+
+
+def device_augmentation(config: Pretrain) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+    """Return random resized crop and flip on the device, for prepared images: (images, generator) → images."""
+    if config.augment == "none":
+        return None
+    crop = partial(random_resized_crop, scale=config.crop_scale, flip=config.flip)
+    return lambda images, generator: crop(images, config.image_size, generator)
+
+
+def worker_transform(config: Pretrain) -> Any:
+    """Return timm's transform for images that are decoded in training: PIL image → (C, H, W) uint8."""
+    from timm.data.transforms_factory import create_transform
+
+    size: Any = {"input_size": (config.image_size,) * 2, "use_prefetcher": True, "interpolation": "bicubic"}
+    if config.augment == "none":
+        return create_transform(**size, crop_pct=1.0, crop_mode="squash")
+    hflip = 0.5 if config.flip else 0.0
+    return create_transform(
+        **size, is_training=True, scale=config.crop_scale, ratio=(3 / 4, 4 / 3), hflip=hflip, color_jitter=0.0
+    )
