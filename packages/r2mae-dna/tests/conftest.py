@@ -34,7 +34,7 @@ def vertebrates(tmp_path_factory):
 
     home = tmp_path_factory.mktemp("vertebrates")
     build_alignment([sample_path(VERTEBRATES)], home / "store", reference="mm9")
-    prepare(Prepare(home / "store", out=home / "windows", validation="chr10:3,215,001-3,237,798"))
+    prepare(Prepare(home / "store", out=home / "windows", validation_regions="chr10:3,215,001-3,237,798"))
     return home / "store", home / "windows"
 
 

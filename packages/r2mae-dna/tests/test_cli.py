@@ -33,7 +33,7 @@ def test_from_maf_to_judged_variants(call, tmp_path):
     code, out, _ = call("pretrain", "w", "-c", "small", "--mask_ratio", "r2mae", "--out", "run", *TINY)
     assert code == 0
     assert "Pretraining a network on 4,965 windows of 128 bases and 3 species beside the reference" in out
-    assert "ratio uniform from 0.05 to 0.3, drawn at every step (seed 0), on cpu" in out
+    assert "mask ratio uniform from 0.05 to 0.3, drawn at every step (seed 0), on cpu" in out
     assert "Done: run (model/). Next: r2mae-dna score run STORE VARIANTS" in out
     lines = gzip.decompress(sample_path(VARIANTS).read_bytes()).decode().splitlines()
     kept = [line for line in lines if line[0] == "#" or int(line.split("\t")[1]) <= 50_500_000]
@@ -78,7 +78,7 @@ def test_the_vertebrates_are_learned(call, tmp_path):
     source = sample_path(VERTEBRATES)
     build = ["--out", "mm9", "--species", species, "--no-progress"]
     assert call("msa", "build", "mm9", source, *build)[0] == 0
-    regions = ["--validation", "chr10:3,215,001-3,237,798"]
+    regions = ["--validation_regions", "chr10:3,215,001-3,237,798"]
     assert call("prepare", "mm9", "--out", "w", "--window", "64", "--step", "32", *regions)[0] == 0
     recipe = ["--steps", "200", "--batch_size", "32", "--lr", "0.003", "--warmup", "0.1", "--soft_mask_weight", "1"]
     assert call("pretrain", "w", "-c", "small", "--out", "run", *recipe, "--max_windows", "64", *CPU)[0] == 0
@@ -97,10 +97,10 @@ def test_the_vertebrates_are_learned(call, tmp_path):
 
 
 def test_demo(call, tmp_path):
-    argv = ["--n-seeds", "1", "--steps", "12", "--window", "32", "--schemes", '["fixed","r2mae+cl"]', "--out", "run"]
+    argv = ["--seeds", "[0]", "--steps", "12", "--window", "32", "--schemes", '["fixed","r2mae+cl"]', "--out", "run"]
     code, out, err = call("demo", *argv, *CPU)
     assert (code, err) == (0, "")
-    for text in ("frequencies", "r2mae+cl, seed 0: auroc", "3,", "Run folder: run"):
+    for text in ("[1/3] frequencies:", "[3/3] r2mae+cl-0:", "3,", "Run folder: run"):
         assert text in out
     records = read_records("run")
     assert {(r.scheme, r.seed) for r in records} == {("frequencies", 0), ("fixed 0.15", 0), ("r2mae+cl", 0)}
@@ -117,9 +117,9 @@ def test_reproduce_walks_the_grid_once(call):
         '["fixed","r2mae+cl-k0"]',
         "--seeds",
         "[0]",
-        "--hidden",
+        "--n_hidden",
         "32",
-        "--layers",
+        "--n_layers",
         "1",
         "--steps",
         "6",
@@ -130,8 +130,8 @@ def test_reproduce_walks_the_grid_once(call):
     assert "done before" not in out
     code, out, _ = call("reproduce", "table3", *[w.replace("[0]", "[0,1]") for w in grid], "--out", "run")
     assert code == 0
-    assert out.count("done before") == 2
-    assert "[1/4] fixed-0: done before" in out
+    assert out.count("done before") == 3
+    assert "[2/5] fixed-0: done before" in out
     assert Path("run/fixed-1/pretrain/model/config.json").exists()
     assert "| fixed 0.15 |" in Path("run/table3.md").read_text()
     assert {(r.scheme, r.seed) for r in read_records("run")} == {
@@ -157,7 +157,7 @@ def test_reproduce_puts_ours_beside_the_papers(call, apes, tmp_path):
     classes = pl.Series([("5' UTR", "ncRNA", "Promoter")[i % 3] for i in range(len(frame))])
     frame.with_columns(consequence=classes).write_parquet(tmp_path / "omim.parquet")
     code, out, _ = call(
-        "reproduce", "table3", "--windows", windows, "--msa", store, "--clinvar", "clinvar.parquet", "--omim",
+        "reproduce", "table3", "--data", windows, "--msa", store, "--clinvar", "clinvar.parquet", "--omim",
         "omim.parquet", "--schemes", '["r2mae"]', "--seeds", "[0,1]", "--model", "tiny", "--steps", "2", "--batch_size",
         "8", "--micro_batch_size", "4", "--out", "run", *CPU,
     )  # fmt: skip
@@ -187,15 +187,18 @@ def test_a_dumped_config_replays_to_the_same_model(call, apes):
         (["msa", "info", "nowhere"], "no alignment store at nowhere"),
         (["prepare", "nowhere"], "no alignment store at nowhere"),
         (["pretrain", "nowhere"], "no windows at nowhere"),
-        (["pretrain", "nowhere", "--device", "cuda"], "'cuda' was asked for, but torch"),
+        (["pretrain", "nowhere", "--device", "cuda"], "'cuda' was requested, but torch"),
         (["probe", "nowhere", "w"], "no model at nowhere"),
         (["score", "frequencies", "s", "x.vcf"], "no file x.vcf"),
         (["evaluate", "nowhere.tsv"], "no file nowhere.tsv"),
         (["compare", "nowhere"], "no results at"),
         (["demo", "--schemes", '["r3mae"]'], "unknown mask scheme 'r3mae' for dna"),
-        (["reproduce", "table3", "--omim", "x.parquet"], "the full experiment needs --windows, --msa"),
-        (["reproduce", "table3", "--windows", "w", "--msa", "s"], "nothing to judge the models on"),
-        (["reproduce", "table3", "--model", "tiny"], "has no use for --model (for your own alignment)"),
+        (["reproduce", "table3", "--omim", "x.parquet"], "the full experiment needs --data, --msa"),
+        (["reproduce", "table3", "--data", "w", "--msa", "s"], "nothing to evaluate the models on"),
+        (
+            ["reproduce", "table3", "--model", "tiny"],
+            "--model (for your own alignment) does not apply to the bundled alignment",
+        ),
     ],
 )
 def test_bad_input_is_one_line_on_stderr(call, argv, message):

@@ -7,7 +7,7 @@ from r2mae_dna.data.codes import MASK
 from r2mae_dna.model import AlignmentModel, ModelConfig, both_strands, rotary_table, rotate
 from r2mae_dna.weights import load_model, save_model, to_published
 
-SHAPE = ModelConfig(n_species=7, hidden=64, layers=3, heads=4, intermediate=160, dropout=0.1)
+SHAPE = ModelConfig(n_species=7, n_hidden=64, n_layers=3, n_heads=4, intermediate=160, dropout=0.1)
 
 
 def random_codes(n=4, length=128, species=7, seed=0):
@@ -170,9 +170,9 @@ def test_the_start_depends_on_the_seed_alone():
 
 
 def test_shapes_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match="89 species need a width of at least 451, got hidden=256"):
+    with pytest.raises(UserError, match="89 species need a width of at least 451, got n_hidden=256"):
         ModelConfig.sized("tiny", 89)
-    with pytest.raises(UserError, match="no multiple"):
+    with pytest.raises(UserError, match="not a multiple"):
         ModelConfig(3, 64, 2, 5)
     with pytest.raises(ValueError, match="1 \\+ 7 species"):
         noisy()(random_codes(1, species=3))

@@ -5,17 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 
 from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, read_metrics, read_records, scheme
-from r2mae_dna import pretrain as module_under_test
-from r2mae_dna.data.loaders import validation_loader
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
-from r2mae_dna.pretrain import AlignmentPretraining, pretrain, token_losses, with_freeze
+from r2mae_dna.pretrain import AlignmentPretraining, DnaModality, pretrain, token_losses, with_freeze
 from r2mae_dna.weights import load_model
 
 
@@ -29,10 +28,10 @@ def small(tmp_path_factory):
 
     home = tmp_path_factory.mktemp("small")
     build_alignment([sample_path(VERTEBRATES)], home / "s", reference="mm9", species=["rn4", "hg18", "canFam2"])
-    prepare(Prepare(home / "s", out=home / "w", window=32, step=32, validation="chr10:3,220,001-3,237,798"))
+    prepare(Prepare(home / "s", out=home / "w", window=32, step=32, validation_regions="chr10:3,220,001-3,237,798"))
     return Pretrain(
-        home / "w", mask_ratio="r2mae", hidden=32, layers=2, heads=2, steps=12, batch_size=16, lr=3e-3, warmup=0.25,
-        checkpoint_every=4, log_every=4, max_windows=32, device="cpu", progress=False,
+        home / "w", mask_ratio="r2mae", n_hidden=32, n_layers=2, n_heads=2, steps=12, batch_size=16, lr=3e-3,
+        warmup=0.25, checkpoint_every=4, log_every=4, max_windows=32, device="cpu", progress=False,
     )  # fmt: skip
 
 
@@ -76,9 +75,9 @@ class StopAt(pl.Callback):
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(small, monkeypatch, name):
     config = replace(small, mask_ratio=name, freeze_steps=3, dropout=0.1)
     whole = pretrain(replace(config, out=Path("whole")))
-    original = module_under_test._callbacks
+    original = DnaModality.callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(module_under_test, "_callbacks", lambda *a: [*original(*a), StopAt(7)])
+        patch.setattr(DnaModality, "callbacks", lambda *a: [*original(*a), StopAt(7)])
         with pytest.raises(RuntimeError, match="power cut"):
             pretrain(replace(config, out=Path("cut")))
     assert not Path("cut/model").exists()
@@ -102,18 +101,19 @@ def test_early_stopping_stops_and_the_best_model_is_kept(small):
     best = min(losses, key=lambda point: point[1])
     assert best != losses[-1]
     last = pretrain(replace(config, out=Path("last"), keep="last"))
-    held_out = WindowSet(small.windows, "validation")
+    batches = list(DnaModality(config).held_out(16))
     found = {}
     for name, folder in (("best", run.path), ("last", last.path)):
-        judge = module(Fixed(0.15))
-        judge.model.load_state_dict(load_model(folder).model.state_dict())
-        judge.eval()
-        (batch, *_) = validation_loader(held_out, 16, 32)
-        from r2mae_core import derived_seed
-
-        generator = torch.Generator().manual_seed(derived_seed(0, "validation", 0))
-        found[name] = judge.masked_loss(batch, MaskDraw(0.15, generator)).item()
-    assert found["best"] < found["last"]
+        it = module(Fixed(0.15))
+        it.model.load_state_dict(load_model(folder).model.state_dict())
+        it.eval()
+        with torch.no_grad():
+            each = [
+                it.masked_loss(b, MaskDraw(0.15, it.generator_for(0, "validation", i))) for i, b in enumerate(batches)
+            ]
+        found[name] = torch.stack(each).mean().item()
+    assert found["best"] == pytest.approx(best[1], abs=1e-5)
+    assert found["last"] == pytest.approx(losses[-1][1], abs=1e-5)
 
 
 def test_the_frozen_phase_is_bit_equal_to_plain_r2mae(small):
@@ -210,7 +210,7 @@ def test_the_loss_on_validation_windows_is_left_and_is_the_probes(small):
         ("w", f"loss@{ratio}", "fixed 0.15", 3, 32, "validation") for ratio in (0.05, 0.15, 0.3)
     ]
     assert all(r.device and r.seconds for r in records)
-    judged = probe(Probe(run.path, small.windows, max_windows=32, device="cpu", out=Path("probe"))).results()
+    judged = probe(Probe(run.path, small.data, max_windows=32, device="cpu", out=Path("probe"))).results()
     found = {r.metric: r.value for r in judged if r.scheme == "fixed 0.15" and r.seed == 3}
     assert [found[r.metric] for r in records] == pytest.approx([r.value for r in records], abs=1e-6)
 
@@ -249,11 +249,11 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     ("changes", "message"),
     [
         ({"mask_ratio": "r3mae"}, "unknown mask scheme 'r3mae' for dna"),
-        ({"hidden": 20}, "3 species need a width of at least 21, got hidden=20"),
-        ({"windows": Path("nowhere")}, "no windows at nowhere"),
+        ({"n_hidden": 20}, "3 species need a width of at least 21, got n_hidden=20"),
+        ({"data": Path("nowhere")}, "no windows at nowhere"),
         ({"mask_share": 0.95}, "mask_share and random_share are at most 1 together"),
         ({"batch_size": 100_000}, "do not fill a batch of 100,000"),
-        ({"micro_batch_size": 5}, "--batch_size 16 is no multiple of --micro_batch_size 5"),
+        ({"micro_batch_size": 5}, "--batch_size 16 is not a multiple of --micro_batch_size 5"),
         ({"warmup": 1000.0}, "--warmup is a share of the steps, between 0 and 1, got 1000"),
         ({"compile": True, "strategy": "fsdp"}, "choose one"),
         ({"devices": 2, "out": None}, "several devices need --out"),
@@ -272,23 +272,18 @@ def test_patience_needs_validation_windows(small, toy, tmp_path):
 
     prepare(Prepare(toy[0], out=tmp_path / "w", window=32, step=4))
     with pytest.raises(UserError, match="--patience needs validation windows"):
-        pretrain(replace(small, windows=tmp_path / "w", patience=1, out=Path("run")))
+        pretrain(replace(small, data=tmp_path / "w", patience=1, out=Path("run")))
     assert not Path("run").exists()
 
 
-def test_validation_windows_are_the_same_every_time(small):
-    held_out = WindowSet(small.windows, "validation")
-    loader = validation_loader(held_out, 8, 24)
-    first, second = ([batch["codes"] for batch in loader] for _ in range(2))
-    assert len(first) == 3
-    uneven = [len(batch["codes"]) for batch in validation_loader(held_out, 16, 30)]
-    assert uneven == [15, 15]  # equal batches, nothing left out
-    rows = validation_loader(held_out, 16, 30, world_size=2)._rest.order
-    ranks = [rows.batch(turn, rank, 2).tolist() for turn in range(rows.n_batches(2)) for rank in range(2)]
-    assert len({row for part in ranks for row in part}) == 30  # two ranks share them out
-    with pytest.raises(UserError, match="do not fill"):
-        validation_loader(held_out, 16, 1, world_size=2)
+def test_validation_windows_are_spread_evenly_and_the_same_every_time(small):
+    task = DnaModality(replace(small, max_windows=30))
+    first, second = ([batch["codes"] for batch in task.held_out(16)] for _ in range(2))
+    assert [len(codes) for codes in first] == [16, 14]  # nothing left out
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    held_out = WindowSet(small.data, "validation")
+    assert torch.equal(torch.cat(first), held_out.batch(np.linspace(0, len(held_out) - 1, 30).astype(int))["codes"])
+    assert len(held_out) > 100
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -296,7 +291,7 @@ def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_pa
     """Two processes equal one that accumulates: same windows, masks, ratio and, to rounding, weights."""
     script = Path(__file__).with_name("two_ranks.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), str(small.windows), str(tmp_path), strategy]
+    arguments = [str(script), str(small.data), str(tmp_path), strategy]
     done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
@@ -308,7 +303,7 @@ def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_pa
     spec = importlib.util.spec_from_file_location("dna_two_ranks", script)
     two_ranks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(two_ranks)
-    alone = two_ranks.traced(small.windows, tmp_path / "one", devices=1)
+    alone = two_ranks.traced(small.data, tmp_path / "one", devices=1)
     assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
     one, two = (load_model(tmp_path / name).model.state_dict() for name in ("one", "two"))
     for name, value in one.items():

@@ -37,7 +37,11 @@ def test_a_window_holds_what_the_store_holds(toy, tmp_path):
 
 def test_held_out_regions_share_no_base_with_training(toy, tmp_path):
     path, _ = toy
-    prepare(Prepare(path, out=tmp_path / "w", window=20, step=10, validation="chr7:101-150", test="7:241-300"))
+    prepare(
+        Prepare(
+            path, out=tmp_path / "w", window=20, step=10, validation_regions="chr7:101-150", test_regions="7:241-300"
+        )
+    )
     train, validation, test = (WindowSet(tmp_path / "w", s) for s in ("train", "validation", "test"))
     assert validation.starts.tolist() == [100, 110, 120, 130]
     assert test.starts.min() >= 240
@@ -47,7 +51,7 @@ def test_held_out_regions_share_no_base_with_training(toy, tmp_path):
 
 
 def test_only_restricts_the_training(toy, tmp_path):
-    prepare(Prepare(toy[0], out=tmp_path / "w", window=20, step=10, only="7:1-50 7:211-300", test="7:261-300"))
+    prepare(Prepare(toy[0], out=tmp_path / "w", window=20, step=10, only="7:1-50 7:211-300", test_regions="7:261-300"))
     assert WindowSet(tmp_path / "w").starts.tolist() == [0, 10, 20, 30, 211, 221, 231]
     assert WindowSet(tmp_path / "w", "test").starts.tolist() == [261, 271]
 
@@ -60,12 +64,12 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation": "chr9"}, "has no chromosome 'chr9'; it has 7"),
-        ({"validation": "7:10"}, "'7:10' is no region; write chr22 or chr22:1000-2000"),
-        ({"validation": "7:0-10"}, "positions count from 1"),
-        ({"validation": "7:10-5"}, "the first must not exceed the last"),
+        ({"validation_regions": "chr9"}, "has no chromosome 'chr9'; it has 7"),
+        ({"validation_regions": "7:10"}, "'7:10' is no region; write chr22 or chr22:1000-2000"),
+        ({"validation_regions": "7:0-10"}, "positions count from 1"),
+        ({"validation_regions": "7:10-5"}, "the first must not exceed the last"),
         ({"window": 250}, "no window of 250 defined bases is left for training"),
-        ({"validation": "7"}, "no window of 128 defined bases is left for training"),
+        ({"validation_regions": "7"}, "no window of 128 defined bases is left for training"),
         ({"step": 0}, "step at least 1"),
         ({"phastcons": "x.bw"}, "give both --phastcons and --phylop"),
         ({"phastcons": "x.bw", "phylop": "y.bw"}, "no file x.bw"),

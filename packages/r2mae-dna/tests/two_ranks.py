@@ -11,8 +11,8 @@ from r2mae_dna.options import Pretrain
 
 def settings(windows, out, devices, strategy):
     return Pretrain(
-        Path(windows), mask_ratio="r2mae+cl", freeze_steps=1, hidden=32, layers=2, heads=2, steps=4, batch_size=32,
-        micro_batch_size=16, lr=1e-2, warmup=0.25, devices=devices, strategy=strategy, max_windows=16,
+        Path(windows), mask_ratio="r2mae+cl", freeze_steps=1, n_hidden=32, n_layers=2, n_heads=2, steps=4,
+        batch_size=32, micro_batch_size=16, lr=1e-2, warmup=0.25, devices=devices, strategy=strategy, max_windows=16,
         dropout=0.0, log_every=1, device="cpu",
         out=Path(out), progress=False,
     )  # fmt: skip
@@ -20,30 +20,30 @@ def settings(windows, out, devices, strategy):
 
 def traced(windows, out, devices, strategy="auto"):
     """Pretrain and return what every micro-batch saw: step, ratio, letters before and after masking."""
-    import r2mae_dna.pretrain as room
+    import r2mae_dna.pretrain as code
 
-    seen, mask_windows = [], room.mask_windows
+    seen, mask_windows = [], code.mask_windows
 
     def mask(batch, ratio, generator, masking):
         masked = mask_windows(batch, ratio, generator, masking)
-        if room_module.training:
+        if current.training:
             first = next(iter(batch.values()))
-            seen.append((room_module.global_step, ratio, first.tolist(), masked.codes.tolist()))
+            seen.append((current.global_step, ratio, first.tolist(), masked.codes.tolist()))
         return masked
 
-    original = room.AlignmentPretraining.masked_loss
+    original = code.AlignmentPretraining.masked_loss
 
     def masked_loss(module, batch, draw):
-        nonlocal room_module
-        room_module = module
+        nonlocal current
+        current = module
         return original(module, batch, draw)
 
-    room_module = None
-    room.mask_windows, room.AlignmentPretraining.masked_loss = mask, masked_loss
+    current = None
+    code.mask_windows, code.AlignmentPretraining.masked_loss = mask, masked_loss
     try:
-        room.pretrain(settings(windows, out, devices, strategy))
+        code.pretrain(settings(windows, out, devices, strategy))
     finally:
-        room.mask_windows, room.AlignmentPretraining.masked_loss = mask_windows, original
+        code.mask_windows, code.AlignmentPretraining.masked_loss = mask_windows, original
     return seen
 
 

@@ -1,127 +1,43 @@
-"""`r2mae-dna demo`: several schemes on a real human-ape alignment, judged on real variants."""
+"""`r2mae-dna demo`: several schemes on a real human-ape alignment, evaluated on real variants."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from r2mae_core import (
     Record,
     RunFolder,
+    cell_name,
     device_name,
+    one_thread,
     open_run,
     read_metrics,
-    recipes,
     report,
     resolve_device,
     resolved,
     say,
     scheme,
     scheme_name,
-    stamped,
+    walk_grid,
 )
+from r2mae_dna.bundled import TASK, Bundled, evaluation, grid, small_recipe, timed
 from r2mae_dna.data.codes import TOKEN_BITS, decode
-from r2mae_dna.data.samples import prepare_apes
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.windows import WindowSet
-from r2mae_dna.evaluate import RANK_BY, evaluate_table, load_labelled
-from r2mae_dna.options import Demo, Evaluate, Pretrain, Score
+from r2mae_dna.evaluate import RANK_BY, load_labelled
+from r2mae_dna.options import Demo, Pretrain
 from r2mae_dna.plots import plot_demo
-from r2mae_dna.pretrain import pretrain, scheme_sampler
 from r2mae_dna.probe import BATCH_SIZE, probe_model
-from r2mae_dna.score import FREQUENCIES, score_variants
+from r2mae_dna.score import FREQUENCIES
 from r2mae_dna.weights import load_model
 
 RATIO = 0.15
 LOGO = ("22", 50_618_773, 48, 24)
-"""Chromosome, first position and length of the stretch drawn as logos, and where a common variant lies in it."""
+"""Chromosome, first position and length of the region drawn as logos, and where in it a common variant is."""
 LOGO_TITLE = "50,618,797 C>G is common in people (G: 81 %); all three apes have G"
-TASK, HELD_OUT = "chr22", 256
-
-
-def small_recipe(windows: Path, steps: int, **changes: Any) -> Pretrain:
-    """Return `pretrain -c small` on the bundled alignment.
-
-    Args:
-        windows: to train on.
-        steps: the curriculum head is frozen in the same share of them as in the recipe.
-        changes: what else is not as in the recipe; None counts as not given.
-    """
-    recipe = yaml.safe_load(Path(recipes("r2mae_dna", "pretrain")["small"]).read_text(encoding="utf-8"))
-    freeze_steps = max(round(recipe["freeze_steps"] * steps / recipe["steps"]), 1)
-    given = {name: value for name, value in changes.items() if value is not None}
-    return Pretrain(windows, **{**recipe, "steps": steps, "freeze_steps": freeze_steps, **given})
-
-
-def judge_variants(
-    variants: Path, store: Path, model: str, out: Path, name: str, seed: int, *, window: int, device: str
-) -> list[Record]:
-    """Score rare and common variants whose whole window is aligned, and judge the scores."""
-    score_variants(
-        Score(
-            model, store, variants, out=out, window=window, min_defined=1.0, device=device,  # pyright: ignore[reportArgumentType]
-            progress=False,
-        )
-    )  # fmt: skip
-    records, *_ = evaluate_table(_judged(out, name, seed))
-    return [replace(record, task=TASK) for record in records if record.metric in ("auroc", "auprc")]
-
-
-def pretrain_and_judge(home: Path, options: Pretrain, store: Path, variants: Path, device: str) -> list[Record]:
-    """Pretrain into `home/pretrain` (a finished model is not trained again) and judge the scores of real variants."""
-    run = pretrain(replace(options, out=home / "pretrain"))
-    name, window = scheme_name(scheme_sampler(options), "dna"), WindowSet(options.windows).info.window
-    scored = home / "scored.vcf"
-    return judge_variants(variants, store, str(run.path), scored, name, options.seed, window=window, device=device)
-
-
-def _judged(table: Path, name: str | None = None, seed: int = 0) -> Evaluate:
-    return Evaluate(table, preset="rare-common", scheme=name, seed=seed, bootstrap=0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread: tensors this small gain little from two, and lose much where the cores are busy."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def demo(config: Demo) -> RunFolder:
-    """Build, pretrain, score and evaluate; the records and the figure are in the run folder."""
-    with one_thread():
-        return _demo(config)
-
-
-def _demo(config: Demo) -> RunFolder:
-    device = resolve_device(config.device)
-    for name in config.schemes:
-        scheme(name, "dna")  # refused here, not after the first training
-    run = open_run("r2mae-dna", "demo", config.out, resolved(config))
-    store, windows, variants = prepare_apes(run.path, config.window)
-    info = WindowSet(windows).info
-    say(
-        f"Human and {info.n_species} apes, chr22: {info.counts['train']:,} training windows of {info.window} bases; "
-        f"{len(config.schemes)} schemes × {config.n_seeds} seeds on {device_name(device)}"
-    )
-    floor = run.path / f"{FREQUENCIES}.vcf"
-    records = judge_variants(variants, store, FREQUENCIES, floor, FREQUENCIES, 0, window=config.window, device=device)
-    for name in config.schemes:
-        for seed in range(config.n_seeds):
-            records += _one(config, run, name, seed, (store, windows, variants), device)
-    run.write_results(stamped(records, device_name(device)))
-    run.save_figure("demo.png", _figure(config, run, store, records, device))
-    return run
+HELD_OUT = 256
 
 
 def demo_command(config: Demo) -> None:
@@ -132,77 +48,83 @@ def demo_command(config: Demo) -> None:
     n = next(record.n for record in records if record.metric == "auroc")
     report(run, records, RANK_BY, f"chr22: {n:,} real variants (1000 Genomes), rare against common")
     say("auroc, auprc: rare alleles against common ones. frequencies: letters of the apes at the site, no network.")
-    say(f"accuracy, loss: {RATIO:.0%} of the bases of held-out windows hidden; the apes' plurality beside it.")
+    say(f"accuracy, loss: {RATIO:.0%} of the bases of held-out windows hidden; frequencies: plurality of the apes.")
     say(f"Figure: {run.path / 'figures' / 'demo.png'}")
     say(f"Run folder: {run.path} ({time.perf_counter() - start:.0f} s)")
 
 
-def _one(
-    config: Demo, run: RunFolder, name: str, seed: int, data: tuple[Path, Path, Path], device: str
-) -> list[Record]:
-    store, windows, variants = data
-    begin, home = time.perf_counter(), _home(run, name, seed)
-    options = small_recipe(
-        windows, config.steps, mask_ratio=name, seed=seed, hidden=config.hidden, layers=config.layers,
-        batch_size=config.batch_size, lr=config.lr, device=device, progress=config.progress,
-    )  # fmt: skip
-    records = pretrain_and_judge(home, options, store, variants, device)
+def demo(config: Demo) -> RunFolder:
+    """Build, pretrain, score and evaluate; the records and the figure are in the run folder."""
+    with one_thread():
+        device = resolve_device(config.device)
+        rows = {name: scheme_name(scheme(name, "dna"), "dna") for name in config.schemes}  # refused before any training
+        run = open_run("r2mae-dna", "demo", config.out, resolved(config))
+        bundled = Bundled.prepare(run.path, config.window, device)
+        info = WindowSet(bundled.data).info
+        say(
+            f"Human and {info.n_species} apes, chr22: {info.counts['train']:,} training windows of {info.window} "
+            f"bases; {len(config.schemes)} schemes × {len(config.seeds)} seeds on {device_name(device)}"
+        )
+        recipe = small_recipe(
+            bundled.data, config.steps, n_hidden=config.n_hidden, n_layers=config.n_layers, lr=config.lr,
+            batch_size=config.batch_size, device=device, progress=config.progress,
+        )  # fmt: skip
+        first = (config.schemes[0], config.seeds[0])
+        models = grid(config.schemes, config.seeds, recipe, partial(_cell, bundled, first), device)
+        walk_grid(run, {FREQUENCIES: timed(bundled.floor, device), **models})
+        run.save_figure("demo.png", _figure(config, run, bundled, rows))
+        return run
+
+
+def _cell(bundled: Bundled, first: tuple[str, int], options: Pretrain, home: Path) -> list[Record]:
+    """Pretrain and score; then predict hidden bases of held-out windows, once also by the plurality of the apes."""
+    records = bundled.pretrain(options, home)
+    scheme, seed, held_out = records[0].scheme, options.seed, WindowSet(options.data, "test")
     values = probe_model(
-        load_model(home / "pretrain").model, WindowSet(windows), WindowSet(windows, "test"), ratios=(RATIO,),
-        max_windows=HELD_OUT, batch_size=BATCH_SIZE, device=device,
+        load_model(home / "pretrain").model, WindowSet(options.data), held_out, ratios=(RATIO,), max_windows=HELD_OUT,
+        batch_size=BATCH_SIZE, device=bundled.device,
     )  # fmt: skip
-    n = min(HELD_OUT, WindowSet(windows, "test").info.counts["test"])
-    metrics = [f"{metric}@{RATIO:g}" for metric in ("accuracy", "loss")]
-    records += [Record(TASK, metric, values[metric], records[0].scheme, seed, n) for metric in metrics]
-    if name == config.schemes[0] and seed == 0:
+    n, metrics = min(HELD_OUT, len(held_out)), [f"{metric}@{RATIO:g}" for metric in ("accuracy", "loss")]
+    records += [Record(TASK, metric, values[metric], scheme, seed, n) for metric in metrics]
+    if (options.mask_ratio, options.seed) == first:
         records += [Record(TASK, metric, values[f"plurality_{metric}"], FREQUENCIES, 0, n) for metric in metrics]
-    auroc = next(record.value for record in records if record.metric == "auroc")
-    say(f"{name}, seed {seed}: auroc {auroc:.3f}, {time.perf_counter() - begin:.0f} s")
     return records
 
 
-def _home(run: RunFolder, name: str, seed: int) -> Path:
-    return run.path / f"{name}-{seed}"
+def _figure(config: Demo, run: RunFolder, bundled: Bundled, rows: dict[str, str]) -> object:
+    def home(name: str, seed: int) -> Path:
+        return run.path / cell_name(name, seed)
 
-
-def _figure(config: Demo, run: RunFolder, store: Path, records: list[Record], device: str) -> object:
-    rows = {name: scheme_name(scheme(name, "dna"), "dna") for name in config.schemes}
+    first = config.seeds[0]
     curves = {
-        row: {
-            str(seed): read_metrics(_home(run, name, seed) / "pretrain" / "metrics.csv")["loss"]
-            for seed in range(config.n_seeds)
-        }
+        row: {str(seed): read_metrics(home(name, seed) / "pretrain" / "metrics.csv")["loss"] for seed in config.seeds}
         for name, row in rows.items()
     }
-    base = load_labelled(_judged(run.path / f"{FREQUENCIES}.vcf"))
-    damage = {
-        row: next(iter(load_labelled(_judged(_home(run, name, 0) / "scored.vcf")).damage.values()))
-        for name, row in rows.items()
-    }
-    damage[FREQUENCIES] = next(iter(base.damage.values()))
-    logos = _logos(config, run, store, device)
-    return plot_demo(records, curves, base.labels, damage, logos, LOGO[3], LOGO_TITLE)
+    scored = {row: home(name, first) for name, row in rows.items()} | {FREQUENCIES: run.path / FREQUENCIES}
+    found = {row: load_labelled(evaluation(folder / "scored.vcf")) for row, folder in scored.items()}
+    damage = {row: next(iter(labelled.damage.values())) for row, labelled in found.items()}
+    models = {row: home(name, first) / "pretrain" for name, row in rows.items()}
+    logos = _logos(bundled, models)
+    return plot_demo(run.results(), curves, found[FREQUENCIES].labels, damage, logos, LOGO[3], LOGO_TITLE, first)
 
 
-def _logos(config: Demo, run: RunFolder, store: Path, device: str) -> list[tuple[str, np.ndarray, str, int]]:
-    """Return what each scheme's first model, and the apes, expect at every base of a stretch."""
+def _logos(bundled: Bundled, models: dict[str, Path]) -> list[tuple[str, np.ndarray, str, int]]:
+    """Return what each scheme's first model, and the apes, expect at every base of a region."""
     import torch
 
     from r2mae_dna.model import both_strands
 
     chromosome, first, length, _ = LOGO
-    alignment = AlignmentStore(store)
-    half = config.window // 2
-    block = alignment.read(chromosome, first - 1 - half, first - 1 + length + half)
-    windows = np.stack([block[i : i + config.window] for i in range(length)])
+    half = bundled.window // 2
+    block = AlignmentStore(bundled.store).read(chromosome, first - 1 - half, first - 1 + length + half)
+    windows = np.stack([block[i : i + bundled.window] for i in range(length)])
     reference = decode(block[half : half + length, 0]).upper()
     column = windows[:, half, 1:]
     counts = (column[..., None] == np.arange(1, 5)).sum(1) + 0.1
     logos = [("letters of the three apes", counts / counts.sum(1, keepdims=True), reference, first)]
-    codes = torch.from_numpy(windows & TOKEN_BITS).to(device)
-    for name in config.schemes:
-        model = load_model(_home(run, name, 0) / "pretrain").model.to(device)
+    codes = torch.from_numpy(windows & TOKEN_BITS).to(bundled.device)
+    for row, folder in models.items():
+        model = load_model(folder).model.to(bundled.device)
         with torch.inference_mode():
-            row = scheme_name(scheme(name, "dna"), "dna")
             logos.append((row, both_strands(model, codes).softmax(-1).cpu().numpy(), reference, first))
     return logos

@@ -20,12 +20,11 @@ from r2mae_core import (
     stamped,
 )
 from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
-from r2mae_dna.data.vcf import VcfFile, read_vcf_frame
+from r2mae_dna.data.vcf import COMMON_FREQUENCY, RARE_COPIES, VcfFile, read_vcf_frame
 from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Evaluate
 
 RANK_BY: dict[str, Direction] = {"auroc": "max", "auprc": "max", "partial_auroc": "max"}
-RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
 _LABELS: dict[str, bool] = {
     "true": True, "1": True, "1.0": True, "pathogenic": True,
     "false": False, "0": False, "0.0": False, "benign": False, "common": False,

@@ -1,4 +1,4 @@
-"""What is special to alignments: which bases of the reference are hidden, and what is shown in their place."""
+"""Masking of alignments: which bases of the reference are hidden, and what is shown in their place."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r2mae_core import exact_mask, n_masked
+from r2mae_core import UserError, exact_mask, n_masked
 from r2mae_dna.data.codes import MASK, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.model import complement
 
@@ -18,7 +18,11 @@ NEUTRAL = 0.1
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """How hidden bases are shown and weighted (GPN-MSA's recipe)."""
+    """How hidden bases are shown and weighted (GPN-MSA's recipe).
+
+    Raises:
+        UserError: a share, probability or weight is out of range.
+    """
 
     mask_share: float = 0.8
     """Share that shows the mask."""
@@ -34,14 +38,14 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         mask, random = self.mask_share, self.random_share
         if not (mask >= 0 and random >= 0 and mask + random <= 1):
-            raise ValueError(f"mask_share and random_share are at most 1 together, got {mask} and {random}")
+            raise UserError(f"mask_share and random_share are at most 1 together, got {mask} and {random}")
         if not 0 <= self.label_flip <= 1 or self.soft_mask_weight < 0:
-            raise ValueError(f"label_flip must lie in [0, 1] and soft_mask_weight above 0, got {self}")
+            raise UserError(f"label_flip must be in [0, 1] and soft_mask_weight at least 0, got {self}")
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """What the network sees and what it must say, for P hidden positions of each of B windows."""
+    """What the network sees and what it must predict, for P hidden positions of each of B windows."""
 
     codes: Tensor
     """(B, L, 1 + S) uint8 tokens, the reference corrupted."""
@@ -87,7 +91,7 @@ def position_weights(codes: Tensor, conservation: Tensor | None, config: Masking
 def mask_windows(
     batch: dict[str, Tensor], ratio: float, generator: torch.Generator, config: MaskingConfig
 ) -> MaskedBatch:
-    """Turn strands, choose the hidden positions, corrupt the reference there, and say labels and weights.
+    """Turn strands, choose the hidden positions, corrupt the reference there, and return labels and weights.
 
     Args:
         batch: of `WindowSet.batch`, on the generator's device; every base of the reference is A, C, G or T.

@@ -20,7 +20,7 @@ ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-12
 INIT_STD = 0.02
 MAX_POSITIONS = 1536
-"""Longest window; as the published models declare."""
+"""Longest window, as the published models declare."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,23 @@ class ModelConfig:
     """Shape of a network.
 
     Raises:
-        UserError: the width is too small for the species, or is no multiple of the heads.
+        UserError: the width is too small for the species, or is not a multiple of twice the heads.
     """
 
     n_species: int
     """Species beside the reference."""
-    hidden: int = 768
-    layers: int = 12
-    heads: int = 12
+    n_hidden: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
     intermediate: int = 3072
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         needed = N_TOKENS + N_LETTERS * self.n_species
-        if self.hidden < needed:
-            raise UserError(f"{self.n_species} species need a width of at least {needed}, got hidden={self.hidden}")
-        if self.heads < 1 or self.hidden % (2 * self.heads):
-            raise UserError(f"hidden={self.hidden} is no multiple of 2 x heads={self.heads}")
+        if self.n_hidden < needed:
+            raise UserError(f"{self.n_species} species need a width of at least {needed}, got n_hidden={self.n_hidden}")
+        if self.n_heads < 1 or self.n_hidden % (2 * self.n_heads):
+            raise UserError(f"n_hidden={self.n_hidden} is not a multiple of 2 x n_heads={self.n_heads}")
 
     @classmethod
     def sized(
@@ -52,15 +52,16 @@ class ModelConfig:
         size: str,
         n_species: int,
         *,
-        hidden: int | None = None,
-        layers: int | None = None,
-        heads: int | None = None,
+        n_hidden: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
         dropout: float = 0.1,
     ) -> "ModelConfig":
         """Return a named size, with what is given instead of its own."""
-        own_layers, own_hidden = SIZES[size]
-        width = hidden or own_hidden
-        return cls(n_species, width, layers or own_layers, heads or max(width // HEAD_WIDTH, 1), 4 * width, dropout)
+        layers, width = SIZES[size]
+        width = n_hidden or width
+        heads = n_heads or max(width // HEAD_WIDTH, 1)
+        return cls(n_species, width, n_layers or layers, heads, 4 * width, dropout)
 
     def flops(self, length: int, n_positions: int | None = None) -> int:
         """Return the floating-point operations of one window's forward pass (two per multiply-add).
@@ -69,13 +70,13 @@ class ModelConfig:
             length: bases of the window.
             n_positions: positions that the last layer and the head compute; None: all.
         """
-        d, m, n = self.hidden, self.intermediate, length if n_positions is None else n_positions
+        d, m, n = self.n_hidden, self.intermediate, length if n_positions is None else n_positions
 
         def layer(queries: int) -> int:
             dense = length * 2 * d * d + queries * (2 * d * d + 2 * d * m)
             return 2 * dense + 4 * queries * length * d
 
-        return (self.layers - 1) * layer(length) + layer(n) + 2 * n * (d * d + d * N_TOKENS)
+        return (self.n_layers - 1) * layer(length) + layer(n) + 2 * n * (d * d + d * N_TOKENS)
 
 
 def rotary_table(length: int, head_width: int) -> Tensor:
@@ -90,11 +91,11 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     Args:
         x: (B, L, H, head_width).
-        table: (2, L, head_width / 2), or (2, B, L, head_width / 2) where rows have positions of their own.
+        table: (2, L, head_width / 2), or (2, B, L, head_width / 2) if rows have positions of their own.
     """
     pairs, table = x.unflatten(-1, (-1, 2)), table.unsqueeze(-2)
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        # One complex product: three times as quick on a CPU as the four real ones, which a compiler fuses.
+        # One complex product: on a CPU three times as fast as the four real ones, which a compiler fuses.
         turned = torch.view_as_complex(pairs) * torch.complex(table[0], table[1])
         return torch.view_as_real(turned).flatten(-2)
     even, odd = pairs.unbind(-1)
@@ -107,8 +108,8 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d = config.hidden
-        self.heads, self.dropout = config.heads, config.dropout
+        d = config.n_hidden
+        self.heads, self.dropout = config.n_heads, config.dropout
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
         self.attention_norm = nn.LayerNorm(d, NORM_EPS)
@@ -122,7 +123,7 @@ class Layer(nn.Module):
         return self._finish(x, q, k, v)
 
     def at(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
-        """Return (B, P, d) for some positions alone; the others serve as keys and values only."""
+        """Return (B, P, d) for some positions alone; the others are keys and values only."""
         d = x.shape[-1]
         chosen = x.gather(1, positions[..., None].expand(-1, -1, d))
         q = F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d]).unflatten(-1, (self.heads, -1))
@@ -161,15 +162,15 @@ class AlignmentModel(nn.Module):
 
     Args:
         config: the shape.
-        seed: of the initial weights, N(0, 0.02); they depend on nothing else.
+        seed: seed for the initial weights, N(0, 0.02); they depend on nothing else.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.head = Head(config.hidden)
-        table = rotary_table(MAX_POSITIONS, config.hidden // config.heads)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.head = Head(config.n_hidden)
+        table = rotary_table(MAX_POSITIONS, config.n_hidden // config.n_heads)
         self.register_buffer("table", table, persistent=False)
         self._initialise(torch.Generator().manual_seed(seed))
 
@@ -185,7 +186,7 @@ class AlignmentModel(nn.Module):
         letters = torch.arange(N_TOKENS, dtype=torch.uint8, device=codes.device)
         own = (codes[..., :1] == letters).to(dtype)
         others = (codes[..., 1:, None] == letters[:N_LETTERS]).flatten(-2).to(dtype)
-        return F.pad(torch.cat([own, others], -1), (0, self.config.hidden - own.shape[-1] - others.shape[-1]))
+        return F.pad(torch.cat([own, others], -1), (0, self.config.n_hidden - own.shape[-1] - others.shape[-1]))
 
     def encode(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the last layer's output.
@@ -217,7 +218,7 @@ class AlignmentModel(nn.Module):
         return x
 
     def compile_trunk(self) -> None:
-        """Compile what has a fixed shape; the last layer's number of positions changes with the ratio."""
+        """Compile the part of fixed shape; the last layer's number of positions changes with the ratio."""
         self.trunk = torch.compile(self.trunk, dynamic=False)
 
     def forward(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:

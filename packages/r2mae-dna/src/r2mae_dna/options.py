@@ -1,10 +1,10 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import Device, Precision, RatioSampler, Strategy
+from r2mae_core import Precision, PretrainOptions, RatioSampler, RunOptions
 
 Size = Literal["tiny", "small", "base"]
 
@@ -23,14 +23,14 @@ class MsaBuild:
     fasta: Path | None = None
     """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
     out: Path | None = None
-    """The store's folder; default runs/r2mae-dna-msa-build-TIME."""
+    """Folder of the store; default runs/r2mae-dna-msa-build-TIME."""
     progress: bool = True
     """Show a progress bar."""
 
 
 @dataclass(frozen=True)
 class MsaInfo:
-    """Say what a store holds."""
+    """Describe the contents of an alignment store."""
 
     msa: Path
     """Alignment store."""
@@ -38,7 +38,7 @@ class MsaInfo:
 
 @dataclass(frozen=True)
 class MsaShow:
-    """Draw a stretch of the alignment in the terminal."""
+    """Show a region of the alignment in the terminal."""
 
     msa: Path
     """Alignment store."""
@@ -50,7 +50,7 @@ class MsaShow:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Cut training windows from a store into one memory map."""
+    """Cut training windows from an alignment store into one memory map."""
 
     msa: Path
     """Alignment store."""
@@ -60,44 +60,61 @@ class Prepare:
     """Bases between the starts of neighbouring windows."""
     only: str = ""
     """Regions to train on, separated by spaces; default: everything."""
-    validation: str = ""
-    """Regions kept for validation, such as "chr20:1-1,000,000 chr21"."""
-    test: str = ""
-    """Regions kept for testing."""
+    validation_regions: str = ""
+    """Regions held out for validation, such as "chr20:1-1,000,000 chr21"."""
+    test_regions: str = ""
+    """Regions held out for testing."""
     phastcons: Path | None = None
-    """bigWig of phastCons: loss weights, label flip, and the filter below."""
+    """bigWig of phastCons, for loss weights, the label flip, and the filter below."""
     phylop: Path | None = None
-    """bigWig of phyloP: loss weights."""
+    """bigWig of phyloP, for loss weights."""
     top: float = 0.05
     """With tracks: fraction of windows kept because they are conserved; 1 keeps all."""
     rest: float = 0.001
-    """With tracks: fraction of the other windows kept."""
+    """With tracks: fraction of the other windows kept at random."""
     quantile: float = 0.75
     """With tracks: quantile of a window's phastCons by which it is ranked."""
     seed: int = 42
-    """Of the choice among the other windows."""
+    """Seed for the choice among the other windows."""
     out: Path | None = None
     """Folder of the windows; default runs/r2mae-dna-prepare-TIME."""
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(PretrainOptions):
     """Pretrain an alignment model on windows."""
 
-    windows: Path
-    """Folder that prepare wrote."""
+    data: Path
+    """Folder of windows that prepare wrote."""
+    _: KW_ONLY
+    max_windows: int = 2048
+    """Most windows that a validation uses."""
+    validation_ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
+    """Fixed mask ratios of the validation loss; the middle one decides on early stopping and the best model."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
     a sampler."""
+    ratio_per: Literal["step", "micro_batch"] = "step"
+    """Draw the ratio once per optimizer step, or for each micro-batch."""
     freeze_steps: int | None = None
-    """Steps for which the curriculum head is fixed, instead of the scheme's own 5000."""
+    """Steps for which the curriculum head is frozen, instead of the scheme's own 5000."""
+    mask_share: float = 0.8
+    """Share of hidden bases shown as the mask."""
+    random_share: float = 0.1
+    """Share of hidden bases shown as a random base; the rest is shown as it is."""
+    soft_mask_weight: float = 0.1
+    """Loss weight where the reference is lower-case."""
+    conservation_weights: bool = True
+    """Weight the loss by max(phyloP, 1) x (0.1 + phastCons), if the windows have tracks."""
+    label_flip: float = 0.5
+    """Probability of a random label where phastCons < 0.1, if the windows have tracks."""
     model: Size = "base"
     """tiny (4 layers, 256 wide), small (8, 512) or base (12, 768: GPN-MSA)."""
-    hidden: int | None = None
-    """Width, instead of the model's; at least 6 + 5 per species, and a multiple of heads."""
-    layers: int | None = None
+    n_hidden: int | None = None
+    """Width, instead of the model's; at least 6 + 5 per species, and a multiple of twice n_heads."""
+    n_layers: int | None = None
     """Layers, instead of the model's."""
-    heads: int | None = None
+    n_heads: int | None = None
     """Attention heads, instead of one per 64 of the width."""
     dropout: float = 0.1
     """Dropout of activations and of attention."""
@@ -108,96 +125,52 @@ class Pretrain:
     micro_batch_size: int | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
     lr: float = 1e-4
-    """AdamW's highest learning rate."""
+    """Peak learning rate of AdamW."""
     warmup: float = 1 / 30
     """Share of the steps in which the rate rises; it then falls as a cosine to zero."""
     weight_decay: float = 0.01
     """AdamW's weight decay; biases and norms have none."""
     clip: float | None = 1.0
-    """Largest gradient norm."""
-    mask_share: float = 0.8
-    """Share of hidden bases shown as the mask."""
-    random_share: float = 0.1
-    """Share of hidden bases shown as a random base; the rest is shown as it is."""
-    soft_mask_weight: float = 0.1
-    """Loss weight where the reference is lower-case."""
-    conservation_weights: bool = True
-    """Weight the loss by max(phyloP, 1) x (0.1 + phastCons), where the windows have tracks."""
-    label_flip: float = 0.5
-    """Probability of a random label where phastCons < 0.1, where the windows have tracks."""
-    ratio_per: Literal["step", "micro_batch"] = "step"
-    """Draw the ratio once per optimizer step, or for each micro-batch."""
-    validate_every: int | None = None
-    """Optimizer steps between two validations; default a tenth of the training."""
-    max_windows: int = 2048
-    """At most so many windows are validated on."""
-    validation_ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
-    """Fixed ratios of the validation loss; the middle one stops the training and picks the best model."""
+    """Largest gradient norm; null: no clipping."""
     patience: int | None = None
     """Stop after so many validations without a better loss; default: never."""
     keep: Literal["best", "last"] = "best"
     """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
-    checkpoint_every: int | None = None
-    """Optimizer steps between two checkpoints; default a tenth of the training."""
-    log_every: int = 20
-    """Optimizer steps between two lines of the log."""
-    seed: int = 0
-    """Of start, masks, dropout and order."""
-    device: Device = "auto"
-    """Where to compute."""
-    devices: int = 1
-    """How many of them on each machine."""
-    nodes: int = 1
-    """Machines; start the command on each with torchrun or SLURM."""
-    strategy: Strategy = "auto"
-    """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
-    large for one."""
-    precision: Precision = "auto"
-    """auto: bf16-mixed on a GPU, float32 on a CPU."""
-    compile: bool = False
-    """torch.compile the model."""
-    peak_tflops: float | None = None
-    """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
-    out: Path | None = None
-    """Run folder; default runs/r2mae-dna-pretrain-TIME. An interrupted run goes on there."""
-    progress: bool = True
-    """Show a progress bar."""
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(RunOptions):
     """Held-out masked prediction: the model against the column's plurality, a shuffled alignment, and both strands."""
 
     model: Path
-    """Run folder of pretrain, or a published model's folder."""
-    windows: Path
-    """Folder that prepare wrote."""
+    """Run folder of pretrain, or the folder of a published model."""
+    data: Path
+    """Folder of windows that prepare wrote."""
+    _: KW_ONLY
     split: Literal["validation", "test", "train"] = "validation"
-    """Which windows."""
+    """Which windows to use."""
     ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
     """Fixed mask ratios."""
     max_windows: int = 2048
-    """At most so many windows."""
+    """Most windows that are used."""
     batch_size: int = 64
-    """Windows per forward."""
-    device: Device = "auto"
-    """Where to compute."""
-    out: Path | None = None
-    """Run folder of the results; default runs/r2mae-dna-probe-TIME."""
+    """Windows per forward pass."""
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(RunOptions):
     """Score variants with a model, or with the alignment's own frequencies."""
 
     model: str
-    """Run folder of pretrain, a published model's folder, or `frequencies` (no network)."""
+    """Run folder of pretrain, the folder of a published model, or `frequencies` (no network)."""
     msa: Path
     """Alignment store."""
     variants: Path
     """VCF (plain, gzipped or bgzipped), TSV, CSV or Parquet with chrom, pos, ref, alt."""
+    _: KW_ONLY
     name: str = "llr"
-    """Of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Further scores of one file need names of their own."""
+    """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
+    names."""
     window: int = 128
     """Bases that the model sees around a variant."""
     min_defined: float = 0.0
@@ -209,20 +182,16 @@ class Score:
     strict: bool = False
     """Fail if any variant cannot be scored."""
     batch_size: int = 256
-    """Sites per forward; each is seen on both strands."""
+    """Sites per forward pass; each is seen on both strands."""
     chunk: int = 20_000
-    """Variants between two saved states, from which an interrupted run goes on."""
+    """Variants between two saved states, from which an interrupted run continues."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
     """torch.compile the model."""
-    device: Device = "auto"
-    """Where to compute."""
     out: Path | None = None
-    """Output; its suffix says the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: runs/r2mae-dna-score-TIME
+    """Output; its suffix sets the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: runs/r2mae-dna-score-TIME
     with the input's suffix."""
-    progress: bool = True
-    """Show a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +204,7 @@ class Evaluate:
     """clinvar: missense, AUROC and AUPRC; omim: regulatory, partial AUROC, AUPRC and AUPRC per class; rare-common: a
     VCF with AC and AN, rare (1 to 2 copies) against common (above 5 %) alleles."""
     scores: tuple[str, ...] = ()
-    """Score columns; default: every number column that is not an annotation, ours first. In a VCF: INFO fields;
+    """Score columns; default: every numeric column that is not an annotation, ours first. In a VCF: INFO fields;
     default: every R2MAE_ score."""
     label: str = "label"
     """Column of labels: true/false, 1/0, Pathogenic/Benign or Pathogenic/Common."""
@@ -246,52 +215,47 @@ class Evaluate:
     keep_duplicates: bool = False
     """Keep variants that appear more than once; default: all their rows are dropped, as GPN-MSA does."""
     max_fpr: float = 0.001
-    """Of the partial AUROC (standardised: 0.5 is chance)."""
+    """Largest false-positive rate of the partial AUROC (standardised: 0.5 is chance)."""
     bootstrap: int = 200
     """Resamples for the 95 % intervals; 0 for none."""
     scheme: str | None = None
     """Name of the first score in the records; default: its column."""
     seed: int = 0
-    """Of the resamples."""
+    """Seed for the resamples."""
     out: Path | None = None
     """Run folder; default runs/r2mae-dna-evaluate-TIME."""
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(RunOptions):
     """Pretrain small models on a real human-ape alignment and score real variants with them."""
 
-    schemes: tuple[str, ...] = ("fixed", "r2mae", "r2mae+cl")
-    """Schemes side by side."""
-    n_seeds: int = 3
-    """Seeds per scheme."""
-    steps: int = 100
-    """Optimizer steps per model."""
     window: int = 128
     """Bases per window, in training and in scoring."""
+    schemes: tuple[str, ...] = ("fixed", "r2mae", "r2mae+cl")
+    """Schemes to compare."""
+    n_hidden: int | None = None
+    """Width of the network, instead of the recipe's (`pretrain -c small`)."""
+    n_layers: int | None = None
+    """Layers of the network, instead of the recipe's."""
+    steps: int = 100
+    """Optimizer steps per model."""
     batch_size: int | None = None
     """Windows per step, instead of the recipe's."""
-    hidden: int | None = None
-    """Width of the network, instead of the recipe's (`pretrain -c small`)."""
-    layers: int | None = None
-    """Layers of the network, instead of the recipe's."""
     lr: float | None = None
-    """AdamW's highest learning rate, instead of the recipe's."""
-    device: Device = "auto"
-    """Where to compute."""
-    out: Path | None = None
-    """Run folder; default runs/r2mae-dna-demo-TIME."""
-    progress: bool = True
-    """Show a progress bar."""
+    """Peak learning rate of AdamW, instead of the recipe's."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds per scheme."""
 
 
 @dataclass(frozen=True)
-class Reproduce:
-    """Walk the grid of the paper's table 3; what is done already is not done again."""
+class Reproduce(RunOptions):
+    """Reproduce the paper's table 3; finished cells of the grid are not computed again."""
 
     target: Literal["table3"]
     """The table."""
-    windows: Path | None = None
+    _: KW_ONLY
+    data: Path | None = None
     """Training windows; default: the bundled human-ape alignment."""
     msa: Path | None = None
     """Alignment store to score with; default: the bundled one."""
@@ -303,13 +267,11 @@ class Reproduce:
         "fixed", "low", "high", "mdlm", "dynamic", "cl", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0",
     )  # fmt: skip
     """Rows of the table."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds per scheme."""
     model: Size = "base"
-    """Network on your own alignment; the bundled one is small and takes `hidden` and `layers`."""
-    hidden: int | None = None
+    """Network on your own alignment; the bundled one takes `n_hidden` and `n_layers`."""
+    n_hidden: int | None = None
     """Width on the bundled alignment, instead of the recipe's (`pretrain -c small`)."""
-    layers: int | None = None
+    n_layers: int | None = None
     """Layers on the bundled alignment, instead of the recipe's."""
     steps: int | None = None
     """Optimizer steps; default 30,000 on your own alignment and 300 on the bundled one."""
@@ -319,16 +281,12 @@ class Reproduce:
     micro_batch_size: int | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
     lr: float | None = None
-    """Learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
-    device: Device = "auto"
-    """Where to compute."""
+    """Peak learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds per scheme."""
     devices: int = 1
-    """How many of them on each machine."""
+    """Devices of this machine."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
-    out: Path | None = None
-    """Run folder; default runs/r2mae-dna-reproduce-TIME. What is done there already is not done again."""
-    progress: bool = True
-    """Show a progress bar."""

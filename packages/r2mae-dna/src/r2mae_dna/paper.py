@@ -1,9 +1,9 @@
-"""Table 3 of the paper as a grid of experiments, and `reproduce`, which walks it."""
+"""Table 3 of the paper as a grid of experiments, and `reproduce`."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,10 +12,11 @@ from r2mae_core import (
     RunFolder,
     UserError,
     device_name,
+    first_rank,
     micro_batch_size,
+    one_thread,
     open_run,
     precision,
-    read_records,
     refuse_options,
     report,
     resolve_device,
@@ -24,12 +25,10 @@ from r2mae_core import (
     scheme,
     scheme_name,
     seconds_of,
-    stamped,
-    write_records,
+    walk_grid,
 )
-from r2mae_dna.data.samples import prepare_apes
+from r2mae_dna.bundled import Bundled, Measure, grid, small_recipe, timed
 from r2mae_dna.data.windows import read_info
-from r2mae_dna.demo import judge_variants, one_thread, pretrain_and_judge, small_recipe
 from r2mae_dna.evaluate import RANK_BY, evaluate_table
 from r2mae_dna.masking import MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel
@@ -62,33 +61,15 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
     "phyloP-100v": (0.927, 0.937, 0.574, 0.038, 0.251, 0.029, 0.039),
     "CADD": (0.966, 0.967, 0.595, 0.048, 0.279, 0.010, 0.090),
 }
-"""Scores that the published tables carry; the paper took them from there."""
+"""Scores in the published tables, from which the paper took them."""
 
 
 def paper_value(name: str, task: str, metric: str) -> float | None:
     """Return what table 3 prints for a scheme or a published score, or None."""
     row = TABLE3.get(name) or PUBLISHED.get(name)
-    # The tables write 5' UTR with a typographic apostrophe here and there.
+    # The tables sometimes write 5' UTR with a typographic apostrophe.
     key = (task.replace("’", "'"), metric)
     return None if row is None or key not in COLUMNS else row[COLUMNS.index(key)]
-
-
-def reproduce(config: Reproduce) -> RunFolder:
-    """Train and judge what is missing of the grid; all finished cells are in the run folder's results.
-
-    Raises:
-        UserError: only some of the files of the full experiment are given, or one of them is wrong.
-    """
-    _check(config)
-    device = resolve_device(config.device)
-    free = ("schemes", "seeds", "devices")  # the grid may grow
-    run = open_run("r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free)
-    if config.windows is None:
-        with one_thread():
-            _bundled(config, run, device)
-    else:
-        _full(config, run, device)
-    return run
 
 
 def reproduce_command(config: Reproduce) -> None:
@@ -98,134 +79,115 @@ def reproduce_command(config: Reproduce) -> None:
         _dry_run(config, resolve_device(config.device))
         return
     run = reproduce(config)
-    title = "Table 3" if config.windows else "The schemes of table 3 on the bundled human-ape alignment"
+    if not first_rank():
+        return
+    title = "Table 3" if config.data else "The schemes of table 3 on the bundled human-ape alignment"
     report(run, run.results(), RANK_BY, title, config.target)
-    if config.windows is None:
-        say("The paper's own figures are on ClinVar and OMIM; these variants are others, so none stands beside them.")
+    if config.data is None:
+        say("The paper's figures are on ClinVar and OMIM, not on these variants, so they are not shown beside ours.")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
 
 
+def reproduce(config: Reproduce) -> RunFolder:
+    """Train and evaluate what is missing of the grid; all finished cells are in the run folder's results.
+
+    Raises:
+        UserError: only some of the files of the full experiment are given, or one of them is wrong.
+    """
+    _check(config)
+    device = resolve_device(config.device)
+    free = ("schemes", "seeds", "devices")  # the grid may grow
+    run = open_run("r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free)
+    if config.data is not None and config.msa is not None:
+        _full(config, run, config.data, config.msa, device)
+        return run
+    with one_thread():
+        bundled = Bundled.prepare(run.path, BUNDLED_WINDOW, device)
+        recipe = _bundled_recipe(config, bundled.data)
+        floor = {FREQUENCIES: timed(bundled.floor, device)}
+        _walk(run, floor | grid(config.schemes, config.seeds, recipe, bundled.pretrain, device))
+    return run
+
+
 def _check(config: Reproduce) -> None:
-    own = (config.windows, config.msa)
-    if any(own) != all(own) or (config.windows is None and (config.clinvar or config.omim)):
-        raise UserError("the full experiment needs --windows, --msa, and --clinvar or --omim; without any, the bundled")
-    if config.windows is not None and config.clinvar is None and config.omim is None:
-        raise UserError("nothing to judge the models on: give --clinvar, --omim, or both")
-    if config.windows is None:
+    own = (config.data, config.msa)
+    if any(own) != all(own) or (config.data is None and (config.clinvar or config.omim)):
+        raise UserError("the full experiment needs --data, --msa, and --clinvar or --omim; without any, the bundled")
+    if config.data is not None and config.clinvar is None and config.omim is None:
+        raise UserError("nothing to evaluate the models on: give --clinvar, --omim, or both")
+    if config.data is None:
         refuse_options(config, {"model": "your own alignment"}, "the bundled alignment")
     else:
-        refuse_options(config, dict.fromkeys(("hidden", "layers"), "the bundled one"), "your own alignment")
+        refuse_options(config, dict.fromkeys(("n_hidden", "n_layers"), "the bundled one"), "your own alignment")
     for name in config.schemes:
         scheme(name, "dna")
 
 
-def _bundled(config: Reproduce, run: RunFolder, device: str) -> None:
-    """Walk the grid on the bundled alignment and variants."""
-    store, windows, variants = prepare_apes(run.path, BUNDLED_WINDOW)
-
-    def cell(name: str, seed: int, home: Path) -> list[Record]:
-        options = replace(_bundled_recipe(config, windows), mask_ratio=name, seed=seed)
-        return pretrain_and_judge(home, options, store, variants, device)
-
-    floor = run.path / f"{FREQUENCIES}.vcf"
-    floors = judge_variants(variants, store, FREQUENCIES, floor, FREQUENCIES, 0, window=BUNDLED_WINDOW, device=device)
-    floors = stamped(floors, device_name(device))
-    _walk(config, run, cell, device, lambda found: floors + found)
-
-
-def _full(config: Reproduce, run: RunFolder, device: str) -> None:
-    """Walk the grid on the user's alignment, with the paper's recipe and tables."""
+def _full(config: Reproduce, run: RunFolder, data: Path, msa: Path, device: str) -> None:
+    """Do the grid on the user's alignment, with the paper's recipe and tables."""
     tables = {name: path for name, path in (("clinvar", config.clinvar), ("omim", config.omim)) if path is not None}
-    rows = {name: _row(name) for name in config.schemes}
+    rows = {name: scheme_name(scheme(name, "dna"), "dna") for name in config.schemes}
+    names = {row: name for name, row in rows.items()}
 
-    def cell(name: str, seed: int, home: Path) -> list[Record]:
-        model = home / "pretrain"
-        pretrain(replace(_full_recipe(config), mask_ratio=name, seed=seed, out=model))
-        records: list[Record] = []
-        for task, table in tables.items():
+    def cell(options: Pretrain, home: Path) -> list[Record]:
+        model, records = home / "pretrain", list[Record]()
+        pretrain(replace(options, out=model))
+        for task, table in tables.items() if first_rank() else ():
             scored = home / f"{task}.parquet"
-            score_variants(
-                Score(
-                    str(model), _given(config.msa), table, out=scored, device=config.device, precision=config.precision,
-                    progress=config.progress,
-                )
-            )  # fmt: skip
-            preset = Evaluate(scored, preset=task, scheme=rows[name], seed=seed, bootstrap=0)  # pyright: ignore[reportArgumentType]
-            records += evaluate_table(preset)[0]
-        names = {rows[name]: name}
+            score = Score(str(model), msa, table, out=scored, device=config.device, progress=config.progress)
+            score_variants(replace(score, precision=config.precision), alone=True)
+            preset: Any = task
+            row = rows[str(options.mask_ratio)]
+            records += evaluate_table(Evaluate(scored, preset=preset, scheme=row, seed=options.seed, bootstrap=0))[0]
         return [replace(r, paper=paper_value(names.get(r.scheme, r.scheme), r.task, r.metric)) for r in records]
 
     def tidy(found: list[Record]) -> list[Record]:
         # The published scores of the tables are the same beside every model: kept once, as baselines.
-        ours = [r for r in found if r.scheme in rows.values()]
-        others = {(r.scheme, r.task, r.metric): replace(r, seed=0) for r in found if r.scheme not in rows.values()}
+        ours = [r for r in found if r.scheme in names]
+        others = {(r.scheme, r.task, r.metric): replace(r, seed=0) for r in found if r.scheme not in names}
         return ours + list(others.values())
 
-    _walk(config, run, cell, device, tidy)
-
-
-def _row(name: str) -> str:
-    return scheme_name(scheme(name, "dna"), "dna")
+    _walk(run, grid(config.schemes, config.seeds, _full_recipe(config, data), cell, device), tidy)
 
 
 def _walk(
-    config: Reproduce,
-    run: RunFolder,
-    cell: Callable[[str, int, Path], list[Record]],
-    device: str,
-    tidy: Callable[[list[Record]], list[Record]],
+    run: RunFolder, cells: Mapping[str, Measure], tidy: Callable[[list[Record]], list[Record]] = lambda found: found
 ) -> None:
-    """Go through the grid and write the results after each cell; what is done already is not done again."""
-    found: list[Record] = []
-    grid = [(name, seed) for name in config.schemes for seed in config.seeds]
-    for i, (name, seed) in enumerate(grid, start=1):
-        home, start = run.path / f"{name}-{seed}", time.perf_counter()
-        done = (home / "results.json").exists()
-        if not done:
-            records = cell(name, seed, home)
-            write_records(home / "results.json", stamped(records, device_name(device), time.perf_counter() - start))
-        found += read_records(home)
-        run.write_results(tidy(found))
-        say(f"[{i}/{len(grid)}] {home.name}: {'done before' if done else f'{time.perf_counter() - start:.0f} s'}")
+    """Do the grid. With several devices, the other ranks only take part in the pretrainings."""
+    if first_rank():
+        walk_grid(run, cells, tidy=tidy)
+        return
+    for name, cell in cells.items():
+        cell(run.path / name)
 
 
-def _given(path: Path | None) -> Path:
-    if path is None:
-        raise UserError("the full experiment needs --windows and --msa")
-    return path
-
-
-def _bundled_recipe(config: Reproduce, windows: Path) -> Pretrain:
+def _bundled_recipe(config: Reproduce, data: Path) -> Pretrain:
     return small_recipe(
-        windows, config.steps or BUNDLED_STEPS, hidden=config.hidden, layers=config.layers, lr=config.lr,
-        batch_size=config.batch_size, micro_batch_size=config.micro_batch_size, device=config.device,
-        devices=config.devices, precision=config.precision, progress=config.progress,
+        data, config.steps or BUNDLED_STEPS, n_hidden=config.n_hidden, n_layers=config.n_layers, lr=config.lr,
+        batch_size=config.batch_size, **_shared(config),
     )  # fmt: skip
 
 
-def _full_recipe(config: Reproduce) -> Pretrain:
+def _full_recipe(config: Reproduce, data: Path) -> Pretrain:
     """Return the paper's recipe (C.7), which `Pretrain` has as its defaults, with what is given instead."""
     given = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr}
-    options = Pretrain(
-        _given(config.windows),
-        model=config.model,
-        micro_batch_size=config.micro_batch_size,
-        device=config.device,
-        devices=config.devices,
-        precision=config.precision,
-        progress=config.progress,
-    )
-    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    options = replace(Pretrain(data, model=config.model, **_shared(config)), **given)
     return replace(options, validate_every=max(options.steps // 6, 1))  # GPN-MSA: every 5000 of 30,000
 
 
+def _shared(config: Reproduce) -> dict[str, Any]:
+    names = ("micro_batch_size", "device", "devices", "precision", "progress")
+    return {name: getattr(config, name) for name in names}
+
+
 def _dry_run(config: Reproduce, device: str) -> None:
-    """Print the grid, and what its pretraining would cost by the time of a few steps on made-up windows."""
-    if config.windows is None:
+    """Print the grid, and what its pretraining would cost by the time of a few steps on random windows."""
+    if config.data is None:
         options, length, n_species = _bundled_recipe(config, Path()), BUNDLED_WINDOW, BUNDLED_SPECIES
     else:
-        info = read_info(config.windows)
-        options, length, n_species = _full_recipe(config), info.window, info.n_species
+        info = read_info(config.data)
+        options, length, n_species = _full_recipe(config, config.data), info.window, info.n_species
     say(f"Schemes: {', '.join(config.schemes)}; seeds {', '.join(map(str, config.seeds))}")
     model = AlignmentModel(model_shape(options, n_species))
     micro = micro_batch_size(options.micro_batch_size, options.batch_size, options.devices, LARGEST_MICRO_BATCH)

@@ -1,4 +1,4 @@
-"""Every figure of the package."""
+"""The figures of the package."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,10 +40,10 @@ def plot_curves(labels: np.ndarray, damage: Mapping[str, np.ndarray]) -> Any:
 
 
 def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int, mark: int | None = None) -> None:
-    """Draw a sequence logo: letters as tall as their probability times the position's information in bits.
+    """Draw a sequence logo: letters of height probability times the position's information in bits.
 
     Args:
-        axes: where.
+        axes: the axes to draw on.
         probabilities: (n, 4) of A, C, G, T.
         reference: n letters, written below.
         first: 1-based position of the first.
@@ -88,22 +88,24 @@ def plot_demo(
     logos: Sequence[tuple[str, np.ndarray, str, int]],
     mark: int,
     mark_title: str,
+    seed: int,
 ) -> Any:
-    """Draw training curves, ROC curves, AUROC per scheme, and logos of what the models expect.
+    """Draw training curves, ROC curves, AUROC per scheme, and logos of the models' predictions.
 
     Args:
         records: auroc per scheme and seed, and the baseline's.
         curves: scheme → seed → [(step, training loss)].
         labels: (n,) bool of the variants.
-        damage: first-seed scores per scheme, and the baseline's.
+        damage: scores of the first seed per scheme, and the baseline's.
         logos: (title, probabilities (n, 4), reference letters, first position).
         mark: index of the position that is shaded in the logos.
         mark_title: what is there.
+        seed: the seed whose ROC curves are drawn.
     """
     figure = new_figure(13, 4.2 + 1.9 * len(logos))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
     loss, roc, bars = top.subplots(1, 3)
-    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline has none: grey
+    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline is grey
     for name, seeds in curves.items():
         for j, points in enumerate(seeds.values()):
             steps, values = zip(*points, strict=True)
@@ -111,6 +113,7 @@ def plot_demo(
     loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
     loss.legend(fontsize="small", frameon=False)
     _draw_roc(roc, labels, damage, colours)
+    roc.set_title(f"rare (positive) against common, seed {seed}")
     table = compare([record for record in records if record.metric == "auroc"])
     cells = {key[0]: cell for key, cell in table.cells.items()}
     for i, (name, cell) in enumerate(cells.items()):
@@ -119,9 +122,7 @@ def plot_demo(
     bars.axhline(0.5, color="0.7", linestyle=":")
     bars.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
     bars.set(ylabel="AUROC", title="AUROC, mean and sd of seeds")
-    bottom.suptitle(
-        f"what is expected at each base when it is masked (bits), above the reference; shaded: {mark_title}"
-    )
+    bottom.suptitle(f"prediction at each base when it is masked (bits), above the reference; shaded: {mark_title}")
     panels = bottom.subplots(len(logos), 1, squeeze=False)[:, 0]
     for axes, (title, probabilities, reference, first) in zip(panels, logos, strict=True):
         draw_logo(axes, probabilities, reference, first, mark)
@@ -136,5 +137,5 @@ def _draw_roc(axes: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray], c
         false, true, _ = roc_curve(labels, values)
         axes.plot(false, true, color=colours.get(name, "0.4"), linewidth=1.2, label=name)
     axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
-    axes.set(xlabel="false-positive rate", ylabel="true-positive rate", title="rare (positive) against common, seed 0")
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
     axes.legend(fontsize="small", frameon=False, loc="lower right")

@@ -1,9 +1,9 @@
 """Pretraining on windows: the module, its optimizer, and `pretrain` (paper, C.7; GPN-MSA's recipe)."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -16,37 +16,26 @@ from typing_extensions import override
 from r2mae_core import (
     Curriculum,
     CurriculumWeights,
+    HeldOutLoss,
+    InOrder,
     MaskDraw,
     MaskedModule,
+    Modality,
     RatioSampler,
-    Record,
     ResumableLoader,
     RunFolder,
     StepOrder,
-    Throughput,
     UserError,
-    cosine,
-    decay_groups,
+    adamw,
+    check_share,
     derived_seed,
-    device_name,
-    fit,
-    gathered_state,
-    micro_batch_size,
     n_masked,
-    open_run,
-    operations_metrics,
-    precision,
     read_weights,
-    resolve_device,
-    resolved,
-    sampler_from_config,
-    sampler_to_config,
-    say,
-    scheme_name,
-    stamped,
+    run_pretraining,
+    spread,
     weighted_mean,
+    without_prefix,
 )
-from r2mae_dna.data.loaders import validation_loader
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MaskedBatch, MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
@@ -56,7 +45,7 @@ from r2mae_dna.weights import save_model
 
 CURRICULUM_HIDDEN, CURRICULUM_OFFSET = (128, 128), 0.5  # C.7
 LARGEST_MICRO_BATCH = 512
-"""Windows that a device computes at once unasked, as in the paper."""
+"""Windows that a device computes at once by default, as in the paper."""
 
 
 class AlignmentPretraining(MaskedModule):
@@ -66,10 +55,10 @@ class AlignmentPretraining(MaskedModule):
         model: the network.
         mask_ratio: the scheme; a `Curriculum` adds the learned loss weights.
         masking: how hidden bases are shown and weighted.
-        lr: AdamW's highest learning rate.
+        lr: peak learning rate of AdamW.
         warmup: share of the steps in which the rate rises, before the cosine to 0.
         weight_decay: of matrices; vectors and the curriculum head have none.
-        seed: of masks, dropout, and the curriculum head's start.
+        seed: seed for masks, dropout, and the initialisation of the curriculum head.
         ratio_per: see `MaskedModule`.
         validation_ratios: fixed ratios of the validation loss.
     """
@@ -95,13 +84,15 @@ class AlignmentPretraining(MaskedModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derived_seed(seed, "curriculum"))
                 self.curriculum = CurriculumWeights(
-                    model.config.hidden, mask_ratio.n_columns, hidden=CURRICULUM_HIDDEN, offset=CURRICULUM_OFFSET
+                    model.config.n_hidden, mask_ratio.n_columns, hidden=CURRICULUM_HIDDEN, offset=CURRICULUM_OFFSET
                 )
 
+    @override
     def sharded_blocks(self) -> Iterable[nn.Module]:
-        """Return all layers but the last, whose weights are read by themselves: it is computed at some positions."""
+        # The last layer's weights are read separately: it is computed at some positions only.
         return list(self.model.layers)[:-1]
 
+    @override
     def masked_loss(self, batch: dict[str, Tensor], draw: MaskDraw) -> Tensor:
         """Return sum(w · W · CE) / sum(w) over the hidden bases; W is 1 without a curriculum (A.3)."""
         masked = mask_windows(batch, draw.ratio, draw.generator, self.masking)
@@ -113,35 +104,35 @@ class AlignmentPretraining(MaskedModule):
         learned = self.curriculum(hidden.flatten(0, 1), draw.column, draw.multiplier)
         if self.is_log_step():
             values = learned.detach()
-            self.log_now(
-                {
-                    "curriculum/multiplier": draw.multiplier,
-                    "curriculum/min": values.min(),
-                    "curriculum/max": values.max(),
-                    "curriculum/log_spread": CurriculumWeights.log_spread(values),
-                }
-            )
+            logged = {
+                "multiplier": draw.multiplier, "min": values.min(), "max": values.max(),
+                "log_spread": CurriculumWeights.log_spread(values),
+            }  # fmt: skip
+            self.log_now({f"curriculum/{name}": value for name, value in logged.items()})
         return weighted_mean(loss, weights, learned)
 
+    @override
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the network and the curriculum head apart, so that the head never changes the network's step."""
+        """Clip the network and the curriculum head separately, so that the head never changes the network's step."""
         if gradient_clip_val is not None:
             for part in filter(None, (self.model, self.curriculum)):
                 torch.nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
+    @override
     def configure_optimizers(self) -> Any:
-        """Return AdamW with a linear warm-up and a cosine to 0."""
-        groups = decay_groups(self.named_parameters(), self.weight_decay, lambda name: name.startswith("curriculum."))
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
-        total = self.total_steps() or 0
-        factor = partial(cosine, total=total, warmup=self.warmup)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return adamw(
+            self.named_parameters(),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            total_steps=self.total_steps(),
+            warmup=self.warmup,
+            free=lambda name: name.startswith("curriculum."),
+        )
 
 
 def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> Tensor:
@@ -150,128 +141,128 @@ def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> 
     return F.cross_entropy(logits.flatten(0, 1), masked.labels.flatten(), reduction="none")
 
 
-class Speed(Throughput):
-    """Logs windows and operations per second, and MFU where the device's peak is known.
+class DnaModality(Modality[Pretrain, AlignmentModel]):
+    """What is special to pretraining on windows of an alignment."""
 
-    Args:
-        batch_size: windows of an optimizer step.
-        shape: of the network.
-        length: bases of a window.
-        peak_tflops: the device's peak, where the user gave it.
-    """
+    program, name, unit, has_curriculum = "r2mae-dna", "dna", "windows", True
 
-    def __init__(self, batch_size: int, shape: ModelConfig, length: int, peak_tflops: float | None) -> None:
-        super().__init__(batch_size, "windows")
-        self.shape, self.length, self.peak_tflops = shape, length, peak_tflops
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__(config)
+        check_share("warmup", config.warmup)
+        self.masking = MaskingConfig(
+            config.mask_share, config.random_share, config.soft_mask_weight, config.conservation_weights,
+            config.label_flip,
+        )  # fmt: skip
+        self.windows = WindowSet(config.data)
+        self.info = self.windows.info
+        self.shape = model_shape(config, self.info.n_species)
+        self.validation = WindowSet(config.data, "validation") if self.info.counts.get("validation") else None
+        if config.patience is not None and self.validation is None:
+            raise UserError(f"--patience needs validation windows, and {config.data} has none")
+        self.n_samples = 2 * len(self.windows)  # both strands of each
 
     @override
-    def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
-        total = pl_module.total_steps()
-        ratio = sum(pl_module.mask_ratio.mean(step, total) for step in steps) / len(steps)
-        operations = 3 * rate * self.shape.flops(self.length, n_masked(ratio, self.length))  # backward is twice forward
-        return {
-            **super().metrics(rate, steps, trainer, pl_module),
-            **operations_metrics(operations, trainer, self.peak_tflops),
-        }
+    def sampler(self) -> RatioSampler:
+        return with_freeze(super().sampler(), self.config.freeze_steps)
 
+    @override
+    def largest_micro_batch(self, device: str) -> int:
+        return LARGEST_MICRO_BATCH
 
-def _callbacks(config: Pretrain, run: RunFolder) -> list[pl.Callback]:
-    ratios = config.validation_ratios
-    monitor = f"val_loss/ratio_{ratios[len(ratios) // 2]:g}"
-    callbacks: list[pl.Callback] = []
-    if config.keep == "best":
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=run.checkpoints,
-                filename="best",
-                monitor=monitor,
-                save_weights_only=True,
-                enable_version_counter=False,
-            )
+    @override
+    def facts(self) -> dict[str, Any]:
+        return {"windows_digest": self.info.digest}
+
+    @override
+    def build(self, sampler: RatioSampler) -> AlignmentPretraining:
+        config = self.config
+        model = AlignmentModel(self.shape, derived_seed(config.seed, "start"))
+        if config.compile:
+            model.compile_trunk()
+        return AlignmentPretraining(
+            model,
+            sampler,
+            self.masking,
+            lr=config.lr,
+            warmup=config.warmup,
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            validation_ratios=config.validation_ratios,
+            ratio_per=config.ratio_per,
         )
-    if config.patience is not None:
-        callbacks.append(EarlyStopping(monitor, patience=config.patience, min_delta=0.0))
-    return callbacks
+
+    @override
+    def title(self, module: Any) -> str:
+        network = self.config.model if self.config.n_hidden is None else "a network"
+        return (
+            f"{network} on {len(self.windows):,} windows of {self.info.window} bases and {self.info.n_species} species "
+            "beside the reference"
+        )
+
+    @override
+    def loader(self, order: StepOrder, device: str) -> ResumableLoader:
+        return ResumableLoader(order, partial(self.windows.batch, pin=device == "cuda"))
+
+    @override
+    def held_out(self, micro_batch_size: int) -> InOrder | None:
+        if self.validation is None:
+            return None
+        rows = spread(len(self.validation), self.config.max_windows)
+        return InOrder(rows, micro_batch_size, self.validation.batch)
+
+    @override
+    def flops(self, module: Any, mask_ratio: float) -> float:
+        length = self.info.window
+        return 3 * self.shape.flops(length, n_masked(mask_ratio, length))  # backward is twice forward
+
+    @override
+    def callbacks(self, run: RunFolder) -> list[pl.Callback]:
+        if self.validation is None:
+            return []
+        ratios, found = self.config.validation_ratios, list[pl.Callback]()
+        monitor = f"val_loss/ratio_{ratios[len(ratios) // 2]:g}"
+        if self.config.keep == "best":
+            best = best_checkpoint(run)
+            found.append(
+                ModelCheckpoint(
+                    dirpath=best.parent,
+                    filename=best.stem,
+                    monitor=monitor,
+                    save_weights_only=True,
+                    enable_version_counter=False,
+                )
+            )
+        if self.config.patience is not None:
+            found.append(EarlyStopping(monitor, patience=self.config.patience, min_delta=0.0))
+        return found
+
+    @override
+    def trained(self, state: dict[str, Tensor], run: RunFolder) -> AlignmentModel:
+        best, model = best_checkpoint(run), AlignmentModel(self.shape)
+        model.load_state_dict(without_prefix(read_weights(best) if best.exists() else state, "model."))
+        return model.eval()
+
+    @override
+    def evaluate(self, model: AlignmentModel, device: str) -> HeldOutLoss | None:
+        if self.validation is None:
+            return None
+        ratios, limit = self.config.validation_ratios, self.config.max_windows
+        losses = held_out_loss(model, self.validation, ratios=ratios, max_windows=limit, device=device)
+        return HeldOutLoss(self.config.data.resolve().name, losses, min(limit, len(self.validation)))
+
+    @override
+    def save(self, model: AlignmentModel, folder: Path) -> None:
+        save_model(model, folder, self.info.species)
+
+    @override
+    def next_command(self, run: RunFolder) -> str:
+        probe = "" if self.validation is None else f"r2mae-dna probe {run.path} {self.config.data}, or "
+        return f"{probe}r2mae-dna score {run.path} STORE VARIANTS"
 
 
-def pretrain(config: Pretrain) -> RunFolder:
-    """Pretrain as the config says and return the run folder: `model/`, metrics, and the loss on validation windows.
-
-    Raises:
-        UserError: the windows, the shape, the scheme or the device is wrong, or the run was interrupted.
-    """
-    start = time.perf_counter()
-    device, sampler, masking = resolve_device(config.device), scheme_sampler(config), _masking(config)
-    windows = WindowSet(config.windows)
-    shape = model_shape(config, windows.info.n_species)
-    validated = bool(windows.info.counts.get("validation"))
-    _refuse(config, validated)
-    world_size = config.devices * config.nodes
-    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world_size, LARGEST_MICRO_BATCH)
-    order = StepOrder(2 * len(windows), config.batch_size, micro, config.seed)  # both strands of each
-    run = open_run(
-        "r2mae-dna",
-        "pretrain",
-        config.out,
-        {**resolved(config), "mask_ratio": sampler_to_config(sampler)},
-        n_processes=world_size,
-        facts={"windows_digest": windows.info.digest},
-    )
-    if (run.path / "model" / "config.json").exists():
-        return run  # finished before
-    module = AlignmentPretraining(
-        AlignmentModel(shape, derived_seed(config.seed, "start")),
-        sampler,
-        masking,
-        lr=config.lr,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-        validation_ratios=config.validation_ratios,
-        ratio_per=config.ratio_per,
-    )
-    if config.compile:
-        module.model.compile_trunk()
-    callbacks: list[pl.Callback] = [Speed(config.batch_size, shape, windows.info.window, config.peak_tflops)]
-    held_out, validation, tenth = None, None, max(config.steps // 10, 1)
-    if validated:
-        held_out = WindowSet(config.windows, "validation")
-        validation = validation_loader(held_out, micro, config.max_windows, world_size)
-        callbacks += _callbacks(config, run)
-    trainer = fit(
-        module,
-        ResumableLoader(order, partial(windows.batch, pin=device == "cuda")),  # pyright: ignore[reportArgumentType]
-        run,
-        max_steps=config.steps,
-        device=device,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=precision(config.precision, device),
-        accumulate_grad_batches=order.micro_batches(world_size),
-        gradient_clip_val=config.clip,
-        checkpoint_every=config.checkpoint_every or tenth,
-        validation_loader=validation,
-        validate_every=(config.validate_every or tenth) if validated else None,
-        log_every=config.log_every,
-        callbacks=callbacks,
-        progress=config.progress,
-    )
-    state = gathered_state(module)  # by every rank
-    if trainer.is_global_zero:
-        best = run.checkpoints / "best.ckpt"
-        model = _model_of(read_weights(best) if best.exists() else state, shape)
-        if held_out is not None:
-            records = _loss_records(model, held_out, config, sampler, device)
-            run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
-        save_model(model, run.path / "model", windows.info.species)  # last: with it the run is finished
-    trainer.strategy.barrier()
-    return run
-
-
-def scheme_sampler(config: Pretrain) -> RatioSampler:
-    """Return the scheme of a config, with its seed and its frozen steps."""
-    return with_freeze(sampler_from_config(config.mask_ratio, "dna", seed=config.seed), config.freeze_steps)
+def best_checkpoint(run: RunFolder) -> Path:
+    """Return where the best weights on the validation windows are kept during training."""
+    return run.checkpoints / "best.ckpt"
 
 
 def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler:
@@ -284,61 +275,24 @@ def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler
 def model_shape(config: Pretrain, n_species: int) -> ModelConfig:
     """Return the network's shape for so many species beside the reference."""
     return ModelConfig.sized(
-        config.model, n_species, hidden=config.hidden, layers=config.layers, heads=config.heads, dropout=config.dropout
+        config.model,
+        n_species,
+        n_hidden=config.n_hidden,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        dropout=config.dropout,
     )
 
 
-def _masking(config: Pretrain) -> MaskingConfig:
-    try:
-        return MaskingConfig(
-            config.mask_share, config.random_share, config.soft_mask_weight, config.conservation_weights,
-            config.label_flip,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error)) from None
+def pretrain(config: Pretrain) -> RunFolder:
+    """Pretrain as the options say and return the run folder: `model/`, metrics, and the loss on validation windows.
 
-
-def _refuse(config: Pretrain, validated: bool) -> None:
-    if not 0 <= config.warmup <= 1:
-        raise UserError(f"--warmup is a share of the steps, between 0 and 1, got {config.warmup:g}")
-    if config.compile and config.strategy == "fsdp":
-        raise UserError("--compile together with --strategy fsdp is not tested; choose one")
-    if config.patience is not None and not validated:
-        raise UserError(f"--patience needs validation windows, and {config.windows} has none")
-
-
-def _model_of(state: dict[str, Tensor], shape: ModelConfig) -> AlignmentModel:
-    """Return the network of a module's whole state. A compiled model's names are those of its own modules."""
-    model, prefix = AlignmentModel(shape), "model."
-    model.load_state_dict({name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})
-    return model.eval()
-
-
-def _loss_records(
-    model: AlignmentModel, held_out: WindowSet, config: Pretrain, sampler: RatioSampler, device: str
-) -> list[Record]:
-    losses = held_out_loss(
-        model, held_out, ratios=config.validation_ratios, max_windows=config.max_windows, device=device
-    )
-    task, name = config.windows.resolve().name, scheme_name(sampler, "dna")
-    n = min(config.max_windows, len(held_out))
-    return [
-        Record(task, f"loss@{ratio:g}", loss, name, config.seed, n, "validation")
-        for ratio, loss in zip(config.validation_ratios, losses, strict=True)
-    ]
+    Raises:
+        UserError: the windows, the shape, the scheme or the device is wrong, or the run was interrupted.
+    """
+    return run_pretraining(DnaModality, config)
 
 
 def pretrain_command(config: Pretrain) -> None:
     """`r2mae-dna pretrain`."""
-    device, sampler, info = resolve_device(config.device), scheme_sampler(config), WindowSet(config.windows).info
-    say(
-        f"Pretraining {config.model if config.hidden is None else 'a network'} on {info.counts['train']:,} windows of "
-        f"{info.window} bases and {info.n_species} species beside the reference, ratio {sampler.describe()}, "
-        f"on {device_name(device)}"
-    )
-    run = pretrain(config)
-    for record in run.results():
-        say(f"{record.metric} on {record.n:,} validation windows: {record.value:.4f}")
-    made = "results.json, model/" if run.results() else "model/"
-    judge = f"r2mae-dna probe {run.path} {config.windows}, or " if run.results() else ""
-    say(f"Done: {run.path} ({made}). Next: {judge}r2mae-dna score {run.path} STORE VARIANTS")
+    run_pretraining(DnaModality, config, talk=True)

@@ -1,9 +1,7 @@
 """Held-out masked prediction: is the model better than the column's plurality, and does it use the alignment?"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,9 +15,9 @@ from r2mae_core import (
     report,
     resolve_device,
     resolved,
-    sampler_from_config,
+    run_identity,
     say,
-    scheme_name,
+    spread,
     stamped,
 )
 from r2mae_dna.data.codes import MASK, TOKEN_BITS
@@ -31,7 +29,7 @@ from r2mae_dna.options import Probe
 from r2mae_dna.weights import load_model
 
 BATCH_SIZE = 64
-"""Windows per forward; the hidden positions depend on it."""
+"""Windows per forward pass; the hidden positions depend on it."""
 
 
 def plurality_log_probabilities(codes: Tensor, smoothing: Tensor, background: Tensor) -> Tensor:
@@ -79,15 +77,15 @@ def probe_model(
     batch_size: int,
     device: str,
 ) -> dict[str, float]:
-    """Return metrics of masked prediction on held-out windows; hidden bases show the mask, and weigh the same.
+    """Return metrics of masked prediction on held-out windows; hidden bases show the mask and have equal weights.
 
     Args:
         model: in evaluation mode.
         train: windows on which the plurality predictor is fitted.
-        held_out: windows to judge on, evenly spread, at most `max_windows`.
+        held_out: windows to evaluate on, evenly spread, at most `max_windows`.
         ratios: fixed mask ratios; each window has its own positions, the same for every model.
         max_windows: see above.
-        batch_size: windows per forward.
+        batch_size: windows per forward pass.
         device: torch device type.
 
     Returns:
@@ -110,8 +108,7 @@ def probe_model(
 
 
 def _tokens(windows: WindowSet, limit: int, device: str) -> Tensor:
-    rows = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(np.int64)
-    return (windows.batch(rows)["codes"] & TOKEN_BITS).to(device)
+    return (windows.batch(spread(len(windows), limit))["codes"] & TOKEN_BITS).to(device)
 
 
 def _batch(
@@ -158,16 +155,16 @@ def _loss(log_probabilities: Tensor, labels: Tensor) -> float:
 @torch.inference_mode()
 def held_out_loss(
     model: AlignmentModel, held_out: WindowSet, *, ratios: Sequence[float], max_windows: int, device: str
-) -> list[float]:
-    """Return the model's loss at each ratio, as `probe_model` computes it: what every pretraining leaves."""
+) -> dict[float, float]:
+    """Return ratio → the model's loss, as `probe_model` computes it: what every pretraining records."""
     model = model.to(device).eval()
-    codes, sums = _tokens(held_out, max_windows, device), [0.0] * len(ratios)
+    codes, sums = _tokens(held_out, max_windows, device), dict.fromkeys(ratios, 0.0)
     for start in range(0, len(codes), BATCH_SIZE):
         part = codes[start : start + BATCH_SIZE]
-        for i, ratio in enumerate(ratios):
+        for ratio in sums:
             seen, positions, labels = _hide(part, ratio, _generator(start, device))
-            sums[i] += _loss(_predict(model, seen, positions), labels) * len(part)
-    return [total / len(codes) for total in sums]
+            sums[ratio] += _loss(_predict(model, seen, positions), labels) * len(part)
+    return {ratio: total / len(codes) for ratio, total in sums.items()}
 
 
 def _generator(start: int, device: str) -> torch.Generator:
@@ -175,16 +172,17 @@ def _generator(start: int, device: str) -> torch.Generator:
 
 
 def probe(config: Probe) -> RunFolder:
-    """Judge a model on held-out windows; the records are in the run folder's results.
+    """Evaluate a model on held-out windows; the records are in the run folder's results.
 
     Raises:
-        UserError: the model or the windows are not there, or do not fit each other.
+        UserError: the model or the windows are missing, or do not fit each other.
     """
     device = resolve_device(config.device)
     pretrained = load_model(config.model)
-    train, held_out = WindowSet(config.windows), WindowSet(config.windows, config.split)
-    pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.windows))
-    scheme, seed = pretraining_of(config.model)
+    train, held_out = WindowSet(config.data), WindowSet(config.data, config.split)
+    pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.data))
+    run_of = (config.model / "config.yaml").exists()  # else a published model
+    scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
     run = open_run("r2mae-dna", "probe", config.out, resolved(config))
     values = probe_model(
         pretrained.model,
@@ -195,7 +193,7 @@ def probe(config: Probe) -> RunFolder:
         batch_size=config.batch_size,
         device=device,
     )
-    task, n = config.windows.resolve().name, min(config.max_windows, len(held_out))
+    task, n = config.data.resolve().name, min(config.max_windows, len(held_out))
     records = [
         Record(task, f"{metric}@{ratio:g}", values[f"{key}@{ratio:g}"], row, of_seed, n, config.split)
         for ratio in config.ratios
@@ -205,22 +203,12 @@ def probe(config: Probe) -> RunFolder:
     return run
 
 
-def pretraining_of(model: Path) -> tuple[str, int]:
-    """Return the scheme and the seed of a run folder of pretrain; of a published model, its folder's name and 0."""
-    if not (model / "config.yaml").exists():
-        return model.resolve().name, 0
-    config = RunFolder.open(model).config
-    return scheme_name(sampler_from_config(config["mask_ratio"], "dna"), "dna"), config["seed"]
-
-
 def probe_command(config: Probe) -> None:
     """`r2mae-dna probe`."""
     run = probe(config)
     records = run.results()
     report(run, records, RANK_BY, f"{records[0].n:,} {config.split} windows on {records[0].device}")
-    say(
-        "plurality: letters of the other species at the base, smoothing fitted. shuffled: columns moved within windows."
-    )
+    say("plurality: the other species' letters at the base, smoothing fitted. shuffled: columns permuted in windows.")
     say("strand_difference: total variation between the predictions on the two strands.")
     say(f"Done: {run.path} (results.json, table.md)")
 

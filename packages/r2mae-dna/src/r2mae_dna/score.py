@@ -159,16 +159,20 @@ def output_path(config: Score) -> Path:
     return out
 
 
-def score_variants(config: Score) -> Counts:
-    """Score a variant file and write it again with the scores; an interrupted run goes on where it stopped.
+def score_variants(config: Score, *, alone: bool = False) -> Counts:
+    """Score a variant file and write it again with the scores; an interrupted run resumes where it stopped.
 
     Under torchrun the ranks share the stretches, and the first one writes.
+
+    Args:
+        config: the options.
+        alone: this process scores everything, whatever other ranks there are.
 
     Raises:
         UserError: a file is wrong, the model does not fit the alignment, most reference alleles disagree, no
             chromosome is known, there is no variant, or (strict) an allele could not be scored.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = (0, 1) if alone else (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     device = _device(config, world_size)
     if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
         raise UserError("window must be at least 2, chunk and batch_size at least 1")

@@ -1,6 +1,6 @@
 """Checkpoints in the layout of the published GPN-MSA models: `config.json` and `model.safetensors`.
 
-What is saved here loads in the `gpn` package, and what was published loads here. The rotary table is computed, never
+What is saved here loads in the `gpn` package, and published models load here. The rotary table is computed, never
 read, and the output bias is `cls.predictions.bias`, the one that published files have.
 """
 
@@ -46,13 +46,13 @@ def to_published(model: AlignmentModel) -> dict[str, Tensor]:
     out["cls.predictions.decoder.weight"] = decoder.weight.detach()
     # Two names for one bias: transformers 5 no longer ties them.
     out["cls.predictions.bias"], out["cls.predictions.decoder.bias"] = decoder.bias.detach(), decoder.bias.detach()
-    cosine, sine = rotary_table(MAX_POSITIONS, model.config.hidden // model.config.heads)
+    cosine, sine = rotary_table(MAX_POSITIONS, model.config.n_hidden // model.config.n_heads)
     out["model.encoder.embed_positions.weight"] = torch.cat([sine, cosine], -1)
     return {name: value.contiguous().cpu().clone() for name, value in out.items()}
 
 
 def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: str) -> None:
-    """Put published weights into a model of the same shape.
+    """Load published weights into a model of the same shape.
 
     Raises:
         UserError: a weight is missing or has another shape.
@@ -60,11 +60,11 @@ def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: st
 
     def take(name: str) -> Tensor:
         if name not in weights:
-            raise UserError(f"{source} has no weight {name!r}; it is no GPN-MSA (GPNRoFormer) checkpoint")
+            raise UserError(f"{source} has no weight {name!r}; it is not a GPN-MSA (GPNRoFormer) checkpoint")
         return weights[name]
 
     state: dict[str, Tensor] = {}
-    for i in range(model.config.layers):
+    for i in range(model.config.n_layers):
         home = f"model.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             parts = [take(f"{home}.attention.self.{name}.{kind}") for name in ("query", "key", "value")]
@@ -93,10 +93,10 @@ def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | Non
         "vocab_size": N_TOKENS,
         "aux_features_vocab_size": N_LETTERS,
         "n_aux_features": N_LETTERS * config.n_species,
-        "hidden_size": config.hidden,
-        "embedding_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
+        "hidden_size": config.n_hidden,
+        "embedding_size": config.n_hidden,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
         "intermediate_size": config.intermediate,
         "hidden_act": "gelu",
         "hidden_dropout_prob": config.dropout,
@@ -134,7 +134,7 @@ class Pretrained:
         for i, (theirs, ours) in enumerate(zip(self.species, species, strict=True)):
             if theirs != ours:
                 raise UserError(
-                    f"{self.name} and {where} have their species in another order: at column {i} the model has "
+                    f"{self.name} and {where} have their species in different orders: at column {i} the model has "
                     f"{theirs!r} and the alignment {ours!r}; build the alignment with --species in the model's order"
                 )
 
@@ -152,7 +152,7 @@ def load_model(folder: Path) -> Pretrained:
     home = folder / "model" if (folder / "model" / "config.json").exists() else folder
     if not (home / "config.json").exists():
         hint = "; its pretraining is not finished" if (folder / "config.yaml").exists() else ""
-        raise UserError(f"no model at {folder}{hint}: a config.json and model.safetensors are wanted")
+        raise UserError(f"no model at {folder}{hint}: a config.json and model.safetensors are needed")
     values = json.loads((home / "config.json").read_text(encoding="utf-8"))
     config = _config(values, home)
     weights, digest = _read_weights(home)
@@ -170,12 +170,11 @@ def _config(values: dict[str, Any], home: Path) -> ModelConfig:
     for key, expected in known.items():
         if values.get(key, expected) != expected:
             raise UserError(f"{home}/config.json: {key} is {values[key]!r}; only {expected!r} is known here")
-    hidden = values.get("hidden_size", 768)
     return ModelConfig(
         n_species=values["n_aux_features"] // N_LETTERS,
-        hidden=hidden,
-        layers=values.get("num_hidden_layers", 12),
-        heads=values.get("num_attention_heads", 12),
+        n_hidden=values.get("hidden_size", 768),
+        n_layers=values.get("num_hidden_layers", 12),
+        n_heads=values.get("num_attention_heads", 12),
         intermediate=values.get("intermediate_size", 3072),
         dropout=values.get("hidden_dropout_prob", 0.1),
     )

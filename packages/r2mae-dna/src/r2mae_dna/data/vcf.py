@@ -20,7 +20,9 @@ from r2mae_dna.data.variants import (
     write_frame,
 )
 
-_ENCODING = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 come back as they were
+RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
+"""A rare allele has at most so many copies, a common one a minor-allele frequency above this."""
+_ENCODING = ("utf-8", "surrogateescape")  # bytes that are not UTF-8 are written back unchanged
 
 
 class VcfFile:

@@ -55,7 +55,9 @@ class WindowSet:
         self.info = read_info(folder)
         self.split = split
         if not self.info.counts.get(split):
-            raise UserError(f"{folder} holds no {split} windows; make it again with r2mae-dna prepare --{split} REGION")
+            raise UserError(
+                f"{folder} holds no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
+            )
         home = folder / split
         self.codes: np.ndarray = np.load(home / "codes.npy", mmap_mode="r")
         self.starts: np.ndarray = np.load(home / "starts.npy")
@@ -161,8 +163,8 @@ def prepare(config: Prepare) -> Path:
         raise UserError(f"{out} exists; remove it first, or name another --out")
     store = AlignmentStore(config.msa)
     held_out = {
-        "validation": [parse_region(text, store) for text in config.validation.split()],
-        "test": [parse_region(text, store) for text in config.test.split()],
+        "validation": [parse_region(text, store) for text in config.validation_regions.split()],
+        "test": [parse_region(text, store) for text in config.test_regions.split()],
     }
     only = [parse_region(text, store) for text in config.only.split()]
     tracks = None
