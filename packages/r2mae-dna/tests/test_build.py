@@ -77,8 +77,8 @@ def test_the_reference_genome_is_checked_and_fills(maf, tmp_path):
     [
         (">chr1\n" + "T" * 40 + "\n", "6 of 7 reference bases differ between the alignment and g.fa; wrong genome"),
         (">chr1\nACGT\n", "chr1 is 4 long and the alignment's chr1 40; wrong genome build?"),
-        (">chrX\nACGT\n", "holds none of the alignment's chromosomes: chr1, chr2"),
-        ("", "holds none of the alignment's chromosomes"),
+        (">chrX\nACGT\n", "contains none of the alignment's chromosomes: chr1, chr2"),
+        ("", "contains none of the alignment's chromosomes"),
     ],
 )
 def test_a_genome_of_another_build_is_refused_and_nothing_is_left(maf, tmp_path, fasta, message):
@@ -92,10 +92,10 @@ def test_a_genome_of_another_build_is_refused_and_nothing_is_left(maf, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"reference": "hg19"}, "the reference 'hg19' is in no block of x.maf; species there: hg, pt, mm"),
+        ({"reference": "hg19"}, "the reference 'hg19' is in no block of x.maf; its species: hg, pt, mm"),
         ({"reference": "hg", "species": ["rn"]}, "none of the species rn is in x.maf"),
-        ({"reference": "hg", "species": ["pt", "pt"]}, "name each species once"),
-        ({"reference": "hg", "species": ["hg"]}, "name each species once"),
+        ({"reference": "hg", "species": ["pt", "pt"]}, "list each species once"),
+        ({"reference": "hg", "species": ["hg"]}, "list each species once"),
     ],
 )
 def test_wrong_names_are_refused(maf, tmp_path, arguments, message):
@@ -163,13 +163,13 @@ def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(UserError, match="no alignment store at"):
         AlignmentStore(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="is no alignment store"):
+    with pytest.raises(UserError, match="is not an alignment store"):
         AlignmentStore(tmp_path / "folder")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="is no alignment store"):
+    with pytest.raises(UserError, match="is not an alignment store"):
         AlignmentStore(tmp_path / "file")
     zarr.open_group(tmp_path / "group", mode="w").create_array("x", shape=(3,), dtype="uint8")
-    with pytest.raises(UserError, match="is no alignment store: it has 'x'"):
+    with pytest.raises(UserError, match="is not an alignment store: it has 'x'"):
         AlignmentStore(tmp_path / "group")
 
 

@@ -149,7 +149,7 @@ def test_nothing_left_to_judge_is_named(tmp_path):
     with pytest.raises(UserError, match="400 positive and 0 negative rows are left"):
         evaluate_table(Evaluate(tmp_path / "o.parquet"))
     frame.select("chrom", "pos", "label").write_parquet(tmp_path / "s.parquet")
-    with pytest.raises(UserError, match="has no column of numbers to judge"):
+    with pytest.raises(UserError, match="has no numeric column to evaluate"):
         evaluate_table(Evaluate(tmp_path / "s.parquet"))
 
 
@@ -169,7 +169,7 @@ def test_the_frequency_baseline_on_the_real_variants(apes, tmp_path):
             "auprc": 0.710,
             "partial_auroc": 0.500,
         }
-    with pytest.raises(UserError, match="holds no scores; run r2mae-dna score first"):
+    with pytest.raises(UserError, match="contains no scores; run r2mae-dna score first"):
         evaluate_table(Evaluate(variants, preset="rare-common"))
 
 

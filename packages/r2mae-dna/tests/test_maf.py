@@ -93,7 +93,7 @@ def test_lines_of_other_kinds_are_passed_over(tmp_path):
         ("s hg.1 0 x + 9 AC\n", "line 5: a sequence line needs `s source start size strand source-size text`"),
         ("s hg.1 0 2 9 AC\n", "line 5: a sequence line needs"),
         ("s hg.1 0 2 * 9 AC\n", "line 5: the strand must be + or -, got '*'"),
-        ("s hg.1 8 2 + 9 AC\n", "line 5: hg.1 8+2 lies outside its length 9"),
+        ("s hg.1 8 2 + 9 AC\n", "line 5: hg.1 8+2 is outside its length 9"),
         ("s hg.1 0 2 + 9 AC\ns mm.1 0 3 + 9 ACG\n", "line 6: mm.1 is 3 columns wide, its block 2"),
     ],
 )

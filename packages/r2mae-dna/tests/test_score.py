@@ -321,9 +321,9 @@ def test_species_in_another_order_are_refused(toy, toy_model, tmp_path, variants
     [
         ("7\t5\t.\tA\tC\t.\t.\t.\n", "line 1: no #CHROM header; a headless list can be given as .tsv"),
         (HEADER + COLUMNS + "7\t5\tid\tA\n", "line 10: 4 fields instead of 10; is the file cut off"),
-        (HEADER + COLUMNS + "7\tx\tid\tA\tC\t1\tPASS\t.\tGT\t0\n", "line 10: the position 'x' is no number"),
-        (HEADER + COLUMNS + "7\t-5\tid\tA\tC\t1\tPASS\t.\tGT\t0\n", "line 10: the position '-5' is no number"),
-        (HEADER + COLUMNS, "holds no variant"),
+        (HEADER + COLUMNS + "7\tx\tid\tA\tC\t1\tPASS\t.\tGT\t0\n", "line 10: the position 'x' is not a number"),
+        (HEADER + COLUMNS + "7\t-5\tid\tA\tC\t1\tPASS\t.\tGT\t0\n", "line 10: the position '-5' is not a number"),
+        (HEADER + COLUMNS, "contains no variants"),
         (HEADER + COLUMNS.replace("\tFORMAT\tS1", "").replace("\t", " "), "no #CHROM header"),
         ("", "needs the eight columns"),
         (
@@ -351,10 +351,10 @@ def test_a_cut_gzip_is_named(toy, tmp_path):
     ("name", "content", "message"),
     [
         ("t.tsv", "chrom\tpos\tref\n7\t1\tA\n", "has no column alt; it has chrom, pos, ref"),
-        ("t.tsv", "chrom\tpos\tref\talt\n7\tx\tA\tC\n", "row 1: the position 'x' is no whole number"),
-        ("t.tsv", "chrom\tpos\tref\talt\n", "holds no variant"),
-        ("t.csv", "", "is no csv table"),
-        ("t.parquet", "x", "is no parquet table"),
+        ("t.tsv", "chrom\tpos\tref\talt\n7\tx\tA\tC\n", "row 1: the position 'x' is not a whole number"),
+        ("t.tsv", "chrom\tpos\tref\talt\n", "contains no variants"),
+        ("t.csv", "", "is not a csv table"),
+        ("t.parquet", "x", "is not a parquet table"),
         ("t.bed", "x", "the name must end in .vcf"),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
     ("changes", "message"),
     [
         ({"validation_regions": "chr9"}, "has no chromosome 'chr9'; it has 7"),
-        ({"validation_regions": "7:10"}, "'7:10' is no region; write chr22 or chr22:1000-2000"),
+        ({"validation_regions": "7:10"}, "'7:10' is not a region; write chr22 or chr22:1000-2000"),
         ({"validation_regions": "7:0-10"}, "positions count from 1"),
         ({"validation_regions": "7:10-5"}, "the first must not exceed the last"),
         ({"window": 250}, "no window of 250 defined bases is left for training"),
@@ -122,7 +122,7 @@ def test_tracks_are_kept_with_the_windows_and_filter_them(toy, tmp_path):
     prepare(Prepare(toy[0], out=tmp_path / "few", top=0.2, rest=0.0, **both))
     assert WindowSet(tmp_path / "few").starts.tolist() == [130, 140, 150, 160, 170, 180]  # a fifth of 27, ties kept
     (tmp_path / "bad.bw").write_text("x")
-    with pytest.raises(UserError, match="is no bigWig file"):
+    with pytest.raises(UserError, match="is not a bigWig file"):
         Track(tmp_path / "bad.bw")
 
 
@@ -145,7 +145,7 @@ def test_missing_pybigwig_is_named(tmp_path, monkeypatch):
 
 def test_splits_that_are_not_there_are_named(toy, tmp_path):
     prepare(Prepare(toy[0], out=tmp_path / "w", window=64))
-    with pytest.raises(UserError, match="holds no validation windows; make it again with"):
+    with pytest.raises(UserError, match="has no validation windows; make it again with"):
         WindowSet(tmp_path / "w", "validation")
     with pytest.raises(UserError, match="no windows at"):
         WindowSet(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Alignment-aware DNA models with any mask-ratio scheme. Names load on first use (`__init__.pyi` says from where)."""
+"""Alignment-aware DNA models with any mask-ratio scheme. Names load on first use from the modules in `__init__.pyi`."""
 
 import lazy_loader
 

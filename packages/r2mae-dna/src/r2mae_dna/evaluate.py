@@ -29,20 +29,20 @@ _LABELS: dict[str, bool] = {
     "true": True, "1": True, "1.0": True, "pathogenic": True,
     "false": False, "0": False, "0.0": False, "benign": False, "common": False,
 }  # fmt: skip
-# Columns of numbers that are no scores.
+# Numeric columns that are not scores.
 _ANNOTATIONS = {"pos", "start", "end", "qual", "maf", "af", "ac", "an", "label", "id", "tss_dist"}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows that every score column knows, and what was left out on the way."""
+    """Rows with a value in every score column, and counts of what was left out."""
 
     labels: np.ndarray
     """(n,) bool: the damaging class."""
     damage: dict[str, np.ndarray]
-    """Score column → (n,) float64, turned so that it grows with the damage."""
+    """Score column → (n,) float64, signed so that it grows with the damage."""
     groups: np.ndarray | None
-    """(n,) names of classes."""
+    """(n,) names of classes, if the table has them."""
     n_read: int
     n_duplicates: int
     """Rows of variants that appear more than once."""
@@ -63,10 +63,10 @@ class Labelled:
 
 
 def parse_labels(values: Any, where: str) -> Any:
-    """Return a polars series of true (damaging), false, and null where there is no label.
+    """Return a polars series of true (damaging), false, and null for no label.
 
     Raises:
-        UserError: a value is none of true/false, 1/0, Pathogenic/Benign, Pathogenic/Common.
+        UserError: a value is not true/false, 1/0, Pathogenic/Benign, Pathogenic/Common.
     """
     import polars as pl
 
@@ -83,7 +83,7 @@ def parse_labels(values: Any, where: str) -> Any:
 
 
 def load_labelled(config: Evaluate) -> Labelled:
-    """Read the table and keep the rows that can be judged.
+    """Read the table and keep the rows that can be evaluated.
 
     Raises:
         UserError: a column is missing, a label is unknown, or a class is empty.
@@ -154,11 +154,11 @@ def _vcf_scores(config: Evaluate) -> list[str]:
     names = [line.split("ID=", 1)[1].split(",")[0] for line in VcfFile(config.table).meta if line.startswith(prefix)]
     if names := [name for name in names if name != STATUS_COLUMN.upper()]:
         return names
-    raise UserError(f"{config.table} holds no scores; run r2mae-dna score first, or name INFO fields with --scores")
+    raise UserError(f"{config.table} contains no scores; run r2mae-dna score first, or name INFO fields with --scores")
 
 
 def _score_columns(frame: Any, config: Evaluate) -> list[str]:
-    """Return every column of numbers that is no annotation, ours first."""
+    """Return every numeric column that is not an annotation, ours first."""
     skip = {*_ANNOTATIONS, config.label.lower(), config.group.lower(), STATUS_COLUMN}
     names = [
         name
@@ -166,12 +166,12 @@ def _score_columns(frame: Any, config: Evaluate) -> list[str]:
         if kind.is_numeric() and name.lower() not in skip
     ]
     if not names:
-        raise UserError(f"{config.table} has no column of numbers to judge; name one with --scores")
+        raise UserError(f"{config.table} has no numeric column to evaluate; name one with --scores")
     return sorted(names, key=lambda name: not name.startswith(PREFIX))
 
 
 def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str], Interval], Labelled]:
-    """Judge every score column; returns records, intervals by (score, metric), and the rows.
+    """Evaluate every score column; return records, intervals by (score, metric), and the rows.
 
     Raises:
         UserError: see `load_labelled`.

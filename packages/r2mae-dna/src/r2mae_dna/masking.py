@@ -58,12 +58,12 @@ class MaskedBatch:
 
 
 def turn_strands(codes: Tensor, reverse: Tensor) -> Tensor:
-    """Return windows (B, L, 1 + S) with those of `reverse` (B,) on their other strand, in every row alike."""
+    """Return windows (B, L, 1 + S) with those of `reverse` (B,) on their other strand, in every row."""
     return torch.where(reverse[:, None, None], complement(codes).flip(1), codes)
 
 
 def hidden_positions(shape: tuple[int, int], ratio: float, generator: torch.Generator) -> Tensor:
-    """Return which positions are hidden, (B, P) int64 ascending; P is the same in every row and known on the host."""
+    """Return which positions are hidden, (B, P) int64 ascending; P is the same in every row, and known on the CPU."""
     mask = exact_mask(shape, ratio, generator=generator)
     order = mask.byte().argsort(dim=1, descending=True, stable=True)
     return order[:, : n_masked(ratio, shape[1])]

@@ -43,14 +43,14 @@ class Interval:
 
 
 def with_interval(metric: Metric, labels: np.ndarray, damage: np.ndarray, n_resamples: int, seed: int) -> Interval:
-    """Return a metric and its bootstrap interval, positives and negatives resampled apart.
+    """Return a metric and its bootstrap interval, positives and negatives resampled separately.
 
     Args:
         metric: what to compute.
         labels: (n,) bool.
         damage: (n,) scores that grow with the probability of a positive label.
         n_resamples: 0 for no interval.
-        seed: of the resamples.
+        seed: seed for the resamples.
     """
     value = metric(labels, damage)
     if n_resamples < 1:

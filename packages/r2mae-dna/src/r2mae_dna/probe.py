@@ -48,7 +48,7 @@ def plurality_log_probabilities(codes: Tensor, smoothing: Tensor, background: Te
 
 
 def fit_plurality(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smoothing that predicts the training reference best, out of a grid, and its base frequencies."""
+    """Return the smoothing of a grid that predicts the training reference best, and the base frequencies."""
     labels = codes[..., 0].flatten().long() - 1
     background = torch.bincount(labels, minlength=4).float() / len(labels)
     grid = torch.logspace(-2, 1, 25)
@@ -60,7 +60,7 @@ def fit_plurality(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shuffle_alignment(codes: Tensor, generator: torch.Generator) -> Tensor:
-    """Return windows whose other species stand at other positions: columns stay whole, their place is lost."""
+    """Return windows whose other species are permuted over positions: columns stay whole, their places are lost."""
     order = torch.rand(codes.shape[:2], generator=generator, device=codes.device).argsort(1)
     others = codes[..., 1:].gather(1, order[..., None].expand(-1, -1, codes.shape[-1] - 1))
     return torch.cat([codes[..., :1], others], -1)
@@ -137,7 +137,7 @@ def _batch(
 
 
 def _hide(codes: Tensor, ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tokens with the mask at hidden positions, the positions (B, P), and what stood there, from 0."""
+    """Return tokens with the mask at hidden positions, the positions (B, P), and the hidden bases, from 0."""
     positions = hidden_positions((codes.shape[0], codes.shape[1]), ratio, generator)
     seen = codes.clone()
     seen[..., 0].scatter_(1, positions, MASK)

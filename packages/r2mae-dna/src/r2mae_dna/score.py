@@ -1,6 +1,6 @@
 """Scoring variants: log-likelihood ratio of the alternative to the reference base, mean of both strands.
 
-Sites are scored, not variants: one forward gives the logits of all four bases, so three alleles cost one.
+Sites are scored, not variants: one forward pass gives the logits of all four bases, enough for three alleles.
 """
 
 import os
@@ -35,16 +35,16 @@ FREQUENCIES = "frequencies"
 
 
 class SiteScorer(Protocol):
-    """Whatever can say how likely each base is at the centre of a window."""
+    """Anything that predicts how likely each base is at the centre of a window."""
 
     @property
     def name(self) -> str:
-        """For headers."""
+        """The name in headers."""
         ...
 
     @property
     def digest(self) -> str:
-        """Of its weights."""
+        """Digest of its weights, for headers."""
         ...
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class SiteScorer(Protocol):
 
 
 class FrequencyScorer:
-    """Counts of the other species' letters at the site, plus one: the floor that any model should beat."""
+    """Counts of the other species' letters at the site, plus one: the baseline that any model should beat."""
 
     name, digest = FREQUENCIES, "none"
 
@@ -69,11 +69,11 @@ class ModelScorer:
 
     Args:
         folder: run folder or published model.
-        store: the alignment; refused if its species are others than the model's.
+        store: the alignment; refused if its species differ from the model's.
         device: torch device type.
         bf16: compute in bfloat16; differences of logits are taken in float32.
-        compile: whether to compile; the last batch is then padded, so that there is one graph.
-        batch_size: sites per forward.
+        compile: whether to compile; the last batch is then padded, so that one graph is enough.
+        batch_size: sites per forward pass.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ModelScorer:
 
 @dataclass
 class Counts:
-    """What became of the alleles."""
+    """How many alleles have each status."""
 
     out: Path
     """Where the scores are."""
@@ -119,7 +119,7 @@ class Counts:
     """Distinct sites that were scored."""
 
     def text(self) -> str:
-        """Return one line for a person."""
+        """Return the counts as one line."""
         parts = [f"{count:,} {name}" for name, count in zip(STATUS, self.status.tolist(), strict=True) if count]
         return ", ".join(parts) or "no variant"
 
@@ -146,10 +146,10 @@ def open_scorer(config: Score, store: AlignmentStore, device: str) -> SiteScorer
 
 
 def output_path(config: Score) -> Path:
-    """Return where the scores go: `--out`, or the default with the input's suffix.
+    """Return where the scores go: `--out`, or the default path with the input's suffix.
 
     Raises:
-        UserError: the name says no format, or the format could not hold the input's columns.
+        UserError: the suffix is unknown, or the format could not hold the input's columns.
     """
     name = config.variants.name
     suffix = "".join(config.variants.suffixes[-2 if name.endswith("gz") else -1 :])
@@ -166,10 +166,10 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
 
     Args:
         config: the options.
-        alone: this process scores everything, whatever other ranks there are.
+        alone: score everything in this process, even if it is one of several ranks.
 
     Raises:
-        UserError: a file is wrong, the model does not fit the alignment, most reference alleles disagree, no
+        UserError: a file is malformed, the model does not fit the alignment, most reference alleles disagree, no
             chromosome is known, there is no variant, or (strict) an allele could not be scored.
     """
     rank, world_size = (0, 1) if alone else (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
@@ -177,7 +177,7 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
     if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
         raise UserError("window must be at least 2, chunk and batch_size at least 1")
     if world_size > 1 and config.out is None:
-        raise UserError("several devices need --out FILE: each of their processes must know the same output")
+        raise UserError("several devices need --out FILE: each of their processes must write to the same output")
     out, column = output_path(config), score_column(config.name)
     variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
     store = AlignmentStore(config.msa)
@@ -231,7 +231,7 @@ def _ahead(
 ) -> Iterator[tuple[int, int, Stretch | None]]:
     """Yield (stretches so far, alleles in this one, the stretch or None if it is another rank's or was done before).
 
-    The next stretch is read while the device works on this one.
+    The next stretch is read while the device computes this one.
     """
 
     def job(item: tuple[int, Alleles]) -> tuple[int, int, Stretch | None]:
@@ -249,7 +249,7 @@ def _ahead(
 
 def _refuse(total: Counts, n_chunks: int, store: AlignmentStore, config: Score) -> None:
     if n_chunks == 0:
-        raise UserError(f"{config.variants} holds no variant")
+        raise UserError(f"{config.variants} contains no variants")
     n = int(total.status.sum())
     if total.absent and total.status[OUTSIDE] == n:
         raise UserError(
@@ -277,7 +277,7 @@ def score_command(config: Score) -> None:
     where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
     say(f"{counts.text()}{where}")
     if counts.absent:
-        say(f"Chromosomes that the alignment does not have: {', '.join(sorted(counts.absent)[:10])}")
+        say(f"Chromosomes that are not in the alignment: {', '.join(sorted(counts.absent)[:10])}")
     column = score_column(config.name)
     where = f"INFO {column.upper()}" if file_kind(counts.out) == "vcf" else f"column {column}"
     say(f"Done: {counts.out} ({where}; lower is more deleterious)")

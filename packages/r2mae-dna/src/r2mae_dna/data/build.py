@@ -1,7 +1,7 @@
 """From MAF files to an alignment store, in bounded memory.
 
-Each chromosome is first a sparse file of its full length, mapped into memory and filled block by block; then it is
-written to the store in compressed shards. Memory stays at a few blocks, whatever the number of species.
+Each chromosome is first a sparse file of its full length, mapped into memory and filled block by block, and is then
+written to the store in compressed shards. Memory is that of a few blocks for any number of species.
 """
 
 import shutil
@@ -20,19 +20,19 @@ from r2mae_dna.data.maf import BlockCounts, Piece, open_text, project, read_bloc
 from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter
 
 MAX_FASTA_MISMATCH = 0.05
-OVERLAPS = "reference bases given by more than one block (the first is kept)"
+OVERLAPS = "reference bases in more than one block (the first is kept)"
 
 
 @dataclass
 class BuildReport:
-    """What came of a build."""
+    """Result of a build."""
 
     info: StoreInfo
     counts: BlockCounts
     overlaps: int = 0
-    """Reference positions that a later block gave again; the first block counts."""
+    """Reference positions that are in more than one block; the first block counts."""
     without_blocks: tuple[str, ...] = ()
-    """Asked-for species that appear in no block."""
+    """Requested species that appear in no block."""
     checked: int = 0
     """Reference bases compared with the FASTA file."""
     mismatches: int = 0
@@ -40,7 +40,7 @@ class BuildReport:
     filled: int = 0
     """Positions without a block whose reference base came from the FASTA file."""
     unchecked: tuple[str, ...] = ()
-    """Chromosomes that the FASTA file does not hold."""
+    """Chromosomes that are not in the FASTA file."""
 
 
 @dataclass
@@ -48,12 +48,12 @@ class _Chromosome:
     codes: np.ndarray
     """(length, 1 + species) memory map."""
     taken: np.ndarray
-    """(length,) bool memory map: a block was here."""
+    """(length,) bool memory map: covered by a block."""
     shards: set[int] = field(default_factory=set)
     """The stretches of `SHARD_ROWS` positions with anything in them."""
 
     def touch(self, start: int, end: int) -> None:
-        """Note that [start, end) holds something."""
+        """Record that [start, end) has content."""
         self.shards.update(range(start // SHARD_ROWS, (end - 1) // SHARD_ROWS + 1))
 
 
@@ -107,9 +107,9 @@ def build_alignment(
         mafs: plain or gzipped; several are joined, such as one per chromosome.
         out: the store's folder; must not exist.
         reference: species whose coordinates the store has, such as `hg38`.
-        species: the others, in the order of the columns. Order is part of a model. None: every species of the files
+        species: the others, in the order of the columns, which a model depends on. Empty: every species of the files
             in order of first appearance.
-        fasta: the reference genome; its bases are compared with the alignment's, and fill what no block covers.
+        fasta: the reference genome; its bases are compared with the alignment's, and fill positions without a block.
         progress: show a bar of blocks.
 
     Raises:
@@ -117,7 +117,7 @@ def build_alignment(
             block; the store exists; or more than 5 % of the reference's bases differ from the FASTA file.
     """
     if out.exists():
-        raise UserError(f"{out} exists; remove it first, or name another --out")
+        raise UserError(f"{out} exists; remove it first, or choose another --out")
     found = scan_species(mafs)
     columns = _columns(found, reference, species, mafs)
     counts = BlockCounts()
@@ -130,7 +130,7 @@ def build_alignment(
                     if (piece := project(rows, columns, counts)) is not None:
                         canvas.add(piece, path)
         if not canvas.chromosomes:
-            raise UserError(f"no block of {', '.join(map(str, mafs))} holds the reference {reference!r}")
+            raise UserError(f"no block of {', '.join(map(str, mafs))} contains the reference {reference!r}")
         check = _FastaCheck()
         if fasta is not None:
             check.run(fasta, canvas.chromosomes)
@@ -149,10 +149,10 @@ def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Seq
     files = ", ".join(map(str, mafs))
     if reference not in found:
         known = ", ".join(found[:10]) + (" …" if len(found) > 10 else "")
-        raise UserError(f"the reference {reference!r} is in no block of {files}; species there: {known or 'none'}")
+        raise UserError(f"the reference {reference!r} is in no block of {files}; its species: {known or 'none'}")
     others = list(species) or [name for name in found if name != reference]
     if reference in others or len(set(others)) != len(others):
-        raise UserError("name each species once, and the reference not among them")
+        raise UserError("list each species once, and without the reference")
     if not set(others) & set(found):
         raise UserError(
             f"none of the species {', '.join(others[:5])} is in {files}" if others else f"only one species in {files}"
@@ -162,7 +162,7 @@ def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Seq
 
 @contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` that is gone when the block ends."""
+    """Yield a folder beside `out`, which is removed when the block ends."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
@@ -201,7 +201,7 @@ class _FastaCheck:
                 "wrong genome build?"
             )
         if not seen:
-            raise UserError(f"{fasta} holds none of the alignment's chromosomes: {', '.join(names[:5])}")
+            raise UserError(f"{fasta} contains none of the alignment's chromosomes: {', '.join(names[:5])}")
 
     def _compare(self, sequence: np.ndarray, target: _Chromosome) -> None:
         for start in range(0, len(sequence), SHARD_ROWS):
@@ -229,4 +229,4 @@ def read_fasta(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                 name = (title.split(None, 1) or [""])[0]
                 yield name, np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)
         except ValueError as error:
-            raise UserError(f"{path} is no FASTA file: {error}") from None
+            raise UserError(f"{path} is not a FASTA file: {error}") from None

@@ -32,7 +32,7 @@ COMPLEMENT[SOFT_MASK + 1 : SOFT_MASK + 5] = np.array([4, 3, 2, 1]) | SOFT_MASK
 
 
 def reverse_complement(codes: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return the other strand: positions reversed along `axis`, letters complemented, in every row alike."""
+    """Return the other strand: positions reversed along `axis`, letters complemented, in every row."""
     return COMPLEMENT[np.flip(codes, axis)]
 
 
@@ -43,10 +43,10 @@ def decode(codes: np.ndarray) -> str:
 
 
 def match_chromosome(name: str, known: dict[str, int]) -> int | None:
-    """Return the index of a chromosome under its own name, or with "chr" put before it or taken away.
+    """Return the index of a chromosome under its own name, or with "chr" added or removed.
 
     Args:
-        name: as the user's file writes it.
+        name: the name in the user's file.
         known: name in the store → index.
     """
     bare = name.removeprefix("chr")

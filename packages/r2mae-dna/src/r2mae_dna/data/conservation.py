@@ -1,4 +1,4 @@
-"""Conservation tracks (phastCons, phyloP) for windows: bigWig in, per-base values and the paper's filter out."""
+"""Conservation tracks (phastCons, phyloP) for windows: per-base values from bigWig files, and the paper's filter."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ class Track:
     """A bigWig file.
 
     Raises:
-        UserError: pyBigWig is not installed, or the file is no bigWig.
+        UserError: pyBigWig is not installed, or the file is not a bigWig.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,14 +29,14 @@ class Track:
         try:
             self._file: Any = pyBigWig.open(str(path))
         except RuntimeError as error:
-            raise UserError(f"{path} is no bigWig file: {error}") from None
+            raise UserError(f"{path} is not a bigWig file: {error}") from None
         lengths = self._file.chroms()
         self._names = list(lengths)
         self._lengths = list(lengths.values())
         self._index = {name: i for i, name in enumerate(self._names)}
 
     def values(self, chromosome: str, start: int, end: int) -> np.ndarray:
-        """Return the values of [start, end), float32; NaN where the track has none."""
+        """Return the values of [start, end), float32; NaN if the track has none."""
         out = np.full(end - start, np.nan, np.float32)
         i = match_chromosome(chromosome, self._index)
         if i is not None and (last := min(end, self._lengths[i])) > start:
@@ -51,10 +51,10 @@ def conserved_windows(
 
     Args:
         phastcons: (n, L) per window and base, NaN counted as 0.
-        quantile: of a window's bases; GPN-MSA takes the 75th percentile.
-        top: fraction of windows kept because that quantile is high.
-        rest: fraction of the others kept by chance.
-        generator: source of that chance.
+        quantile: quantile over a window's bases; GPN-MSA takes the 75th percentile.
+        top: fraction of windows that are kept for their high quantile.
+        rest: fraction of the others kept at random.
+        generator: source of randomness.
 
     Returns:
         (n,) bool.

@@ -19,7 +19,7 @@ class Row:
     """One `s` line."""
 
     source: str
-    """What the file calls the sequence, such as `mm9.chr10`."""
+    """Name of the sequence in the file, such as `mm9.chr10`."""
     start: int
     """0-based, on its own strand."""
     size: int
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def chromosome(self) -> str:
-        """The name after the first dot; all of it, where there is none."""
+        """The name after the first dot; all of it, if there is no dot."""
         return self.source.partition(".")[2] or self.source
 
 
@@ -46,7 +46,7 @@ def open_text(path: Path) -> BinaryIO:
     """Open a plain or gzipped file for reading bytes.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is missing.
     """
     if not path.is_file():
         raise UserError(f"no file {path}")
@@ -56,7 +56,7 @@ def open_text(path: Path) -> BinaryIO:
 
 
 def read_blocks(path: Path) -> Iterator[list[Row]]:
-    """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are passed over.
+    """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are skipped.
 
     Raises:
         UserError: a line is malformed; the message names file and line.
@@ -93,7 +93,7 @@ def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
         raise UserError(f"{path}, line {number}: {source.decode()} declares {row.size} letters and has {letters}")
     if row.start < 0 or row.start + row.size > row.source_size:
         raise UserError(
-            f"{path}, line {number}: {source.decode()} {row.start}+{row.size} lies outside its length {row.source_size}"
+            f"{path}, line {number}: {source.decode()} {row.start}+{row.size} is outside its length {row.source_size}"
         )
     if rows and len(rows[0].text) != len(text):
         raise UserError(
@@ -103,7 +103,7 @@ def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
 
 
 def scan_species(paths: Iterable[Path]) -> list[str]:
-    """Return every species of the files, in order of first appearance: a quick pass over the names alone."""
+    """Return every species of the files, in order of first appearance: a quick pass over the names only."""
     seen: dict[bytes, None] = {}
     for path in paths:
         try:
@@ -118,7 +118,7 @@ def scan_species(paths: Iterable[Path]) -> list[str]:
 
 @dataclass
 class BlockCounts:
-    """What a build met and passed over; printed at its end."""
+    """What a build read and skipped; printed at its end."""
 
     blocks: int = 0
     without_reference: int = 0
@@ -126,14 +126,14 @@ class BlockCounts:
     duplicate_rows: int = 0
     """Further rows of a species in the same block; the longest is kept, the first of equals."""
     unlisted_rows: int = 0
-    """Rows of species that were not asked for."""
+    """Rows of species that were not requested."""
 
     def left_out(self) -> dict[str, int]:
-        """Return reason → what was passed over."""
+        """Return reason → what was skipped."""
         return {
             "blocks without the reference": self.without_reference,
             "second rows of a species in a block (the longest is kept)": self.duplicate_rows,
-            "rows of species that were not asked for": self.unlisted_rows,
+            "rows of species that were not requested": self.unlisted_rows,
         }
 
 
@@ -143,7 +143,7 @@ class Piece:
 
     chromosome: str
     length: int
-    """Of the chromosome."""
+    """Length of the chromosome."""
     start: int
     """0-based."""
     codes: np.ndarray
@@ -152,15 +152,15 @@ class Piece:
 
 
 def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Piece | None:
-    """Lay a block onto the reference: columns where the reference has a gap go, its strand becomes the forward one.
+    """Project a block onto the reference: columns with a gap in the reference are dropped; its strand becomes forward.
 
     Args:
         rows: of one block.
         species: name → column; the reference has column 0.
-        counts: counted up in place.
+        counts: updated in place.
 
     Returns:
-        None where the block has no row of the reference.
+        None if the block has no row of the reference.
     """
     counts.blocks += 1
     chosen: dict[int, Row] = {}

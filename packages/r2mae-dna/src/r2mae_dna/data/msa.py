@@ -39,7 +39,7 @@ def species_names(text: str) -> list[str]:
 
 
 def report_lines(report: BuildReport) -> list[str]:
-    """Return what a build met, as lines for a person; what did not occur is not mentioned."""
+    """Return the summary of a build as lines, without what did not occur."""
     info = report.info
     n_blocks, n_species, n_bases = report.counts.blocks, len(info.species), sum(info.covered.values())
     lines = [
@@ -73,7 +73,7 @@ def info_command(config: MsaInfo) -> None:
     if len(store.chromosomes) > 30:
         say(f"  and {len(store.chromosomes) - 30} more")
     if store.info is None:
-        say("Published layout: the store names no species, so their order cannot be checked.")
+        say("Published layout: the store does not name its species, so their order cannot be checked.")
         return
     say(left_out(store.info.left_out))
     total = max(sum(store.info.covered.values()), 1)
@@ -94,7 +94,7 @@ def show_command(config: MsaShow) -> None:
     """`r2mae-dna msa show`.
 
     Raises:
-        UserError: the region is too long, or lies outside the chromosome.
+        UserError: the region is too long, or is outside the chromosome.
     """
     from rich.console import Console
     from rich.text import Text
@@ -103,7 +103,7 @@ def show_command(config: MsaShow) -> None:
     region = parse_region(config.region, store)
     end = min(region.end, store.lengths[region.chromosome])
     if end <= region.start:
-        raise UserError(f"{config.region} lies outside {region.chromosome}, which is {end:,} long")
+        raise UserError(f"{config.region} is outside {region.chromosome}, which is {end:,} long")
     if end - region.start > MAX_SHOWN:
         raise UserError(f"{config.region} is {end - region.start:,} bases long; at most {MAX_SHOWN:,} are shown")
     codes = store.read(region.chromosome, region.start, end)

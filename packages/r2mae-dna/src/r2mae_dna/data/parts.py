@@ -1,4 +1,4 @@
-"""The finished stretches of a scoring run, beside its output: what a resumed run need not score again."""
+"""The finished stretches of a scoring run, beside its output: which a resumed run need not score again."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ class Parts:
     """A folder with one file per stretch.
 
     Args:
-        variants: the input file; its size and time are part of what the stretches belong to.
+        variants: the input file, identified by path, size and time of change.
         out: the output file.
-        settings: everything that the scores depend on; the stretches of other settings are never mixed in.
+        settings: everything else that the scores depend on; stretches with other settings are never mixed in.
     """
 
     def __init__(self, variants: Path, out: Path, settings: Mapping[str, Any]) -> None:
@@ -50,5 +50,5 @@ class Parts:
                 yield Result(saved["llr"], saved["status"])
 
     def remove(self) -> None:
-        """Remove the folder, and what other settings have left there."""
+        """Remove the folder, with what runs with other settings left there."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""From alleles to windows: which can be scored, and what the alignment holds around them, each site read once."""
+"""From alleles to windows: which alleles can be scored, and the alignment around them, each site read once."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from r2mae_dna.data.variants import NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH
 READ_SPAN, MAX_GAP = 131_072, 8192
 """Positions of the store that are read at once at most, and between two sites that are read together."""
 MIN_CHECKED = 20
-"""Reference alleles below which a disagreement says little about the genome build."""
+"""Reference alleles below which a disagreement is weak evidence of a wrong genome build."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Stretch:
     windows: np.ndarray
     """(sites, L, 1 + S) bytes, sorted by site: alleles of one site share one."""
     absent: set[str]
-    """Chromosomes that the store does not have."""
+    """Chromosomes that are not in the store."""
 
 
 _BASES = {letter: token for token, pair in enumerate(("Aa", "Cc", "Gg", "Tt"), start=1) for letter in pair}
 
 
 def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defined: float) -> Stretch:
-    """Find out which alleles can be scored, and read their windows, each site once.
+    """Determine which alleles can be scored, and read their windows, each site once.
 
     Args:
         alleles: of a variant file.
@@ -83,7 +83,7 @@ def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.n
         last = first + int(np.searchsorted(sites[first:same, 1], position + READ_SPAN))
         positions = sites[first:last, 1]
         gaps = np.flatnonzero(np.diff(positions) > MAX_GAP)
-        if len(gaps):  # nothing is gained by reading what lies between
+        if len(gaps):  # do not read what is between distant sites
             last = first + int(gaps[0]) + 1
             positions = positions[: gaps[0] + 1]
         start = position - window // 2
@@ -96,7 +96,7 @@ def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.n
 
 @dataclass
 class BuildGuard:
-    """Stops a run whose reference alleles do not belong to the alignment's genome."""
+    """Stops a run whose reference alleles do not match the alignment's genome."""
 
     limit: float
     where: str
@@ -115,5 +115,5 @@ class BuildGuard:
         if self.checked and self.wrong > limit * self.checked:
             raise UserError(
                 f"{self.wrong:,} of {self.checked:,} reference alleles disagree with {self.where}: wrong genome build? "
-                "--force scores the others all the same"
+                "use --force to score the others"
             )

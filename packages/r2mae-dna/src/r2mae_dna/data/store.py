@@ -1,8 +1,8 @@
 """The alignment store: a zarr group with one (positions, 1 + species) array of bytes per chromosome.
 
 The reference is column 0 and keeps its case (`codes.SOFT_MASK`); the group's attributes name the species, so that a
-model can refuse an alignment in another order. Stores in the layout that GPN-MSA published (letters, no attributes)
-are read as well.
+model can refuse an alignment whose species are in another order. Stores in the layout that GPN-MSA published (letters,
+no attributes) are read as well.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chr
 ATTRIBUTE = "r2mae_dna"
 SHARD_ROWS = 524_288
 CHUNK_BYTES = 262_144
-"""Aimed at: small enough to read one window quickly, large enough that a chunk's overhead does not count."""
+"""Approximate size of a chunk: small enough to read one window quickly, large enough for a small overhead."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SpeciesCount:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What the attributes of a store say."""
+    """The attributes of a store."""
 
     species: tuple[str, ...]
     """The reference first."""
@@ -45,10 +45,10 @@ class StoreInfo:
     depth: tuple[int, ...]
     """Covered positions by number of aligned species, from 0."""
     shards: dict[str, list[int]]
-    """Chromosome → the stretches of `SHARD_ROWS` positions that hold anything."""
+    """Chromosome → the stretches of `SHARD_ROWS` positions with content."""
     digest: str
     left_out: dict[str, int] = field(default_factory=dict)
-    """Reason → what the build passed over."""
+    """Reason → what the build skipped."""
 
 
 class AlignmentStore:
@@ -58,7 +58,7 @@ class AlignmentStore:
         path: the folder that `msa build` wrote, or a published GPN-MSA zarr folder or zip.
 
     Raises:
-        UserError: the path is no alignment store.
+        UserError: the path is not an alignment store.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -69,7 +69,7 @@ class AlignmentStore:
         arrays = dict(self._group.arrays())
         bad = [name for name, array in arrays.items() if array.ndim != 2]
         if not arrays or bad:
-            raise UserError(f"{self.path} is no alignment store: it has {'no arrays' if not arrays else bad[0]!r}")
+            raise UserError(f"{self.path} is not an alignment store: it has {'no arrays' if not arrays else bad[0]!r}")
         self._arrays = arrays
         self.chromosomes = list(arrays)
         self.lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
@@ -81,12 +81,12 @@ class AlignmentStore:
 
     @property
     def species(self) -> tuple[str, ...] | None:
-        """Names, the reference first; None where the store does not say (published layout)."""
+        """Names, the reference first; None if the store does not name them (published layout)."""
         return self.info.species if self.info is not None else None
 
     @cached_property
     def digest(self) -> str:
-        """Short name of the store's content, for headers and refusals."""
+        """Digest of the store's content, for headers and messages."""
         if self.info is not None:
             return self.info.digest
         return "published-" + hashlib.sha256(repr(sorted(self.lengths.items())).encode()).hexdigest()[:10]
@@ -96,12 +96,12 @@ class AlignmentStore:
         return {name: i for i, name in enumerate(self.chromosomes)}
 
     def chromosome(self, name: str) -> str | None:
-        """Return the store's own name of a chromosome, with or without "chr"; None if it has none such."""
+        """Return the store's own name of a chromosome, with or without "chr"; None if it is not there."""
         index = match_chromosome(name, self._index)
         return None if index is None else self.chromosomes[index]
 
     def stretches(self, chromosome: str) -> list[tuple[int, int]]:
-        """Return the stretches (start, end) of at most `SHARD_ROWS` positions that may hold anything, in order."""
+        """Return the stretches (start, end) of at most `SHARD_ROWS` positions that may have content, in order."""
         length = self.lengths[chromosome]
         shards = range(-(-length // SHARD_ROWS)) if self.info is None else self.info.shards[chromosome]
         return [(i * SHARD_ROWS, min((i + 1) * SHARD_ROWS, length)) for i in shards]
@@ -112,7 +112,7 @@ class AlignmentStore:
         Args:
             chromosome: the store's own name.
             start: 0-based; may be negative.
-            end: exclusive; may lie beyond the chromosome.
+            end: exclusive; may be beyond the chromosome.
         """
         first, last = max(start, 0), min(end, self.lengths[chromosome])
         inside = self._read_inside(chromosome, first, max(last, first))
@@ -138,12 +138,12 @@ def _open_group(path: Path) -> Any:
     from zarr.storage import ZipStore
 
     if not path.exists():
-        raise UserError(f"no alignment store at {path}; r2mae-dna msa build makes one from MAF files")
+        raise UserError(f"no alignment store at {path}; make one from MAF files with r2mae-dna msa build")
     try:
         source = ZipStore(path, mode="r") if path.suffix == ".zip" else path
         return zarr.open_group(source, mode="r")
     except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is no alignment store (a zarr group): {error}") from None
+        raise UserError(f"{path} is not an alignment store (a zarr group): {error}") from None
 
 
 def _info(attributes: Mapping[str, Any]) -> StoreInfo:
@@ -160,7 +160,7 @@ def _info(attributes: Mapping[str, Any]) -> StoreInfo:
 
 
 class StoreWriter:
-    """Writes chromosomes into a new store and counts as it goes.
+    """Writes chromosomes into a new store, and counts while writing.
 
     Args:
         path: a folder that does not exist yet.
@@ -185,8 +185,8 @@ class StoreWriter:
 
         Args:
             chromosome: its name.
-            codes: (length, 1 + species) uint8, most often a memory map.
-            shards: the stretches of `SHARD_ROWS` positions that hold anything; the others are not even read.
+            codes: (length, 1 + species) uint8, usually a memory map.
+            shards: the stretches of `SHARD_ROWS` positions with content; the others are not read.
         """
         rows, columns = codes.shape
         chunk = 1 << max((CHUNK_BYTES // columns).bit_length() - 1, 10)
@@ -216,7 +216,7 @@ class StoreWriter:
             return
         columns = np.ascontiguousarray(
             part[known[0] : known[-1] + 1].T
-        )  # counting along rows of memory is ten times quicker
+        )  # counting along contiguous memory is ten times faster
         reference = columns[0] & TOKEN_BITS
         covered = reference > 0
         depth = np.zeros(len(reference), np.uint16)
@@ -233,7 +233,7 @@ class StoreWriter:
         """Write the attributes and return them.
 
         Args:
-            left_out: reason → what was passed over.
+            left_out: reason → what was skipped.
         """
         info = StoreInfo(
             self.species,

@@ -1,4 +1,4 @@
-"""Variants: what a stretch of a file is, what became of it, and tables (`vcf.py` has VCF). Every column is kept."""
+"""Variants: stretches of a file, their results, and tables (VCF is in `vcf.py`). Every column is kept."""
 
 import gzip
 import re
@@ -40,7 +40,7 @@ class Result:
     """Scores of a stretch, in the order of its alleles."""
 
     llr: np.ndarray
-    """(n,) float32; NaN where there is none."""
+    """(n,) float32; NaN if there is none."""
     status: np.ndarray
     """(n,) uint8: index into `STATUS`."""
 
@@ -49,10 +49,10 @@ def score_column(name: str) -> str:
     """Return a score's column in tables; in a VCF the same in capitals.
 
     Raises:
-        UserError: the name is no plain word.
+        UserError: the name has other characters than letters, digits and underscores.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name.lower() == "status":
-        raise UserError(f"--name {name!r}: letters, digits and underscores make a name, and `status` is taken")
+        raise UserError(f"--name {name!r}: use letters, digits and underscores; `status` is taken")
     return PREFIX + name.lower()
 
 
@@ -77,7 +77,7 @@ class TableFile:
     """A TSV, CSV or Parquet table with the columns chrom, pos, ref, alt.
 
     Raises:
-        UserError: the file is missing or damaged, lacks a column, or has a position that is no number.
+        UserError: the file is missing or damaged, lacks a column, or has a position that is not a number.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +89,7 @@ class TableFile:
         position = self.frame["pos"].cast(pl.Int64, strict=False)
         if position.null_count():
             row = int(position.is_null().arg_max() or 0)
-            raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is no whole number")
+            raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is not a whole number")
         self._position = position.to_numpy()
 
     def chunks(self, size: int) -> Iterator[Alleles]:
@@ -108,12 +108,12 @@ class TableFile:
             )
 
     def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
-        """Write the table again with two more columns; arguments as `VcfFile.write` has them.
+        """Write the table again with two more columns; the arguments are those of `VcfFile.write`.
 
         Raises:
-            UserError: a VCF was asked for, which could not keep the table's columns.
+            UserError: the output is a VCF, which could not keep the table's columns.
         """
-        del source  # a table has no header; the record is in the command's output
+        del source  # a table has no header; the command prints it
         parts = list(results)
         llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
         status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
@@ -152,7 +152,7 @@ def read_frame(path: Path) -> Any:
             null_values=["", "NA", "nan", "NaN"],
         )
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path} is no {kind.lstrip('.')} table: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a {kind.lstrip('.')} table: {str(error).splitlines()[0]}") from None
 
 
 def write_frame(frame: Any, out: Path) -> None:

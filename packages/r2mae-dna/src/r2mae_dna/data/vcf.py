@@ -1,4 +1,4 @@
-"""VCF: read as text and streamed, written again with scores; what is not understood is passed on as it is."""
+"""VCF: read as text, streamed, and written again with scores; everything else is kept unchanged."""
 
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +62,7 @@ class VcfFile:
         """Yield the fields of each record.
 
         Raises:
-            UserError: a record is cut short, or its position is no number.
+            UserError: a record is cut short, or its position is not a number.
         """
         for number, line in self._lines():
             if not line or line[0] == "#":
@@ -74,7 +74,7 @@ class VcfFile:
                     "off, or not separated by tabs?"
                 )
             if not fields[1].isdecimal():
-                raise UserError(f"{self.path}, line {number}: the position {fields[1]!r} is no number")
+                raise UserError(f"{self.path}, line {number}: the position {fields[1]!r} is not a number")
             yield fields
 
     def chunks(self, size: int) -> Iterator[Alleles]:
@@ -95,11 +95,11 @@ class VcfFile:
         """Write the file again with scores: as VCF, or as a table with a line per allele.
 
         Args:
-            out: its suffix says the format.
+            out: the output; its suffix sets the format.
             results: one per stretch, as `chunks` gave them.
-            size: of the stretches.
-            column: of the score, as `score_column` names it.
-            source: what made the scores, for the header.
+            size: records of a stretch.
+            column: name of the score, as `score_column` names it.
+            source: the origin of the scores, for the header.
         """
         if file_kind(out) == "vcf":
             with atomic_path(out) as temporary, _writer(temporary) as target:
@@ -191,7 +191,7 @@ def info_values(fields: Sequence[str]) -> dict[str, str]:
 def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
     """Read a VCF as a table, a row per allele, with some INFO fields as numbers (NaN where absent).
 
-    A field with one value per allele gives each row its own; one with a single value gives it to all.
+    A field with one value per allele is split over the rows; a single value is repeated in all.
     """
     import polars as pl
 

@@ -1,4 +1,4 @@
-"""Training windows: cut once from a store into one flat memory map, so that no training step opens an archive."""
+"""Training windows: cut once from a store into one flat memory map, so that training steps read no archive."""
 
 import hashlib
 import json
@@ -22,19 +22,19 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class WindowsInfo:
-    """`windows.json`: what the windows are and where they came from."""
+    """`windows.json`: description and source of the windows."""
 
     window: int
     step: int
     species: tuple[str, ...] | None
-    """The reference first; None where the store did not say."""
+    """The reference first; None if the store does not name them."""
     n_species: int
     """Species beside the reference."""
     store_digest: str
     counts: dict[str, int]
     """Split → windows."""
     conservation: bool
-    """Whether phastCons and phyloP are kept with every window."""
+    """Whether phastCons and phyloP are stored with every window."""
     digest: str
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason → windows of defined bases that are in no split."""
@@ -48,7 +48,7 @@ class WindowSet:
         split: "train", "validation" or "test".
 
     Raises:
-        UserError: the folder or the split is not there.
+        UserError: the folder or the split is missing.
     """
 
     def __init__(self, folder: Path, split: str = "train") -> None:
@@ -56,7 +56,7 @@ class WindowSet:
         self.split = split
         if not self.info.counts.get(split):
             raise UserError(
-                f"{folder} holds no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
+                f"{folder} has no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
             )
         home = folder / split
         self.codes: np.ndarray = np.load(home / "codes.npy", mmap_mode="r")
@@ -73,10 +73,10 @@ class WindowSet:
 
         Args:
             indices: (B,) int64 in [0, 2 · len(self)).
-            pin: into page-locked memory, so that the copy to a GPU runs beside its work.
+            pin: into page-locked memory, so that the copy to a GPU overlaps with its work.
 
         Returns:
-            codes (B, L, 1 + S) uint8 of the forward strand, reverse (B,) bool, and, where there are tracks,
+            codes (B, L, 1 + S) uint8 of the forward strand, reverse (B,) bool, and, if there are tracks,
             conservation (B, 2, L) float16: phastCons and phyloP. The device turns the strands.
         """
         import torch
@@ -95,11 +95,11 @@ def read_info(folder: Path) -> WindowsInfo:
     """Read `windows.json`.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder has none.
     """
     file = folder / "windows.json"
     if not file.is_file():
-        raise UserError(f"no windows at {folder}; r2mae-dna prepare STORE --out {folder} makes them")
+        raise UserError(f"no windows at {folder}; make them with r2mae-dna prepare STORE --out {folder}")
     values = json.loads(file.read_text(encoding="utf-8"))
     species = values.pop("species")
     return WindowsInfo(species=None if species is None else tuple(species), **values)
@@ -118,11 +118,11 @@ def parse_region(text: str, store: AlignmentStore) -> Region:
     """Read `chr22` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
 
     Raises:
-        UserError: the text is no region, or the store has no such chromosome.
+        UserError: the text is not a region, or the store has no such chromosome.
     """
     found = re.fullmatch(r"(?P<name>[^:]+?)(?::(?P<start>[\d,]+)-(?P<end>[\d,]+))?", text.strip())
     if found is None:
-        raise UserError(f"{text!r} is no region; write chr22 or chr22:1000-2000")
+        raise UserError(f"{text!r} is not a region; write chr22 or chr22:1000-2000")
     name = store.chromosome(found["name"])
     if name is None:
         known = ", ".join(store.chromosomes[:8]) + (" …" if len(store.chromosomes) > 8 else "")
@@ -151,16 +151,16 @@ def window_starts(reference: np.ndarray, window: int, step: int) -> np.ndarray:
 
 
 def prepare(config: Prepare) -> Path:
-    """Cut the windows that the config asks for; returns their folder.
+    """Cut the windows that the config describes, and return their folder.
 
     Raises:
-        UserError: the store, a region or a track is wrong, the output exists, or no window is left for training.
+        UserError: the store, a region or a track is invalid, the output exists, or no window is left for training.
     """
     if config.window < 2 or config.step < 1:
         raise UserError(f"window must be at least 2 and step at least 1, got {config.window} and {config.step}")
     out = config.out or default_run_path("r2mae-dna", "prepare")
     if out.exists():
-        raise UserError(f"{out} exists; remove it first, or name another --out")
+        raise UserError(f"{out} exists; remove it first, or choose another --out")
     store = AlignmentStore(config.msa)
     held_out = {
         "validation": [parse_region(text, store) for text in config.validation_regions.split()],
@@ -170,7 +170,7 @@ def prepare(config: Prepare) -> Path:
     tracks = None
     if config.phastcons is not None or config.phylop is not None:
         if config.phastcons is None or config.phylop is None:
-            raise UserError("give both --phastcons and --phylop, or neither: the loss weights need the two")
+            raise UserError("give both --phastcons and --phylop, or neither: the loss weights need both")
         tracks = (Track(config.phastcons), Track(config.phylop))
     plan = {split: [] for split in SPLITS}
     skipped = {"outside the regions, or across the edge of one": 0, "not conserved": 0}
@@ -209,7 +209,7 @@ def _reference(store: AlignmentStore, name: str) -> np.ndarray:
 def _assign(
     name: str, starts: np.ndarray, window: int, held_out: dict[str, list[Region]], only: Sequence[Region]
 ) -> dict[str, np.ndarray]:
-    """Return the starts of each split. A window that straddles a held-out region's edge belongs to none."""
+    """Return the starts of each split. A window across the edge of a held-out region belongs to none."""
 
     def inside(region: Region) -> np.ndarray:
         return (starts >= region.start) & (starts + window <= region.end)
@@ -289,8 +289,8 @@ def prepare_command(config: Prepare) -> None:
     out = prepare(config)
     info = read_info(out)
     splits = ", ".join(f"{count:,} {split}" for split, count in info.counts.items() if count)
-    say(f"{splits} windows of {info.window} bases × {info.n_species + 1} species (each also on its other strand)")
+    say(f"{splits} windows of {info.window} bases × {info.n_species + 1} species (both strands are used)")
     say(left_out(info.left_out))
     if info.conservation:
-        say("phastCons and phyloP are kept with every window: the loss is weighted and labels flip as in GPN-MSA.")
+        say("phastCons and phyloP are stored with every window: the loss is weighted and labels flip as in GPN-MSA.")
     say(f"Done: {out}. Next: r2mae-dna pretrain {out}")
