@@ -1,4 +1,4 @@
-"""Advice on real data: exact per target, close to what real masked regressions show, and plain about bad data."""
+"""Advice on real data: exact per target, close to real masked regressions, and clear about bad data."""
 
 import time
 
@@ -58,28 +58,28 @@ def notes_of(X, *arguments, **options):
     return " / ".join(advise(X, *arguments, n_bootstrap=0, **options).notes)
 
 
-def test_what_speaks_against_the_advice_is_told():
+def test_reasons_against_the_advice_are_noted():
     X = DATA["cancer"]
     assert advise(X, 100, n_bootstrap=0).notes == ()  # the best is 0.1
-    assert "at the end of those compared: a smaller one" in notes_of(X, 100, [0.1, 0.2, 0.4])
-    assert "at the end of those compared: a larger one" in notes_of(X, 100, [0.05, 0.1])
+    assert "at the end of the grid: a smaller one" in notes_of(X, 100, [0.1, 0.2, 0.4])
+    assert "at the end of the grid: a larger one" in notes_of(X, 100, [0.05, 0.1])
     assert "at the end" not in notes_of(X, 100, [0.1])
-    assert "predicting nothing" not in notes_of(X, 100, [0.1])
+    assert "null risk" not in notes_of(X, 100, [0.1])
     assert "no more samples than features (30 and 30)" in notes_of(X[:30], 30)
     assert "singular" not in notes_of(X[:31], 31)
 
 
-def test_a_prediction_worse_than_none_is_told():
-    """Features that know next to nothing of each other: at no ratio is there something to predict."""
+def test_a_prediction_worse_than_none_is_noted():
+    """Features that are almost unrelated: there is nothing to learn at any ratio."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 40)) + 0.3 * rng.standard_normal((300, 1))
     found = advise(X, n_bootstrap=0)
     assert found.curve.min() >= 1
-    assert any("above that of predicting nothing at every ratio" in note for note in found.notes)
+    assert any("above the null risk at every ratio" in note for note in found.notes)
 
 
-def test_features_that_say_nothing_of_each_other_are_refused():
-    with pytest.raises(TheoryError, match="no feature says anything of another"):
+def test_unrelated_features_are_refused():
+    with pytest.raises(TheoryError, match="features are unrelated"):
         advise(np.random.default_rng(0).standard_normal((300, 40)), n_bootstrap=2)
 
 
@@ -91,7 +91,7 @@ def test_many_features_take_seconds():
     assert time.perf_counter() - start < 10
 
 
-def test_dirty_data_are_cleaned_and_the_loss_is_told():
+def test_dirty_data_are_cleaned_and_the_loss_is_noted():
     X = DATA["cancer"].copy()
     X[:, 2] = 4.0
     X[3, 5] = np.nan
@@ -99,10 +99,10 @@ def test_dirty_data_are_cleaned_and_the_loss_is_told():
     X[: len(X) - 10, 9] = np.nan
     table = clean(X, [f"f{k}" for k in range(30)])
     assert table.X.shape == (len(X) - 2, 28)
-    told = " ".join(table.notes)
-    assert "f2" in told
-    assert "f9" in told
-    assert "2 of 569 rows" in told
+    notes = " ".join(table.notes)
+    assert "f2" in notes
+    assert "f9" in notes
+    assert "2 of 569 rows" in notes
     found = advise(table, 20, n_bootstrap=0, targets=[2, 5])
     assert found.targets == ("f5",)
     assert any("[2]" in note for note in found.notes)
@@ -152,9 +152,20 @@ def test_readers(tmp_path):
     (tmp_path / "text.csv").write_text("a,b\nx,y\nz,w\n")
     (tmp_path / "ragged.csv").write_text("a,b\n1,2\n1\n")
     (tmp_path / "odd.txt").write_text("1")
+    (tmp_path / "latin.csv").write_bytes(b"\xe9,a\n1,2\n")
     (tmp_path / "bad.npy").write_bytes(b"not an array")
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for name in ("empty.csv", "text.csv", "ragged.csv", "odd.txt", "none.csv", "two.npz", "bad.npy", "pickle.npy"):
+    for name in (
+        "empty.csv",
+        "text.csv",
+        "ragged.csv",
+        "odd.txt",
+        "latin.csv",
+        "none.csv",
+        "two.npz",
+        "bad.npy",
+        "pickle.npy",
+    ):
         with pytest.raises(DataError):
             read_table(tmp_path / name)
 
@@ -189,7 +200,7 @@ def test_parquet_and_h5ad_are_read(tmp_path):
             read_table(tmp_path / name)
 
 
-def test_formats_that_need_more_say_so(tmp_path, monkeypatch):
+def test_missing_libraries_are_named(tmp_path, monkeypatch):
     import importlib
 
     def missing(name):

@@ -155,7 +155,7 @@ def test_an_infinite_risk_is_a_null_record_and_explained(tmp_path, capsys):
     assert records(tmp_path)[1]["value"] is None
 
 
-def test_simulate_stands_beside_theory(tmp_path):
+def test_simulate_agrees_with_theory(tmp_path):
     code = run_cli("simulate", "--p", 200, "--n", 100, "--step", 0.3, "--repeats", 30, "--high", 0.7, "--out", tmp_path)
     assert code == 0
     assert {record["metric"] for record in records(tmp_path)} == {"predicted_risk", "simulated_risk"}
@@ -197,7 +197,7 @@ def test_advise_prints_its_notes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("advise", "nowhere.csv"), "no file"),
+        (("advise", "nowhere.csv"), "no such file"),
         (("advise", "x.npy", "--step", 0.3), "step between ratios"),
         (("risk", "--alignment", 2), "alignment"),
         (("risk", "--low", 0), "ratios"),

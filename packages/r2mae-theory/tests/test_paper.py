@@ -95,7 +95,7 @@ def test_recipes_hold_options():
     assert set(EXPERIMENTS) >= {"fig3", "table9"}
 
 
-def test_figure_1a_is_simulated_with_a_seed_per_ratio_and_its_minima_are_told():
+def test_figure_1a_is_simulated_with_a_seed_per_ratio_and_its_minima_are_reported():
     outcome = run_experiment("fig1a", replace(SMALL, seed=3))
     first, second = outcome.rows[:2]
     for j, (ratio, row) in enumerate(((0.2, first), (0.6, second))):
@@ -110,7 +110,7 @@ def test_figure_1a_is_simulated_with_a_seed_per_ratio_and_its_minima_are_told():
 
 
 def test_any_seed_has_a_row_in_the_tables():
-    """The paper's dots stand at their own rows; the least risk and its ratio are those of the fixed ratios."""
+    """The paper's dots are at their own rows; the least risk and its ratio are those of the fixed ratios."""
     outcome = run_experiment("table9", replace(SMALL, table_seeds=(3, 22)))
     assert [panel.series[2].x for panel in outcome.panels] == [[1], [1]]
     assert [panel.series[2].y for panel in outcome.panels] == [

@@ -182,7 +182,7 @@ def test_a_range_that_reaches_one(beta):
     assert below[0] == pytest.approx(below[1], rel=1e-6)
 
 
-def test_rows_that_show_nothing_take_no_part(beta):
+def test_hidden_rows_do_not_count(beta):
     cov = scaled_features()
     some = predict_risk(cov, beta, 0.5, 150, Discrete((0.5, 1.0), (1, 1)))
     assert some.total == pytest.approx(predict_risk(cov, beta, 0.5, 75, Fixed(0.5)).total, rel=1e-9)
@@ -203,7 +203,7 @@ def test_table_shares_the_fixed_point_between_targets(beta):
     ("matrix", "message"),
     [
         (np.diag([1.0, 1.0]) + np.array([[0, 2.0], [2.0, 0]]), "positive semi-definite"),
-        (np.array([[1.0, np.nan], [np.nan, 1.0]]), "not finite"),
+        (np.array([[1.0, np.nan], [np.nan, 1.0]]), "NaN or infinite"),
         (np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
         (np.ones((2, 3)), "square"),
         (np.diag([1.0, 0.0]), "no variance"),
@@ -218,7 +218,7 @@ def test_bad_covariances_are_refused(matrix, message):
     ("change", "message"),
     [
         ({"beta": np.ones(P + 1)}, "beta has shape"),
-        ({"beta": np.full(P, np.inf)}, "not finite"),
+        ({"beta": np.full(P, np.inf)}, "NaN or infinite"),
         ({"sigma": -1.0}, "sigma"),
         ({"n": 0}, "samples"),
         ({"mask": 1.2}, "mask ratio"),
@@ -254,7 +254,7 @@ def test_wide_spectra_next_to_the_threshold_are_solved(count, mask):
     assert solved.evaluations < 60
 
 
-def test_no_convergence_is_said(beta, monkeypatch):
+def test_no_convergence_raises(beta, monkeypatch):
     monkeypatch.setattr(fixed_point, "_MAX_EVALUATIONS", 1)
     with pytest.raises(ConvergenceError, match="did not converge in 1 evaluations"):
         predict_risk(scaled_features(), beta, 0.5, 150, (0.3, 0.8))
@@ -262,7 +262,7 @@ def test_no_convergence_is_said(beta, monkeypatch):
 
 @pytest.mark.parametrize("n", [60, 130, 410])
 def test_following_the_curve_finds_what_solving_each_point_finds(n):
-    """Dense path: extrapolated starts against independent solves, uneven variances, ratios and ranges mixed."""
+    """Dense path: extrapolated starts against independent solves, with uneven variances, ratios and ranges mixed."""
     rng = np.random.default_rng(3)
     factor = rng.standard_normal((120, 200)) * np.exp(rng.standard_normal((120, 1)))
     cov = covariance.Covariance.from_matrix(factor @ factor.T / 200)

@@ -1,4 +1,4 @@
-"""Which mask ratio suits a user's data: every feature in turn is the target, its risk curve predicted by the theory."""
+"""Which mask ratio suits a user's data: the theory predicts the risk curve of each feature as the target in turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Advice:
     """Normalised risk of each range, shape (len(ranges),)."""
     best_ratio: float
     best_range: tuple[float, float]
-    """The best of `ranges`, all at least 0.2 wide; its risk is mostly above that of the best fixed ratio."""
+    """The best of `ranges`, all at least 0.2 wide; its risk is usually above that of the best fixed ratio."""
     bootstrap_ratios: Floats
     """The best ratio on each bootstrap replicate of the samples."""
     bootstrap_ranges: tuple[tuple[float, float], ...]
@@ -46,7 +46,7 @@ class Advice:
     n_samples: int
     n_features: int
     notes: tuple[str, ...]
-    """What was left out of the data, and what speaks against relying on the advice."""
+    """What was dropped from the data, and reasons not to rely on the advice."""
     validation: Validation | None = None
 
     @property
@@ -73,16 +73,16 @@ def advise(
 
     Args:
         X: samples by features, shape (n, p), or a `Table` from `read_table`.
-        n_samples: rows that the planned training will have (default: those given).
+        n_samples: rows of the planned training (default: as many as X has).
         ratios: fixed ratios to compare, each in (0, 1).
-        targets: "all", or indices of the columns of X that take the target's part.
-        shrinkage: of the sample correlation matrix; "auto" is Ledoit and Wolf's.
+        targets: "all", or indices of the columns of X to predict.
+        shrinkage: of the sample correlation matrix; "auto" is the Ledoit-Wolf estimate.
         n_bootstrap: bootstrap replicates over samples (0 for none); each uses at most 100 of the targets.
-        validate: also fit real masked regressions and score them on held-out rows.
-        seed: of the bootstrap and the validation.
+        validate: also fit real masked regressions and evaluate them on held-out rows.
+        seed: seed for the bootstrap and the validation.
 
     Raises:
-        DataError: if the data cannot be used; see `clean`.
+        DataError: for unusable data; see `clean`.
         TheoryError: for arguments out of range.
     """
     table = X if isinstance(X, Table) else clean(X)
@@ -90,7 +90,7 @@ def advise(
     size = n if n_samples is None else n_samples
     grid = np.unique(np.asarray(ratios, float))
     if size < 1 or not len(grid) or not ((grid > 0) & (grid < 1)).all() or n_bootstrap < 0:
-        raise TheoryError(f"n_samples must be positive and ratios lie inside (0, 1), got {n_samples} and {ratios}")
+        raise TheoryError(f"n_samples must be positive and ratios inside (0, 1), got {n_samples} and {ratios}")
     chosen, notes = _targets(table, targets)
     ranges = candidate_ranges(grid)
     masks = [*(Fixed(float(r)) for r in grid), *(Uniform(*pair) for pair in ranges)]
@@ -99,13 +99,13 @@ def advise(
     def curves(rows: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
         model = Targets(standardise(rows), shrinkage, columns)
         risks = model.risks(masks, size)
-        with np.errstate(divide="ignore", invalid="ignore"):  # null 0: shrunk to the identity, nothing to predict
+        with np.errstate(divide="ignore", invalid="ignore"):  # null risk 0: shrunk to the identity
             return risks.mean(axis=1) / model.null.mean(), risks
 
     pooled, risks = curves(table.X, chosen)
     fixed, ranged = pooled[: len(grid)], pooled[len(grid) :]
     if not np.isfinite(fixed).any():
-        raise TheoryError("the predicted risk diverges at every ratio given, or no feature says anything of another")
+        raise TheoryError("the predicted risk diverges at every ratio given, or the features are unrelated")
     few = (
         chosen if len(chosen) <= _BOOTSTRAP_TARGETS else np.sort(rng.choice(chosen, _BOOTSTRAP_TARGETS, replace=False))
     )
@@ -122,7 +122,7 @@ def advise(
             best_ranges.append(ranges[int(np.argmin(again[len(grid) :]))])
     if len(best_ratios) < n_bootstrap:
         lost = n_bootstrap - len(best_ratios)
-        notes.append(f"{lost} bootstrap replicates had a constant feature or no finite risk and were left out")
+        notes.append(f"{lost} bootstrap replicates with a constant feature or no finite risk were skipped")
     best = int(np.argmin(fixed))
     return Advice(
         ratios=grid,
@@ -144,12 +144,12 @@ def advise(
 
 
 def standardise(X: Floats) -> Floats:
-    """Columns with mean 0 and variance 1, so that every feature counts the same and diag(Σ) = I."""
+    """Scale columns to mean 0 and variance 1, so that every feature counts the same and diag(Σ) = I."""
     return (X - X.mean(axis=0)) / X.std(axis=0)
 
 
 def candidate_ranges(ratios: Floats) -> list[tuple[float, float]]:
-    """Ranges 0.2, 0.3 and 0.4 wide whose ends lie among the ratios (to 1e-6)."""
+    """Return the ranges 0.2, 0.3 and 0.4 wide whose ends are among the ratios (to 1e-6)."""
     ends = {round(float(r), 6) for r in ratios}
     pairs = [(r, round(r + w, 6)) for w in _RANGE_WIDTHS for r in sorted(ends)]
     return [pair for pair in pairs if pair[1] in ends]
@@ -164,31 +164,30 @@ def _targets(table: Table, targets: str | Sequence[int]) -> tuple[NDArray[np.int
     lost = [k for k in targets if k not in where]
     kept = np.array([where[k] for k in targets if k in where], dtype=int)
     if not len(kept):
-        raise TheoryError(f"none of the target columns {list(targets)} is among the usable features")
+        raise TheoryError(f"none of the target columns {list(targets)} is usable")
     return kept, [f"{len(lost)} target columns are not usable: {lost[:5]}"] if lost else []
 
 
 def _doubts(n: int, p: int, grid: Floats, curve: Floats) -> list[str]:
-    """Say what speaks against relying on the best ratio of a curve from n samples of p features."""
+    """Return reasons not to rely on the best ratio of a curve from n samples of p features."""
     notes, best = [], int(np.argmin(curve))
-    if n <= p:  # the mean is taken off, which costs a sample
+    if n <= p:  # centring costs a sample
         notes.append(
             f"no more samples than features ({n:,} and {p:,}): the sample covariance is singular, "
-            "and the coefficients rest on the shrinkage"
+            "and the coefficients depend on the shrinkage"
         )
     if curve[best] >= 1:
         notes.append(
-            "the predicted risk is above that of predicting nothing at every ratio: "
-            "at this size the linear model finds too little to predict, so its best ratio says little"
+            "the predicted risk is above the null risk at every ratio: "
+            "at this size the linear model learns too little for its best ratio to mean much"
         )
     if len(grid) > 1 and best in (0, len(grid) - 1):
-        notes.append(
-            f"the best ratio is at the end of those compared: a {'larger' if best else 'smaller'} one may be better"
-        )
+        notes.append(f"the best ratio is at the end of the grid: a {'larger' if best else 'smaller'} one may be better")
     return notes
 
 
 def _valley(grid: Floats, curve: Floats, best: int) -> tuple[float, float]:
+    """Return the ends of the stretch around the best ratio whose risk is within 1 % of the best."""
     low = high = best
     while low > 0 and curve[low - 1] <= 1.01 * curve[best]:
         low -= 1

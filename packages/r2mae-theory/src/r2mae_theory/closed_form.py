@@ -7,7 +7,7 @@ from r2mae_theory.errors import DivergentRiskError, TheoryError
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """A risk in closed form with the split that the paper's statement makes; `total` = `bias` + `variance`."""
+    """A risk in closed form, split as in the paper's statement; `total` = `bias` + `variance`."""
 
     total: float
     bias: float
@@ -15,19 +15,19 @@ class ClosedForm:
 
 
 def transition_ratio(gamma: float) -> float | None:
-    """The ratio at which the risk blows up, r = γ, or None where every ratio interpolates (γ ≥ 1)."""
+    """Return the ratio at which the risk diverges, r = γ, or None if every ratio interpolates (γ ≥ 1)."""
     return gamma if gamma < 1 else None
 
 
 def sweet_spot(gamma: float, strength: float) -> float | None:
-    """The ratio at which the bias along the spike vanishes, 1 + rλ = γ/r (after Corollary 1).
+    """Return the ratio at which the bias along the spike vanishes, 1 + rλ = γ/r (after Corollary 1).
 
     Args:
         gamma: p / n.
         strength: λ of the spike.
 
     Returns:
-        The root in (0, 1), or None where there is none.
+        The root in (0, 1), or None.
     """
     ratio = gamma if strength == 0 else (-1 + (1 + 4 * strength * gamma) ** 0.5) / (2 * strength)
     return ratio if 0 < ratio < 1 else None
@@ -72,13 +72,13 @@ def spiked_risk(norm: float, alignment: float, strength: float, sigma: float, ga
         ratio: mask ratio in (0, 1).
 
     Raises:
-        TheoryError: below the threshold (γ < r), where Corollary 1 says nothing; `predict_risk` does.
+        TheoryError: below the threshold (γ < r), which Corollary 1 does not cover but `predict_risk` does.
     """
     _check(sigma, gamma, ratio)
     if not 0 < ratio < gamma:
         raise TheoryError(f"Corollary 1 holds for 0 < ratio < gamma, got ratio = {ratio}, gamma = {gamma}")
     if strength < 0 or abs(alignment) > norm * (1 + 1e-12):
-        raise TheoryError("the spike's strength must not be negative, nor the alignment exceed the norm of beta")
+        raise TheoryError("the strength must not be negative and the alignment not exceed the norm of beta")
     r, q, a, lam = ratio, 1 - ratio, alignment, strength
     g = gamma / r
     b2 = max(norm**2 - a**2, 0.0)

@@ -11,7 +11,7 @@ from r2mae_theory.covariance import Covariance, LowRankCovariance
 def conditional_targets(
     covariance: Covariance, beta: Floats, sigma: float, Z: Floats, visible: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Mean and variance of y given the visible entries of each row.
+    """Return the mean and variance of y given the visible entries of each row.
 
     Args:
         covariance: Σ, p×p.
@@ -33,13 +33,13 @@ def _dense_row(covariance: Covariance, beta: Floats, z: Floats, seen: NDArray[np
     own = float(beta[hidden] @ S[np.ix_(hidden, hidden)] @ beta[hidden])
     if not seen.any():
         return 0.0, own
-    cross = S[np.ix_(seen, hidden)] @ beta[hidden]  # Cov(x_seen, what the hidden features add to y)
+    cross = S[np.ix_(seen, hidden)] @ beta[hidden]  # covariance of x_seen and the hidden features' share of y
     weights = sla.solve(S[np.ix_(seen, seen)], cross, assume_a="pos")
     return float(z[seen] @ (beta[seen] + weights)), own - float(cross @ weights)
 
 
 def _low_rank_row(covariance: Covariance, beta: Floats, z: Floats, seen: NDArray[np.bool_]) -> tuple[float, float]:
-    """The same through the k shared directions: x = √level·noise + U·f with independent factors f."""
+    """Do the same through the k shared directions: x = √level·noise + U·f with independent factors f."""
     assert isinstance(covariance, LowRankCovariance)
     level, strengths, U = covariance.level, covariance.strengths, covariance.directions
     hidden = ~seen

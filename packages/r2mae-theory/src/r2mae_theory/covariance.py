@@ -1,7 +1,7 @@
 """Covariance models of the linear model (section 3, appendix C.1).
 
-Each returns a `Covariance`: `LowRankCovariance` for Σ = c·I + U diag(s) Uᵀ, which never forms a p×p matrix unless
-someone asks for it, or `DenseCovariance`, which holds the matrix.
+Each returns a `Covariance`: `LowRankCovariance` for Σ = c·I + U diag(s) Uᵀ, which forms a p×p matrix only on request,
+or `DenseCovariance`, which holds the matrix.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from r2mae_theory.representations import Covariance, DenseCovariance, LowRankCov
 
 
 def haar(p: int, rng: np.random.Generator, k: int | None = None) -> Floats:
-    """Orthonormal columns, k of them (default p), drawn uniformly (Haar), shape (p, k)."""
+    """Draw k orthonormal columns (default p) uniformly (Haar), shape (p, k)."""
     q, upper = np.linalg.qr(rng.standard_normal((p, p if k is None else k)))
     return q * np.sign(upper.diagonal())  # the sign fix makes the QR factor exactly Haar
 
@@ -42,7 +42,7 @@ def beta_spectrum(
 ) -> DenseCovariance:
     """Eigenvalues Beta(a, b), rescaled to run exactly from low to high, Haar eigenvectors (figure 1E, "Beta").
 
-    The paper's a and b are not known; (2, 5) is this package's choice.
+    The paper does not give a and b; (2, 5) is this package's choice.
     """
     rng = np.random.default_rng(seed)
     draws = rng.beta(a, b, p)
@@ -54,7 +54,7 @@ def latent_space(p: int, k: int, seed: int = 0, high: float = 10.0) -> DenseCova
     """Σ = I + WWᵀ with W Gaussian p×k, its entries scaled so that the eigenvalues run from about 1 to about `high`.
 
     Figure 1E's latent space model. The largest eigenvalue of WWᵀ is near s²(√p + √k)² for entries of variance s²,
-    which fixes s; the paper's own k and variance are not known.
+    which fixes s. The paper does not give k and the variance.
     """
     rng = np.random.default_rng(seed)
     scale = np.sqrt(high - 1) / (np.sqrt(p) + np.sqrt(k))
@@ -65,31 +65,31 @@ def latent_space(p: int, k: int, seed: int = 0, high: float = 10.0) -> DenseCova
 def block(p: int, rank: int, eigenvalue: float, seed: int = 0) -> LowRankCovariance:
     """Σ with `rank` Haar directions of variance `eigenvalue` over a unit background (figures 1G and 4)."""
     if not 0 <= rank <= p:
-        raise TheoryError(f"the block's rank must lie in 0..{p}, got {rank}")
+        raise TheoryError(f"the block's rank must be between 0 and {p}, got {rank}")
     directions = haar(p, np.random.default_rng(seed), rank)
     return LowRankCovariance(p, 1.0, directions, np.full(rank, eigenvalue - 1.0))
 
 
 def from_samples(X: ArrayLike, shrinkage: float | str = "auto") -> DenseCovariance:
-    """The covariance of rows of X, shrunk towards the mean variance times the identity.
+    """Estimate the covariance of the rows of X, shrunk towards the mean variance times the identity.
 
     Args:
         X: samples by features, shape (n, p); centred here.
-        shrinkage: share of the target in [0, 1], or "auto" for the Ledoit-Wolf estimate of the best share.
+        shrinkage: weight of the identity in [0, 1], or "auto" for the Ledoit-Wolf estimate of the best weight.
 
     Raises:
-        TheoryError: for fewer than two rows, values that are not finite or a share outside [0, 1].
+        TheoryError: for fewer than two rows, values that are not finite or a weight outside [0, 1].
     """
     data = np.asarray(X, float)
     if data.ndim != 2 or data.shape[0] < 2:
         raise TheoryError(f"samples must be a matrix with at least two rows, got shape {data.shape}")
     if not np.isfinite(data).all():
-        raise TheoryError("the samples have values that are not finite")
+        raise TheoryError("the samples have NaN or infinite values")
     return DenseCovariance(shrunk_moment(data - data.mean(axis=0), shrinkage))
 
 
 def shrunk_moment(centred: Floats, shrinkage: float | str = "auto") -> Floats:
-    """XᵀX/n of centred rows, shape (p, p), shrunk towards its mean diagonal; see `from_samples`."""
+    """Return XᵀX/n of centred rows, shape (p, p), shrunk towards its mean diagonal; see `from_samples`."""
     n, p = centred.shape
     S = centred.T @ centred / n
     level = float(S.trace()) / p

@@ -1,9 +1,12 @@
-"""Readers for a user's own table: .npy, .npz, .csv, .parquet and .h5ad, and the check of what is in it."""
+"""Read a user's table (.npy, .npz, .csv, .parquet or .h5ad) and clean it."""
 
 import csv
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,29 +19,29 @@ MIN_SAMPLES = 10
 
 @dataclass(frozen=True)
 class Table:
-    """A clean numeric table and what was left out on the way to it."""
+    """A clean numeric table and what was dropped to make it so."""
 
     X: Floats
     """Samples by features, finite, no constant feature; shape (n, p)."""
     names: tuple[str, ...]
     columns: NDArray[np.intp]
-    """Where each feature was in the table that came in, shape (p,)."""
+    """Each feature's column in the original table, shape (p,)."""
     notes: tuple[str, ...]
-    """One sentence per kind of thing that was dropped, with counts and names."""
+    """One sentence for each kind of loss, with counts and names."""
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a file by its ending and clean it.
+    """Read a file by its suffix and clean it.
 
     Raises:
-        DataError: for an unknown ending, an empty or unreadable file, or too little left after cleaning.
+        DataError: for an unknown suffix, an empty or unreadable file, or too little data after cleaning.
     """
     file = Path(path)
     readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5ad": _h5ad}
     if file.suffix.lower() not in readers:
-        raise DataError(f"cannot read {file.name}: known endings are {', '.join(readers)}")
+        raise DataError(f"cannot read {file.name}: known suffixes are {', '.join(readers)}")
     if not file.is_file():
-        raise DataError(f"there is no file {file}")
+        raise DataError(f"no such file: {file}")
     if file.stat().st_size == 0:
         raise DataError(f"{file.name} is empty")
     X, names, notes = readers[file.suffix.lower()](file)
@@ -46,9 +49,9 @@ def read_table(path: str | Path) -> Table:
 
 
 def clean(X: ArrayLike, names: list[str] | None = None, notes: list[str] | None = None) -> Table:
-    """Drop rows with missing or infinite values and features that do not vary; say so.
+    """Drop rows with missing or infinite values and constant features, and note it.
 
-    Features with more than half of their values missing go first, lest they take every row with them.
+    Features with more than half of their values missing are dropped first, so that they do not cost every row.
 
     Raises:
         DataError: if fewer than 10 samples or 2 features remain, or the table is not numeric and two-dimensional.
@@ -60,28 +63,28 @@ def clean(X: ArrayLike, names: list[str] | None = None, notes: list[str] | None 
     if data.ndim != 2:
         raise DataError(f"expected samples by features, got an array of shape {data.shape}")
     labels = [str(k) for k in range(data.shape[1])] if names is None else names
-    said = list(notes or [])
+    losses = list(notes or [])
     columns = np.arange(data.shape[1])
 
     def drop(bad: NDArray[np.bool_], why: str) -> None:
         nonlocal data, columns
         if bad.any():
-            said.append(f"dropped {bad.sum()} {why}: {_some([labels[k] for k in columns[bad]])}")
+            losses.append(f"dropped {bad.sum()} {why}: {_some([labels[k] for k in columns[bad]])}")
             data, columns = data[:, ~bad], columns[~bad]
 
     if len(data):
         drop(np.isfinite(data).mean(axis=0) < 0.5, "features with more than half of their values missing")
     holes = np.logical_not(np.isfinite(data).all(axis=1))
     if holes.any():
-        said.append(f"dropped {holes.sum()} of {len(holes)} rows with missing or infinite values")
+        losses.append(f"dropped {holes.sum()} of {len(holes)} rows with missing or infinite values")
         data = data[~holes]
     if len(data) < MIN_SAMPLES:
-        raise DataError(f"only {len(data)} complete samples, at least {MIN_SAMPLES} are needed" + _because(said))
+        raise DataError(f"only {len(data)} complete samples, at least {MIN_SAMPLES} are needed" + _because(losses))
     spread = data.std(axis=0)
     drop(spread <= 1e-12 * np.maximum(np.abs(data).max(axis=0), 1e-300), "constant features")
     if data.shape[1] < 2:
-        raise DataError(f"only {data.shape[1]} usable features, at least 2 are needed" + _because(said))
-    return Table(data, tuple(labels[k] for k in columns), columns, tuple(said))
+        raise DataError(f"only {data.shape[1]} usable features, at least 2 are needed" + _because(losses))
+    return Table(data, tuple(labels[k] for k in columns), columns, tuple(losses))
 
 
 def _because(notes: list[str]) -> str:
@@ -92,22 +95,32 @@ def _some(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
 
 
-_Raw = tuple["ArrayLike", "list[str] | None", "list[str]"]
+_Raw = tuple[ArrayLike, list[str] | None, list[str]]
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every library raises its own kinds
+        raise DataError(f"cannot read {file.name}: {' '.join(str(error).split())}") from error
+
+
+def _optional(name: str, need: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DataError(f"reading {need}: pip install 'r2mae-theory[files]'") from error
 
 
 def _npy(file: Path) -> _Raw:
-    try:
+    with _reading(file):
         return np.load(file, allow_pickle=False), None, []
-    except ValueError as error:
-        raise DataError(f"cannot read {file.name}: {error}") from error
 
 
 def _npz(file: Path) -> _Raw:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in archive.files}
-    except (ValueError, OSError) as error:
-        raise DataError(f"cannot read {file.name}: {error}") from error
+    with _reading(file), np.load(file, allow_pickle=False) as archive:
+        arrays = {k: archive[k] for k in archive.files}
     tables = [k for k, v in arrays.items() if v.ndim == 2]
     if "X" in tables:
         return arrays["X"], None, []
@@ -122,7 +135,7 @@ def _number(cell: str) -> float:
 
 
 def _csv(file: Path) -> _Raw:
-    with file.open(newline="", encoding="utf-8-sig") as handle:
+    with _reading(file), file.open(newline="", encoding="utf-8-sig") as handle:
         rows = [row for row in csv.reader(handle) if row]
     if not rows:
         raise DataError(f"{file.name} is empty")
@@ -142,7 +155,7 @@ def _csv(file: Path) -> _Raw:
 
 
 def _without_text(file: Path, kept: list[str], text: list[str]) -> list[str]:
-    """Say which columns are not numeric; refuse a table that has no other."""
+    """Note which columns are not numeric; refuse a table without others."""
     notes = [f"dropped {len(text)} columns that are not numeric: {_some(text)}"] if text else []
     if not kept:
         raise DataError(f"{file.name} has no numeric column" + _because(notes))
@@ -158,14 +171,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _parquet(file: Path) -> _Raw:
-    try:
-        pd = importlib.import_module("pandas")
-    except ImportError as error:
-        raise DataError("reading parquet needs pandas and pyarrow: pip install 'r2mae-theory[files]'") from error
-    try:
+    pd = _optional("pandas", "parquet needs pandas and pyarrow")
+    with _reading(file):
         frame = pd.read_parquet(file)
-    except Exception as error:  # every engine raises its own kind
-        raise DataError(f"cannot read {file.name}: {error}") from error
     numeric = frame.select_dtypes(include=["number", "bool"])
     text = [str(c) for c in frame.columns if c not in numeric.columns]
     kept = [str(c) for c in numeric.columns]
@@ -173,14 +181,9 @@ def _parquet(file: Path) -> _Raw:
 
 
 def _h5ad(file: Path) -> _Raw:
-    try:
-        anndata = importlib.import_module("anndata")
-    except ImportError as error:
-        raise DataError("reading h5ad needs anndata: pip install 'r2mae-theory[files]'") from error
-    try:
+    anndata = _optional("anndata", "h5ad needs anndata")
+    with _reading(file):
         cells = anndata.read_h5ad(file)
-    except Exception as error:  # h5py and anndata raise many kinds
-        raise DataError(f"cannot read {file.name}: {error}") from error
     X = cells.X
     if X is None:
         raise DataError(f"{file.name} has no X")

@@ -1,4 +1,4 @@
-"""What an experiment takes (its size) and hands over (records, rows and panels). Nothing here draws or prints."""
+"""The input of an experiment (its size) and its output (records, rows and panels). Nothing here draws or prints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,15 +41,15 @@ class Experiment:
     name: str
     records: list[Record]
     rows: list[Row]
-    """Every point: its columns are what the experiment knows of it."""
+    """One for each point."""
     panels: list[Panel] = field(default_factory=list)
     summary: list[Row] | None = None
-    """A short table to print where the rows are too many."""
+    """A short table to print if there are too many rows."""
     remark: str = ""
 
     @property
     def table(self) -> list[Row]:
-        """What to print."""
+        """The table to print."""
         return self.rows if self.summary is None else self.summary
 
 
@@ -60,7 +60,7 @@ def ratio_grid(step: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Size:
-    """How much to run: the ratios that are simulated, repeats per ratio, and where random numbers start."""
+    """How much to run: the ratios to simulate, repeats per ratio, and seeds."""
 
     ratios: tuple[float, ...] = ratio_grid(0.05)
     repeats: int = 50

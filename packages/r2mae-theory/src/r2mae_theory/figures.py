@@ -1,4 +1,4 @@
-"""The figures of the linear model: 1A to 1G, 3 and 4. `paper.CHOICES` lists the sizes that the text does not give."""
+"""The figures of the linear model: 1A to 1G, 3 and 4. `paper.CHOICES` lists the sizes that the paper does not give."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def _together(name: str, parts: Sequence[tuple[Panel, list[Row]]], size: Size, r
 
 
 def _records(panel: Panel, row: Row, seed: int) -> list[Record]:
-    """What the panel shows of a point: the prediction, which is for n samples, and the mean of the repeats."""
+    """Return what the panel shows at a point: the prediction, which is for n samples, and the mean of the repeats."""
     what = "risk" if panel.ylabel == _RISK else "magnitude"
     theory, measured = ("theory", "simulated") if what == "risk" else ("theory magnitude", "magnitude")
     task, ratio = f"{panel.title}, {row['setting']}", scheme_name(number(row["ratio"]))
@@ -56,7 +56,7 @@ def _records(panel: Panel, row: Row, seed: int) -> list[Record]:
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
-    """One line per curve: where theory and simulation have their minimum on the simulated grid."""
+    """Return one line per curve: the minima of theory and simulation on the simulated grid."""
     lines: list[Row] = []
     for key in dict.fromkeys((r["panel"], r["setting"]) for r in rows):
         curve = [r for r in rows if (r["panel"], r["setting"]) == key]
@@ -158,7 +158,7 @@ def _block(name: str, seeds: Sequence[int], size: Size) -> Experiment:
             scenes.append(Scene(f"sample {seed}", cov, beta, _SIGMA, n))
         title = f"{name[3:].upper()}: rank {rank}, eigenvalue {eigenvalue:g}, n = {n}"
         parts.append(_panel(title, scenes, size, 2.0))
-    remark = "Ours alone: the ratio curves of the paper's vision models are not at hand as numbers."
+    remark = "Without the ratio curves of the paper's vision models, which are not published as numbers."
     return _together(name, parts, size, remark)
 
 

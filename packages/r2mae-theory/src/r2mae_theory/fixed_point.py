@@ -1,9 +1,9 @@
-"""The fixed point in two numbers (A, B), for rows whose ratios differ ("Linear model" of the recovered formulas).
+"""The fixed point in two numbers (A, B), for rows whose ratios differ.
 
 A row of ratio r = 1 − q has covariance q²Σ + qrD. With a tiny ridge λ, d = λ + q²A + qrB, T = (I + E[q²/d]Σ +
 E[qr/d]D)⁻¹, A = tr(ΣT)/N and B = tr(DT)/N. Here the limit λ → 0 is taken exactly: above the interpolation threshold
-(N < p) λ drops out of d, below it A, B and T are of order λ and the identity drops out of T. So nothing depends on how
-small a ridge one dares to take. J problems are solved at a time by Newton's method.
+(N < p) λ drops out of d, below it A, B and T are of order λ and the identity drops out of T. So the size of a
+ridge plays no role. J problems are solved at once by Newton's method.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from r2mae_theory.masks import MaskDistribution
 from r2mae_theory.resolvents import Evaluation, Resolvent
 
 _MAX_EVALUATIONS = 200
-_TOLERANCE = 1e-9  # of a Newton step, relative to A and B; the error left after the step is of the order of its square
-_FOLLOW_TOLERANCE = 1e-8  # where an evaluation costs a p×p inverse: the error of the risk is of this order
-_CLOSE = 1e-5  # a step this small is taken, evaluated once more, and trusted
+_TOLERANCE = 1e-9  # size of a Newton step relative to A and B; the error after the step is of the order of its square
+_FOLLOW_TOLERANCE = 1e-8  # for evaluations that cost a p×p inverse: the error of the risk is of this order
+_CLOSE = 1e-5  # after a step this small, one more evaluation ends the search
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rows:
 
     @classmethod
     def of(cls, masks: Sequence[MaskDistribution], n: float, p: int) -> "Rows":
-        """Quadrature for each mask distribution, padded to a common number of nodes with weight 0."""
+        """Compute the quadrature of each mask distribution, padded to a common number of nodes with weight 0."""
         rules = [_usable(*mask.quadrature()) for mask in masks]
         width = max(len(r) for r, _ in rules)
         ratios = np.array([np.concatenate([r, np.full(width - len(r), r[0])]) for r, _ in rules])
@@ -44,11 +44,11 @@ class Rows:
         return cls(ratios, weights / mass[:, None], n * mass, n * mass < p)
 
     def take(self, index: NDArray[np.intp]) -> "Rows":
-        """The problems named by index."""
+        """Return the problems at these indices."""
         return Rows(self.ratios[index], self.weights[index], self.count[index], self.above[index])
 
     def coefficients(self, A: Floats, B: Floats) -> tuple[Floats, Floats, Floats]:
-        """(q²/d, qr/d, 1/d), each of shape (J, Q), written so that nothing is lost as q → 0."""
+        """Return q²/d, qr/d and 1/d, each of shape (J, Q), without loss of precision as q → 0."""
         r = self.ratios
         q = 1 - r
         mixed = q * A[:, None] + r * B[:, None]  # d/q without the ridge
@@ -59,12 +59,12 @@ class Rows:
         return u, v, 1 / d
 
     def mean(self, values: Floats) -> Floats:
-        """Expectation over the rows that entered, (J, Q) → (J,)."""
+        """Return the expectation over the rows that entered, (J, Q) → (J,)."""
         return (self.weights * values).sum(axis=1)
 
 
 def _usable(ratios: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Drop rows that show nothing (ratio 1) or never enter (ratio 0): they take no part in the regression."""
+    """Drop rows that are wholly hidden (ratio 1) or never enter (ratio 0): they do not affect the regression."""
     keep = (weights > 0) & (ratios < 1)
     return ratios[keep], weights[keep]
 
@@ -78,25 +78,22 @@ class FixedPoint:
     values: Evaluation
     evaluations: int
     refined: Floats
-    """(A, B) after one more step, to twice as many digits, shape (J, 2); nothing was evaluated there."""
+    """(A, B) after one more step, with twice as many digits, shape (J, 2); the resolvent was not evaluated there."""
 
 
 def solve(
-    resolvent: Resolvent,
-    rows: Rows,
-    start: tuple[Floats, Floats] | None = None,
-    tolerance: float = _TOLERANCE,
+    resolvent: Resolvent, rows: Rows, start: tuple[Floats, Floats] | None = None, tolerance: float = _TOLERANCE
 ) -> FixedPoint:
     """Find (A, B) for J problems.
 
     Args:
         resolvent: evaluates T.
         rows: the J problems.
-        start: where to begin, (A, B) each of shape (J,); None: the isotropic answer.
-        tolerance: relative size of a Newton step that need not be taken any more.
+        start: initial A and B, each of shape (J,); None: the isotropic solution.
+        tolerance: relative size of a Newton step at which the search ends.
 
     Raises:
-        ConvergenceError: if some problem is not solved after 200 evaluations; the message gives its residual.
+        ConvergenceError: if a problem is not solved after 200 evaluations; the message gives its residual.
     """
     J = len(rows.count)
     gamma = resolvent.p / rows.count
@@ -127,7 +124,7 @@ def solve(
         restart = np.where(part.above[:, None], resolvent.scale * gamma[active, None], 4 * (gap + now))
         after = np.where(safe[:, None], after, restart)
         refined[active] = after
-        y[active] = np.where(done[:, None], now, after)  # where A and B stay, the evaluation belongs to them
+        y[active] = np.where(done[:, None], now, after)  # where it is done, the evaluation is at A and B
         active = active[~done]
         if not len(active):
             return FixedPoint(y[:, 0], y[:, 1], type(values)(**best), count, refined)
@@ -139,15 +136,15 @@ def solve(
 
 
 def follow(resolvent: Resolvent, rows: Rows, near: FixedPoint) -> FixedPoint:
-    """Find (A, B) for J problems one after another, for a resolvent that is costly to evaluate.
+    """Find (A, B) for J problems one after another, for a resolvent that is expensive to evaluate.
 
-    How far a cheap answer is off changes slowly from one mask to the next, so a polynomial through the last
+    The error of a cheap approximation changes slowly from one mask to the next, so a polynomial through the last
     six problems predicts it, mostly to 1e-8, and one evaluation per problem is enough.
 
     Args:
         resolvent: evaluates T.
         rows: the J problems.
-        near: a cheap approximate answer to the same problems.
+        near: a cheap approximate solution of the same problems.
     """
     J = len(rows.count)
     spread = np.ptp(np.where(rows.weights > 0, rows.ratios, rows.ratios[:, :1]), axis=1) > 0
@@ -163,7 +160,7 @@ def follow(resolvent: Resolvent, rows: Rows, near: FixedPoint) -> FixedPoint:
         correction = np.zeros(2)
         if past:
             x, off = rows.count[past], np.log(refined[past] / guess[past])
-            # Lagrange's polynomial through the past problems, at this one; equal sizes add nothing.
+            # The Lagrange polynomial through the past problems, evaluated at this one; of equal sizes one is enough.
             unique = np.unique(x, return_index=True)[1]
             x, off = x[unique], off[unique]
             basis = [np.prod((rows.count[j] - np.delete(x, k)) / (x[k] - np.delete(x, k))) for k in range(len(x))]
@@ -179,12 +176,12 @@ def follow(resolvent: Resolvent, rows: Rows, near: FixedPoint) -> FixedPoint:
 
 
 def _newton(now: Floats, gap: Floats, slope: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """One Newton step on Φ(y) − y, shape (J, 2), and whether it can be trusted.
+    """Return a Newton step on Φ(y) − y, shape (J, 2), and whether it can be trusted.
 
-    Φ is positive and concave, its slope KM has no negative entry. Where I − KM is an M-matrix (positive diagonal and
-    determinant) the tangent lies above Φ, so the step ends at a point with Φ(y) ≤ y, and from such a point Newton's
-    method descends to the root without ever leaving that set. Where it is not, the caller restarts from a y so large
-    that Φ(y) ≤ y: above the threshold tr(Σ)/N, since T ≤ I; below it 4Φ(y), which also turns towards the root's A : B.
+    Φ is positive and concave, and its slope KM has no negative entry. Where I − KM is an M-matrix (positive diagonal
+    and determinant) the tangent lies above Φ, so the step ends at a point with Φ(y) ≤ y, and from such a point Newton's
+    method descends to the root without leaving that set. Otherwise the caller restarts from a y so large that
+    Φ(y) ≤ y: above the threshold tr(Σ)/N, since T ≤ I; below it 4Φ(y), which also turns towards the root's A : B.
     """
     a, b, c, d = 1 - slope[:, 0, 0], -slope[:, 0, 1], -slope[:, 1, 0], 1 - slope[:, 1, 1]
     determinant = a * d - b * c
@@ -195,12 +192,12 @@ def _newton(now: Floats, gap: Floats, slope: Floats) -> tuple[Floats, NDArray[np
 
 
 def response(values: Evaluation, count: Floats) -> Floats:
-    """K = [[tr ΣTΣT, tr ΣTDT], [tr ΣTDT, tr DTDT]]/N, shape (J, 2, 2)."""
+    """Return K = [[tr ΣTΣT, tr ΣTDT], [tr ΣTDT, tr DTDT]]/N, shape (J, 2, 2)."""
     K = np.array([[values.ss, values.sd], [values.sd, values.dd]]) / count
     return np.moveaxis(K, 2, 0)
 
 
 def coupling(rows: Rows, u: Floats, v: Floats) -> Floats:
-    """M = E[(q²/d, qr/d)(q²/d, qr/d)ᵀ], shape (J, 2, 2)."""
+    """Return M = E[(q²/d, qr/d)(q²/d, qr/d)ᵀ], shape (J, 2, 2)."""
     M = np.array([[rows.mean(u * u), rows.mean(u * v)], [rows.mean(u * v), rows.mean(v * v)]])
     return np.moveaxis(M, 2, 0)

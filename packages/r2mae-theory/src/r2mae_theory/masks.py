@@ -1,7 +1,7 @@
 """Mask distributions: how the ratio of hidden features varies from row to row.
 
-A row enters the regression with probability equal to its ratio (section 3.1), so that the ratios *among the rows that
-entered* have density r·f(r)/E[r]. Everything the theory needs is an expectation under that density, by quadrature.
+A row enters the regression with probability equal to its ratio (section 3.1), so the ratios *of the rows that entered*
+have density r·f(r)/E[r]. All that the theory needs are expectations under that density, by quadrature.
 """
 
 from abc import ABC, abstractmethod
@@ -20,11 +20,11 @@ class MaskDistribution(ABC):
 
     @abstractmethod
     def quadrature(self) -> tuple[Floats, Floats]:
-        """Ratios and weights, each of shape (Q,), with Σ weights·g(ratios) = E[r·g(r)] for smooth g."""
+        """Return ratios and weights, each of shape (Q,), with Σ weights·g(ratios) = E[r·g(r)] for smooth g."""
 
     @abstractmethod
     def ratios(self, uniforms: Floats) -> Floats:
-        """One ratio per uniform number in [0, 1), same shape: the inverse distribution function."""
+        """Return the ratio for each uniform number in [0, 1), same shape: the inverse distribution function."""
 
     @property
     @abstractmethod
@@ -32,9 +32,9 @@ class MaskDistribution(ABC):
         """The largest ratio that can occur."""
 
     @property
-    @abstractmethod
     def is_continuous_at_one(self) -> bool:
         """Whether ratios arbitrarily near 1, but below it, occur."""
+        return False
 
     @property
     def mean(self) -> float:
@@ -69,11 +69,6 @@ class Fixed(MaskDistribution):
         """The largest ratio."""
         return float(self.ratio)
 
-    @property
-    def is_continuous_at_one(self) -> bool:
-        """Whether ratios just below 1 occur."""
-        return False
-
 
 @dataclass(frozen=True)
 class Uniform(MaskDistribution):
@@ -96,7 +91,7 @@ class Uniform(MaskDistribution):
         x, w = np.polynomial.legendre.leggauss(_NODES)
         visible_end = 1 - self.high
         if 0 < visible_end < width:
-            # Integrands behave like 1/(1 − r) near 1, which a substitution by log(1 − r) makes smooth.
+            # Integrands behave like 1/(1 − r) near 1; substituting log(1 − r) makes them smooth.
             lo, hi = np.log(visible_end), np.log(1 - self.low)
             visible = np.exp(lo + (hi - lo) * (x + 1) / 2)
             ratios, density = 1 - visible, w / 2 * (hi - lo) * visible / width
@@ -159,11 +154,6 @@ class Discrete(MaskDistribution):
         """The largest ratio."""
         return max(v for v, w in zip(self.values, self._probabilities, strict=True) if w > 0)
 
-    @property
-    def is_continuous_at_one(self) -> bool:
-        """Whether ratios just below 1 occur."""
-        return False
-
 
 def scheme_name(mask: float | tuple[float, float]) -> str:
     """Return what tables call a ratio or a range: "fixed 0.3", "Uniform(0.2, 0.5)"."""
@@ -171,7 +161,7 @@ def scheme_name(mask: float | tuple[float, float]) -> str:
 
 
 def as_mask(mask: MaskDistribution | float | tuple[float, float]) -> MaskDistribution:
-    """Read a number as `Fixed`, a pair as `Uniform`, and leave a distribution as it is."""
+    """Turn a number into `Fixed` and a pair into `Uniform`; return a distribution unchanged."""
     if isinstance(mask, MaskDistribution):
         return mask
     if isinstance(mask, tuple):

@@ -15,7 +15,7 @@ from r2mae_theory.risk import Method, risk_table
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best mask distribution of a family and its risk (averaged over targets if there are several)."""
+    """The best mask distribution of a family and its risk, averaged over targets if there are several."""
 
     mask: MaskDistribution
     risk: float
@@ -51,7 +51,7 @@ def optimal_ratio(
     bounds: tuple[float, float] = (0.01, 0.99),
     method: Method = "auto",
 ) -> Optimum:
-    """The fixed ratio with the least (normalised, target-averaged) risk.
+    """Find the fixed ratio with the least risk, normalised and averaged over targets.
 
     A grid of 0.01 finds the valley, since the curve has two when n > p (one on each side of the threshold), and a
     bounded search refines it.
@@ -85,23 +85,23 @@ def optimal_range(
     min_width: float = 0.0,
     method: Method = "auto",
 ) -> Optimum:
-    """The range U(lo, hi), at least `min_width` wide, with the least (normalised, target-averaged) risk.
+    """Find the range U(lo, hi), at least `min_width` wide, with the least risk, normalised and averaged over targets.
 
-    With `min_width` = 0 the fixed ratios compete too, and mostly win; strong spikes with a small best ratio are the
-    exception (docs/theory-r2mae-vs-fixed).
+    With `min_width` = 0 the fixed ratios compete too, and usually win, except with strong spikes and a small best ratio
+    (docs/theory-r2mae-vs-fixed).
 
     Args:
         covariance: Σ, p×p.
         beta: shape (p,), or (p, K) for K targets whose normalised risks are averaged.
         sigma: one number or shape (K,).
         n: training samples.
-        bounds: every ratio of the range lies between these.
-        min_width: least value of hi − lo.
+        bounds: limits of the range.
+        min_width: smallest hi − lo.
         method: see `predict_risk`.
     """
     low, high = bounds
     if not 0 < low < high < 1 or not 0 <= min_width <= high - low:
-        raise TheoryError(f"bounds must satisfy 0 < low < high < 1 and hold the width, got {bounds}, {min_width}")
+        raise TheoryError(f"bounds must satisfy 0 < low < high < 1 and be min_width apart, got {bounds}, {min_width}")
     objective = _Objective(covariance, beta, sigma, n, method)
     edges = np.linspace(low, high, 21)
     widths = [w for w in np.linspace(min_width, high - low, 8) if w >= min_width]
@@ -120,7 +120,7 @@ def optimal_range(
     if min_width == 0:
         best = optimal_ratio(covariance, beta, sigma, n, bounds, method).mask
         assert isinstance(best, Fixed)
-        # Where a range wins it is often narrower than the grid's step, around the best fixed ratio.
+        # A winning range is often narrower than the grid's step, around the best fixed ratio.
         room = min(best.ratio - low, high - best.ratio)
         candidates += [Uniform(best.ratio - h * room, best.ratio + h * room) for h in np.linspace(0, 1, 11).tolist()]
     return objective.best(candidates)

@@ -31,7 +31,7 @@ class RiskCurve:
     p: int = 400
     """Number of features."""
     n: int = 200
-    """Training samples before any is left out."""
+    """Training samples, before the choice of those that enter the regression."""
     sigma: float = 0.5
     """Standard deviation of the noise."""
     strength: float = 20.0

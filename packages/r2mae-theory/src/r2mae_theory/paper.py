@@ -6,17 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from r2mae_core import (
-    Record,
-    RunFolder,
-    finished_records,
-    open_run,
-    resolved,
-    say,
-    stamped,
-    walk_grid,
-    write_text,
-)
+from r2mae_core import Record, RunFolder, finished_records, open_run, resolved, say, stamped, walk_grid, write_text
 from r2mae_theory import covariance as models
 from r2mae_theory import figures
 from r2mae_theory.curve import check_simulation

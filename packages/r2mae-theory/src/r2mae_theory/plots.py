@@ -27,22 +27,13 @@ def save_figure(run: RunFolder, name: str, panels: list[Panel]) -> Path:
 
 def _panel(axes: Axes, panel: Panel) -> None:
     for k, series in enumerate(panel.series):
+        label = series.label or None
         color = f"C{(k if series.color is None else series.color) % 10}"
         y = np.where(np.isfinite(np.asarray(series.y, float)), np.asarray(series.y, float), np.nan)
         if series.dots:
-            axes.errorbar(
-                series.x,
-                y,
-                yerr=series.error,
-                fmt="o",
-                ms=3,
-                lw=0,
-                elinewidth=0.8,
-                color=color,
-                label=series.label or None,
-            )
+            axes.errorbar(series.x, y, series.error, fmt="o", ms=3, lw=0, elinewidth=0.8, color=color, label=label)
         else:
-            axes.plot(series.x, y, color=color, lw=1.5, label=series.label or None)
+            axes.plot(series.x, y, color=color, lw=1.5, label=label)
     if panel.level is not None:
         axes.axhline(panel.level, color="0.5", lw=0.8, ls="--", zorder=0)
     if panel.log:

@@ -1,4 +1,4 @@
-"""The two ways to hold a covariance: a matrix, or the identity plus a few directions."""
+"""Two representations of a covariance: a matrix, or the identity plus a few directions."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -13,14 +13,14 @@ _PSD_TOLERANCE = 1e-8  # relative to the largest eigenvalue; rounding in XᵀX s
 
 
 class Covariance(ABC):
-    """A p×p covariance Σ, described by what the theory and the simulation need of it."""
+    """A p×p covariance Σ, as the theory and the simulation need it."""
 
     p: int
 
     @property
     @abstractmethod
     def matrix(self) -> Floats:
-        """Σ itself, shape (p, p); formed on first use where the model does not need it."""
+        """Σ itself, shape (p, p)."""
 
     @property
     @abstractmethod
@@ -39,19 +39,19 @@ class Covariance(ABC):
 
     @abstractmethod
     def multiply(self, vectors: Floats) -> Floats:
-        """Σ @ vectors, for shape (p,) or (p, k)."""
+        """Return Σ @ vectors, for shape (p,) or (p, k)."""
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n rows of N(0, Σ), shape (n, p)."""
 
     def quadratic(self, vector: Floats) -> float:
-        """‖vector‖²_Σ = vectorᵀ Σ vector."""
+        """Return ‖vector‖²_Σ = vectorᵀ Σ vector."""
         return float(vector @ self.multiply(vector))
 
     @property
     def is_flat(self) -> bool:
-        """Whether diag(Σ) is constant, which makes the spectral path exact (appendix B, Σ's diagonal ∝ I)."""
+        """Whether diag(Σ) is constant, which makes the spectral method exact (appendix B, diag(Σ) ∝ I)."""
         return bool(np.ptp(self.diagonal) <= 1e-12 * self.diagonal.max())
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class Covariance(ABC):
 
     @staticmethod
     def from_matrix(S: ArrayLike) -> "DenseCovariance":
-        """Any symmetric positive semi-definite matrix as a `Covariance`.
+        """Turn a symmetric positive semi-definite matrix into a `Covariance`.
 
         Args:
             S: shape (p, p).
@@ -71,14 +71,14 @@ class Covariance(ABC):
 
 
 class DenseCovariance(Covariance):
-    """A covariance that is held as a matrix; everything else is computed from it once, on first use."""
+    """A covariance held as a matrix; everything else is computed from it once, on first use."""
 
     def __init__(self, S: ArrayLike) -> None:
         matrix = np.array(S, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
             raise TheoryError(f"a covariance must be a square matrix, got shape {matrix.shape}")
         if not np.isfinite(matrix).all():
-            raise TheoryError("the covariance has entries that are not finite")
+            raise TheoryError("the covariance has NaN or infinite entries")
         scale = float(np.abs(matrix).max())
         if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
             raise TheoryError("the covariance is not symmetric")
@@ -99,7 +99,7 @@ class DenseCovariance(Covariance):
             eigenvectors: orthonormal columns, shape (p, p).
         """
         if (eigenvalues < 0).any() or not np.isfinite(eigenvalues).all():
-            raise TheoryError("eigenvalues of a covariance must be finite and not negative")
+            raise TheoryError("eigenvalues of a covariance must be finite and non-negative")
         self = cls.__new__(cls)
         order = np.argsort(eigenvalues)
         values, vectors = np.asarray(eigenvalues, float)[order], np.asarray(eigenvectors, float)[:, order]
@@ -140,7 +140,7 @@ class DenseCovariance(Covariance):
 
     @cached_property
     def _factor(self) -> Floats:
-        """F with F Fᵀ = Σ: lower triangular where Σ allows it, since a triangular product costs half."""
+        """F with F Fᵀ = Σ: lower triangular if Σ is positive definite, since a triangular product costs half."""
         try:
             return np.linalg.cholesky(self._matrix)
         except np.linalg.LinAlgError:
@@ -154,7 +154,7 @@ class DenseCovariance(Covariance):
 class LowRankCovariance(Covariance):
     """Σ = level·I + U diag(strengths) Uᵀ with k orthonormal directions: isotropic, spiked and block models.
 
-    Memory and time are O(p·k); `matrix` and `eigenvectors` form p×p arrays only when asked for.
+    Memory and time are O(p·k); only `matrix` and `eigenvectors` form p×p arrays.
     """
 
     def __init__(
@@ -228,4 +228,4 @@ class LowRankCovariance(Covariance):
 def _check_variances(diagonal: Floats) -> None:
     if (diagonal <= 0).any():
         bad = np.flatnonzero(diagonal <= 0)
-        raise TheoryError(f"{len(bad)} features have no variance (first: {bad[0]}); drop them before using the theory")
+        raise TheoryError(f"{len(bad)} features have no variance (first: {bad[0]}); drop them first")

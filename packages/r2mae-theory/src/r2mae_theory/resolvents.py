@@ -1,6 +1,6 @@
-"""T = (i·I + a·Σ + b·D)⁻¹ with D = diag(Σ): the traces and quadratic forms of it that the risk is made of.
+"""T = (i·I + a·Σ + b·D)⁻¹ with D = diag(Σ): its traces and quadratic forms, of which the risk is made.
 
-Three ways to the same numbers, for J pairs (a, b) at a time:
+Three ways to compute the same numbers, for J pairs (a, b) at once:
 
 - `SpectralResolvent`, O(p): D proportional to I, or replaced by its mean (right for Haar eigenvectors as p grows);
 - `LowRankResolvent`, O(p·k²): Σ = c·I plus k directions, for any D;
@@ -45,13 +45,13 @@ class Evaluation:
 
 
 class Resolvent(Protocol):
-    """Anything that evaluates T; `p` counts features, `scale` is tr(Σ)/p."""
+    """What evaluates T; `p` is the number of features, `scale` is tr(Σ)/p."""
 
     p: int
     scale: float
 
     def evaluate(self, identity: Floats, a: Floats, b: Floats, index: NDArray[np.intp]) -> Evaluation:
-        """Evaluate at J pairs, named by `index`; `identity` is 1 above the interpolation threshold and 0 below."""
+        """Evaluate at J pairs with these indices; `identity` is 1 above the interpolation threshold and 0 below."""
         ...
 
 
@@ -59,7 +59,7 @@ class SpectralResolvent:
     """D = level·I. Equal eigenvalues are merged, so that an isotropic Σ costs O(1)."""
 
     def __init__(self, values: Floats, counts: Floats, weights: Floats) -> None:
-        """Hold distinct eigenvalues (E,), how often each occurs (E,) and β's squared coordinates per value (E, K)."""
+        """Hold distinct eigenvalues (E,), their multiplicities (E,) and β's squared coordinates for each (E, K)."""
         self.values, self.counts, self.weights = values, counts, weights
         self.p = round(float(counts.sum()))
         self.scale = float(values @ counts) / self.p
@@ -115,7 +115,7 @@ class LowRankResolvent:
         middle = strengths[:, None] * np.linalg.solve(
             np.eye(len(strengths)) + (U.T @ W) * strengths, np.eye(len(strengths))
         )
-        removed = np.einsum("ik,kl,il->i", W, middle, W, optimize=True)  # diagonal of what T lacks from 1/e
+        removed = np.einsum("ik,kl,il->i", W, middle, W, optimize=True)  # diagonal of 1/e − T
         plain, weighted = middle @ (W.T @ W), middle @ (W.T @ (D[:, None] * W))
         t0 = float((1 / e - removed).sum())
         td = float(D @ (1 / e - removed))
@@ -179,9 +179,9 @@ def _stack(rows: list[tuple[float | Floats, ...]]) -> Evaluation:
 
 
 def spd_inverse(A: Floats) -> Floats:
-    """Inverse of a symmetric positive definite matrix, shape (p, p).
+    """Invert a symmetric positive definite matrix, shape (p, p).
 
-    Splits into quarters so that nearly all the work is matrix products: 2.3 times faster than LAPACK's at p = 400.
+    The matrix is split into quarters, so most of the work is matrix products: 2.3 times faster than LAPACK at p = 400.
     """
     n = len(A)
     if n > _LEAF:

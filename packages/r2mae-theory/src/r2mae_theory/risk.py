@@ -22,7 +22,7 @@ from r2mae_theory.resolvents import DenseResolvent, LowRankResolvent, Resolvent,
 Mask = MaskDistribution | float | tuple[float, float]
 
 Method = Literal["auto", "exact", "spectral"]
-_THRESHOLD_WIDTH = 1e-9  # |1 − p/n_eff| below which the regression is taken to sit on the threshold
+_THRESHOLD_WIDTH = 1e-9  # |1 − p/n_eff| below which the regression counts as at the threshold
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Risk:
     null: float
     """βᵀΣβ, the risk of predicting nothing."""
     effective_n: float
-    """Rows that take part in the regression, n·E[r]."""
+    """Rows that enter the regression, n·E[r]."""
     gamma_effective: float
     """p / effective_n; above 1 the fit interpolates."""
     magnitude: float
@@ -85,15 +85,15 @@ class RiskTable:
 def predict_risk(
     covariance: Covariance, beta: ArrayLike, sigma: float, n: float, mask: Mask, method: Method = "auto"
 ) -> Risk:
-    """The asymptotic risk of one setting.
+    """Predict the asymptotic risk of one setting.
 
     Args:
         covariance: Σ, p×p.
         beta: ground truth, shape (p,).
         sigma: standard deviation of the noise.
-        n: training samples before any is left out.
+        n: training samples, before the choice of those that enter.
         mask: a distribution of ratios; a number means `Fixed`, a pair `Uniform`.
-        method: "auto" and "exact" are exact at every Σ (O(p) where the eigenbasis or a low rank allows it); "spectral"
+        method: "auto" and "exact" are exact for every Σ (in O(p) if the eigenbasis or a low rank allows it); "spectral"
             replaces diag(Σ) by its mean, which is O(p) for any Σ and right for Haar eigenvectors as p grows.
 
     Raises:
@@ -110,7 +110,7 @@ def predict_risk(
 def risk_curve(
     covariance: Covariance, beta: ArrayLike, sigma: float, n: float, ratios: Sequence[Mask], method: Method = "auto"
 ) -> RiskTable:
-    """`predict_risk` at many ratios or ranges in one go; where the risk diverges it is infinite, with a note.
+    """Predict the risk at many ratios or ranges at once; where it diverges it is infinite, with a note.
 
     Returns:
         A table with one column (K = 1).
@@ -126,13 +126,13 @@ def risk_table(
     masks: Sequence[Mask],
     method: Method = "auto",
 ) -> RiskTable:
-    """Risks of J masks for K targets that share Σ: the fixed point, which depends on neither β nor σ, is solved once.
+    """Predict the risks of J masks for K targets that share Σ; the fixed point depends on neither β nor σ: solved once.
 
     Args:
         covariance: Σ, p×p.
         betas: shape (p,) or (p, K).
         sigmas: one number or shape (K,).
-        n: training samples before any is left out.
+        n: training samples, before the choice of those that enter.
         masks: J mask distributions, numbers or pairs.
         method: see `predict_risk`.
     """
@@ -140,7 +140,7 @@ def risk_table(
     laws = tuple(as_mask(mask) for mask in masks)
     null = (columns * covariance.multiply(columns)).sum(axis=0)
     J, K = len(laws), columns.shape[1]
-    # Where nothing is learnt (no row takes part) the fit is 0: risk = null.
+    # If no row enters, the fit is 0 and the risk is the null risk.
     out = {
         "total": np.tile(null, (J, 1)),
         "bias": np.tile(null, (J, 1)),
@@ -158,7 +158,7 @@ def risk_table(
         resolvent = _resolvent(covariance, columns, method)
         if isinstance(resolvent, SpectralResolvent):
             solution = fixed_point.solve(resolvent, rows)
-        else:  # the spectral answer is near
+        else:  # the spectral solution is close
             near = fixed_point.solve(SpectralResolvent.of(covariance, columns[:, :0]), rows)
             solution = fixed_point.follow(resolvent, rows, near)
         for name, values in assemble(rows, solution, null, noise).items():
@@ -169,7 +169,7 @@ def risk_table(
 def assemble(
     rows: fixed_point.Rows, solution: fixed_point.FixedPoint, null: Floats, sigmas: Floats
 ) -> dict[str, Floats]:
-    """Risk, its parts and the prediction's magnitude from a solved fixed point; arrays of shape (J, K).
+    """Return the risk, its parts and the prediction's magnitude at a solved fixed point; arrays of shape (J, K).
 
     `null` has shape (K,) or (J, K); `sigmas` has shape (K,) or (J, 1, K).
     """
@@ -178,7 +178,7 @@ def assemble(
     scale = rows.mean(q * inverse_d)[:, None]  # m = E[q/d]·TΣβ
     cross, energy, spread = scale * values.cross, scale**2 * values.energy, scale**2 * values.spread
     # τ² without the part that depends on the variance itself: (J, Q, K)
-    own = null[:, None] if null.ndim == 2 else null  # (J, 1, K) where each problem has its own targets
+    own = null[:, None] if null.ndim == 2 else null  # (J, 1, K) if each problem has its own targets
     q3, r3 = q[:, :, None], rows.ratios[:, :, None]
     tau = sigmas**2 + own - 2 * q3 * cross[:, None] + q3**2 * energy[:, None] + q3 * r3 * spread[:, None]
     weight = rows.weights * inverse_d
@@ -200,15 +200,15 @@ def _resolvent(covariance: Covariance, betas: Floats, method: Method) -> Resolve
 
 
 def rows_taking_part(law: MaskDistribution, n: float) -> float:
-    """n·E[r], less the rows that would enter with every feature hidden (an atom at ratio 1)."""
+    """Return n·E[r], less the rows that would enter with every feature hidden (an atom at ratio 1)."""
     ratios, weights = law.quadrature()
     return float(n * weights[ratios < 1].sum())
 
 
 def divergence(law: MaskDistribution, count: float, p: int) -> str:
-    """Why the risk is infinite with `count` rows and p features, or an empty string."""
+    """Return why the risk is infinite with `count` rows and p features, or an empty string."""
     if count > 0 and abs(1 - p / count) < _THRESHOLD_WIDTH:
-        return f"{law} puts exactly as many rows as features ({p}) into the fit: at this threshold the risk is infinite"
+        return f"{law}: as many rows as features ({p}) enter the fit; at this threshold the risk is infinite"
     if law.is_continuous_at_one and count < p:
         return (
             f"{law} reaches a ratio of 1 above the interpolation threshold (p/n_eff = {p / count:.3g}): "
@@ -223,10 +223,10 @@ def _checked(covariance: Covariance, betas: ArrayLike, sigmas: ArrayLike, n: flo
     if columns.ndim != 2 or columns.shape[0] != covariance.p:
         raise TheoryError(f"beta has shape {np.shape(betas)}, but the covariance has {covariance.p} features")
     if not np.isfinite(columns).all():
-        raise TheoryError("beta has entries that are not finite")
+        raise TheoryError("beta has NaN or infinite entries")
     noise = np.broadcast_to(np.asarray(sigmas, float), (columns.shape[1],)) if np.ndim(sigmas) < 2 else None
     if noise is None or not np.isfinite(noise).all() or (noise < 0).any():
-        raise TheoryError(f"sigma must be finite and not negative, got {sigmas}")
+        raise TheoryError(f"sigma must be finite and non-negative, got {sigmas}")
     if not (np.isfinite(n) and n > 0):
         raise TheoryError(f"the number of samples must be positive, got {n}")
     return columns, noise

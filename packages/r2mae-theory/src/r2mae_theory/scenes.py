@@ -28,13 +28,13 @@ class Scene:
 
 
 def random_unit(p: int, seed: int) -> Floats:
-    """A vector of uniform entries, normalised (figure 1A)."""
+    """Draw a vector of uniform entries and normalise it (figure 1A)."""
     vector = np.random.default_rng(seed).uniform(size=p)
     return vector / np.linalg.norm(vector)
 
 
 def aligned(spiked: models.LowRankCovariance, alignment: float, seed: int) -> Floats:
-    """A unit vector β with vᵀβ = alignment (figures 1B to 1D)."""
+    """Draw a unit vector β with vᵀβ = alignment (figures 1B to 1D)."""
     v = spiked.directions[:, 0]
     across = np.random.default_rng(seed).uniform(size=spiked.p)
     across -= v * (v @ across)
@@ -42,23 +42,23 @@ def aligned(spiked: models.LowRankCovariance, alignment: float, seed: int) -> Fl
 
 
 def spectrum(name: str, p: int, seed: int) -> Covariance:
-    """One of figure 1E's covariances: "uniform", "beta" or "latent" (with p latent factors, this package's choice)."""
+    """Build a covariance of figure 1E: "uniform", "beta" or "latent" (with p latent factors, this package's choice)."""
     if name == "uniform":
         return models.uniform_spectrum(p, seed=seed)
     if name == "beta":
         return models.beta_spectrum(p, seed=seed)
     if name == "latent":
         return models.latent_space(p, p, seed)
-    raise TheoryError(f"unknown spectrum {name!r}, known are {SPECTRA}")
+    raise TheoryError(f"unknown spectrum {name!r}; known spectra: {SPECTRA}")
 
 
 def eigenvector(covariance: Covariance, quantile: float) -> Floats:
-    """The eigenvector whose eigenvalue stands at a quantile of the spectrum."""
+    """Return the eigenvector whose eigenvalue is at a quantile of the spectrum."""
     return covariance.eigenvectors[:, round(quantile * (covariance.p - 1))]
 
 
 def predict(scenes: Sequence[Scene], ratios: Sequence[float]) -> list[tuple[Floats, Floats]]:
-    """Risk and prediction magnitude over null risk of each scene, each of shape (R,).
+    """Return each scene's risk and prediction magnitude over its null risk, each of shape (R,).
 
     Scenes that share covariance, noise and n share one table, since the fixed point does not depend on β.
     """
@@ -71,14 +71,9 @@ def predict(scenes: Sequence[Scene], ratios: Sequence[float]) -> list[tuple[Floa
 
 
 def compare(
-    scene: Scene,
-    ratios: Sequence[float],
-    predicted: tuple[Floats, Floats],
-    n_repeats: int,
-    seed: int,
-    n_jobs: int,
+    scene: Scene, ratios: Sequence[float], predicted: tuple[Floats, Floats], n_repeats: int, seed: int, n_jobs: int
 ) -> list[Row]:
-    """Simulate along a curve beside its prediction; everything over null risk."""
+    """Simulate along a curve beside its prediction; all values are over the null risk."""
     rows: list[Row] = []
     for j, ratio in enumerate(ratios):
         measured = simulate_risk(scene.covariance, scene.beta, scene.sigma, scene.n, ratio, n_repeats, seed + j, n_jobs)

@@ -32,23 +32,23 @@ class RiskEstimate:
 
     mean: float
     sd: float
-    """Standard deviation over repeats (the paper's error bars)."""
+    """Standard deviation over repeats, the paper's error bars."""
     sem: float
     """Standard error of the mean."""
     null: float
     """βᵀΣβ."""
     mean_bias: float
-    """‖E β̂ − β‖²_Σ over everything, with the Monte-Carlo error's own share removed; comparable with `Risk.bias`."""
+    """‖E β̂ − β‖²_Σ over samples, masks and noise, corrected for the Monte-Carlo error; comparable with `Risk.bias`."""
     bias: float | None
-    """Lemma 1's bias, ‖E[β̂ | Z] − β‖²_Σ averaged over masked samples Z; None unless asked for."""
+    """Lemma 1's bias, ‖E[β̂ | Z] − β‖²_Σ averaged over masked samples Z; None without `decompose`."""
     variance: float | None
-    """Lemma 1's variance, E[‖β̂ − E[β̂ | Z]‖²_Σ | Z] averaged over Z; None unless asked for."""
+    """Lemma 1's variance, E[‖β̂ − E[β̂ | Z]‖²_Σ | Z] averaged over Z; None without `decompose`."""
     magnitude: float
     """Mean of β̂ᵀΣβ̂, the mean square prediction (figure 1D)."""
     samples: Floats
     """The risk of each repeat, shape (n_repeats,)."""
     n_fallback: int
-    """Repeats that were too ill-conditioned for the normal equations and used a pseudo-inverse."""
+    """Repeats too ill-conditioned for the normal equations, which used the pseudo-inverse."""
 
     @property
     def normalized(self) -> float:
@@ -69,7 +69,7 @@ class _Repeat:
 def masked_rows(
     covariance: Covariance, beta: Floats, sigma: float, n: int, mask: MaskDistribution, rng: np.random.Generator
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """One training set: masked rows Z (m, p), targets y (m,) and which entries are visible (m, p).
+    """Draw one training set: masked rows Z (m, p), targets y (m,) and which entries are visible (m, p).
 
     Rows that do not enter are never drawn.
     """
@@ -77,7 +77,7 @@ def masked_rows(
     ratios = ratios[rng.random(n) < ratios]
     x = covariance.sample(len(ratios), rng)
     y = x @ beta + sigma * rng.standard_normal(len(ratios))
-    # Single precision decides on a mask well enough (ratios are resolved to 6e-8) and costs half as much to draw.
+    # Single precision suffices for a mask (ratios are resolved to 6e-8) and costs half as much to draw.
     visible = rng.random(x.shape, dtype=np.float32) >= ratios[:, None].astype(np.float32)
     return np.multiply(x, visible, out=x), y, visible
 
@@ -126,12 +126,12 @@ def simulate_risk(
         covariance: Σ, p×p.
         beta: ground truth, shape (p,).
         sigma: standard deviation of the noise.
-        n: training samples before any is left out.
+        n: training samples, before the choice of those that enter.
         mask: a distribution of ratios; a number means `Fixed`, a pair `Uniform`.
         n_repeats: independent training sets.
-        seed: of the whole simulation; the result does not depend on n_jobs.
+        seed: seed for the whole simulation; the result does not depend on n_jobs.
         n_jobs: processes.
-        n_test: 0 for the exact risk ‖β̂ − β‖²_Σ, else the number of fresh test rows per repeat.
+        n_test: fresh test rows per repeat; 0: the exact risk ‖β̂ − β‖²_Σ.
         decompose: also measure Lemma 1's conditional bias and variance (one Gaussian conditional expectation per row).
 
     Raises:
@@ -141,19 +141,11 @@ def simulate_risk(
     if vector.shape != (covariance.p,) or not np.isfinite(vector).all():
         raise TheoryError(f"beta must be finite with shape ({covariance.p},), got shape {vector.shape}")
     if not (np.isfinite(sigma) and sigma >= 0):
-        raise TheoryError(f"sigma must be finite and not negative, got {sigma}")
+        raise TheoryError(f"sigma must be finite and non-negative, got {sigma}")
     if n < 1 or n_repeats < 1 or n_jobs < 1 or n_test < 0:
         raise TheoryError(f"n, n_repeats and n_jobs must be positive, got {n}, {n_repeats}, {n_jobs} (n_test {n_test})")
-    job = partial(
-        _repeat,
-        covariance=covariance,
-        beta=vector,
-        sigma=float(sigma),
-        n=n,
-        mask=as_mask(mask),
-        n_test=n_test,
-        decompose=decompose,
-    )
+    setting = {"covariance": covariance, "beta": vector, "sigma": float(sigma), "n": n, "mask": as_mask(mask)}
+    job = partial(_repeat, **setting, n_test=n_test, decompose=decompose)
     seeds = np.random.SeedSequence(seed).spawn(n_repeats)
     if n_jobs == 1:
         repeats = [job(s) for s in seeds]
@@ -168,9 +160,8 @@ def _summary(repeats: list[_Repeat], covariance: Covariance, beta: Floats, decom
     count = len(repeats)
     exact = np.array([covariance.quadratic(r.estimate - beta) for r in repeats])
     centre = covariance.quadratic(np.mean([r.estimate for r in repeats], axis=0) - beta)
-    mean_bias = (
-        (count * centre - exact.mean()) / (count - 1) if count > 1 else np.nan
-    )  # E centre = bias + variance/count
+    # E[centre] = bias + variance/count
+    mean_bias = (count * centre - exact.mean()) / (count - 1) if count > 1 else np.nan
     sd = float(samples.std(ddof=1)) if count > 1 else np.nan
     return RiskEstimate(
         mean=float(samples.mean()),
@@ -188,7 +179,7 @@ def _summary(repeats: list[_Repeat], covariance: Covariance, beta: Floats, decom
 
 @contextmanager
 def _single_threaded_children() -> Iterator[None]:
-    """Processes started inside use one BLAS thread each; a setting that the user made is respected."""
+    """Let processes started inside use one BLAS thread each, unless the user has set another number."""
     names = [n for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS") if n not in os.environ]
     os.environ.update(dict.fromkeys(names, "1"))
     try:

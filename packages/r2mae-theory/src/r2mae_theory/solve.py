@@ -12,12 +12,12 @@ _MIN_RECIPROCAL_CONDITION = 1e-8  # of the Gram matrix: below it the normal equa
 class NormalSolver:
     """β̂ = Z⁺y for one Z of shape (m, p) and any number of right-hand sides.
 
-    The smaller of ZZᵀ and ZᵀZ is factorised by Cholesky. Where it is ill-conditioned the pseudo-inverse is formed from
-    the singular values instead, and `fell_back` says so.
+    The smaller of ZZᵀ and ZᵀZ is factorised by Cholesky. If it is ill-conditioned, the pseudo-inverse is formed from
+    the singular values instead, and `fell_back` is true.
     """
 
     def __init__(self, Z: Floats) -> None:
-        # A row without a visible feature says nothing; it would only make ZZᵀ singular.
+        # A row without a visible feature carries no information; it would only make ZZᵀ singular.
         self._kept = np.einsum("ij,ij->i", Z, Z) > 0
         self._all_kept = bool(self._kept.all())
         self._Z = Z if self._all_kept else Z[self._kept]
@@ -37,7 +37,7 @@ class NormalSolver:
                 self.fell_back = True
 
     def fit(self, y: Floats) -> Floats:
-        """Z⁺y for y of shape (m,) or (m, k)."""
+        """Return Z⁺y for y of shape (m,) or (m, k)."""
         rhs = y if self._all_kept else y[self._kept]
         if not len(self._Z):
             return np.zeros((self._Z.shape[1], *y.shape[1:]))
@@ -48,7 +48,7 @@ class NormalSolver:
         return self._back(self._Z.T @ rhs)
 
     def pseudo_inverse(self) -> Floats:
-        """Z⁺ itself, shape (p, m)."""
+        """Return Z⁺ itself, shape (p, m)."""
         return self.fit(np.eye(self._rows))
 
     def _back(self, rhs: Floats) -> Floats:

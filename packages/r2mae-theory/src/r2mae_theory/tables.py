@@ -75,7 +75,7 @@ GRID = tuple(round(0.01 * k, 2) for k in range(20, 81))
 
 
 def reproduce_table(name: str, size: Size, cache: Path | None) -> Experiment:
-    """Measure and predict every row; with `cache`, finished rows are kept in a file each and not run again."""
+    """Simulate and predict every row; finished rows are kept in `cache`, a file each, and not run again."""
     spec = TABLES[name]
     rows: list[Row] = []
     for model, printed in spec.printed.items():
@@ -94,7 +94,7 @@ def reproduce_table(name: str, size: Size, cache: Path | None) -> Experiment:
 
 
 def _records(name: str, spec: TableSpec, row: Row, repeats: int) -> list[Record]:
-    """A row as records. Its seed draws the covariance, so each is a task; the paper's figures are simulated."""
+    """Return a row as records. Its seed draws the covariance: each row is a task. The paper's values are simulated."""
     task, seed = f"{name} {row['model']} {row['seed']}", int(number(row["seed"]))
     schemes = {"min": "best fixed", "mid": scheme_name(spec.midpoint), "r2mae": "r2mae"}
     cells = [("best", "best_ratio", "best fixed"), *((key, "risk", scheme) for key, scheme in schemes.items())]

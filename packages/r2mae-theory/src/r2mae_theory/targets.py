@@ -1,7 +1,7 @@
-"""Every feature in turn as the target of a masked regression on all the others, from one eigendecomposition.
+"""Each feature in turn as the target of a masked regression on all the others, from one eigendecomposition.
 
 With Ω = Σ⁻¹, regressing feature j on the rest has β_j = −Ω_·j/Ω_jj and noise variance 1/Ω_jj. Leaving feature j out of
-a resolvent Q = (cI + aΣ)⁻¹ is a rank-one (Schur) update, T_j = Q − Q e_j e_jᵀ Q / Q_jj, so all that a target needs are
+a resolvent Q = (cI + aΣ)⁻¹ is a rank-one (Schur) update, T_j = Q − Q e_j e_jᵀ Q / Q_jj, so a target needs only
 (Q)_jj, (Q²)_jj and (Q³)_jj: sums over the eigenvalues weighted by its squared eigenvector entries. Features are
 standardised, which makes diag(Σ) = I and this exact.
 """
@@ -23,7 +23,7 @@ _SINGULAR = 1e-10
 
 
 class TargetResolvent:
-    """T_j for the targets in `targets`; problem number i of `evaluate` is target `targets[index[i]]`."""
+    """T_j for several targets; problem i of `evaluate` is target `targets[index[i]]`."""
 
     def __init__(self, values: Floats, vectors: Floats, targets: NDArray[np.intp]) -> None:
         """Hold the spectrum of a correlation matrix: eigenvalues (p,) and eigenvectors (p, p)."""
@@ -63,18 +63,18 @@ class Targets:
         self._values, vectors = np.linalg.eigh(S)
         if self._values[0] < _SINGULAR:
             raise DataError(
-                "the sample covariance is singular, so some features are exact combinations of others: "
+                "the sample covariance is singular: some features are exact linear combinations of others; "
                 'use shrinkage="auto" or a positive number'
             )
         self._resolvent = TargetResolvent(self._values, vectors, targets)
         precision = vectors[targets] ** 2 @ (1 / self._values)
         self.noise = 1 / precision
-        """What no regression can remove, 1/Ω_jj as a share of the target's variance; shape (J,)."""
+        """Irreducible noise, 1/Ω_jj as a share of the target's variance; shape (J,)."""
         self.null = S.diagonal()[targets] - self.noise
         """βᵀΣβ of each target, shape (J,)."""
 
     def risks(self, masks: Sequence[MaskDistribution], n: float) -> Floats:
-        """Predicted excess risk of each target under each mask, shape (masks, targets); infinite where it diverges."""
+        """Predict each target's excess risk under each mask, shape (masks, targets); infinite where it diverges."""
         return np.array([self._one(mask, n) for mask in masks])
 
     def _one(self, mask: MaskDistribution, n: float) -> Floats:
@@ -85,7 +85,7 @@ class Targets:
         if divergence(mask, count, p):
             return np.full(J, np.inf)
         single = fixed_point.Rows.of([mask], n, p)
-        # The full spectrum at the same aspect ratio is a start within O(1/p) of every target's own fixed point.
+        # The fixed point of the full spectrum at the same aspect ratio is within O(1/p) of every target's own.
         stretched = fixed_point.Rows(single.ratios, single.weights, single.count * (p + 1) / p, single.above)
         whole = SpectralResolvent(self._values, np.ones(p + 1), np.zeros((p + 1, 0)))
         near = fixed_point.solve(whole, stretched)

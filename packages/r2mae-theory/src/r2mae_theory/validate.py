@@ -1,4 +1,4 @@
-"""Real masked regressions on held-out rows of the user's data, beside the prediction for the same targets."""
+"""Real masked regressions, evaluated on held-out rows of the user's data, beside the prediction for the targets."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Validation:
     steps_apart: int
     """Grid steps between the two minima."""
     is_clear: bool
-    """Whether two grid steps either side of its minimum the measured curve is more than 2 standard errors higher."""
+    """Whether the measured curve is more than 2 standard errors higher two grid steps to either side of its minimum."""
     n_samples: int
     n_targets: int
 
@@ -43,15 +43,15 @@ def validate_curve(
     shrinkage: float | str,
     rng: np.random.Generator,
 ) -> Validation:
-    """Fit masked regressions on half of the rows, score them on the other half, for at most 24 of the targets.
+    """Fit masked regressions on half of the rows and evaluate them on the other half, for at most 24 of the targets.
 
     Args:
         X: samples by features, shape (n, p).
         ratios: ascending, shape (R,).
-        n_samples: rows per regression before any is left out; at most half of the data is used.
-        targets: columns that take the target's part.
+        n_samples: rows per regression, before the choice of those that enter; at most half of the data is used.
+        targets: columns to predict.
         shrinkage: of the training half's correlation matrix.
-        rng: draws the split, the targets, the rows and the masks.
+        rng: generator for the split, the targets, the rows and the masks.
 
     Raises:
         DataError: if half of the data is too small or has a constant feature.
@@ -60,7 +60,7 @@ def validate_curve(
     train, test = X[order[: len(X) // 2]], X[order[len(X) // 2 :]]
     moving = train.std(axis=0) > 0
     if len(train) < 5 or moving.sum() < 2:
-        raise DataError("too few rows or varying features to hold half of the data out")
+        raise DataError("too few rows or varying features to hold out half of the data")
     centre, spread = train[:, moving].mean(axis=0), train[:, moving].std(axis=0)
     train, test = (train[:, moving] - centre) / spread, (test[:, moving] - centre) / spread
     position = np.cumsum(moving) - 1
@@ -91,7 +91,7 @@ def validate_curve(
 def _errors(
     train: Floats, test: Floats, ratios: Floats, size: int, targets: NDArray[np.intp], rng: np.random.Generator
 ) -> Floats:
-    """Held-out squared error at each ratio, averaged over targets, by the protocol of appendix C.1 on real rows."""
+    """Return the held-out squared error at each ratio, averaged over targets: appendix C.1's protocol on real rows."""
     rows = train[rng.choice(len(train), size, replace=False)]
     total = np.zeros(len(ratios))
     for j in targets:
