@@ -60,7 +60,7 @@ def test_an_interrupted_cell_is_trained_again_and_no_other(call, tmp_path, celeb
 
     monkeypatch.setattr(paper, "evaluate_unet", interrupted)
     code, _, err = call(*fig2b)
-    assert (code, err) == (1, "\nr2mae-vision reproduce-celeba: interrupted\n")
+    assert (code, err.lstrip()) == (1, "r2mae-vision reproduce-celeba: interrupted\n")
     calls.clear()
     calls.append("goes on")
     monkeypatch.setattr(

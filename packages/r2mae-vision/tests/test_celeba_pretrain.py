@@ -86,7 +86,7 @@ def test_saved_models_load_with_their_shape(tmp_path, few):
     (run.path / "model" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match="holds no U-Net of r2mae-vision"):
         load_unet(run)
-    with pytest.raises(UserError, match="empty holds no finished model"):
+    with pytest.raises(UserError, match="no finished model"):
         load_unet(RunFolder(tmp_path / "empty", {}))
 
 

@@ -209,7 +209,7 @@ def test_encoders_come_from_everywhere(start, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             open_encoder(name)
-    with pytest.raises(UserError, match="holds no finished model"):
+    with pytest.raises(UserError, match="no finished model"):
         open_encoder(str(tmp_path))
 
 

@@ -6,7 +6,8 @@ from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, split_patches
 from r2mae_vision.mae.flops import forward_flops, train_flops
 from r2mae_vision.mae.masking import pack_patches, split_mask
-from r2mae_vision.mae.model import block_for_last, sincos_positions, take
+from r2mae_vision.mae.model import block_for_last, take
+from r2mae_vision.mae.shape import sincos_positions
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, monkeypatch):
         open_source(str(folder))
     (folder / "train" / "d_empty").rmdir()
     (folder / "val" / "c_blue").rename(folder / "val" / "z_violet")
-    with pytest.raises(UserError, match=r"1 classes that training has not \(z_violet\): labels do not fit"):
+    with pytest.raises(UserError, match=r"1 classes that training does not have \(z_violet\): labels do not fit"):
         open_pair(str(folder))
     with pytest.raises(UserError, match="no such file or folder; it can be digits"):
         open_source("nowhere")
@@ -217,7 +217,7 @@ def test_a_store_that_is_not_whole(folder, tmp_path):
         open_source(str(out))
     (out / "train" / "images.u8").write_bytes(content)
     (out / "train" / "labels.npy").unlink()
-    with pytest.raises(UserError, match=r"no prepared image set: it has no labels.npy"):
+    with pytest.raises(UserError, match=r"not a prepared image set: it has no labels.npy"):
         open_source(str(out))
 
 

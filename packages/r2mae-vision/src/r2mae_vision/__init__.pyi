@@ -7,7 +7,8 @@ from .data.store import ImageStore
 from .mae.encoders import build_encoder, open_encoder
 from .mae.flops import forward_flops, train_flops
 from .mae.masking import PatchSplit, pack_patches, split_patches
-from .mae.model import MAEShape, MaskedAutoencoder
+from .mae.model import MaskedAutoencoder
+from .mae.shape import MAEShape
 from .mae.weights import export_timm, export_transformers, load_mae, load_published, save_mae
 from .mnist.data import ImageData, load_images, read_idx
 from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error

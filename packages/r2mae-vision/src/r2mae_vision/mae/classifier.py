@@ -12,18 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import (
-    FiniteLoss,
-    cosine,
-    derived_seed,
-    out_of_memory,
-    rank_and_world_size,
-    seed_device,
-    with_schedule,
-)
+from r2mae_core import FiniteLoss, cosine, derived_seed, out_of_memory, rank_and_world_size, seed_device, with_schedule
 from r2mae_vision.mae.encoders import EncoderSpec
-from r2mae_vision.mae.model import pixel_scale
 from r2mae_vision.mae.options import Finetune
+from r2mae_vision.mae.shape import pixel_scale
 
 
 class Classifier(FiniteLoss):

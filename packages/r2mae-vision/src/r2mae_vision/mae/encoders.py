@@ -9,7 +9,7 @@ import torch
 
 from r2mae_core import RunFolder, UserError, derived_seed, run_identity, unfinished
 from r2mae_vision.data.tensors import read_tensors
-from r2mae_vision.mae.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
+from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 from r2mae_vision.mae.weights import fit_positions, load_mae, to_ours
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from r2mae_core import UserError, default_run_path, say
-from r2mae_vision.mae.model import MAEShape
 from r2mae_vision.mae.options import Export
+from r2mae_vision.mae.shape import MAEShape
 from r2mae_vision.mae.weights import export_timm, export_transformers, load_mae
 
 

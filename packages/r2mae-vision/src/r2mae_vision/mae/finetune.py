@@ -40,8 +40,8 @@ from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.classifier import Classifier
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
-from r2mae_vision.mae.model import MAEShape, pixel_scale
 from r2mae_vision.mae.options import Finetune
+from r2mae_vision.mae.shape import MAEShape, pixel_scale
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:

@@ -5,8 +5,7 @@ light decoder fills in the hidden ones. Two things are left out because nobody r
 not embedded, and the decoder's last layer is computed for hidden patches only.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +13,7 @@ from torch import Tensor, nn
 
 from r2mae_core import UserError, derived_seed
 from r2mae_vision.mae.masking import PackedPatches, PatchSplit
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class MAEShape:
-    """All that determines the shape of a masked autoencoder; written beside its weights."""
-
-    model: str = "vit_base_patch16_224"
-    """A VisionTransformer of timm."""
-    image_size: int = 224
-    patch_size: int | None = None
-    """None: the model's own."""
-    in_chans: int = 3
-    model_args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's model, such as {"depth": 6, "embed_dim": 256}."""
-    decoder_dim: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    norm_pix_loss: bool = True
-    """Predict each patch's pixels after taking off the patch's own mean and dividing by its deviation."""
-    positions: Literal["sincos", "learned"] = "sincos"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    """Pixels in [0, 1] are normalised by these before anything else."""
-    norm_eps: float | None = None
-    """Epsilon of every layer norm; None: timm's, 1e-6."""
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> "MAEShape":
-        """Return the shape that `plain` wrote."""
-        return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+from r2mae_vision.mae.shape import MAEShape, create_encoder, pixel_scale, set_norm_eps, sincos_positions
 
 
 class Decoder(nn.Module):
@@ -239,71 +203,6 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder.pos_embed[0, first:]
 
 
-def pixel_scale(shape: MAEShape, device: str | None = None) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of pixels of 0 … 255, each (C, 1, 1)."""
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) * 255 for values in (shape.mean, shape.std))
-    return mean, std
-
-
-def create_encoder(shape: MAEShape) -> Any:
-    """Return timm's VisionTransformer without a head, its positions as the shape says."""
-    import timm
-    from timm.layers.patch_embed import PatchEmbed
-    from timm.models.vision_transformer import VisionTransformer
-
-    arguments: dict[str, Any] = {
-        "img_size": shape.image_size,
-        "in_chans": shape.in_chans,
-        "num_classes": 0,
-        "global_pool": "",
-    }
-    if shape.patch_size is not None:
-        arguments["patch_size"] = shape.patch_size
-    if not timm.is_model(shape.model):
-        near = ", ".join(timm.list_models(f"*{shape.model.split('_')[0]}*patch16_224")[:4]) or "vit_base_patch16_224"
-        raise UserError(f"timm has no model {shape.model!r}; there are, for example, {near}")
-    try:
-        encoder: Any = timm.create_model(shape.model, **{**arguments, **shape.model_args})
-    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
-    if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
-        raise UserError(f"{shape.model} is not a plain VisionTransformer of timm, as these models must be")
-    if encoder.pos_embed is None:
-        raise UserError(f"{shape.model} has no absolute positions; choose a model that has them")
-    patch: Any = encoder.patch_embed.patch_size
-    if patch[0] != patch[1] or shape.image_size % patch[0]:
-        raise UserError(
-            f"image size {shape.image_size} is not a multiple of {shape.model}'s patch size {patch[0]}; "
-            "change --image_size or --patch_size"
-        )
-    if shape.positions == "sincos":
-        n_prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-        positions = sincos_positions(encoder.embed_dim, encoder.patch_embed.grid_size, n_prefix)
-        encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
-    return encoder
-
-
-def sincos_positions(width: int, grid: tuple[int, int], n_prefix: int = 0) -> Tensor:
-    """Return fixed two-dimensional sine-cosine positions, (1, n_prefix + rows · columns, width).
-
-    The first half of the channels holds the column, the second the row, each as sines and then cosines of wavelengths
-    from 2π to 20,000π; prefix tokens get zeros (He et al., 2022).
-
-    Raises:
-        UserError: the width is not a multiple of four.
-    """
-    if width % 4:
-        raise UserError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    frequency = 1.0 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    parts = []
-    for coordinate in (columns, rows):
-        angle = coordinate.flatten()[:, None] * frequency
-        parts += [angle.sin(), angle.cos()]
-    positions = torch.cat(parts, dim=1).float()
-    return torch.cat([torch.zeros(n_prefix, width), positions])[None]
-
-
 def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
     """Initialise as He et al. do: Xavier-uniform matrices, also for the patch embedding; tokens N(0, 0.02²)."""
     with torch.no_grad():
@@ -323,14 +222,6 @@ def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:
         for token in tokens:
             if token is not None:
                 token.normal_(std=0.02, generator=generator)
-
-
-def set_norm_eps(model: nn.Module, eps: float | None) -> None:
-    """Set the epsilon of every layer norm, if one is given."""
-    if eps is not None:
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = eps
 
 
 def take(rows: Tensor, index: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.masking import check_visible, pack_patches, split_patches
-from r2mae_vision.mae.model import IMAGENET_MEAN, IMAGENET_STD, MAEShape, MaskedAutoencoder
+from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Pretrain
+from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
 from r2mae_vision.mae.weights import load_published, save_mae
 
 

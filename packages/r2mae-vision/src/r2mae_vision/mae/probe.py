@@ -30,8 +30,8 @@ from r2mae_vision.data.sources import Source, open_pair
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
 from r2mae_vision.mae.finetune import crop_pct, eval_batches
-from r2mae_vision.mae.model import pixel_scale
 from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.shape import pixel_scale
 
 
 @torch.no_grad()
@@ -169,11 +169,7 @@ def top_k(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def knn_accuracy(
-    train: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
-    k: int = 20,
-    temperature: float = 0.07,
-    block: int = 1024,
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], k: int = 20, temperature: float = 0.07, block: int = 1024
 ) -> dict[str, float]:
     """Return the accuracy of a vote of the k nearest training images by cosine similarity.
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from r2mae_core import UserError, write_text
 from r2mae_vision.data.tensors import State, read_tensors, save_tensors
-from r2mae_vision.mae.model import MAEShape, MaskedAutoencoder, set_norm_eps
+from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.shape import MAEShape, set_norm_eps
 
 # Our name → transformers' name inside one layer.
 _LAYER = {
