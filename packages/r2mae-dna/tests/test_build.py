@@ -159,7 +159,7 @@ def test_the_published_layout_is_read(tmp_path, toy, kind):
     assert published.stretches("7") == [(0, 300)]
 
 
-def test_what_is_no_store_is_refused(tmp_path):
+def test_what_is_not_a_store_is_refused(tmp_path):
     with pytest.raises(UserError, match="no alignment store at"):
         AlignmentStore(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()

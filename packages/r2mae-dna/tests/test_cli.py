@@ -1,4 +1,5 @@
 import gzip
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ CPU = ["--device", "cpu", "--no-progress"]
 TINY = ["--steps", "40", "--batch_size", "32", "--lr", "0.003", "--warmup", "0.1", *CPU]
 
 
-def test_from_maf_to_judged_variants(call, tmp_path):
+def test_from_maf_to_evaluated_variants(call, tmp_path):
     code, out, err = call("msa", "build", "Hsap", sample_path(APES), "--out", "apes", "--no-progress")
     assert (code, err) == (0, "")
     assert "511 blocks, 4 species, 756,410 reference bases on 1 chromosome" in out
@@ -58,16 +59,16 @@ def test_from_maf_to_judged_variants(call, tmp_path):
         *CPU,
     )
     assert code == 0
-    code, out, _ = call("evaluate", "both.vcf", "--preset", "rare-common", "--bootstrap", "20", "--out", "judged")
+    code, out, _ = call("evaluate", "both.vcf", "--preset", "rare-common", "--bootstrap", "20", "--out", "evaluated")
     assert code == 0
     assert "positive and" in out
-    found = {(r.scheme, r.metric): r.value for r in read_records("judged")}
+    found = {(r.scheme, r.metric): r.value for r in read_records("evaluated")}
     assert found["R2MAE_LLR", "auroc"] > 0.6
     assert found["R2MAE_FREQ", "auroc"] > 0.6
-    assert Path("judged/figures/curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert call("evaluate", "-c", "judged/config.yaml", "--out", "again")[0] == 0
-    assert [r.value for r in read_records("again")] == [r.value for r in read_records("judged")]
-    code, out, _ = call("compare", "judged", "--markdown")
+    assert Path("evaluated/figures/curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert call("evaluate", "-c", "evaluated/config.yaml", "--out", "again")[0] == 0
+    assert [r.value for r in read_records("again")] == [r.value for r in read_records("evaluated")]
+    code, out, _ = call("compare", "evaluated", "--markdown")
     assert code == 0
     assert out.startswith("| scheme (n = 1) | auroc |")
 
@@ -111,7 +112,7 @@ def test_demo(call, tmp_path):
     assert "| fixed 0.15 |" in Path("run/table.md").read_text()
 
 
-def test_reproduce_walks_the_grid_once(call):
+def test_reproduce_computes_each_cell_once(call):
     grid = [
         "--schemes",
         '["fixed","r2mae+cl-k0"]',
@@ -141,6 +142,52 @@ def test_reproduce_walks_the_grid_once(call):
     assert code == 0
     assert "2 models of about" in out
     assert "4 models of about" in call("reproduce", "-c", "run/config.yaml", "--seeds", "[0,1]", "--dry_run")[1]
+
+
+@pytest.mark.slow
+def test_reproduce_on_two_devices(tmp_path):
+    words = ["reproduce", "table3", "--schemes", '["fixed","r2mae"]', "--seeds", "[0]", "--n_hidden", "32",
+             "--n_layers", "1", "--steps", "4", "--devices", "2", "--device", "cpu", "--out", "run"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "r2mae_dna.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done: run") == 1
+    assert {(r.scheme, r.metric) for r in read_records(tmp_path / "run")} == {
+        (scheme, metric) for scheme in ("frequencies", "fixed 0.15", "r2mae") for metric in ("auroc", "auprc")
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pretrain", "w", "--hidden", "64"], "--hidden is now written --n_hidden"),
+        (["pretrain", "w", "--layers=2"], "--layers is now written --n_layers"),
+        (["pretrain", "w", "--heads", "2"], "--heads is now written --n_heads"),
+        (["pretrain", "-c", "old.yaml"], "old.yaml has windows, which is now written data"),
+        (["probe", "-c", "old.yaml"], "old.yaml has windows, which is now written data"),
+        (["prepare", "s", "--validation", "chr1"], "--validation is now written --validation_regions"),
+        (["prepare", "s", "--test", "chr1"], "--test is now written --test_regions"),
+        (["demo", "--n_seeds", "1"], "--n_seeds is now written --seeds, a list such as [0,1,2]"),
+        (["reproduce", "table3", "--windows", "w"], "--windows is now written --data"),
+    ],
+)
+def test_old_spellings_answer_with_the_new_one(call, argv, message):
+    Path("old.yaml").write_text("windows: w\n")
+    code, _, err = call(*argv)
+    assert code == 2
+    assert message in err
+
+
+def test_a_published_models_folder_names_its_rows(call, apes, toy_model):
+    from r2mae_dna.model import AlignmentModel, ModelConfig
+    from r2mae_dna.weights import save_model
+
+    save_model(AlignmentModel(ModelConfig(3, 32, 1, 2, 64, 0.0)), Path("gpn-msa"), None)
+    assert call("probe", "gpn-msa", apes[1], "--split", "test", "--max_windows", "8", "--out", "p", *CPU)[0] == 0
+    assert {(r.scheme, r.seed) for r in read_records("p")} == {
+        ("gpn-msa", 0), ("plurality of the column", 0), ("gpn-msa, shuffled alignment", 0),
+    }  # fmt: skip
 
 
 def test_reproduce_puts_ours_beside_the_papers(call, apes, tmp_path):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from r2mae_core import UserError
+from r2mae_core import Record, UserError, compare
 from r2mae_dna.data.samples import VARIANTS, sample_path
-from r2mae_dna.evaluate import evaluate_table, load_labelled
+from r2mae_dna.evaluate import RANK_BY, evaluate_table, load_labelled
 from r2mae_dna.metrics import auprc, auroc, partial_auroc, with_interval
 from r2mae_dna.options import Evaluate
 
@@ -109,6 +109,18 @@ def test_orientation(tmp_path):
     assert high[0].value == pytest.approx(1 - low[0].value)
 
 
+def test_a_larger_score_ranks_first_in_every_ranked_metric():
+    records = [
+        Record("t", metric, value, scheme, 0, 10)
+        for metric in RANK_BY
+        for scheme, value in (("good", 0.9), ("bad", 0.6))
+    ]
+    for metric in RANK_BY:
+        table = compare([r for r in records if r.metric == metric], RANK_BY)
+        assert table.mean_rank == {"good": 1.0, "bad": 2.0}, metric
+    assert set(RANK_BY) == {"auroc", "auprc", "partial_auroc"}
+
+
 def test_the_interval_holds_the_value_and_depends_on_the_seed_alone():
     rng = np.random.default_rng(2)
     labels = rng.random(300) < 0.4
@@ -140,7 +152,7 @@ def test_wrong_columns_are_named(tmp_path, change, message):
     assert message in str(error.value)
 
 
-def test_nothing_left_to_judge_is_named(tmp_path):
+def test_nothing_left_to_evaluate_is_named(tmp_path):
     frame, _ = table(tmp_path / "t.parquet")
     frame.with_columns(r2mae_llr=pl.lit(None, dtype=pl.Float64)).write_parquet(tmp_path / "e.parquet")
     with pytest.raises(UserError, match=r"0 positive and 0 negative rows are left of 400 .* 400 with a missing score"):
@@ -173,7 +185,7 @@ def test_the_frequency_baseline_on_the_real_variants(apes, tmp_path):
         evaluate_table(Evaluate(variants, preset="rare-common"))
 
 
-def test_probe_judges_against_plurality_and_shuffling(tmp_path):
+def test_probe_compares_with_plurality_and_shuffling(tmp_path):
     from r2mae_dna.probe import fit_plurality, plurality_log_probabilities, shuffle_alignment
 
     generator = torch.Generator().manual_seed(0)

@@ -101,7 +101,7 @@ def test_labels_flip_where_nothing_is_conserved():
     masked = mask_windows(given_, 1.0, generator(3), MaskingConfig())
     same = masked.labels == given_["codes"][..., 0].long()
     assert same[:, :64].all()
-    # Half of the labels are drawn anew, a quarter of these are right by chance; smoothing spares three more bases.
+    # Half of the labels are random, a quarter of these are right by chance; smoothing spares three more bases.
     assert same[:, 67:].float().mean().item() == pytest.approx(0.625, abs=0.02)
     assert masked.labels.min() >= 1
     assert masked.labels.max() <= 4

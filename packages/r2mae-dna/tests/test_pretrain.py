@@ -210,8 +210,8 @@ def test_the_loss_on_validation_windows_is_left_and_is_the_probes(small):
         ("w", f"loss@{ratio}", "fixed 0.15", 3, 32, "validation") for ratio in (0.05, 0.15, 0.3)
     ]
     assert all(r.device and r.seconds for r in records)
-    judged = probe(Probe(run.path, small.data, max_windows=32, device="cpu", out=Path("probe"))).results()
-    found = {r.metric: r.value for r in judged if r.scheme == "fixed 0.15" and r.seed == 3}
+    probed = probe(Probe(run.path, small.data, max_windows=32, device="cpu", out=Path("probe"))).results()
+    found = {r.metric: r.value for r in probed if r.scheme == "fixed 0.15" and r.seed == 3}
     assert [found[r.metric] for r in records] == pytest.approx([r.value for r in records], abs=1e-6)
 
 

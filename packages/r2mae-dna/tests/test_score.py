@@ -222,7 +222,7 @@ def test_order_batches_and_chunks_change_nothing(toy, toy_model, tmp_path):
     assert llr["a"] == pytest.approx(llr["b"], abs=1e-5)
 
 
-def test_one_forward_serves_three_alleles(toy, toy_model, tmp_path, monkeypatch):
+def test_one_forward_pass_is_enough_for_three_alleles(toy, toy_model, tmp_path, monkeypatch):
     ref = letters(toy[1])
     rows = [("7", p, ref[p - 1], other(ref[p - 1], k), ".") for p in range(10, 60) for k in (1, 2, 3)]
     seen = []
@@ -238,7 +238,7 @@ def test_one_forward_serves_three_alleles(toy, toy_model, tmp_path, monkeypatch)
     assert seen == [20, 20, 10]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(toy, toy_model, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_where_it_stopped(toy, toy_model, tmp_path, monkeypatch):
     ref = letters(toy[1])
     source = write_vcf(tmp_path / "i.vcf", [("7", p, ref[p - 1], other(ref[p - 1]), ".") for p in range(1, 101)])
     config = Score(source, toy[0], str(toy_model[0]), tmp_path / "whole.vcf", device="cpu", progress=False, chunk=30)
@@ -281,7 +281,7 @@ def test_parts_of_another_run_are_not_mixed_in(toy, toy_model, tmp_path, monkeyp
     assert read_frame(tmp_path / "o.tsv")["r2mae_llr"][4] == pytest.approx(expected, abs=1e-4)
 
 
-def test_wrong_genome_build_stops_and_force_goes_on(toy, tmp_path):
+def test_wrong_genome_build_stops_and_force_continues(toy, tmp_path):
     ref = letters(toy[1])
     shifted = [("7", p, ref[p], other(ref[p]), ".") for p in range(1, 150) if "-" not in (ref[p], ref[p - 1])]
     source = write_vcf(tmp_path / "i.vcf", shifted)
