@@ -42,7 +42,7 @@ def run(prepared, tmp_path_factory):
 
 def test_probes_beat_shuffled_labels_and_the_expression(call, prepared, run):
     """The end-to-end bar: chance is 0 (age) and 1/8 (cell type); a broken encoder is below the expression itself."""
-    argv = ["probe", prepared, run, "--out", "probe", "--n-splits", 2, "--tasks", "[cell_type,age]", "--device", "cpu"]
+    argv = ["probe", run, prepared, "--out", "probe", "--n-splits", 2, "--tasks", "[cell_type,age]", "--device", "cpu"]
     code, _, err = call(*argv)
     assert (code, err) == (0, "")
     values = {}
@@ -58,13 +58,13 @@ def test_probes_beat_shuffled_labels_and_the_expression(call, prepared, run):
 
 
 def test_reconstruction_beats_the_mean_profile(call, prepared, run):
-    code, _, _ = call("reconstruct", prepared, run, "--out", "rec", "--ratios", "[0.3,0.7]", "--device", "cpu")
+    code, _, _ = call("reconstruct", run, prepared, "--out", "rec", "--ratios", "[0.3,0.7]", "--device", "cpu")
     assert code == 0
     records = read_records(Path("rec"))
     assert [r.metric for r in records] == ["pearson@0.3", "pearson@0.7"]
     adata = anndata.read_h5ad(prepared)
     from r2mae_singlecell import reconstruction_pearson
-    from r2mae_singlecell.pretrain import pretraining_split
+    from r2mae_singlecell.data.splitter import pretraining_split
 
     train, cells = pretraining_split(adata.n_obs)
     mean = np.asarray(adata.X[train].sum(0)).ravel() / adata.X[train].sum()
@@ -73,7 +73,7 @@ def test_reconstruction_beats_the_mean_profile(call, prepared, run):
 
 
 def test_embed(call, prepared, run):
-    code, out, _ = call("embed", prepared, run, "--device", "cpu")
+    code, out, _ = call("embed", run, prepared, "--device", "cpu")
     assert code == 0
     (path,) = Path("runs").glob("r2mae-singlecell-embed-*.h5ad")
     assert f"Done: {path} (obs, obsm['X_r2mae'])" in out
@@ -87,15 +87,15 @@ def test_run_folder_and_resume(call, prepared, run):
     assert files == {path.name for path in run.iterdir()}
     code, _, err = call("pretrain", prepared, "--out", run, "--epochs", 51, *SIZE)
     assert code == 1
-    assert "holds a run of another config: epochs is 50 there and 51 here" in err
+    assert "holds a run with another config: epochs is 50 there and 51 here" in err
 
 
 def test_config_replays(call, prepared):
     argv = ["--epochs", 1, "--mask_ratio", "r2mae+cl", "--seed", 3, *SIZE]
     code, out, _ = call("pretrain", prepared, "--out", "one", *argv)
     assert code == 0
-    assert "genes), ratio one of 10 ratios from 0.1 to 0.5, drawn at every step (seed 3), with learned" in out
-    assert f"Done: one (results.json, model/). Next: r2mae-singlecell probe {prepared} one" in out
+    assert "genes), mask ratio one of 10 ratios from 0.1 to 0.5, drawn at every step (seed 3), with learned" in out
+    assert f"Done: one (results.json, model/). Next: r2mae-singlecell probe one {prepared}" in out
     assert call("pretrain", "-c", "one/config.yaml", "--out", "two")[0] == 0
     assert Path("one/config.yaml").read_text() == Path("two/config.yaml").read_text()
     weights = [(Path(name) / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
@@ -113,13 +113,16 @@ def test_pretraining_runs_are_compared(call, prepared, run):
 
 
 def test_held_out_loss_is_that_of_the_same_model_read_back(prepared, run):
-    from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
+    from r2mae_singlecell.data.prepare import read_prepared
+    from r2mae_singlecell.data.splitter import pretraining_split
+    from r2mae_singlecell.pretrain import load_run
     from r2mae_singlecell.reconstruction import held_out_loss
 
     adata = read_prepared(prepared)
     cells = pretraining_split(adata.n_obs)[1]
-    again = held_out_loss(load_run(run, adata, "cpu"), cells, task="p", scheme="r2mae")
-    assert [r.value for r in again] == pytest.approx([r.value for r in read_records(run)], rel=1e-5)
+    again = held_out_loss(load_run(run, adata, "cpu"), cells)
+    assert list(again) == [0.1, 0.2, 0.3, 0.5, 0.7]
+    assert list(again.values()) == [r.value for r in read_records(run)]
 
 
 def test_samplers_on_the_command_line(call, prepared):
@@ -137,7 +140,7 @@ def test_samplers_on_the_command_line(call, prepared):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "layout"), [("table4", "seaad"), ("table8", "hlca")])
-def test_reproduce_walks_a_table_and_goes_on(call, target, layout):
+def test_reproduce_computes_a_table_and_resumes(call, target, layout):
     call("simulate", "--out", "a.h5ad", "--layout", layout, "--n-donors", 32, "--n-cells", 1200, "--n-genes", 150)
     call("prepare", "a.h5ad", "--out", "p.h5ad", "--n-genes", 100, "--no-progress")
     argv = ["reproduce", target, "p.h5ad", "--n-splits", 1, "--epochs", 2, "--seeds", "[0,1]", *SIZE, "--out", "run"]
@@ -207,12 +210,17 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("pretrain", prepared.with_name("a.h5ad")): "was not prepared; run",
             ("pretrain", prepared, "--mask_ratio", "r3mae"): "unknown mask scheme 'r3mae' for singlecell",
             ("pretrain", prepared, "--device", "cuda"): "sees no CUDA GPU",
-            ("probe", prepared, tmp_path): "is no run folder: it has no config.yaml",
+            ("probe", tmp_path, prepared): "is not a run folder: it has no config.yaml",
             ("pretrain", prepared, "--device", "cpu", "--devices", 2, "--batch-size", 25): "cannot be shared by 2",
-            ("probe", prepared, run, run): "two runs are r2mae with seed 0",
-            ("probe", prepared, run, "--baselines", "[umap]"): "unknown baseline 'umap'",
-            ("probe", prepared, run, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",
-            ("reconstruct", prepared, run, "--baselines", "[pca]"): "'pca' predicts no genes",
+            ("probe", run, run, prepared): "two runs are r2mae with seed 0",
+            ("probe", run, prepared, "--baselines", "[umap]"): "unknown baseline 'umap'",
+            ("probe", run, prepared, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",
+            ("reconstruct", run, prepared, "--baselines", "[pca]"): "'pca' does not predict genes",
+            ("probe", prepared, run): "is a data file, not a run folder; the order is r2mae-singlecell probe RUN",
+            ("reconstruct", prepared, run): "the order is r2mae-singlecell reconstruct RUN... DATA",
+            ("embed", prepared, run): "the order is r2mae-singlecell embed RUN DATA",
+            ("pretrain", prepared, "--batch-size", 100, "--micro_batch_size", 30): "is not a multiple of",
+            ("pretrain", prepared, "--micro_batch_size", 1): "micro-batches of one cell are too small",
             ("compare", tmp_path): "no results at",
             ("simulate", "--n-donors", 2): "n_donors must be at least 6",
         }.items()
@@ -223,22 +231,24 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
     code, _, err = call("pretrain", prepared, "--devices", 2)
     assert (code, "several devices need --out DIR" in err) == (1, True)
     assert call("pretrain")[0] == 2
-    assert call("probe", prepared, run, "--tasks", "[sex]")[0] == 2
+    assert call("probe", run, prepared, "--tasks", "[sex]")[0] == 2
     assert call("prepare", prepared, "--preset", "mouse")[0] == 2
     assert call("train")[0] == 2
+    code, _, err = call("demo", "--n_seeds", 3)
+    assert (code, "--n_seeds is now written --seeds '[0,1,2]'" in err) == (2, True)
 
 
 def test_damaged_file(call, prepared, tmp_path):
     (tmp_path / "cut.h5ad").write_bytes(prepared.read_bytes()[:3000])
     code, _, err = call("pretrain", tmp_path / "cut.h5ad")
     assert code == 1
-    assert "cannot be read as h5ad; is it whole?" in err
+    assert "cannot be read as h5ad; it may be incomplete" in err
 
 
 def test_unfinished_run_is_named(call, prepared, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("mask_ratio: r2mae\nseed: 0\n")
-    code, _, err = call("probe", prepared, tmp_path / "run")
+    code, _, err = call("probe", tmp_path / "run", prepared)
     assert code == 1
     assert "holds no finished model; the same pretrain command with --out" in err
 

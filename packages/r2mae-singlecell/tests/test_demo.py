@@ -6,7 +6,7 @@ from r2mae_core import read_records
 
 
 def test_demo(call):
-    code, out, err = call("demo", "--out", "demo", "--n-seeds", 1, "--epochs", 20, "--n-latent", 16)
+    code, out, err = call("demo", "--out", "demo", "--seeds", "[0]", "--epochs", 20, "--n-latent", 16)
     assert (code, err) == (0, "")
     for text in (
         "7 models",

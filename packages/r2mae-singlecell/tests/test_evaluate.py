@@ -127,7 +127,7 @@ def test_what_cannot_be_probed_is_named():
         probe_embedding(np.zeros((5, 2)), obs, [AGE])
     with pytest.raises(UserError, match="obs has no column 'age'"):
         probe_embedding(np.zeros((600, 2)), obs.drop(columns="age"), [AGE])
-    with pytest.raises(UserError, match="no cell has a age"):
+    with pytest.raises(UserError, match="no cell has a value in 'age'"):
         probe_embedding(np.zeros((600, 2)), obs.assign(age=np.nan), [AGE])
     with pytest.raises(UserError, match="1 donors cannot be divided"):
         probe_embedding(np.zeros((600, 2)), obs.assign(donor="one", is_reference=False), [AGE])

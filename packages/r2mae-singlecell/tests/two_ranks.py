@@ -45,6 +45,15 @@ torch.save({"weights": model.module.state_dict(), "trace": steps}, out / f"rank{
 # The command's own function: 20 cells a step over both, the model and the results written by the first rank alone.
 sizes = {"epochs": 2, "batch_size": 20, "n_hidden": 16, "n_latent": 4}
 run = pretrain(
-    Pretrain(out / "p.h5ad", "r2mae+cl", device="cpu", devices=2, out=out / "run", progress=False, log_every=1, **sizes)
+    Pretrain(
+        data=out / "p.h5ad",
+        mask_ratio="r2mae+cl",
+        device="cpu",
+        devices=2,
+        out=out / "run",
+        progress=False,
+        log_every=1,
+        **sizes,
+    )
 )
 assert (run.path / "model" / "model.json").exists()  # on both, after the barrier

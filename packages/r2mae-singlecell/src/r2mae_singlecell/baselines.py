@@ -1,4 +1,4 @@
-"""What an embedding has to beat: the expression, its principal components, scVI, or any embedding of the user's."""
+"""What an embedding has to beat: the expression, its principal components, scVI, or any embedding of the user."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +31,10 @@ def log_normalized(counts: Any, target_sum: float = 1e4) -> sp.csr_matrix:
 
 
 def check_baseline(name: str) -> None:
-    """Refuse a name that is no baseline.
+    """Refuse a name that is not a baseline.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not one.
     """
     if name in ("log-norm", "pca", "scvi", "shuffled") or name.startswith("obsm:"):
         return
@@ -49,7 +49,7 @@ def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any
     Args:
         name: "log-norm" (also "shuffled", whose labels the probe shuffles), "pca", "scvi", "scvi=512", "obsm:X_scgpt".
         adata: prepared counts.
-        settings: of those that are trained.
+        settings: training settings of scVI, and of the principal components.
 
     Raises:
         UserError: the name is unknown, or `obsm` has no such key.
@@ -62,7 +62,7 @@ def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any
     if name.startswith("obsm:"):
         key = name.removeprefix("obsm:")
         if key not in adata.obsm:
-            raise UserError(f"adata.obsm has no {key!r}; there: {list(adata.obsm) or 'nothing'}")
+            raise UserError(f"adata.obsm has no {key!r}; its keys: {list(adata.obsm) or 'none'}")
         return np.asarray(adata.obsm[key])
     return train_scvi(name, adata, settings).get_latent_representation()
 
@@ -83,7 +83,7 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
     import scvi
 
     from r2mae_core import quiet_lightning
-    from r2mae_singlecell.pretrain import pretraining_split
+    from r2mae_singlecell.data.splitter import pretraining_split
 
     data = adata.to_memory() if adata.isbacked else adata.copy()
     n_latent = int(name.removeprefix("scvi=")) if name.startswith("scvi=") else 10

@@ -1,4 +1,4 @@
-"""Checkpoints after each epoch, so that an interrupted `R2MAE.train` goes on as if nothing had happened."""
+"""Checkpoints after each epoch, so that an interrupted `R2MAE.train` continues as if it had not been interrupted."""
 
 from pathlib import Path
 from typing import Any
@@ -24,24 +24,12 @@ class EpochCheckpoint(pl.Callback):
         trainer.save_checkpoint(self.file, weights_only=False)
 
 
-class StepCount(pl.Callback):
-    """Knows how far a training came that was interrupted; scvi-tools hands out its trainer only after the last step."""
-
-    step = 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count."""
-        self.step = trainer.global_step
-
-
 def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the trainer's arguments with checkpoints in `folder`, and with the one to go on from if it is there.
+    """Return the trainer's arguments with checkpoints in `folder`, and with the one to resume from if there is one.
 
     Args:
         folder: gets `checkpoints/last.ckpt` and `metrics.csv`.
-        loader: whose position is kept, if it is a `ResumableLoader`.
+        loader: its position is kept, if it is a `ResumableLoader`.
         trainer_kwargs: what the user gave.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is refused, and what is only warned of, before a model sees the data."""
+"""Checks of the data before a model sees them: what is refused, and what is only warned about."""
 
 import logging
 import warnings
@@ -47,14 +47,14 @@ def check_matrix(X: Any, where: str) -> None:
     if values.size and not values.min() >= 0:  # NaN fails the comparison
         n_bad = int((~(values >= 0)).sum())
         raise UserError(
-            f"{where} has {n_bad:,} negative or missing values, so it does not hold counts; name the layer with raw "
+            f"{where} has {n_bad:,} negative or missing values, so it does not hold counts; give the layer with raw "
             "counts (setup_anndata(adata, layer=...)): scaled or normalised data cannot be used"
         )
     n_empty = int((np.asarray(X.sum(axis=1)).ravel() == 0).sum())
     if n_empty:
         warnings.warn(
-            f"{n_empty:,} cells of {where} have no counts; their library size is taken as 1 and their embedding means "
-            "nothing. scanpy.pp.filter_cells(adata, min_counts=1) removes them.",
+            f"{n_empty:,} cells of {where} have no counts; their library size is taken as 1 and their embedding is "
+            "meaningless. scanpy.pp.filter_cells(adata, min_counts=1) removes them.",
             UserWarning,
             stacklevel=4,
         )

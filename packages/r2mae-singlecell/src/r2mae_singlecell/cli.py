@@ -7,12 +7,15 @@ from r2mae_singlecell import options
 
 COMMANDS = {
     "demo": Command(
-        options.Demo, "r2mae_singlecell.demo:demo", "Pretrain on real blood cells; a table and two pictures."
+        options.Demo,
+        "r2mae_singlecell.demo:demo",
+        "Pretrain on real blood cells; a table and two figures.",
+        renamed={"n_seeds": "--seeds '[0,1,2]'"},
     ),
     "simulate": Command(
         options.Simulate,
         "r2mae_singlecell.data.simulate:simulate_command",
-        "Write a made-up atlas with donors and known truth.",
+        "Write a simulated atlas with donors and known truth.",
     ),
     "prepare": Command(
         options.Prepare,
@@ -24,12 +27,14 @@ COMMANDS = {
     ),
     "embed": Command(options.Embed, "r2mae_singlecell.evaluate:embed_command", "Write the embedding of every cell."),
     "probe": Command(
-        options.Probe, "r2mae_singlecell.evaluate:probe_command", "Read cell type, disease and age off embeddings."
+        options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
     ),
     "reconstruct": Command(
-        options.Reconstruct, "r2mae_singlecell.evaluate:reconstruct_command", "Judge the prediction of hidden genes."
+        options.Reconstruct, "r2mae_singlecell.evaluate:reconstruct_command", "Evaluate the prediction of hidden genes."
     ),
-    "reproduce": Command(options.Reproduce, "r2mae_singlecell.paper:reproduce_command", "Walk a table of the paper."),
+    "reproduce": Command(
+        options.Reproduce, "r2mae_singlecell.paper:reproduce_command", "Reproduce a table of the paper."
+    ),
     "compare": Command(Compare, "r2mae_singlecell.evaluate:compare_command", "Put several runs into one table."),
 }
 

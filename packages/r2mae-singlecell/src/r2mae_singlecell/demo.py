@@ -1,100 +1,121 @@
 """`r2mae-singlecell demo`: R2MAE beside fixed ratios, scVI and PCA on 700 real blood cells."""
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from r2mae_core import (
     Record,
     RunFolder,
+    cell_name,
     device_name,
     open_run,
     report,
     resolve_device,
     resolved,
+    run_pretraining,
     say,
     scheme,
     scheme_name,
     stamped,
+    walk_grid,
     with_seed,
 )
-from r2mae_singlecell.options import Demo
+from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
+from r2mae_singlecell.data.pbmc import load_pbmc
+from r2mae_singlecell.data.splitter import pretraining_split
+from r2mae_singlecell.evaluate import RANK_BY
+from r2mae_singlecell.metrics import balanced_accuracy
+from r2mae_singlecell.options import Demo, Pretrain
+from r2mae_singlecell.plots import plot_pearson, plot_umap
+from r2mae_singlecell.pretrain import SingleCells, load_run
+from r2mae_singlecell.probing import fit_logistic
+from r2mae_singlecell.reconstruction import reconstruction_pearson
 
 SCHEMES = ("r2mae", "fixed", "low", "high", "mdlm")
-"""Of the paper's single-cell schemes (table 4); the others take part in `reproduce`."""
+"""Of the paper's single-cell schemes (table 4); `reproduce` has the others too."""
 TASK = "pbmc"
 N_FOLDS = 3
+
+
+class BloodCells(SingleCells):
+    """Pretraining on the cells that scanpy carries."""
+
+    @override
+    def opened(self) -> Any:
+        return load_pbmc()
 
 
 def demo(config: Demo) -> RunFolder:
     """Pretrain, evaluate, print the table, draw the figures, and return the run folder."""
     start = time.perf_counter()
-    from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
-    from r2mae_singlecell.data.pbmc import load_pbmc
-    from r2mae_singlecell.evaluate import RANK_BY
-    from r2mae_singlecell.plots import plot_pearson, plot_umap
-    from r2mae_singlecell.pretrain import pretrain_run, pretraining_split, training_of
-    from r2mae_singlecell.reconstruction import reconstruction_pearson
-
     device = resolve_device(config.device)
     adata = load_pbmc()
     run = open_run("r2mae-singlecell", "demo", config.out, resolved(config))
-    scvi_names = ("scvi", f"scvi={config.n_latent}")
-    n_models = config.n_seeds * (len(SCHEMES) + len(scvi_names))
+    names = (*SCHEMES, "scvi", f"scvi={config.n_latent}")
     say(
-        f"{n_models} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × {config.n_seeds} seeds) on "
-        f"{adata.n_obs} blood cells × {adata.n_vars} genes, on {device_name(device)}"
+        f"{len(names) * len(config.seeds)} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × "
+        f"{len(config.seeds)} seeds) on {adata.n_obs} blood cells × {adata.n_vars} genes, on {device_name(device)}"
     )
     labels = adata.obs["cell_type"].astype(str).to_numpy()
-    hidden_cells = pretraining_split(adata.n_obs)[1]
     expression = log_normalized(adata.X)
-    records = [
-        *probe_cells(expression.toarray(), labels, "log-norm"),
-        *probe_cells(pca(expression, 50), labels, "pca 50"),
-    ]
-    shown: dict[str, Any] = {"PCA": pca(expression, 50)}
-
-    def judge(z: np.ndarray, predict: Any, name: str, seed: int) -> list[Record]:
-        hidden = reconstruction_pearson(predict, adata.X, hidden_cells, task=TASK, scheme=name, seed=seed)
-        return [*probe_cells(z, labels, name, seed), *hidden]
-
-    cells = [(name, seed) for seed in range(config.n_seeds) for name in (*SCHEMES, *scvi_names)]
-    for i, (name, seed) in enumerate(cells):
-        began = time.perf_counter()
-        if name in scvi_names:
-            settings = BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed)
-            model = train_scvi(name, adata, settings)
-            records += judge(model.get_latent_representation(), scvi_predictor(model), name, seed)
-        else:
-            sampler = with_seed(scheme(name, "singlecell"), seed)
-            folder = RunFolder(
-                run.path / "models" / f"{name}-{seed}", resolved(config), facts={"scheme": name, "seed": seed}
-            )
-            model = pretrain_run(adata, sampler, folder, training_of(config), task=TASK, seed=seed, progress=False)
-            z = model.get_latent_representation()
-            if seed == 0 and name == "r2mae":
-                shown = {"R2MAE": z, **shown}
-            records += judge(z, model.predict_proportions, scheme_name(sampler, "singlecell"), seed)
-        if config.progress:
-            say(f"[{i + 1}/{len(cells)}] {name}-{seed}: {time.perf_counter() - began:.0f} s")
-    records = stamped(records, device_name(device))
+    components = pca(expression, 50)
+    plain = [*probe_cells(expression.toarray(), labels, "log-norm"), *probe_cells(components, labels, "pca 50")]
+    cells = {
+        cell_name(name, seed): partial(_measure, config, name, seed, device) for seed in config.seeds for name in names
+    }
+    records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
     report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
     say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
-    say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {len(hidden_cells)} unseen cells.")
+    n_unseen = len(pretraining_split(adata.n_obs)[1])
+    say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {n_unseen} unseen cells.")
     curves = run.save_figure("pearson.png", plot_pearson(records, "Prediction of hidden genes, 700 blood cells"))
+    first = load_run(run.path / cell_name("r2mae", config.seeds[0]) / "pretrain", adata, device)
+    shown = {"R2MAE": first.get_latent_representation(), "PCA": components}
     points = {name: _umap(z) for name, z in shown.items()}
     picture = run.save_figure("umap.png", plot_umap(points, list(labels), "700 blood cells"))
     say(f"Figure: {curves}\nFigure: {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     return run
 
 
+def _measure(config: Demo, name: str, seed: int, device: str, home: Path) -> list[Record]:
+    """Train one model in its folder and evaluate it."""
+    adata = load_pbmc()
+    if name in SCHEMES:
+        sampler = with_seed(scheme(name, "singlecell"), seed)
+        options = Pretrain(
+            data=Path(TASK),
+            mask_ratio=sampler,
+            n_hidden=config.n_hidden,
+            n_latent=config.n_latent,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=seed,
+            device=config.device,
+            out=home / "pretrain",
+            progress=False,
+        )
+        model = load_run(run_pretraining(BloodCells, options).path, adata, device)
+        name, predict = scheme_name(sampler, "singlecell"), model.predict_proportions
+    else:
+        model = train_scvi(name, adata, BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed))
+        predict = scvi_predictor(model)
+    labels = adata.obs["cell_type"].astype(str).to_numpy()
+    unseen = pretraining_split(adata.n_obs)[1]
+    records = [
+        *probe_cells(model.get_latent_representation(), labels, name, seed),
+        *reconstruction_pearson(predict, adata.X, unseen, task=TASK, scheme=name, seed=seed),
+    ]
+    return stamped(records, device_name(device))
+
+
 def probe_cells(embedding: np.ndarray, labels: np.ndarray, name: str, seed: int = 0) -> list[Record]:
     """Probe cell types across cells, since these have no donors: stratified folds, the paper's grid inside each."""
     from sklearn.model_selection import StratifiedKFold
-
-    from r2mae_singlecell.metrics import balanced_accuracy
-    from r2mae_singlecell.probing import fit_logistic
 
     start, values = time.perf_counter(), []
     for train, test in StratifiedKFold(N_FOLDS, shuffle=True, random_state=0).split(embedding, labels):

@@ -1,4 +1,4 @@
-"""`probe`, `reconstruct`, `embed` and `compare`: what embeddings know of unseen donors, and of hidden genes (C.8)."""
+"""`probe`, `reconstruct`, `embed` and `compare`: prediction for unseen donors, and of hidden genes (C.8)."""
 
 import time
 from collections.abc import Sequence
@@ -23,9 +23,8 @@ from r2mae_core import (
     report,
     resolve_device,
     resolved,
-    sampler_from_config,
+    run_identities,
     say,
-    scheme_name,
     stamped,
     write_text,
 )
@@ -37,7 +36,9 @@ from r2mae_singlecell.baselines import (
     scvi_predictor,
     train_scvi,
 )
-from r2mae_singlecell.pretrain import load_run, pretraining_split, read_prepared
+from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.splitter import pretraining_split
+from r2mae_singlecell.pretrain import load_run
 from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
 from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
 
@@ -52,7 +53,7 @@ RANK_BY: dict[str, Direction] = {
 
 @dataclass
 class ProbeResult:
-    """Records, and what was left out of them."""
+    """Records, and notes on what is special about them."""
 
     records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -72,9 +73,10 @@ def probe(config: options.Probe) -> RunFolder:
     Raises:
         UserError: what `probe_embedding` refuses; a folder holds no finished model; a baseline is unknown.
     """
+    refuse_data(config.runs, "probe RUN... DATA")
+    identities = run_identities(config.runs, "singlecell")
     adata = read_prepared(config.data)
     tasks = [task for task in TASKS[str(adata.uns["r2mae"]["preset"])] if task.name in config.tasks]
-    identities = run_identities(config.runs)
     for name in config.baselines:
         check_baseline(name)
     device = resolve_device(config.device)
@@ -102,19 +104,20 @@ def probe_command(config: options.Probe) -> None:
 
 
 def reconstruct(config: options.Reconstruct) -> RunFolder:
-    """Judge the prediction of hidden genes by pretrained models, and by baselines, in cells held out.
+    """Evaluate the prediction of hidden genes by pretrained models, and by baselines, in held-out cells.
 
     Returns:
         The run folder, with `results.json`.
 
     Raises:
-        UserError: a folder holds no finished model, or a baseline predicts no genes.
+        UserError: a folder holds no finished model, or a baseline does not predict genes.
     """
+    refuse_data(config.runs, "reconstruct RUN... DATA")
+    identities = run_identities(config.runs, "singlecell")
     adata = read_prepared(config.data)
-    identities = run_identities(config.runs)
     for name in config.baselines:
         if not name.startswith("scvi"):
-            raise UserError(f"{name!r} predicts no genes; scvi and scvi=N do")
+            raise UserError(f"{name!r} does not predict genes; scvi and scvi=N do")
         check_baseline(name)
     device = resolve_device(config.device)
     run = open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config))
@@ -143,6 +146,7 @@ def embed(config: options.Embed) -> Path:
     """Write the embedding of every cell as h5ad and return its path."""
     import anndata
 
+    refuse_data([config.run], "embed RUN DATA")
     adata = read_prepared(config.data)
     z = load_run(config.run, adata, config.device).get_latent_representation()
     path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
@@ -161,29 +165,19 @@ def compare_command(config: Compare) -> None:
     print_comparison(config, RANK_BY)
 
 
-def run_identities(paths: Sequence[Path]) -> dict[Path, tuple[str, int]]:
-    """Return run folder → (scheme, seed).
+def refuse_data(runs: Sequence[Path], usage: str) -> None:
+    """Refuse a data file where a run folder is expected.
 
     Raises:
-        UserError: a folder is none of `pretrain`, or two have the same scheme and seed, so a table would mix them up.
+        UserError: it gives the order of the arguments.
     """
-    found: dict[Path, tuple[str, int]] = {}
-    for path in paths:
-        config = RunFolder.open(path).config
-        if "mask_ratio" not in config:
-            raise UserError(f"{path} is no run folder of pretrain")
-        identity = (
-            scheme_name(sampler_from_config(config["mask_ratio"], "singlecell"), "singlecell"),
-            int(config["seed"]),
-        )
-        if identity in found.values() or path in found:
-            raise UserError(f"two runs are {identity[0]} with seed {identity[1]}; judge them in two calls")
-        found[path] = identity
-    return found
+    for path in runs:
+        if path.suffix == ".h5ad":
+            raise UserError(f"{path} is a data file, not a run folder; the order is r2mae-singlecell {usage}")
 
 
 def write_notes(run: RunFolder, lines: Sequence[str]) -> None:
-    """Keep what is to be known of the results, a line each, in the run folder."""
+    """Write notes on the results to the run folder, one per line."""
     if lines:
         write_text(run.path / "notes.txt", "\n".join(lines) + "\n")
 
@@ -217,10 +211,10 @@ def probe_embedding(
     Args:
         embedding: (cells, features); a scipy sparse matrix is made dense for the cells that are used.
         obs: standard columns of the same cells: `donor`, `cell_type`, `disease`, `age`, `is_reference`.
-        tasks: what to read off.
+        tasks: what to predict.
         protocol: how; None: the default.
         scheme: name of the method in the records.
-        seed: of the method's pretraining.
+        seed: seed of the method's pretraining.
 
     Raises:
         UserError: shapes differ, a column is missing, there are too few donors, or nothing is labelled.

@@ -1,4 +1,4 @@
-"""What the model says about genes that it does not see: expression, imputation, likelihood, samples."""
+"""What the model predicts: expression, imputation, likelihood, samples."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
 
 BATCH_SIZE = 1024
-"""Cells at a time where the caller names none."""
+"""Cells at a time if the caller gives no number."""
 
 
 class ImputationMixin(BaseModelClass):
@@ -32,7 +32,7 @@ class ImputationMixin(BaseModelClass):
         """Yield batches of checked data in its order, and put the network into evaluation mode.
 
         Raises:
-            UserError: the genes are not the model's, or a category (a batch, say) was not in its training data.
+            UserError: the genes are not the model's, or a category (such as a batch) was not in its training data.
         """
         self.module.eval()
         if dataloader is not None:
@@ -74,10 +74,10 @@ class ImputationMixin(BaseModelClass):
         return_numpy: bool = False,
         dataloader: Any = None,
     ) -> pd.DataFrame | np.ndarray:
-        """Return the decoded expression of cells whose genes are all seen.
+        """Return the decoded expression of cells, with no gene hidden.
 
         Args:
-            adata: of the same genes; None: the training data.
+            adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
             transform_batch: decode every cell as one of this batch; several: their average; None: its own batch.
             gene_list: genes to return; None: all.
@@ -112,13 +112,13 @@ class ImputationMixin(BaseModelClass):
         """Impute genes from the others: no returned value was computed from the count that it stands for.
 
         Args:
-            adata: of the same genes; None: the training data.
+            adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
             mask_ratio: return every gene; in each pass a random group of about this fraction is hidden, until all
                 have been.
             genes: or hide exactly these, together, and return them.
             library_size: as in `get_normalized_expression`. The size itself is counted from all genes.
-            seed: of the groups.
+            seed: seed for the groups.
             batch_size: cells at a time.
 
         Raises:
@@ -152,11 +152,11 @@ class ImputationMixin(BaseModelClass):
         Every gene is hidden once, in a random group of about `mask_ratio` of all.
 
         Args:
-            adata: of the same genes; None: the training data.
+            adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
             per: mean over the genes of each cell, or over the cells for each gene.
             mask_ratio: fraction hidden in one pass; 0.25 is the paper's default ratio.
-            seed: of the groups.
+            seed: seed for the groups.
             batch_size: cells at a time.
         """
         if per not in ("cell", "gene"):
@@ -195,15 +195,15 @@ class ImputationMixin(BaseModelClass):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> np.ndarray:
-        """Draw counts from the likelihood given each cell's latent, which itself has no spread in this model.
+        """Draw counts from the likelihood given each cell's latent, which is deterministic in this model.
 
         Args:
-            adata: of the same genes; None: the training data.
+            adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
             n_samples: draws per cell.
             gene_list: genes to return; None: all.
             batch_size: cells at a time.
-            seed: of the draws.
+            seed: seed for the draws.
 
         Returns:
             (cells, genes), or (cells, genes, n_samples) for several.
@@ -225,7 +225,7 @@ class ImputationMixin(BaseModelClass):
         raise _no_posterior("get_latent_library_size", "the sum of a cell's counts, which is what the model uses")
 
     def get_elbo(self, *args: Any, **kwargs: Any) -> None:
-        """Raise: there is no evidence bound."""
+        """Raise: the model has no evidence lower bound."""
         raise _no_posterior("get_elbo", "get_masked_nll()")
 
     get_marginal_ll = get_elbo
@@ -293,4 +293,4 @@ def _folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:
 
 
 def _no_posterior(method: str, instead: str) -> NotImplementedError:
-    return NotImplementedError(f"R2MAE has no posterior over latents, so {method} has no meaning; use {instead}")
+    return NotImplementedError(f"R2MAE has no posterior over latents, so {method} is undefined; use {instead}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _NegativeBinomialNLL(torch.autograd.Function):
-    """Elementwise loss; the gradient is computed with it, because both share softplus, sigmoid and lgamma's places."""
+    """Elementwise loss; the gradient is computed with it, because both use softplus, sigmoid and lgamma's places."""
 
     @staticmethod
     def forward(ctx: Any, log_mu: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
@@ -23,7 +23,8 @@ class _NegativeBinomialNLL(torch.autograd.Function):
         nll = torch.addcmul(total * softplus, x, d, value=-1.0)
         towards_mean = torch.addcmul(-x, total, d.sigmoid_())  # d nll / d log μ
         slope = softplus.mul_(theta).sub_(towards_mean)  # d nll / d log θ without digamma
-        places = x.flatten().nonzero().squeeze(1) if x.device.type == "cpu" else slice(None)  # elsewhere: no host sync
+        few = x.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere: no host sync
+        places = x.flatten().nonzero().squeeze(1) if few else slice(None)
         count = x.reshape(-1)[places]
         theta_there = theta.expand_as(x).reshape(-1)[places]
         nll.view(-1)[places] -= (count + theta_there).lgamma() - theta_there.lgamma() - (count + 1).lgamma()

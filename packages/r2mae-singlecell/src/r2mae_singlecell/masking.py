@@ -17,8 +17,8 @@ def hidden_columns(n_genes: int, ratio: float, generator: torch.Generator, candi
         n_genes: genes of the model.
         ratio: fraction of the candidates to hide.
         generator: source of randomness; its device is the result's.
-        candidates: int64 indices of the genes that may be hidden; None: all. Genes that a query data set lacks are no
-            candidates: they are hidden in any case, and there is nothing to compare a prediction with.
+        candidates: int64 indices of the genes that may be hidden; None: all. Genes that a query data set lacks are
+            not candidates: they are hidden in any case, and there is nothing to compare a prediction with.
 
     Returns:
         (n_hidden,) int64, ascending.
@@ -35,7 +35,7 @@ def gene_folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:
     Args:
         n_genes: genes of the model.
         ratio: fraction hidden in one pass, in (0, 1].
-        seed: of the split.
+        seed: seed for the split.
 
     Returns:
         ceil(1 / ratio) groups, at most `n_genes`; int64 indices on the CPU.
@@ -44,7 +44,7 @@ def gene_folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:
         ValueError: the ratio is not in (0, 1].
     """
     if not 0.0 < ratio <= 1.0:
-        raise ValueError(f"mask_ratio must lie in (0, 1] to hide every gene once, got {ratio}")
+        raise ValueError(f"mask_ratio must be in (0, 1] to hide every gene once, got {ratio}")
     n_folds = min(math.ceil(1.0 / ratio - 1e-9), n_genes)
     order = torch.randperm(n_genes, generator=torch.Generator().manual_seed(seed))
     return [fold.sort().values for fold in order.tensor_split(n_folds)]

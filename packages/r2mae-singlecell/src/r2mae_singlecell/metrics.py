@@ -1,4 +1,4 @@
-"""What a probe's answers are worth: over cells, and over donors (C.8)."""
+"""Metrics of a probe's predictions: over cells, and over donors (C.8)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def balanced_accuracy(y: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def macro_auroc(y: np.ndarray, probabilities: np.ndarray, classes: np.ndarray) -> float:
-    """Return the mean one-vs-rest area under the ROC curve over the classes that `y` has, and has not alone.
+    """Return the mean one-vs-rest area under the ROC curve over the classes in `y`.
 
     Args:
         y: (n,) true classes.

@@ -1,4 +1,4 @@
-"""The masked autoencoder of gene expression (paper, C.8): a pure network, also an scvi-tools module."""
+"""The masked autoencoder of gene expression (paper, C.8): the network alone, also an scvi-tools module."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -96,7 +96,7 @@ class MaskedAutoencoder(BaseModuleClass):
         log_mu = logits.index_select(1, columns) - logits.logsumexp(1, keepdim=True) + log_library
         return negative_binomial_nll(log_mu, self.log_theta[columns], x.index_select(1, columns))
 
-    # From here on: what scvi-tools' models ask of a module.
+    # From here on: what scvi-tools' models expect of a module.
 
     def _covariates(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
         batch, cats = tensors[REGISTRY_KEYS.BATCH_KEY].long(), tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)

@@ -1,37 +1,31 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import Device, Precision, RatioSampler
+from r2mae_core import Device, Precision, PretrainOptions, RatioSampler, RunOptions
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(RunOptions):
     """R2MAE against fixed ratios, scVI and PCA on 700 real blood cells."""
 
-    n_seeds: int = 3
-    """Seeds per method."""
-    epochs: int = 60
-    """Epochs of pretraining."""
-    batch_size: int = 64
-    """Samples (cells) of an optimizer step."""
     n_hidden: int = 128
     """Width of the hidden layers."""
     n_latent: int = 64
     """Width of the latent space."""
-    device: Device = "auto"
-    """Where to compute."""
-    out: Path | None = None
-    """Run folder; default runs/r2mae-singlecell-demo-TIME."""
-    progress: bool = True
-    """Show a progress bar."""
+    epochs: int = 60
+    """Passes over the data."""
+    batch_size: int = 64
+    """Cells of an optimizer step."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds for initialisation, masks and data order; each method is trained once with each."""
 
 
 @dataclass(frozen=True)
 class Simulate:
-    """Write a made-up atlas with known truth, in the layout of a real one."""
+    """Write a simulated atlas with known truth, in the layout of a real one."""
 
     layout: Literal["hlca", "seaad", "seaad-allen"] = "hlca"
     """Columns and counts as in the Human Lung Cell Atlas, or as in SEA-AD from CELLxGENE or the Allen Institute."""
@@ -44,13 +38,13 @@ class Simulate:
     n_types: int = 8
     """Cell types."""
     donor_effect: float = 0.2
-    """Strength of what is a donor's own."""
+    """Strength of the effect of each donor."""
     age_effect: float = 0.12
     """Strength of the age programme."""
     disease_effect: float = 0.35
     """Strength of the disease programmes."""
     seed: int = 0
-    """Of all that is drawn."""
+    """Seed for everything that is drawn."""
     out: Path | None = None
     """The h5ad file to write; default runs/r2mae-singlecell-simulate-TIME.h5ad."""
 
@@ -62,7 +56,7 @@ class Prepare:
     source: Path
     """An h5ad file or zarr store, of any size."""
     preset: Literal["auto", "hlca", "seaad", "seaad-allen", "none"] = "auto"
-    """auto: by the columns; none: name the columns."""
+    """auto: recognised by the columns; none: give the columns below."""
     counts: str | None = None
     """Place of the raw counts in the file, such as X, raw/X or layers/counts."""
     donor: str | None = None
@@ -80,7 +74,7 @@ class Prepare:
     min_genes: int | None = None
     """Drop cells with fewer non-zero variable genes; default: the preset's (20 for HLCA)."""
     target_sum: float | None = None
-    """Total of a cell in the choice of genes; default: the median, as in scanpy."""
+    """Total to which cells are normalised before genes are selected; default: the median, as in scanpy."""
     out: Path | None = None
     """The h5ad file to write; default runs/r2mae-singlecell-prepare-TIME.h5ad."""
     progress: bool = True
@@ -88,56 +82,46 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(PretrainOptions):
     """Pretrain the masked autoencoder on a prepared file."""
 
     data: Path
-    """What prepare wrote."""
+    """The file that prepare wrote."""
+    _: KW_ONLY
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
     a sampler."""
-    seed: int = 0
-    """Of start, masks, dropout and order."""
-    epochs: int = 50
-    """Passes over the data."""
-    batch_size: int = 400
-    """Samples (cells) of an optimizer step, over all devices."""
+    ratio_per: Literal["step", "micro_batch"] = "step"
+    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    scale_curriculum: bool = True
+    """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of this training."""
     n_hidden: int = 1024
     """Width of the hidden layers."""
     n_latent: int = 512
     """Width of the latent space."""
+    epochs: int = 50
+    """Passes over the data."""
+    batch_size: int = 400
+    """Cells of an optimizer step, over all devices; at most the number of training cells."""
+    micro_batch_size: int | None = None
+    """Cells that one device computes at once, with a batch norm of their own; default: its whole share of the batch."""
     lr: float = 1e-3
     """Adam's learning rate."""
     weight_decay: float = 1e-4
     """Adam's weight decay."""
     eps: float = 1e-8
     """Adam's epsilon."""
-    scale_curriculum: bool = True
-    """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of this training."""
-    log_every: int = 20
-    """Optimizer steps between two lines of the log."""
-    precision: Precision = "auto"
-    """auto: bf16-mixed on a GPU, float32 on a CPU."""
-    device: Device = "auto"
-    """Where to compute."""
-    devices: int = 1
-    """How many of them on each machine."""
-    nodes: int = 1
-    """Machines; start the command on each with torchrun or SLURM."""
-    out: Path | None = None
-    """Run folder; default runs/r2mae-singlecell-pretrain-TIME. An interrupted run goes on there."""
-    progress: bool = True
-    """Show a progress bar."""
 
 
 @dataclass(frozen=True)
 class Embed:
     """Write the embedding of every cell."""
 
-    data: Path
-    """What prepare wrote."""
     run: Path
     """Run folder that pretrain wrote."""
+    data: Path
+    """The file that prepare wrote."""
+    _: KW_ONLY
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -147,16 +131,17 @@ class Embed:
 
 @dataclass(frozen=True)
 class Probe:
-    """Read cell type, disease and age off embeddings, across donors."""
+    """Predict cell type, disease and age from embeddings, across donors."""
 
-    data: Path
-    """What prepare wrote."""
     runs: tuple[Path, ...]
     """Run folders that pretrain wrote."""
+    data: Path
+    """The file that prepare wrote."""
+    _: KW_ONLY
     baselines: tuple[str, ...] = ("log-norm", "shuffled")
     """log-norm, pca, scvi, scvi=N (latent size N), obsm:KEY (an embedding of yours), shuffled (chance)."""
     tasks: tuple[Literal["cell_type", "disease", "age"], ...] = ("cell_type", "disease", "age")
-    """What to read off."""
+    """What to predict."""
     n_splits: int = 5
     """Random divisions of the donors."""
     train_share: float = 0.5
@@ -168,7 +153,7 @@ class Probe:
     epochs: int = 50
     """Epochs of scVI."""
     seed: int = 0
-    """Of divisions, and of scVI."""
+    """Seed for the divisions of the donors, and for scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -179,22 +164,23 @@ class Probe:
 class Reconstruct:
     """Correlation of hidden genes with their prediction, at several ratios, with the same masks for every model."""
 
-    data: Path
-    """What prepare wrote."""
     runs: tuple[Path, ...]
     """Run folders that pretrain wrote."""
+    data: Path
+    """The file that prepare wrote."""
+    _: KW_ONLY
     baselines: tuple[str, ...] = ()
     """scvi, or scvi=N."""
-    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
-    """Fractions hidden."""
     genes: Literal["hidden", "all"] = "hidden"
     """Correlate over the hidden genes or over all."""
     max_cells: int = 20_000
     """Most validation cells."""
+    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
+    """Fractions hidden."""
     epochs: int = 50
     """Epochs of scVI."""
     seed: int = 0
-    """Of scVI."""
+    """Seed for scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -202,41 +188,38 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
-class Reproduce:
-    """Walk a table of the paper: schemes × seeds, ours beside the paper's. What is done already is not done again."""
+class Reproduce(RunOptions):
+    """Reproduce a table of the paper: schemes × seeds, our values beside the paper's. Finished cells are kept."""
 
     target: Literal["table4", "table6", "table7", "table8"]
     """table4: SEA-AD probes; table6: HLCA probes; table7: SEA-AD reconstruction; table8: HLCA reconstruction."""
     data: Path
-    """The prepared atlas; a simulated one shows the path, not the paper's figures."""
+    """The prepared atlas; a simulated one shows that the code runs, not the paper's figures."""
+    _: KW_ONLY
+    n_splits: int = 5
+    """Random divisions of the donors."""
+    max_cells: int = 1000
+    """Most cells of a donor."""
     schemes: tuple[str, ...] = (
         "fixed", "low", "high", "mdlm", "dynamic", "cl", "cl-k0", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0",
     )  # fmt: skip
     """Schemes of the table's rows."""
     baselines: tuple[str, ...] = ("log-norm", "scvi")
     """Rows without masks."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of start, masks, dropout and order."""
-    epochs: int = 50
-    """Passes over the data."""
-    batch_size: int = 400
-    """Samples (cells) of an optimizer step."""
     n_hidden: int = 1024
     """Width of the hidden layers."""
     n_latent: int = 512
     """Width of the latent space."""
-    n_splits: int = 5
-    """Random divisions of the donors."""
-    max_cells: int = 1000
-    """Most cells of a donor."""
+    epochs: int = 50
+    """Passes over the data."""
+    batch_size: int = 400
+    """Cells of an optimizer step."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds for initialisation, masks, dropout and data order."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
-    device: Device = "auto"
-    """Where to compute."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-singlecell-reproduce-TIME. What is done there is not done again; tables of one
-    atlas may share a folder, and so their models."""
-    progress: bool = True
-    """Show a progress bar."""
+    """Run folder; default runs/r2mae-singlecell-reproduce-TIME. Finished cells there are kept; tables of one atlas may
+    share a folder, and so their models."""

@@ -1,24 +1,27 @@
-"""Tables 4, 6, 7 and 8 of the paper as data, and `reproduce`, which walks them (section 4.2, C.8).
+"""Tables 4, 6, 7 and 8 of the paper as data, and `reproduce`, which computes them again (section 4.2, C.8).
 
 The text has no captions. That table 4 is SEA-AD and table 6 HLCA follows from their columns; that table 7 is SEA-AD and
 table 8 HLCA is inferred: CL-MAE (k=0), which the paper trained on one atlas only, is in tables 6 and 8.
 """
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from r2mae_core import (
+    Curriculum,
+    MaskDraw,
     RatioSampler,
     Record,
     RunFolder,
+    cell_name,
     device_name,
+    finished_records,
     open_run,
     precision,
-    read_records,
     report,
     resolve_device,
     resolved,
@@ -27,19 +30,15 @@ from r2mae_core import (
     scheme_name,
     seconds_of,
     stamped,
+    walk_grid,
     with_seed,
 )
 from r2mae_singlecell.baselines import BaselineSettings, scvi_predictor, train_scvi
-from r2mae_singlecell.evaluate import (
-    RANK_BY,
-    ProbeResult,
-    notes,
-    probe_baseline,
-    probe_embedding,
-    write_notes,
-)
+from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.splitter import pretraining_split
+from r2mae_singlecell.evaluate import RANK_BY, ProbeResult, notes, probe_baseline, probe_embedding, write_notes
 from r2mae_singlecell.options import Pretrain, Reproduce
-from r2mae_singlecell.pretrain import Training, load_run, pretrain, pretraining_split, read_prepared, training_of
+from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
 from r2mae_singlecell.probing import TASKS, Protocol
 from r2mae_singlecell.reconstruction import reconstruction_pearson
 
@@ -152,7 +151,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Name of its folder."""
-        return f"{self.name}-{self.seed}"
+        return cell_name(self.name, self.seed)
 
     @property
     def scheme(self) -> str:
@@ -185,55 +184,49 @@ def reproduce_command(config: Reproduce) -> None:
     over = "seeds and donor divisions" if config.target in PROBES else "seeds"
     report(run, own, RANK_BY, f"{config.target} on {config.data.name}, mean ± sd over {over}", name=config.target)
     run.write_results(finished(run))  # of every table in the folder
-    for note in dict.fromkeys(note for cell in grid(config) for note in notes(_judged(config, run, cell))):
+    for note in dict.fromkeys(note for cell in grid(config) for note in notes(_evaluation(config, run, cell))):
         say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
 
 
 def reproduce(config: Reproduce) -> RunFolder:
-    """Train and judge what is missing of a table, with a line for each cell, and return the run folder."""
+    """Train and evaluate what is missing of a table, with a line for each cell, and return the run folder."""
     adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
     # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
     free = ("target", "schemes", "baselines", "seeds", "n_splits", "max_cells")
     run = open_run("r2mae-singlecell", "reproduce", config.out, resolved(config), free=free)
-    for i, cell in enumerate(cells):
-        start, judged = time.perf_counter(), _judged(config, run, cell)
-        state = "done before"
-        if not judged.results():
-            result = _judge(config, adata, run, device, cell)
-            write_notes(judged, result.notes)
-            records = stamped(result.records, device_name(device))
-            judged.write_results(
-                [replace(r, paper=published(config.target, cell.name, r.task, r.metric)) for r in records]
-            )
-            run.write_results(finished(run))
-            state = f"{time.perf_counter() - start:.0f} s"
-        say(f"[{i + 1}/{len(cells)}] {cell.folder}: {state}")
+    for cell in cells:
+        _evaluation(config, run, cell)  # refused before anything is trained, if it was evaluated with other settings
+    measures = {cell.folder: partial(_measure, config, adata, run, device, cell) for cell in cells}
+    walk_grid(run, measures, part=config.target, tidy=lambda own: finished(run))
     return run
 
 
 def finished(run: RunFolder, target: str | None = None) -> list[Record]:
     """Return the records of all finished cells, of one table or of all that are in the folder, in the order of rows."""
     targets = (target,) if target else tuple(COLUMNS)
-    files = [file for table in targets for file in run.path.glob(f"*/{table}/results.json")]
-    rows = list(ROWS)
-
-    def place(file: Path) -> tuple[int, int, str]:
-        name = file.parts[-3].rpartition("-")[0]
-        return targets.index(file.parts[-2]), rows.index(name) if name in rows else -1, file.parts[-3]
-
-    return [record for file in sorted(files, key=place) for record in read_records(file)]
+    rows = {name: i for i, name in enumerate(ROWS)}
+    folders = (path.name for path in run.path.iterdir() if path.is_dir())
+    order = sorted(folders, key=lambda folder: (rows.get(folder.rpartition("-")[0], -1), folder))
+    return [record for table in targets for record in finished_records(run, order, table)]
 
 
-def _judged(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
+def _evaluation(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
     """Return the folder of a cell's results in this table."""
     others = {"schemes", "baselines", "seeds"} | (set() if config.target in PROBES else {"n_splits", "max_cells"})
     settings = {key: value for key, value in resolved(config).items() if key not in others}
     return RunFolder(run.path / cell.folder / config.target, settings, facts={"method": cell.name, "seed": cell.seed})
 
 
-def _judge(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell) -> ProbeResult:
-    """Measure a cell, training its model if no other table has."""
+def _measure(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell, home: Path) -> list[Record]:
+    """Evaluate a cell, training its model if no other table has."""
+    result = _evaluated(config, adata, run, device, cell)
+    write_notes(RunFolder.open(home), result.notes)
+    records = stamped(result.records, device_name(device))
+    return [replace(r, paper=published(config.target, cell.name, r.task, r.metric)) for r in records]
+
+
+def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell) -> ProbeResult:
     settings = BaselineSettings(config.epochs, config.batch_size, device=device, seed=cell.seed)
     if config.target in PROBES:
         tasks = TASKS[str(adata.uns["r2mae"]["preset"])]
@@ -253,58 +246,59 @@ def _judge(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cel
 
 def _model(config: Reproduce, adata: Any, run: RunFolder, cell: Cell) -> Any:
     """Return the trained model of a cell: another table's, if it was trained for that."""
-    folder = run.path / cell.folder / "pretrain"
-    if not (folder / "model" / "model.json").exists():
-        sizes = ("epochs", "batch_size", "n_hidden", "n_latent")
-        same = {name: getattr(config, name) for name in ("data", *sizes, "precision", "device", "progress")}
-        pretrain(Pretrain(**same, mask_ratio=cell.sampler, seed=cell.seed, out=folder))  # pyright: ignore[reportArgumentType]
-    return load_run(folder, adata, config.device)
+    options = _pretrain_options(config, cell, run.path / cell.folder / "pretrain")
+    return load_run(pretrain(options).path, adata, config.device)
+
+
+def _pretrain_options(config: Reproduce, cell: Cell, out: Path | None = None) -> Pretrain:
+    return Pretrain(
+        data=config.data,
+        mask_ratio=cell.sampler or "fixed",
+        n_hidden=config.n_hidden,
+        n_latent=config.n_latent,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=cell.seed,
+        precision=config.precision,
+        device=config.device,
+        out=out,
+        progress=config.progress,
+    )
 
 
 def _dry_run(config: Reproduce) -> None:
     """Print the grid, and what its training would cost by the time of a few steps."""
-    adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
-    training = training_of(config)
-    n_steps = training.n_steps(adata.n_obs)
+    device, cells = resolve_device(config.device), grid(config)
     say(f"{len(cells)} cells: {', '.join(dict.fromkeys(cell.name for cell in cells))}; seeds {list(config.seeds)}")
     total, seconds = 0.0, {}
     for cell in cells:
         if cell.name not in seconds:
             trained = cell.sampler is not None or cell.name.startswith("scvi")
-            seconds[cell.name] = _seconds_per_step(adata, training, device, cell) if trained else 0.0
-            minutes = seconds[cell.name] * n_steps / 60
+            n_steps, each = _cost(_pretrain_options(config, cell), device) if trained else (0, 0.0)
+            seconds[cell.name] = n_steps * each
+            minutes = seconds[cell.name] / 60
             say(f"  {cell.name}: {n_steps:,} steps, about {minutes:.1f} min of pretraining per seed")
-        total += seconds[cell.name] * n_steps
+        total += seconds[cell.name]
     say(f"About {total / 3600:.1f} h of pretraining on {device_name(device)}; evaluation comes on top.")
 
 
-def _seconds_per_step(adata: Any, training: Training, device: str, cell: Cell) -> float:
-    """Time a few steps on the first cells. scVI's are taken to cost what ours do."""
-    import torch
-
-    from r2mae_core import Curriculum, MaskDraw
-    from r2mae_singlecell.model import MaskedAutoencoder
-    from r2mae_singlecell.plan import MaskedPlan
-
-    sampler = cell.sampler or scheme("fixed", "singlecell")
-    n_columns = sampler.n_columns if isinstance(sampler, Curriculum) else 0
-    module = MaskedAutoencoder(
-        adata.n_vars, 2, n_hidden=training.n_hidden, n_latent=training.n_latent, n_columns=n_columns
-    )
-    plan = MaskedPlan(module.to(device), mask_ratio=sampler)
+def _cost(options: Pretrain, device: str) -> tuple[int, float]:
+    """Return the steps of a pretraining and the seconds of one. scVI's are taken to cost what ours do."""
+    task = SingleCells(options)
+    sampler = task.sampler()
+    plan: Any = task.build(sampler).to(device)
     plan.is_log_step = lambda: False
     optimizer = plan.configure_optimizers()
-    n = min(training.batch_size, adata.n_obs)
-    counts = np.asarray(adata.X[:n].todense(), dtype=np.float32)
-    batch = {"X": torch.from_numpy(counts).to(device), "batch": torch.zeros(n, 1, dtype=torch.long, device=device)}
-    half = precision(training.precision, device) == "bf16-mixed"
+    batch = {key: value.to(device) for key, value in task.fetch(task.cells[: task.batch_size]).items()}
+    half = precision(options.precision, device) == "bf16-mixed"
 
     def step() -> None:
         generator = torch.Generator(device).manual_seed(0)
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            loss = plan.masked_loss(batch, MaskDraw(0.3, generator, 0, 1.0 if n_columns else 0.0))
+            multiplier = 1.0 if isinstance(sampler, Curriculum) else 0.0
+            loss = plan.masked_loss(batch, MaskDraw(0.3, generator, 0, multiplier))
         loss.backward()
         optimizer.step()
 
-    return seconds_of(step, device)
+    return task.steps, seconds_of(step, device)

@@ -1,11 +1,11 @@
-"""The training plan: core's seam inside scvi-tools' trainer."""
+"""The training plan: core's `MaskedModule`, for the command line and for scvi-tools' trainer."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler, rank_and_world_size
@@ -24,8 +24,10 @@ class MaskedPlan(MaskedModule):
         mask_ratio: the scheme.
         lr: Adam's learning rate.
         weight_decay: Adam's, added to the gradient; not on the curriculum head.
-        eps: Adam's. scvi-tools' default of 0.01 would matter for the curriculum, whose multiplier acts by its sign.
-        seed: of ratios' masks and dropout.
+        eps: Adam's. scvi-tools' default of 0.01 would matter for the curriculum, whose multiplier acts through its
+            sign.
+        seed: seed for masks and dropout.
+        ratio_per: see `MaskedModule`.
         validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
         candidates: int64 indices of the genes that may be hidden; None: all.
     """
@@ -41,24 +43,33 @@ class MaskedPlan(MaskedModule):
         weight_decay: float = 1e-4,
         eps: float = 1e-8,
         seed: int = 0,
+        ratio_per: Literal["step", "micro_batch"] = "step",
         validation_ratios: Sequence[float] = VALIDATION_RATIOS,
         candidates: Tensor | None = None,
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, validation_ratios=validation_ratios)
+        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=validation_ratios)
         self.module = module
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self.candidates = candidates
         self._sum: Tensor | float = 0.0
         self._n_batches = 0
 
+    @override
+    def sharded_blocks(self) -> Iterable[nn.Module]:
+        network = self.module
+        return network.encoder, network.to_latent, network.decoder, network.to_genes
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over what is to be trained; the curriculum head has no weight decay, so it rests while frozen."""
+        """Return Adam over what is to be trained; no weight decay on the curriculum head, so it stays as it is while frozen."""
         head = set(self.module.curriculum.parameters()) if self.module.curriculum is not None else set()
         wanted = [p for p in self.module.parameters() if p.requires_grad]
         groups = [{"params": [p for p in wanted if p not in head], "weight_decay": self.weight_decay}]
         if head:
             groups.append({"params": [p for p in wanted if p in head], "weight_decay": 0.0})
-        return torch.optim.Adam(groups, lr=self.lr, eps=self.eps, fused=True)
+        optimizer = torch.optim.Adam(groups, lr=self.lr, eps=self.eps, fused=True)
+        # Otherwise Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+        return optimizer
 
     def n_samples(self, batch: dict[str, Any]) -> int:
         """Return the cells of a batch."""
@@ -97,7 +108,7 @@ class MaskedPlan(MaskedModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss under scvi-tools' names, and stop if it is not a number."""
+        """Log the epoch's mean loss under scvi-tools' names, and stop if it is NaN or infinite."""
         self.check_finite()
         loss = torch.as_tensor(self._sum) / max(self._n_batches, 1)
         self._sum, self._n_batches = 0.0, 0

@@ -1,157 +1,181 @@
 """Pretraining from a prepared file into a run folder."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scvi
+import torch
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+from typing_extensions import override
 
 from r2mae_core import (
     Curriculum,
+    HeldOutLoss,
+    InOrder,
+    MaskedModule,
+    Modality,
     RatioSampler,
+    ResumableLoader,
     RunFolder,
+    StepOrder,
     UserError,
-    device_name,
-    micro_batch_size,
-    open_run,
-    precision,
+    quiet_lightning,
     resolve_device,
-    resolved,
-    sampler_from_config,
-    sampler_to_config,
-    say,
-    scheme_name,
-    stamped,
+    run_pretraining,
     unfinished,
+    without_prefix,
+)
+from r2mae_singlecell.data.counts import CountMatrix
+from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.splitter import (
+    batch_maker,
+    check_training_cells,
+    covariate_tensors,
+    pretraining_split,
 )
 from r2mae_singlecell.options import Pretrain
+from r2mae_singlecell.plan import MaskedPlan
+from r2mae_singlecell.r2mae import R2MAE
+from r2mae_singlecell.reconstruction import held_out_loss
 
 PAPER_STEPS = 243_000
 """Steps of the paper's HLCA run (2,161,082 cells, 90 %, batches of 400, 50 epochs), to which its marks belong."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """How to train, without the data and the scheme; the defaults are the paper's where it names them."""
-
-    epochs: int = 50
-    batch_size: int = 400
-    """Of an optimizer step, over all devices."""
-    n_hidden: int = 1024
-    n_latent: int = 512
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    eps: float = 1e-8
-    log_every: int = 20
-    precision: str = "auto"
-    device: str = "auto"
-    devices: int = 1
-    """On each machine."""
-    nodes: int = 1
-    scale_curriculum: bool = True
-    """Let the curriculum's marks (5,000 steps frozen, fall from 30,000 to 120,000) shrink with the training."""
-
-    def n_steps(self, n_cells: int) -> int:
-        """Return the optimizer steps of a training on the split of so many cells."""
-        n_train = len(pretraining_split(n_cells)[0])
-        return max(n_train // min(self.batch_size, n_train), 1) * self.epochs
-
-    def sampler(self, mask_ratio: RatioSampler, n_cells: int) -> RatioSampler:
-        """Return the sampler that such a training uses."""
-        return scaled_curriculum(mask_ratio, self.n_steps(n_cells)) if self.scale_curriculum else mask_ratio
-
-
-def pretrain_run(
-    adata: Any,
-    mask_ratio: RatioSampler,
-    run: RunFolder,
-    training: Training,
-    *,
-    task: str,
-    seed: int = 0,
-    progress: bool = True,
-) -> Any:
-    """Train one model to the end, from the run's last checkpoint if there is one.
-
-    The run folder gets `model/` and `results.json`, the loss of hidden genes at fixed ratios in the cells held out.
-
-    Args:
-        adata: prepared counts, in memory or backed, with `batch` in `obs`.
-        mask_ratio: the scheme.
-        run: the run folder.
-        training: sizes and settings.
-        task: the data set's name in the records.
-        seed: of start, masks, dropout and order. The cells held out are the same for every seed.
-        progress: show a progress bar.
+def pretrain(config: Pretrain) -> RunFolder:
+    """Pretrain a model on a prepared file.
 
     Returns:
-        The trained `R2MAE`.
+        The run folder: `model/`, and `results.json` with the loss of hidden genes in cells held out.
 
     Raises:
-        UserError: the batch cannot be shared by the devices, the run was interrupted, or what `R2MAE.train` refuses.
+        UserError: what `run_pretraining` and `read_prepared` refuse.
     """
-    import scvi
+    return run_pretraining(SingleCells, config)
 
-    from r2mae_core import StepProgress, Throughput, interrupted, matrix_products, quiet_lightning
-    from r2mae_singlecell.checkpoints import StepCount
-    from r2mae_singlecell.r2mae import R2MAE
-    from r2mae_singlecell.reconstruction import held_out_loss
 
-    device, world_size = resolve_device(training.device), training.devices * training.nodes
-    on_each = micro_batch_size(None, training.batch_size, world_size, largest=training.batch_size)
-    scvi.settings.verbosity = 30  # warnings
-    R2MAE.setup_anndata(adata, batch_key="batch" if "batch" in adata.obs else None)
-    train, validation = pretraining_split(adata.n_obs)
-    steps = StepCount()
-    callbacks: list[Any] = [steps, Throughput(min(training.batch_size, len(train)), unit="cells")]
-    with quiet_lightning(), matrix_products(device):
-        scvi.settings.seed = seed
-        model = R2MAE(
-            adata,
-            n_hidden=training.n_hidden,
-            n_latent=training.n_latent,
-            mask_ratio=training.sampler(mask_ratio, adata.n_obs),
+def pretrain_command(config: Pretrain) -> None:
+    """Run `r2mae-singlecell pretrain`."""
+    run_pretraining(SingleCells, config, talk=True)
+
+
+class SingleCells(Modality[Pretrain, R2MAE]):
+    """What is special to the pretraining of single cells."""
+
+    program, name, unit = "r2mae-singlecell", "singlecell", "cells"
+    has_curriculum, marker = True, "model.json"
+
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__(config)
+        scvi.settings.verbosity = 30  # warnings
+        self.adata = self.opened()
+        R2MAE.setup_anndata(self.adata, batch_key="batch" if "batch" in self.adata.obs else None)
+        self.cells, self.validation = pretraining_split(self.adata.n_obs)
+        self.n_samples = check_training_cells(len(self.cells))
+
+    def opened(self) -> Any:
+        """Return the counts as AnnData."""
+        return read_prepared(self.config.data)
+
+    @property
+    @override
+    def batch_size(self) -> int:
+        return min(self.config.batch_size, self.n_samples)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the training."""
+        return self.config.epochs * (self.n_samples // self.batch_size)
+
+    @override
+    def micro_batch_size(self, device: str) -> int:
+        size = super().micro_batch_size(device)
+        if size < 2:
+            raise UserError("micro-batches of one cell are too small: batch norm needs two or more")
+        return size
+
+    @override
+    def build(self, sampler: RatioSampler) -> MaskedModule:
+        config = self.config
+        if config.scale_curriculum:
+            sampler = scaled_curriculum(sampler, self.steps)
+        self.model = self.untrained(sampler)
+        if config.compile:
+            self.model.module.hidden_nll = torch.compile(self.model.module.hidden_nll)
+        return MaskedPlan(
+            self.model.module,
+            mask_ratio=sampler,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            eps=config.eps,
+            seed=config.seed,
+            ratio_per=config.ratio_per,
         )
-        try:
-            model.train(
-                max_epochs=training.epochs,
-                batch_size=on_each,
-                accelerator={"cuda": "gpu"}.get(device, device),
-                devices=training.devices,
-                num_nodes=training.nodes,
-                strategy="ddp" if world_size > 1 else "auto",
-                precision=precision(training.precision, device),
-                resume=run.path,
-                plan_kwargs={
-                    "lr": training.lr,
-                    "weight_decay": training.weight_decay,
-                    "eps": training.eps,
-                    "seed": seed,
-                },
-                datasplitter_kwargs={"external_indexing": [train, validation, np.array([], dtype=int)]},
-                check_val_every_n_epoch=max(training.epochs // 10, 1),
-                enable_progress_bar=False,
-                log_every_n_steps=training.log_every,
-                callbacks=[*callbacks, StepProgress()] if progress else callbacks,
-            )
-        except (KeyboardInterrupt, SystemExit):
-            raise interrupted(run, steps.step) from None
-        trainer: Any = model.trainer  # pyright: ignore[reportAttributeAccessIssue]  scvi-tools sets it in train
-        if trainer.is_global_zero:
-            model.export(run.path / "model")
-            records = held_out_loss(
-                model, validation, task=task, scheme=scheme_name(mask_ratio, "singlecell"), seed=seed
-            )
-            run.write_results(stamped(records, device_name(device)))
-        trainer.strategy.barrier()
-    return model
 
+    def untrained(self, sampler: RatioSampler) -> R2MAE:
+        """Return the model with the weights that it starts from."""
+        with quiet_lightning():
+            scvi.settings.seed = self.config.seed
+        return R2MAE(self.adata, n_hidden=self.config.n_hidden, n_latent=self.config.n_latent, mask_ratio=sampler)
 
-def pretraining_split(n_cells: int, seed: int = 0, train_size: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cells to train and to validate on (paper, C.8: 90 % and 10 %)."""
-    order = np.random.default_rng([seed, 9]).permutation(n_cells)
-    n_train = max(round(train_size * n_cells), 1)
-    return np.sort(order[:n_train]), np.sort(order[n_train:])
+    @override
+    def title(self, module: Any) -> str:
+        config, adata = self.config, self.adata
+        size = f"{adata.n_obs:,} cells × {adata.n_vars:,} genes"
+        return f"a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size})"
+
+    @override
+    def held_out(self, micro_batch_size: int) -> InOrder | None:
+        if not len(self.validation):
+            return None
+        return InOrder(self.validation, micro_batch_size, lambda cells: self.fetch(cells))
+
+    @override
+    def loader(self, order: StepOrder, device: str) -> ResumableLoader:
+        return ResumableLoader(order, lambda positions: self.fetch(self.cells[positions]))
+
+    @cached_property
+    def fetch(self) -> Callable[[np.ndarray], dict[str, Any]]:
+        """Turns cells' indices into a batch. Made at the first batch, when each rank knows its GPU."""
+        manager: Any = self.model.adata_manager
+        counts = CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(resolve_device(self.config.device))
+        return batch_maker(counts, covariate_tensors(manager))
+
+    @override
+    def flops(self, module: Any, mask_ratio: float) -> float:
+        network = module.module
+        parts = (network.encoder, network.to_latent, network.decoder, network.to_genes)
+        weights = sum(p.numel() for part in parts for p in part.parameters() if p.ndim == 2)
+        return 6.0 * weights - 2.0 * network.n_input * self.config.n_hidden  # no gradient for the counts
+
+    @override
+    def trained(self, state: dict[str, Tensor], run: RunFolder) -> R2MAE:
+        model = self.untrained(self.model.mask_ratio)  # another one: the first may be compiled, or in shards
+        model.module.load_state_dict(without_prefix(state, "module."))
+        model.module.eval()
+        model.is_trained_ = True
+        return model
+
+    @override
+    def evaluate(self, model: R2MAE, device: str) -> HeldOutLoss | None:
+        if not len(self.validation):
+            return None
+        model.to_device(device)
+        losses = held_out_loss(model, self.validation)
+        return HeldOutLoss(self.config.data.stem, losses, len(self.validation))
+
+    @override
+    def save(self, model: R2MAE, folder: Path) -> None:
+        model.export(folder)
+
+    @override
+    def next_command(self, run: RunFolder) -> str:
+        return f"r2mae-singlecell probe {run.path} {self.config.data}"
 
 
 def scaled_curriculum(sampler: RatioSampler, n_steps: int) -> RatioSampler:
@@ -166,81 +190,13 @@ def scaled_curriculum(sampler: RatioSampler, n_steps: int) -> RatioSampler:
     return replace(sampler, freeze_steps=round(sampler.freeze_steps * share), ramp=ramp)
 
 
-def read_prepared(path: Path) -> Any:
-    """Return a prepared file as AnnData in backed mode: its counts stay on disk and are memory-mapped.
-
-    Raises:
-        UserError: the file is missing, damaged, or was not prepared.
-    """
-    import anndata
-
-    if not path.exists():
-        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad --out {path}` makes one")
-    try:
-        adata = anndata.read_h5ad(path, backed="r")
-    except (OSError, KeyError, ValueError, anndata._io.utils.AnnDataReadError) as error:
-        raise UserError(f"{path} cannot be read as h5ad; is it whole? ({error})") from None
-    if "r2mae" not in adata.uns:
-        raise UserError(f"{path} was not prepared; run `r2mae-singlecell prepare {path}` first")
-    return adata
-
-
-def training_of(config: Any) -> Training:
-    """Return the training settings among a command's options."""
-    return Training(**{name: getattr(config, name) for name in Training.__dataclass_fields__ if hasattr(config, name)})
-
-
-def load_run(path: Path, adata: Any, device: str) -> Any:
-    """Return the model of a run folder.
+def load_run(path: Path, adata: Any, device: str) -> R2MAE:
+    """Return the model of a run folder, to be used with prepared data.
 
     Raises:
         UserError: the folder holds no finished model.
     """
-    import scvi
-
-    from r2mae_singlecell.r2mae import R2MAE
-
     scvi.settings.verbosity = 30
-    if not (path / "model" / "model.json").exists():
+    if not (path / "model" / SingleCells.marker).exists():
         raise unfinished(path)
     return R2MAE.from_export(path / "model", adata, device=resolve_device(device))
-
-
-def pretrain(config: Pretrain) -> RunFolder:
-    """Pretrain a model on a prepared file.
-
-    Returns:
-        The run folder: `model/`, and `results.json` with the loss of hidden genes in cells held out.
-
-    Raises:
-        UserError: what `pretrain_run` refuses, or the file was not prepared.
-    """
-    return _pretrain(config, read_prepared(config.data), _sampler(config))
-
-
-def _sampler(config: Pretrain) -> RatioSampler:
-    return sampler_from_config(config.mask_ratio, "singlecell", config.seed)
-
-
-def _pretrain(config: Pretrain, adata: Any, sampler: RatioSampler) -> RunFolder:
-    settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler)}
-    n_processes = config.devices * config.nodes
-    run = open_run("r2mae-singlecell", "pretrain", config.out, settings, n_processes=n_processes)
-    training = training_of(config)
-    pretrain_run(adata, sampler, run, training, task=config.data.stem, seed=config.seed, progress=config.progress)
-    return run
-
-
-def pretrain_command(config: Pretrain) -> None:
-    """Run `r2mae-singlecell pretrain`."""
-    adata, sampler = read_prepared(config.data), _sampler(config)
-    used = training_of(config).sampler(sampler, adata.n_obs)
-    size = f"{adata.n_obs:,} cells × {adata.n_vars:,} genes"
-    say(
-        f"Pretraining a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size}), "
-        f"ratio {used.describe()}, on {device_name(resolve_device(config.device))}"
-    )
-    run = _pretrain(config, adata, sampler)
-    losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
-    say(f"Loss per hidden gene in cells held out, by the share hidden: {losses}")
-    say(f"Done: {run.path} (results.json, model/). Next: r2mae-singlecell probe {config.data} {run.path}")

@@ -1,7 +1,7 @@
-"""Probing across donors: who is trained and tested on, and linear probes with the paper's grid searches (C.8).
+"""Probing across donors: the division of the donors, and linear probes with the paper's grid searches (C.8).
 
-The grid searches take exact short cuts; their results are GridSearchCV's. Ridge: one eigendecomposition per fold serves
-every penalty. Logistic: each penalty starts from the solution of the one before. Folds hold whole donors apart.
+The grid searches take exact short cuts; their results are GridSearchCV's. Ridge: one eigendecomposition per fold for
+every penalty. Logistic: each penalty starts from the solution of the one before. No donor is in two folds.
 """
 
 import warnings
@@ -26,7 +26,7 @@ N_FOLDS = 5
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to read off an embedding."""
+    """One thing to predict from an embedding."""
 
     name: str
     """Also the column of `obs`."""
@@ -51,16 +51,16 @@ class Protocol:
     n_splits: int = 5
     """Random divisions of the donors; the paper shows one."""
     train_share: float = 0.5
-    """Share of the donors to train on; the paper's is lost."""
+    """Share of the donors to train on; the paper does not state its share."""
     max_cells: int = 1000
-    """Most cells of a donor, in training and in test; the paper's is lost."""
+    """Most cells of a donor, in training and in test; the paper does not state its number."""
     standardize: bool = True
-    """Scale features by the training cells' mean and deviation, so that the grids mean the same to every method."""
+    """Scale features by the training cells' mean and deviation, so that the grids mean the same for every method."""
     n_folds: int = N_FOLDS
     shuffle_labels: bool = False
-    """Give training donors each other's labels: what is left is chance."""
+    """Shuffle the labels among the training donors: the result is chance level."""
     seed: int = 0
-    """Of divisions and samples; every method gets the same."""
+    """Seed for divisions and samples; every method gets the same."""
 
 
 def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -
     usable = ~obs["is_reference"].to_numpy(bool) if "is_reference" in obs else np.ones(len(obs), bool)
     labelled = usable & obs[task.name].notna().to_numpy()
     if not labelled.any():
-        raise UserError(f"no cell has a {task.name}")
+        raise UserError(f"no cell has a value in {task.name!r}")
     donors = obs["donor"].astype(str).to_numpy()
     names = np.unique(donors[usable])
     n_train = round(protocol.train_share * len(names))
@@ -91,7 +91,9 @@ def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -
     in_training = np.fromiter((donor in training for donor in donors), bool, len(donors))
     train, test = np.flatnonzero(chosen & in_training), np.flatnonzero(chosen & ~in_training)
     if not len(train) or not len(test):
-        raise UserError(f"all cells with a {task.name} are on one side of the donors' division; give more donors")
+        raise UserError(
+            f"all cells with a value in {task.name!r} are on one side of the division of the donors; give more donors"
+        )
     return train, test
 
 
@@ -104,19 +106,19 @@ def measure(
     train: np.ndarray,
     test: np.ndarray,
 ) -> tuple[dict[str, tuple[float, int]], str]:
-    """Fit a probe to the training cells and judge it on the test cells.
+    """Fit a probe to the training cells and evaluate it on the test cells.
 
     Args:
         embedding: (cells, features), dense or sparse.
         obs: standard columns of the same cells.
-        task: what to read off.
+        task: what to predict.
         protocol: how.
         split: which division of the donors.
         train: indices of the training cells.
-        test: of the test cells.
+        test: indices of the test cells.
 
     Returns:
-        Metric → (value, n), and a note on what was special.
+        Metric → (value, n), and a note, which may be empty.
     """
     X, X_test = dense(embedding[train]), dense(embedding[test])
     if protocol.standardize:
@@ -158,7 +160,7 @@ def dense(X: Any) -> np.ndarray:
 
 
 def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.ndarray:
-    """Shuffle what belongs to donors among the donors, and cell types among the cells."""
+    """Shuffle labels of donors among the donors, and cell types among the cells."""
     rng = np.random.default_rng(seed)
     if task.name == "cell_type":
         return rng.permutation(y)
@@ -266,7 +268,7 @@ def fit_logistic(
         Cs: inverse penalties, ascending.
         n_folds: folds.
         max_iter: most iterations of each fit.
-        tol: where a fit stops.
+        tol: tolerance at which a fit stops.
 
     Raises:
         UserError: there are fewer donors than folds, or only one class.

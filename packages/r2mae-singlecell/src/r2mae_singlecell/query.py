@@ -12,7 +12,7 @@ from r2mae_singlecell.checks import check_genes
 
 logger = logging.getLogger(__name__)
 MISSING = "r2mae_missing"
-"""Column of a query's `var`: genes that the reference has and the query lacks."""
+"""Column of a query's `var`: marks genes that the reference has and the query lacks."""
 
 
 class QueryMixin(ArchesMixin):
@@ -32,12 +32,12 @@ class QueryMixin(ArchesMixin):
         """Give a query the reference's genes in its order. Missing genes are treated as hidden ones.
 
         A missing gene is a column of zeros, which is what a hidden gene is in training: the model was trained for it.
-        `adata.var["r2mae_missing"]` says which they are, and training on the query leaves them out of the loss.
+        `adata.var["r2mae_missing"]` marks them, and training on the query leaves them out of the loss.
 
         Args:
             adata: the query.
             reference_model: a model, or the folder of a saved one.
-            return_reference_var_names: only return the reference's genes.
+            return_reference_var_names: return only the reference's genes.
             inplace: change `adata`, or return a new one.
         """
         names: Any = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)

@@ -35,28 +35,28 @@ from r2mae_core import (
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts
 from r2mae_singlecell.data.splitter import CountSplitter
-from r2mae_singlecell.export import ExportMixin
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plan import MaskedPlan
 from r2mae_singlecell.query import QueryMixin
+from r2mae_singlecell.weights import ExportMixin
 
 
 class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
 
     Args:
-        adata: registered with `R2MAE.setup_anndata`; None for a model that is loaded or trained by a data module.
-        registry: of a data module, or of a loaded model.
-        n_hidden: width of the hidden layers. The paper's widths are lost; 1024 and 512 are our choice.
+        adata: registered with `R2MAE.setup_anndata`; None for a model that is loaded, or trained with a data module.
+        registry: that of a data module, or of a loaded model.
+        n_hidden: width of the hidden layers. The paper does not state its widths; 1024 and 512 are our choice.
         n_latent: width of the latent space.
         n_layers: hidden layers of the encoder.
         dropout_rate: dropout in the hidden layers; the paper names none.
         mask_ratio: a scheme's name ("r2mae", "fixed", "mdlm", "dynamic", "r2mae+cl", …), a number, or a sampler.
-        curriculum: learn loss weights besides: "easy-to-hard" (the paper's CL) or "k0" (its CL (k=0)). A fixed ratio
-            becomes CL-MAE, a range becomes R2MAE + CL with ten ratios. A scheme such as "r2mae+cl" says it already.
-        datamodule: of scvi-tools, in place of `adata`.
+        curriculum: learn loss weights too: "easy-to-hard" (the paper's CL) or "k0" (its CL (k=0)). A fixed ratio
+            becomes CL-MAE, a range becomes R2MAE + CL with ten ratios. A scheme such as "r2mae+cl" has one already.
+        datamodule: a data module of scvi-tools, in place of `adata`.
 
     Example:
         >>> R2MAE.setup_anndata(adata, layer="counts", batch_key="batch")  # doctest: +SKIP
@@ -129,7 +129,7 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Say where counts and covariates are, as for scvi-tools' `SCVI`.
+        """Register where counts and covariates are, as for scvi-tools' `SCVI`.
 
         Args:
             adata: cells × genes.
@@ -178,24 +178,24 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         """Train the model.
 
         Args:
-            max_epochs: epochs; None: scvi-tools' heuristic by the number of cells. The paper's is 50.
+            max_epochs: epochs; None: scvi-tools' heuristic by the number of cells. The paper trains for 50.
             accelerator: "auto", "cpu", "gpu", …
             devices: which or how many of them.
             train_size: share of the cells to train on; None: 0.9, the paper's.
             validation_size: share to validate on; None: the rest.
             shuffle_set_split: split at random.
             batch_size: cells a step.
-            early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it are understood.
+            early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it apply.
             datasplitter_kwargs: further arguments of the split, such as `external_indexing`.
             plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios` of `MaskedPlan`.
-            datamodule: of scvi-tools, for a model made without AnnData.
+            datamodule: a data module of scvi-tools, for a model made without AnnData.
             precision: Lightning's name, such as "bf16-mixed".
             resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
-                training goes on from there, and ends as if it had never stopped.
+                training resumes from there, and ends as if it had never stopped.
             **trainer_kwargs: of scvi-tools' and Lightning's trainer.
 
         Raises:
-            UserError: the checkpoint is damaged, the loss is not a number, or there are too few cells.
+            UserError: the checkpoint is damaged, the loss is NaN or infinite, or there are too few cells.
         """
         seed = int(scvi.settings.seed or 0)
         plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
@@ -244,7 +244,7 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         """Return the latent of every cell, (cells, n_latent), from uncorrupted counts.
 
         Args:
-            adata: of the same genes; None: the training data.
+            adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
             batch_size: cells at a time.
             dataloader: batches of a data module, in place of `adata`.
@@ -258,15 +258,15 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
 
     @torch.no_grad()
     def recalibrate_batch_norm(self, mask_ratio: float = 0.0, batch_size: int = 400, seed: int = 0) -> None:
-        """Compute the running statistics of batch norm anew, on the training cells at one mask ratio.
+        """Recompute the running statistics of batch norm, on the training cells at one mask ratio.
 
-        Training gathers them at the ratios of the scheme, but embeddings are made of uncorrupted cells, and genes are
-        imputed at other ratios. The paper does not do this; it is off unless you call it.
+        Training collects them at the ratios of the scheme, but embeddings are made from uncorrupted cells, and genes
+        are imputed at other ratios. The paper does not do this; it is off unless you call it.
 
         Args:
             mask_ratio: fraction hidden; 0 for embeddings.
             batch_size: cells at a time.
-            seed: of the masks.
+            seed: seed for the masks.
         """
         norms = [layer for layer in self.module.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
         momenta = [layer.momentum for layer in norms]
@@ -285,12 +285,12 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
 
 
 def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:
-    """Return the sampler that was asked for, with learned loss weights if `curriculum` says so.
+    """Return the sampler that was asked for, with learned loss weights if `curriculum` is given.
 
     Args:
         mask_ratio: what `r2mae_core.sampler_from_config` understands.
         curriculum: "easy-to-hard", "k0" or None.
-        seed: of the draws, where `mask_ratio` gives none.
+        seed: seed for the draws, if `mask_ratio` gives none.
 
     Raises:
         UserError: the scheme is unknown, or has no form with a curriculum.

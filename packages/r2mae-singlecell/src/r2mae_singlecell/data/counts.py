@@ -10,11 +10,11 @@ from torch import Tensor
 from r2mae_core import UserError
 from r2mae_singlecell.data.gather import column_type, gathered_rows
 
-GPU_SHARE = 0.5  # of the free memory that the counts may take; the rest is the network's
+GPU_SHARE = 0.5  # share of the free memory that the counts may take; the rest is for the network
 
 
 class SparseRows(NamedTuple):
-    """Rows of a sparse matrix, compact for the way to the device."""
+    """Rows of a sparse matrix, compact for the transfer to the device."""
 
     lengths: Tensor
     """(cells,) non-zeros of each row."""
@@ -68,7 +68,7 @@ class CountMatrix:
         return self.csr.data.nbytes + self.csr.indices.nbytes + self.csr.indptr.nbytes
 
     def to(self, device: torch.device | str) -> "CountMatrix":
-        """Keep columns and counts on the device, if it is a GPU with room for them; otherwise rows travel there."""
+        """Keep columns and counts on the device, if it is a GPU with room for them; otherwise rows are sent there."""
         device = torch.device(device)
         if device.type == "cuda":
             columns, values = _compact(self.csr)

@@ -1,4 +1,4 @@
-"""Real counts without a download: the blood cells that scanpy carries, turned back into integers."""
+"""Real counts without a download: the blood cells that scanpy ships, turned back into integers."""
 
 import warnings
 from importlib import resources
@@ -20,13 +20,13 @@ def load_pbmc() -> Any:
     The counts are exact: n_counts · expm1(raw.X) / 10,000 deviates from whole numbers by at most 0.08.
 
     Raises:
-        UserError: the installed scanpy no longer carries the file, or carries another one.
+        UserError: the installed scanpy no longer ships the file, or ships another one.
     """
     import anndata
 
     file = resources.files(_FILE[0]) / _FILE[1]
     if not file.is_file():
-        raise UserError(f"this scanpy carries no {_FILE[1]}; install one that does, such as scanpy 1.11")
+        raise UserError(f"this scanpy does not ship {_FILE[1]}; install one that does, such as scanpy 1.11")
     with resources.as_file(file) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is in an old form of h5ad
         source: Any = anndata.read_h5ad(path)

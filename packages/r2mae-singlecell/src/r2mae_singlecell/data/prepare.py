@@ -1,6 +1,7 @@
 """`prepare`: an atlas of any size → variable genes, checked counts, standard columns, one h5ad that is memory-mapped.
 
-The file is read in blocks of cells three times: totals, moments of the genes, writing. What is dropped is counted.
+The file is read in blocks of cells four times: totals, moments of the genes, counts per cell, writing. What is dropped
+is counted.
 """
 
 import contextlib
@@ -32,9 +33,9 @@ class Prepared:
     n_cells: int
     n_genes: int
     left_out: dict[str, int]
-    """What was left out of the file → how many; also in the file, under `uns["r2mae"]["left_out"]`."""
+    """Reason → how many cells were left out for it; also in the file, under `uns["r2mae"]["left_out"]`."""
     unlabelled: dict[str, int]
-    """Standard column → cells that have no value there; they are pretrained on, and left out of that task."""
+    """Standard column → cells without a value there; they are pretrained on, and left out of that task."""
 
 
 def prepare(config: options.Prepare) -> Prepared:
@@ -86,7 +87,7 @@ def prepare_atlas(
         preset: "hlca", "seaad", "seaad-allen", "auto" (by the columns), or "none" with `columns`.
         columns: for "none": `donor`, `batch`, `cell_type`, `disease`, `age` → column of `obs`, and `counts` → path
             of the counts; for a preset: what differs from it.
-        n_genes: variable genes to keep, by scanpy's default (dispersion of the normalised counts); the paper's is 5000.
+        n_genes: variable genes to keep, by scanpy's default (dispersion of the normalised counts); the paper: 5,000.
         min_genes: drop cells with fewer non-zero variable genes; None: the preset's (20 for HLCA).
         target_sum: total to which cells are normalised for the choice of genes; None: their median, scanpy's default.
         block: cells read at a time.
@@ -126,6 +127,25 @@ def prepare_atlas(
     return Prepared(target, atlas.name, int(keep.sum()), len(genes), skipped, unlabelled)
 
 
+def read_prepared(path: Path) -> Any:
+    """Return a prepared file as AnnData in backed mode: its counts stay on disk and are memory-mapped.
+
+    Raises:
+        UserError: the file is missing, damaged, or was not prepared.
+    """
+    import anndata
+
+    if not path.exists():
+        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad --out {path}` makes one")
+    try:
+        adata = anndata.read_h5ad(path, backed="r")
+    except (OSError, KeyError, ValueError, anndata._io.utils.AnnDataReadError) as error:
+        raise UserError(f"{path} cannot be read as h5ad; it may be incomplete ({error})") from None
+    if "r2mae" not in adata.uns:
+        raise UserError(f"{path} was not prepared; run `r2mae-singlecell prepare {path}` first")
+    return adata
+
+
 class _Counts:
     """The counts of a file, block by block."""
 
@@ -133,7 +153,7 @@ class _Counts:
         from anndata.io import sparse_dataset
 
         if path not in file:
-            raise UserError(f"{source} has no counts at {path}; name their place with --counts, such as layers/counts")
+            raise UserError(f"{source} has no counts at {path}; give their place with --counts, such as layers/counts")
         self.source, self.path, self.block = source, path, block
         self.in_raw = path.startswith("raw/")
         element = file[path]
@@ -232,7 +252,7 @@ def _layout(preset: str, columns: set[str], named: dict[str, str | None]) -> Atl
     if preset == "none":
         needed = ("donor", "batch", "cell_type", "disease", "age")
         if missing := [name for name in needed if name not in given]:
-            raise UserError(f"without a preset, name the columns: {', '.join(f'--{name}' for name in missing)}")
+            raise UserError(f"without a preset, give the columns: {', '.join(f'--{name}' for name in missing)}")
         atlas = AtlasPreset(name="none", **{"counts": "X", **given}, parse_age=numeric_age)
     elif preset == "auto":
         atlas = replace(detect(columns), **given)
@@ -249,7 +269,7 @@ def _table(file: Any, name: str, source: Path) -> pd.DataFrame:
     from anndata.io import read_elem
 
     if name not in file:
-        raise UserError(f"{source} is no AnnData file: it has no {name}")
+        raise UserError(f"{source} is not an AnnData file: it has no {name}")
     table: Any = read_elem(file[name])
     return table
 
@@ -270,6 +290,6 @@ def _opened(source: Path) -> Iterator[Any]:
     try:
         file = h5py.File(source, "r")
     except OSError as error:
-        raise UserError(f"{source} cannot be read as h5ad; is it whole? ({error})") from None
+        raise UserError(f"{source} cannot be read as h5ad; it may be incomplete ({error})") from None
     with file:
         yield file

@@ -1,4 +1,4 @@
-"""Where the atlases keep what we need: columns, counts, and the paper's rules of what is left out (C.8)."""
+"""The layouts of the atlases: columns, counts, and the paper's rules on what is left out (C.8)."""
 
 import re
 from collections.abc import Callable
@@ -127,14 +127,14 @@ def detect(columns: set[str]) -> AtlasPreset:
     """Return the preset whose columns are all there.
 
     Raises:
-        UserError: none fits, or several do.
+        UserError: no preset fits, or several do.
     """
     fitting = [preset for preset in PRESETS.values() if set(preset.columns()) <= columns]
     if len(fitting) == 1:
         return fitting[0]
     lacks = "; ".join(f"{p.name} lacks {sorted(set(p.columns()) - columns)}" for p in PRESETS.values())
     raise UserError(
-        f"the file fits no known atlas ({lacks}); name the columns yourself (--donor, --batch, --cell_type, …)"
+        f"the file fits no known atlas ({lacks}); give the columns yourself (--donor, --batch, --cell_type, …)"
         if not fitting
-        else f"the file fits several layouts ({', '.join(p.name for p in fitting)}); name one with --preset"
+        else f"the file fits several layouts ({', '.join(p.name for p in fitting)}); choose one with --preset"
     )

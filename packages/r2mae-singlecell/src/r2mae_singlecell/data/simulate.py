@@ -1,12 +1,12 @@
-"""Made-up atlases with known truth: counts of cells from donors with an age and a disease.
+"""Simulated atlases with known truth: counts of cells from donors with an age and a disease.
 
-No donor-labelled counts can be had without a download, so tests and demos of the donor-level evaluation use these. The
-logarithm of a cell's expected proportions is a sum of
+Donor-labelled counts are unavailable without a download, so tests and demos of the donor-level evaluation use these.
+The logarithm of a cell's expected proportions is a sum of
 
     gene level + cell-type programme + donor effect + batch effect + age programme · age + disease programme of its type
 
 and counts are negative binomial around it. The donor effect is what makes leakage show: a probe that has seen cells of
-a test donor recognises the donor, and knows its age. Age and disease act through programmes that all donors share, so
+a test donor recognises the donor, and with it the age. Age and disease act through programmes that all donors share, so
 a probe that has seen other donors only must learn those.
 """
 
@@ -24,7 +24,7 @@ from r2mae_singlecell import options
 Layout = Literal["hlca", "seaad", "seaad-allen"]
 LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
 ADNC = ("Not AD", "Low", "Intermediate", "High")
-AT_ONCE = 50_000  # cells drawn in one go
+AT_ONCE = 50_000  # cells drawn at a time
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Simulation:
     donor_effect: float = 0.2
     batch_effect: float = 0.2
     age_effect: float = 0.12
-    """Of the age programme, for a donor one standard deviation of age above the mean."""
+    """Effect of the age programme for a donor one standard deviation of age above the mean."""
     disease_effect: float = 0.35
     affected_types: float = 0.5
     """Fraction of the cell types that the disease changes."""
@@ -134,7 +134,7 @@ def simulate(config: options.Simulate) -> Path:
 def simulate_command(config: options.Simulate) -> None:
     """Run `r2mae-singlecell simulate`."""
     path = simulate(config)
-    say(f"{config.n_cells:,} made-up cells of {config.n_donors} donors, laid out as {config.layout}")
+    say(f"{config.n_cells:,} simulated cells of {config.n_donors} donors, laid out as {config.layout}")
     say(f"Done: {path}. Next: r2mae-singlecell prepare {path}")
 
 

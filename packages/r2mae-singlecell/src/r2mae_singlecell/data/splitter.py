@@ -1,7 +1,7 @@
-"""scvi-tools' split of the cells, with loaders that resume, know their rank, and hand out sparse rows."""
+"""scvi-tools' split of the cells, with loaders that resume, know their rank, and yield sparse rows."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 from torch import Tensor
 
-from r2mae_core import BatchOrder, ResumableLoader, UserError, rank_and_world_size
+from r2mae_core import BatchOrder, InOrder, ResumableLoader, UserError
 from r2mae_singlecell.data.counts import CountMatrix
 
 COVARIATES = (
@@ -26,11 +26,11 @@ class CountSplitter(DataSplitter):
     """A `DataSplitter` whose batches are gathered from a `CountMatrix` in the order of a `BatchOrder`.
 
     Args:
-        adata_manager: of the registered AnnData.
-        batch_size: cells a step on each device; no more than there are training cells.
-        seed: of the order of the cells.
-        device: where training happens: the counts are kept there if they fit.
-        **kwargs: those of `DataSplitter`: `train_size`, `validation_size`, `external_indexing`, …
+        adata_manager: the manager of the registered AnnData.
+        batch_size: cells of a step on each device; no more than there are training cells.
+        seed: seed for the order of the cells.
+        device: the device that trains: the counts are kept there if they fit.
+        **kwargs: arguments of `DataSplitter`: `train_size`, `validation_size`, `external_indexing`, …
 
     Raises:
         UserError: there are fewer than two training cells, which batch norm cannot work with.
@@ -43,8 +43,7 @@ class CountSplitter(DataSplitter):
             warnings.filterwarnings("ignore", message="Last batch will have a small size")  # ours leaves it out
             super().__init__(adata_manager, batch_size=batch_size, drop_last=False, **kwargs)
         super().setup()
-        if len(self.train_idx) < 2:
-            raise UserError(f"{len(self.train_idx)} training cells are too few: batch norm needs two or more")
+        check_training_cells(len(self.train_idx))
         counts = CountMatrix(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(device)
         fetch = batch_maker(counts, covariate_tensors(adata_manager))
         train_idx, val_idx = np.asarray(self.train_idx), np.asarray(self.val_idx)
@@ -54,7 +53,7 @@ class CountSplitter(DataSplitter):
         self.val_loader = InOrder(val_idx, batch_size, fetch) if len(val_idx) else None
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing: the split is made at once."""
+        """Do nothing: the constructor makes the split."""
 
     def train_dataloader(self) -> Any:
         """Return the training loader (a `ResumableLoader`), always the same one."""
@@ -65,26 +64,22 @@ class CountSplitter(DataSplitter):
         return self.val_loader if self.val_loader is not None else []
 
 
-class InOrder:
-    """Batches of given cells in their order; ranks take turns, and a rest that not every rank could share is left out.
+def check_training_cells(n: int) -> int:
+    """Return a number of training cells that batch norm can work with.
 
-    Args:
-        cells: their indices.
-        batch_size: cells a batch.
-        fetch: turns indices into a batch.
+    Raises:
+        UserError: there are fewer than two.
     """
+    if n < 2:
+        raise UserError(f"{n} training cells are too few: batch norm needs two or more")
+    return n
 
-    def __init__(self, cells: np.ndarray, batch_size: int, fetch: Callable[[np.ndarray], Any]) -> None:
-        self.parts = [cells[i : i + batch_size] for i in range(0, len(cells), batch_size)]
-        self.fetch = fetch
 
-    def __len__(self) -> int:
-        world_size = rank_and_world_size()[1]
-        return len(self.parts) // world_size if world_size > 1 else len(self.parts)
-
-    def __iter__(self) -> Iterator[Any]:
-        rank, world_size = rank_and_world_size()
-        return map(self.fetch, self.parts[rank : len(self) * world_size : world_size])
+def pretraining_split(n_cells: int, seed: int = 0, train_size: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells to train and to validate on (paper, C.8: 90 % and 10 %)."""
+    order = np.random.default_rng([seed, 9]).permutation(n_cells)
+    n_train = max(round(train_size * n_cells), 1)
+    return np.sort(order[:n_train]), np.sort(order[n_train:])
 
 
 def covariate_tensors(adata_manager: Any) -> dict[str, Tensor]:

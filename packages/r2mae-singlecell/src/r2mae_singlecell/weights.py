@@ -23,9 +23,9 @@ class ExportMixin(BaseModelClass):
 
     @classmethod
     def load(cls, dir_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load what `save` wrote. It is a pickle, as of every scvi-tools model: load only files that you trust.
+        """Load what `save` wrote. It is a pickle, as for every scvi-tools model: load only files that you trust.
 
-        The arguments are scvi-tools'. `from_export` reads models that hold nothing but numbers and text.
+        The arguments are those of scvi-tools. `from_export` reads models that hold nothing but numbers and text.
 
         Raises:
             UserError: the file is damaged.
@@ -42,7 +42,7 @@ class ExportMixin(BaseModelClass):
         """Write `model.safetensors` (weights) and `model.json` (arguments, genes, registry), and return the folder.
 
         Raises:
-            UserError: the mask-ratio sampler is not one that can be written as plain data.
+            UserError: the mask-ratio sampler cannot be written as plain data.
         """
         from safetensors.torch import save_file
 
@@ -74,7 +74,7 @@ class ExportMixin(BaseModelClass):
         Args:
             folder: holds `model.safetensors` and `model.json`.
             adata: data to use the model with; None: give it to each method.
-            device: where the network goes.
+            device: the network's device.
 
         Raises:
             UserError: a file is missing or damaged, or the genes of `adata` are not the model's.
