@@ -89,6 +89,26 @@ def test_bad_input_is_one_line_on_stderr(call, argv, message):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prepare", "sotu", "--validation=0.1"], "--validation is now written --validation_share"),
+        (["pretrain", "--corpus", "corpus"], "--corpus is now written data, the argument after pretrain"),
+        (["reproduce", "table2", "--corpus", "c"], "--corpus is now written --data (and GLUE's folder --glue)"),
+        (["demo", "--n-seeds", "3"], "--n_seeds is now written --seeds '[0,1]'"),
+    ],
+)
+def test_old_spellings_are_answered_with_the_new_ones(call, argv, message):
+    code, _, err = call(*argv)
+    assert (code, err) == (2, f"r2mae-text: {argv[0]}: {message}\n")
+
+
+def test_a_checkpoint_as_model_is_answered_with_start(call, corpus):
+    code, _, err = call("pretrain", corpus.path, "--model", "runs/mine", "--device", "cpu", "--batch_size", "16")
+    assert code == 1
+    assert err.rstrip().endswith("a checkpoint is given with --start runs/mine")
+
+
 def test_help_is_quick_and_loads_nothing_heavy():
     code = "import sys; sys.argv=['x','pretrain','--help']\nfrom r2mae_text.cli import main\n"
     code += "try: main()\nexcept SystemExit as e: assert e.code == 0\n"

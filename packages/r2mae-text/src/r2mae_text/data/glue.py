@@ -147,8 +147,8 @@ def _from_hub(name: str, split: str) -> list[dict[str, Any]]:
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"GLUE's {name} is unavailable from the hub ({reason}); give --data DIR (reproduce: --glue DIR) with {name}/train.parquet and "
-            f"{name}/{split}.parquet, or the folder of GLUE's own zip files"
+            f"GLUE's {name} is unavailable from the hub ({reason}); give --data DIR (reproduce: --glue DIR) with "
+            f"{name}/train.parquet and {name}/validation.parquet, or the folder of GLUE's own zip files"
         ) from None
 
 
