@@ -1,4 +1,4 @@
-"""`r2mae-text demo`: the whole path on small real text, every scheme side by side.
+"""`r2mae-text demo`: the whole pipeline on small real text, for every scheme.
 
 Prepares 249 presidential messages and the unlabelled film sentences, pretrains one small RoBERTa per scheme, compares
 their losses over the ratio, fine-tunes each on the rated film sentences, and draws a figure. Models are trained in
@@ -47,7 +47,7 @@ SHOWN = ("loss@0.15", "loss@0.6", "accuracy")
 
 
 def demo(config: Demo) -> RunFolder:
-    """Run the whole path, print the table, draw the figure, and return the run folder."""
+    """Run the whole pipeline, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
     run = open_run("r2mae-text", "demo", config.out, resolved(config))

@@ -14,6 +14,7 @@ from r2mae_core import (
     Record,
     RunFolder,
     adamw,
+    check_share,
     derived_seed,
     device_name,
     left_out,
@@ -165,56 +166,35 @@ def finetune(config: Finetune) -> RunFolder:
         UserError: model, task, data or device do not fit.
     """
     device = resolve_device(config.device)
+    check_share("warmup", config.warmup)
     # A run may be widened by tasks and seeds.
     run = open_run("r2mae-text", "finetune", config.out, resolved(config), free=("tasks", "seeds"))
     scheme, records = scheme_of(config.model), []
     for name in config.tasks:
         task, splits = None, {}
         for seed in config.seeds:
-            part = part_of(run.path, name, seed)
+            part = run.path / "parts" / f"{name}-{seed}.json"
             if not part.exists():
                 if task is None:
                     task, splits = load_task(name, config.data, config.text_columns)
                     if config.progress:
                         say(_described(name, splits))
-                _one(config, name, task, splits, seed, scheme, device, part)
+                write_records(part, _records(config, name, task, splits, seed, scheme, device))
             records += read_records(part)
     run.write_results(records)
     return run
 
 
-def part_of(folder: Path, task: str, seed: int) -> Path:
-    """Return the file of one fine-tuning's records; if it exists, that fine-tuning is finished."""
-    return folder / "parts" / f"{task}-{seed}.json"
-
-
-def _one(
-    config: Finetune,
-    name: str,
-    task: Task,
-    splits: dict[str, Examples],
-    seed: int,
-    scheme: str,
-    device: str,
-    part: Path,
-) -> None:
+def _records(
+    config: Finetune, name: str, task: Task, splits: dict[str, Examples], seed: int, scheme: str, device: str
+) -> list[Record]:
     start = time.perf_counter()
     scores = finetune_task(
-        config.model,
-        task,
-        splits,
-        seed,
-        epochs=config.epochs,
-        lr=config.lr,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        max_train=config.max_train,
-        device=device,
-        bf16=precision(config.precision, device) == "bf16-mixed",
+        config.model, task, splits, seed, epochs=config.epochs, lr=config.lr, warmup=config.warmup,
+        weight_decay=config.weight_decay, batch_size=config.batch_size, max_length=config.max_length,
+        max_train=config.max_train, device=device, bf16=precision(config.precision, device) == "bf16-mixed",
         progress=config.progress,
-    )
+    )  # fmt: skip
     records = [
         Record(
             name if split == "validation" else f"{name}-{split.removeprefix('validation_')}",
@@ -223,7 +203,7 @@ def _one(
         for split, values in scores.items()
         for metric, value in values.items()
     ]  # fmt: skip
-    write_records(part, stamped(records, device_name(device), time.perf_counter() - start))
+    return stamped(records, device_name(device), time.perf_counter() - start)
 
 
 def _described(name: str, splits: dict[str, Examples]) -> str:

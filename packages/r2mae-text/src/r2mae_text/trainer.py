@@ -1,4 +1,4 @@
-"""transformers' Trainer with any ratio scheme: right under accumulation, workers, epochs and resume.
+"""transformers' Trainer with any ratio scheme: correct under accumulation, workers, epochs and resuming.
 
 Needs the package accelerate, as every Trainer does.
 """
@@ -29,7 +29,7 @@ class R2MAETrainer(Trainer):
         >>> R2MAETrainer(model=model, args=arguments, train_dataset=data, data_collator=collator).train()
 
     Raises:
-        TypeError: the collator is another.
+        TypeError: the collator is not an `R2MAECollator`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -15,12 +15,12 @@ from r2mae_text.tokenizer import digest, load_tokenizer
 def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
     """Write a model and its tokenizer as a folder that transformers alone can open, whole or not at all.
 
-    Padding of the vocabulary is taken off: the logits of the real words stay what they were.
+    Padding of the vocabulary is removed; the logits of the real words do not change.
 
     Args:
         model: a masked-LM model; not changed.
         tokenizer: its tokenizer.
-        target: folder; replaced if it is there.
+        target: folder; replaced if it exists.
     """
     if model.config.vocab_size != len(tokenizer):
         model = copy.deepcopy(model)

@@ -34,7 +34,7 @@ def read_movies() -> dict[str, list[tuple[str, int]]]:
 
 
 def make_movies(sdist: Path) -> bytes:
-    """Return the bundled file's content, made from the source distribution: the sign of the mean rating is the label.
+    """Return the bundled file's content from the source distribution: the sign of the mean rating is the label.
 
     Sentences with a mean of exactly 0 are left out. The split is ours: drawn once with seed 0.
     """

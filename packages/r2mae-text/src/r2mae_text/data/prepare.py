@@ -22,8 +22,8 @@ from r2mae_text.data.sources import Piece, documents, gpt2_ids, plan_pieces
 from r2mae_text.options import Prepare
 from r2mae_text.tokenizer import digest, gpt2_table, load_tokenizer, start_and_end, train_tokenizer
 
-_TRAINING_TEXT = 64 << 20  # characters from which a tokenizer is trained: more changes little
-_BATCH = 256  # documents that the tokenizer gets at once
+_TRAINING_TEXT = 64 << 20  # characters that a tokenizer is trained on: more changes little
+_BATCH = 256  # documents that are tokenized at once
 
 
 def prepare(config: Prepare) -> Corpus:
@@ -70,7 +70,7 @@ def _tokenizer(config: Prepare, pieces: list[Piece], folder: Path) -> Any:
     scratch = folder / ".tokenizer"
     tokenizer.save_pretrained(scratch)
     scratch.rename(home)  # whole or absent
-    # Read back, because that is what every later run does: the digest must be that of the files.
+    # Read back, as in every later run: the digest must be that of the files.
     return load_tokenizer(home)
 
 
@@ -87,7 +87,7 @@ def _sample(pieces: list[Piece], text_field: str) -> Iterator[str]:
 
 
 def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) -> None:
-    """Encode the pieces that are not there yet."""
+    """Encode the missing pieces."""
     from tqdm import tqdm
 
     todo = [i for i in range(len(pieces)) if not _sidecar(folder, i).exists()]

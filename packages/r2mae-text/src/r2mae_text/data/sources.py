@@ -1,4 +1,4 @@
-"""From files to documents: which pieces of work there are, and the text in each.
+"""From files to documents: the pieces of the input, and the text in each.
 
 A piece is a part of the input that one process reads on its own. The plan depends on the input alone, so that an
 interrupted `prepare` resumes with the same pieces under any number of workers.
@@ -31,7 +31,7 @@ class Piece:
     start: int = 0
     """First byte (line, jsonl), row group (parquet), or the shard's number (hub)."""
     end: int = 0
-    """Behind the last byte or row group; the number of shards (hub)."""
+    """End (exclusive) in bytes or row groups; the number of shards (hub)."""
     size: int = 0
     """Bytes, for progress; 0 where unknown."""
 
