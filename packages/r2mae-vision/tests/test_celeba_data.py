@@ -144,7 +144,7 @@ ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
     [
         (ATTRIBUTES, None, "no list_attr_celeba.txt or list_attr_celeba.csv in"),
         (PARTITION, None, "no list_eval_partition.txt or list_eval_partition.csv in"),
-        (ATTRIBUTES, lambda t: t.replace("64\n", "65\n", 1), "line 1 says 65 images, but 64 are listed"),
+        (ATTRIBUTES, lambda t: t.replace("64\n", "65\n", 1), "line 1 announces 65 images, but 64 listed"),
         (ATTRIBUTES, lambda t: t.partition("\n")[2], "line 1: the number of images should be here, not '5_o_Clock"),
         (ATTRIBUTES, lambda t: t.replace(" Bald", "", 1), "line 2: 39 attribute names, CelebA has 40"),
         (ATTRIBUTES, lambda t: t.replace("000001.jpg -1", "000001.jpg  7", 1), "line 3: a file name and 40 values"),

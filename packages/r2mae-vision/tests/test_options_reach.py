@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from r2mae_core import MaskDraw, Record, RunFolder, StepOrder, UserError, compare, nested_masks
-from r2mae_vision import Member, MLPAutoencoder, open_encoder, open_source, pretrain_unet, save_mae
+from r2mae_vision import MaskedAutoencoder, Member, MLPAutoencoder, open_encoder, open_source, pretrain_unet, save_mae
 from r2mae_vision.celeba import paper as celeba_paper
 from r2mae_vision.celeba import pretrain as celeba_pretrain
 from r2mae_vision.data.augment import random_resized_crop
@@ -99,7 +99,7 @@ def test_pretrain_reaches_the_loader_and_the_start(pretraining):
     source, order = open_source("digits"), StepOrder(1347, 128, 32, seed=3)
     for position in (0, 5, 41):
         assert torch.equal(watch.batches[position][0], source.fetch(order.batch(position))[0])
-    model = VisionModality(CONFIG).model
+    model = MaskedAutoencoder(VisionModality(CONFIG).model.shape, seed=3)
     assert all(torch.equal(watch.start[f"model.{name}"], value) for name, value in model.state_dict().items())
     assert (watch.module.seed, watch.module.mask_ratio.ratio) == (3, 0.5)
     shape = model.shape
@@ -253,7 +253,7 @@ def test_pretrain_unet_reaches_the_training(fits, tmp_path, faces):
 
 
 def test_reproduce_reaches_pretraining_and_probe(monkeypatch, tmp_path, celeba_root):
-    """Every option of the figures' commands is one that the models or their evaluation see."""
+    """Every option of the figures' commands reaches the models or their evaluation."""
     seen = []
     for room, train, evaluate in (
         (celeba_paper, "pretrain_unet", "evaluate_unet"),

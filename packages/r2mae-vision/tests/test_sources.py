@@ -213,7 +213,7 @@ def test_a_store_that_is_not_whole(folder, tmp_path):
     out = prepare(Prepare(str(folder), image_size=8, workers=0, out=tmp_path / "store", progress=False))
     content = (out / "train" / "images.u8").read_bytes()
     (out / "train" / "images.u8").write_bytes(content[:-5])
-    with pytest.raises(UserError, match=r"is damaged: 4603 bytes of images and 24 labels, where store.json says"):
+    with pytest.raises(UserError, match=r"is damaged: 4603 bytes of images and 24 labels, but store.json states"):
         open_source(str(out))
     (out / "train" / "images.u8").write_bytes(content)
     (out / "train" / "labels.npy").unlink()

@@ -44,7 +44,7 @@ class CelebA:
     named: dict[str, str]
     """File → reason for the first few of them."""
     digest: str
-    """Of the lists and the settings: which set this is."""
+    """Digest of the lists and the settings; identifies the set."""
     _images: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def images(self, split: Split) -> Tensor:
@@ -87,7 +87,7 @@ def open_celeba(cache: Path) -> CelebA:
 def resident(images: Tensor, device: str) -> Tensor:
     """Return the images where batches are best taken from: on a GPU if half of its free memory holds them.
 
-    All of CelebA at side 64 is 2.5 GB. Where there is no room they stay on disk, mapped, and go over in batches.
+    All of CelebA at side 64 is 2.5 GB. If there is no room, they stay memory-mapped on disk and are copied in batches.
     """
     if device == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info()[0]:
         return images.to(device)
@@ -195,7 +195,7 @@ def _refuse_other(cache: Path, there: dict[str, Any], here: dict[str, Any]) -> N
 
 
 def _decode_part(task: _Task) -> int:
-    """Decode a stretch, write it whole or not at all, and return how many images it had."""
+    """Decode a stretch, write it atomically, and return how many images it had."""
     images, kept, failed, reasons = [], [], [], []
     for row, file in zip(task.rows, task.files, strict=True):
         try:

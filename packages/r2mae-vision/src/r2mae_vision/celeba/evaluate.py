@@ -112,9 +112,9 @@ def attribute_probe(
         test_features: (N', d).
         seed: for initialisation, dropout and data order.
         epochs: passes over the training set.
-        batch_size: images per step; the paper does not say (C: that of pretraining).
+        batch_size: images per step; not stated in the paper (here: that of pretraining).
         lr: Adam's learning rate.
-        dropout: rate; the paper does not say (C: 0.5).
+        dropout: rate; not stated in the paper (here: 0.5).
 
     Returns:
         (N', A) bool.

@@ -19,7 +19,7 @@ N_ATTRIBUTES = 40
 
 @dataclass(frozen=True)
 class Listing:
-    """What the two lists say: F image files, in the order of the attribute list."""
+    """Contents of the two lists: F image files, in the order of the attribute list."""
 
     files: list[str]
     names: list[str]
@@ -29,7 +29,7 @@ class Listing:
     split: np.ndarray
     """(F,) uint8: 0 train, 1 valid, 2 test."""
     digest: str
-    """Of all of the above."""
+    """Digest of all of the above."""
 
 
 def read_listing(root: Path) -> Listing:
@@ -114,7 +114,7 @@ def _read_attributes(root: Path) -> tuple[list[str], dict[str, np.ndarray], Path
             raise UserError(f"{file}, line {number}: {words[0]} is listed twice")
         rows[words[0]] = np.array([value == "1" for value in values], dtype=np.uint8)
     if announced is not None and announced != len(rows):
-        raise UserError(f"{file}: line 1 says {announced} images, but {len(rows)} are listed; the file is incomplete")
+        raise UserError(f"{file}: line 1 announces {announced} images, but {len(rows)} listed; the file is incomplete")
     if not rows:
         raise UserError(f"{file} lists no image")
     return names, rows, file

@@ -33,7 +33,7 @@ from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scal
 
 
 class UNetPretraining(MaskedModule):
-    """Lightning's view of the U-Net: batches are (B, H, W, 3) uint8, the loss is over the hidden pixels."""
+    """The Lightning module of the U-Net: batches are (B, H, W, 3) uint8, the loss is over the hidden pixels."""
 
     def __init__(self, model: UNet, sampler: RatioSampler, *, lr: float = 1e-3, seed: int = 0) -> None:
         super().__init__(sampler, seed=seed)
@@ -81,14 +81,14 @@ def pretrain_unet(
     """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
 
     Resumes from the run folder's last checkpoint if there is one, and leaves `model/` and `results.json` there: the
-    loss on validation images (test images where there are none) at fixed ratios.
+    loss on validation images (test images if there are none) at fixed ratios.
 
     Args:
         store: the prepared images.
         sampler: the ratio scheme.
         run: where metrics and checkpoints go.
         base_channels: channels of the first block; the paper has 8, 16 and 32.
-        output: "sigmoid" or "linear"; the paper does not say.
+        output: "sigmoid" or "linear"; not stated in the paper.
         epochs: passes over the training images.
         batch_size: images per step; the last incomplete batch of an epoch is left out.
         lr: Adam's learning rate.
@@ -143,7 +143,7 @@ def load_unet(run: RunFolder) -> UNet:
     """Read the model that `save_unet` wrote, in evaluation mode.
 
     Raises:
-        UserError: there is none, or the file is not one of ours.
+        UserError: there is none, or the file was not written by `save_unet`.
     """
     from safetensors import SafetensorError, safe_open
 

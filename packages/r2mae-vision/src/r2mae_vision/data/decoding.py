@@ -9,7 +9,7 @@ from r2mae_core import UserError
 
 
 class UnreadableImageError(Exception):
-    """An image file that cannot be decoded; the message says why."""
+    """An image file that cannot be decoded; the message states why."""
 
 
 def decode(file: Any, in_chans: int = 3) -> Any:

@@ -215,7 +215,7 @@ def _hugging_face(spec: str, split: str) -> ImageFiles:
 
 
 def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
-    """Yield (name, image file, label) from WebDataset shards, in their order; label -1 where there is none.
+    """Yield (name, image file, label) from WebDataset shards, in their order; label -1 if there is none.
 
     Args:
         pattern: path with braces or stars, such as "shards/train-{000..009}.tar".
@@ -240,7 +240,7 @@ def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
 
 
 def _class_number(sample: dict[str, Any]) -> int:
-    """Return the number in a sample's .cls file; -1 where there is none.
+    """Return the number in a sample's .cls file; -1 if there is none.
 
     Raises:
         UserError: it holds something else.

@@ -74,7 +74,7 @@ class ImageStore:
             raise UserError(f"{folder} is damaged ({error}); run r2mae-vision prepare again") from None
         if size != int(np.prod(shape)) or len(labels) != shape[0]:
             raise UserError(
-                f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, where store.json says {shape}; "
+                f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; "
                 "run r2mae-vision prepare again"
             )
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)

@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, atomically."""
     from safetensors.torch import save_file
 
     with atomic_path(file) as temporary:

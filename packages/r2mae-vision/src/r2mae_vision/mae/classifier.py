@@ -25,7 +25,7 @@ class Classifier(FiniteLoss):
 
     Args:
         model: timm's model.
-        spec: says mean and deviation of the pixels.
+        spec: states mean and deviation of the pixels.
         config: the options.
         seed: for all randomness in training.
     """

@@ -1,4 +1,4 @@
-"""Any ViT as an encoder: a run of ours, a file or folder of weights, a timm model, or a newly initialised one."""
+"""Any ViT as an encoder: a run, a file or folder of weights, a timm model, or a newly initialised one."""
 
 import json
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ def open_encoder(
     """Resolve what a user gave as a model.
 
     Args:
-        name: run folder or folder of ours, file of weights, folder of transformers, timm's name (its pretrained weights
+        name: run folder or its model folder, file of weights, folder of transformers, timm's name (its pretrained weights
             are fetched), or "scratch:NAME" with any of these for the same architecture, newly initialised.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.

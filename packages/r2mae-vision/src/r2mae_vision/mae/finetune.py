@@ -79,7 +79,7 @@ def eval_batches(
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Yield unchanged images (B, C, H, W) uint8, labels, and how many could not be read.
 
-    Prepared images of the model's own size are handed over as they are; others go through timm's transform.
+    Prepared images of the model's own size are returned as they are; others go through timm's transform.
     """
     shape = spec.shape
     if isinstance(source, ImageStore) and source.side == shape.image_size and crop_pct == 1.0:

@@ -1,7 +1,7 @@
 """The masked autoencoder on a timm VisionTransformer (paper, 4.1 and C.5; He et al., 2022).
 
 The encoder *is* timm's model: its weights load into `timm.create_model` and back. It sees the visible patches alone; a
-light decoder fills in the hidden ones. Two things are left out because nobody reads their result: hidden patches are
+light decoder fills in the hidden ones. Two things are left out because their result is never read: hidden patches are
 not embedded, and the decoder's last layer is computed for hidden patches only.
 """
 
@@ -134,7 +134,7 @@ class MaskedAutoencoder(nn.Module):
         shown = seen[:, self.encoder.num_prefix_tokens :] + positions[split.visible + n_cls]
         asked = decoder.mask_token + positions[split.hidden + n_cls]
         parts = [seen[:, :1] + positions[:1]] if self.has_cls else []
-        # Attention does not mind the order: hidden patches come last, so that the last layer can leave out the rest.
+        # Attention does not depend on the order: hidden patches come last, so the last layer can leave out the rest.
         return decoder(torch.cat([*parts, shown.to(asked.dtype), asked], dim=1), split.hidden.shape[1])
 
     def forward(self, images: Tensor, split: PatchSplit) -> tuple[Tensor, Tensor]:

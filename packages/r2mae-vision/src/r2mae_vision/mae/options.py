@@ -139,7 +139,7 @@ class Finetune(RunOptions):
     nodes: int = 1
     """Machines; start the command on each with torchrun or SLURM."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """ddp: the model whole on each device (auto, where there are several)."""
+    """ddp: the model whole on each device (auto, if there are several)."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False

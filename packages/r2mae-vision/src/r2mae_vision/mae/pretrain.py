@@ -163,7 +163,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
 
 
 class MaskedImageModule(MaskedModule):
-    """Lightning's view of a masked autoencoder: augments on the device, hides patches, takes the loss on these alone.
+    """The Lightning module of a masked autoencoder: augments on the device and predicts hidden patches.
 
     Args:
         model: the masked autoencoder.

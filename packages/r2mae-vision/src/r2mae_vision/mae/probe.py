@@ -52,7 +52,7 @@ def extract_features(
 
     Args:
         model: timm's model without a head.
-        spec: says size and normalisation.
+        spec: states size and normalisation.
         source: images with labels.
         pool: "token": the class token after the last norm (or the mean if there is none); "avg": the patches' mean.
         crop_pct: share of the picture's side that the model sees.

@@ -52,7 +52,7 @@ def pixel_scale(shape: MAEShape, device: str | None = None) -> tuple[Tensor, Ten
 
 
 def create_encoder(shape: MAEShape) -> Any:
-    """Return timm's VisionTransformer without a head, its positions as the shape says."""
+    """Return timm's VisionTransformer without a head, with the positions that the shape describes."""
     import timm
     from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import VisionTransformer

@@ -149,7 +149,7 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
     """Fill a model with weights in any known layout and return the names that the file did not have.
 
     Args:
-        place: a .safetensors, .pth or .bin file, or a folder of transformers' ViTMAE or of ours.
+        place: a .safetensors, .pth or .bin file, or a folder of transformers' ViTMAE or of `save_mae`.
         model: a masked autoencoder of the same widths. Positions of another image size are resampled.
 
     Raises:

@@ -117,7 +117,7 @@ class MLPAutoencoder(nn.Module):
 
 
 def model_file(run: RunFolder) -> Path:
-    """Return where the weights are; the run's config.yaml says their shape."""
+    """Return the file of the weights; the run's config.yaml states their shape."""
     return run.path / "model" / "model.safetensors"
 
 

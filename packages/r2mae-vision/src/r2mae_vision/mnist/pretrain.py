@@ -64,7 +64,7 @@ class StackedOrder:
 
 
 class StackedPretraining(MaskedModule):
-    """Lightning's view of a stack: each member has its own ratio, its seed's masks, and its own loss.
+    """The Lightning module of a stack: each member has its own ratio, its seed's masks, and its own loss.
 
     The members' losses are summed; no parameter is shared, so every member trains as if it were alone. Batches are
     (n_seeds, B, pixels) in [0, 1].
@@ -175,7 +175,7 @@ def pretrain_members(
 
 
 def pretrain_mlp(config: PretrainMLP) -> RunFolder:
-    """Pretrain one MLP as the config says and return the run folder: `model/`, metrics, checkpoints, results.
+    """Pretrain one MLP as the config describes and return the run folder: `model/`, metrics, checkpoints, results.
 
     Raises:
         UserError: the data is neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
