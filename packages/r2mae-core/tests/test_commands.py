@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -312,3 +313,12 @@ def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
 
     monkeypatch.setattr(commands.metadata, "version", missing)
     assert commands._version("r2mae_core") == sys.modules["r2mae_core"].__version__
+
+
+def test_threads_wait_asleep_unless_the_user_says_otherwise(call, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    call("work", "anna")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    call("work", "anna")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -168,3 +168,13 @@ def test_weighted_mean_keeps_the_curriculum_out_of_the_denominator():
 def test_log_spread():
     assert CurriculumWeights.log_spread(torch.ones(5)).item() == 0
     assert CurriculumWeights.log_spread(torch.tensor([math.e, 1 / math.e])).item() == pytest.approx(1)
+
+
+def test_the_offset_bounds_the_raw_weights_away_from_zero():
+    """A.3 and C.7: a sigmoid with 0.5 added lies between 0.5 and 1.5, so no weight is over three times another's."""
+    head = CurriculumWeights(4, 2, hidden=(8,), offset=0.5)
+    with torch.no_grad():
+        head.head[-1].bias.copy_(torch.tensor([50.0, -50.0]))
+    raw = head._positive(torch.randn(6, 4))
+    assert torch.allclose(raw, torch.tensor([1.5, 0.5]).expand(6, 2))
+    assert CurriculumWeights(4, 2, offset=1e-9)._positive(torch.zeros(1, 4)).max() < 0.51
