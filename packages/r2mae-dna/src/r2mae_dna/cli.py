@@ -6,14 +6,11 @@ from r2mae_core import Command, Compare, run
 from r2mae_dna import options
 
 _SHAPE = {"hidden": "--n_hidden", "layers": "--n_layers"}
-_SEEDS = {"n_seeds": "--seeds, a list such as [0,1,2]"}
 
 COMMANDS = {
     "demo": Command(
-        options.Demo,
-        "r2mae_dna.demo:demo_command",
-        "Pretrain on a real human-ape alignment and score real variants.",
-        _SHAPE | _SEEDS,
+        options.Demo, "r2mae_dna.demo:demo_command", "Pretrain on a real human-ape alignment and score real variants.",
+        _SHAPE | {"n_seeds": "--seeds, a list such as [0,1,2]"},
     ),
     "msa-build": Command(
         options.MsaBuild, "r2mae_dna.data.msa:build_command", "Build an alignment store from MAF files."
@@ -21,33 +18,24 @@ COMMANDS = {
     "msa-info": Command(options.MsaInfo, "r2mae_dna.data.msa:info_command", "Describe an alignment store."),
     "msa-show": Command(options.MsaShow, "r2mae_dna.data.msa:show_command", "Show a region of the alignment."),
     "prepare": Command(
-        options.Prepare,
-        "r2mae_dna.data.windows:prepare_command",
-        "Cut training windows from a store.",
+        options.Prepare, "r2mae_dna.data.windows:prepare_command", "Cut training windows from a store.",
         {"validation": "--validation_regions", "test": "--test_regions"},
     ),
     "pretrain": Command(
-        options.Pretrain,
-        "r2mae_dna.pretrain:pretrain_command",
-        "Pretrain an alignment model.",
+        options.Pretrain, "r2mae_dna.pretrain:pretrain_command", "Pretrain an alignment model.",
         _SHAPE | {"heads": "--n_heads", "windows": "data"},
     ),
     "probe": Command(
-        options.Probe,
-        "r2mae_dna.probe:probe_command",
-        "Evaluate a model on held-out windows.",
-        {"windows": "data"},
+        options.Probe, "r2mae_dna.probe:probe_command", "Evaluate a model on held-out windows.", {"windows": "data"}
     ),
     "score": Command(options.Score, "r2mae_dna.score:score_command", "Score variants: VCF in, VCF out."),
     "evaluate": Command(options.Evaluate, "r2mae_dna.evaluate:evaluate_command", "Evaluate scores against labels."),
     "reproduce": Command(
-        options.Reproduce,
-        "r2mae_dna.paper:reproduce_command",
-        "Reproduce the paper's table 3.",
+        options.Reproduce, "r2mae_dna.paper:reproduce_command", "Reproduce the paper's table 3.",
         _SHAPE | {"windows": "--data"},
     ),
     "compare": Command(Compare, "r2mae_dna.evaluate:compare_command", "Put several runs into one table."),
-}
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -126,13 +126,9 @@ class AlignmentPretraining(MaskedModule):
     @override
     def configure_optimizers(self) -> Any:
         return adamw(
-            self.named_parameters(),
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            total_steps=self.total_steps(),
-            warmup=self.warmup,
-            free=lambda name: name.startswith("curriculum."),
-        )
+            self.named_parameters(), lr=self.lr, weight_decay=self.weight_decay, total_steps=self.total_steps(),
+            warmup=self.warmup, free=lambda name: name.startswith("curriculum."),
+        )  # fmt: skip
 
 
 def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> Tensor:
@@ -180,16 +176,9 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         if config.compile:
             model.compile_trunk()
         return AlignmentPretraining(
-            model,
-            sampler,
-            self.masking,
-            lr=config.lr,
-            warmup=config.warmup,
-            weight_decay=config.weight_decay,
-            seed=config.seed,
-            validation_ratios=config.validation_ratios,
-            ratio_per=config.ratio_per,
-        )
+            model, sampler, self.masking, lr=config.lr, warmup=config.warmup, weight_decay=config.weight_decay,
+            seed=config.seed, validation_ratios=config.validation_ratios, ratio_per=config.ratio_per,
+        )  # fmt: skip
 
     @override
     def title(self, module: Any) -> str:
@@ -224,13 +213,7 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         if self.config.keep == "best":
             best = best_checkpoint(run)
             found.append(
-                ModelCheckpoint(
-                    dirpath=best.parent,
-                    filename=best.stem,
-                    monitor=monitor,
-                    save_weights_only=True,
-                    enable_version_counter=False,
-                )
+                ModelCheckpoint(best.parent, best.stem, monitor, save_weights_only=True, enable_version_counter=False)
             )
         if self.config.patience is not None:
             found.append(EarlyStopping(monitor, patience=self.config.patience, min_delta=0.0))
@@ -275,13 +258,9 @@ def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler
 def model_shape(config: Pretrain, n_species: int) -> ModelConfig:
     """Return the network's shape for so many species beside the reference."""
     return ModelConfig.sized(
-        config.model,
-        n_species,
-        n_hidden=config.n_hidden,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
+        config.model, n_species, n_hidden=config.n_hidden, n_layers=config.n_layers, n_heads=config.n_heads,
         dropout=config.dropout,
-    )
+    )  # fmt: skip
 
 
 def pretrain(config: Pretrain) -> RunFolder:

@@ -1,6 +1,6 @@
 """Held-out masked prediction: is the model better than the column's plurality, and does it use the alignment?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -98,12 +98,10 @@ def probe_model(
     smoothing, background = smoothing.to(device), background.to(device)
     codes = _tokens(held_out, max_windows, device)
     sums: dict[str, float] = {}
-    for start in range(0, len(codes), batch_size):
-        part = codes[start : start + batch_size]
-        for ratio in ratios:
-            for name, value in _batch(model, part, ratio, _generator(start, device), smoothing, background).items():
-                key = f"{name}@{ratio:g}"
-                sums[key] = sums.get(key, 0.0) + value * len(part)
+    for part, ratio, generator in _batches(codes, ratios, batch_size):
+        for name, value in _batch(model, part, ratio, generator, smoothing, background).items():
+            key = f"{name}@{ratio:g}"
+            sums[key] = sums.get(key, 0.0) + value * len(part)
     return {name: total / len(codes) for name, total in sums.items()}
 
 
@@ -159,16 +157,18 @@ def held_out_loss(
     """Return ratio → the model's loss, as `probe_model` computes it: what every pretraining records."""
     model = model.to(device).eval()
     codes, sums = _tokens(held_out, max_windows, device), dict.fromkeys(ratios, 0.0)
-    for start in range(0, len(codes), BATCH_SIZE):
-        part = codes[start : start + BATCH_SIZE]
-        for ratio in sums:
-            seen, positions, labels = _hide(part, ratio, _generator(start, device))
-            sums[ratio] += _loss(_predict(model, seen, positions), labels) * len(part)
+    for part, ratio, generator in _batches(codes, ratios, BATCH_SIZE):
+        seen, positions, labels = _hide(part, ratio, generator)
+        sums[ratio] += _loss(_predict(model, seen, positions), labels) * len(part)
     return {ratio: total / len(codes) for ratio, total in sums.items()}
 
 
-def _generator(start: int, device: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derived_seed(0, "probe", start))
+def _batches(codes: Tensor, ratios: Iterable[float], size: int) -> Iterator[tuple[Tensor, float, torch.Generator]]:
+    """Yield (windows, ratio, source of their masks), the same for every model."""
+    for start in range(0, len(codes), size):
+        for ratio in dict.fromkeys(ratios):
+            generator = torch.Generator(codes.device).manual_seed(derived_seed(0, "probe", start))
+            yield codes[start : start + size], ratio, generator
 
 
 def probe(config: Probe) -> RunFolder:
@@ -185,14 +185,9 @@ def probe(config: Probe) -> RunFolder:
     scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
     run = open_run("r2mae-dna", "probe", config.out, resolved(config))
     values = probe_model(
-        pretrained.model,
-        train,
-        held_out,
-        ratios=config.ratios,
-        max_windows=config.max_windows,
-        batch_size=config.batch_size,
-        device=device,
-    )
+        pretrained.model, train, held_out, ratios=config.ratios, max_windows=config.max_windows,
+        batch_size=config.batch_size, device=device,
+    )  # fmt: skip
     task, n = config.data.resolve().name, min(config.max_windows, len(held_out))
     records = [
         Record(task, f"{metric}@{ratio:g}", values[f"{key}@{ratio:g}"], row, of_seed, n, config.split)
