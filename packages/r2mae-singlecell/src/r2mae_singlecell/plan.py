@@ -60,7 +60,7 @@ class MaskedPlan(MaskedModule):
         return network.encoder, network.to_latent, network.decoder, network.to_genes
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over what is to be trained; no weight decay on the curriculum head, so it stays as it is while frozen."""
+        """Return Adam over the trained parameters; without decay on the curriculum head, which rests while frozen."""
         head = set(self.module.curriculum.parameters()) if self.module.curriculum is not None else set()
         wanted = [p for p in self.module.parameters() if p.requires_grad]
         groups = [{"params": [p for p in wanted if p not in head], "weight_decay": self.weight_decay}]
