@@ -280,3 +280,12 @@ def test_each_target_has_its_own_best_ratio():
     alone = [advise(X, 60, grid, n_bootstrap=0, targets=[j]).best_ratio for j in (0, 9, 14)]
     assert found.per_target.tolist() == alone
     assert len(set(alone)) > 1
+
+
+@pytest.mark.parametrize(("n", "clear"), [(20, False), (100, True)])
+def test_a_flat_curve_has_no_clear_minimum(n, clear):
+    """Two of the cases in the README."""
+    v = advise(DATA["cancer"], n, n_bootstrap=0, validate=True).validation
+    assert v.is_clear == clear
+    assert v.steps_apart == round(abs(v.measured_ratio - v.predicted_ratio) / 0.05)
+    assert (v.n_samples, v.n_targets) == (n, 24)

@@ -158,7 +158,7 @@ def _block(name: str, seeds: Sequence[int], size: Size) -> Experiment:
             scenes.append(Scene(f"sample {seed}", cov, beta, _SIGMA, n))
         title = f"{name[3:].upper()}: rank {rank}, eigenvalue {eigenvalue:g}, n = {n}"
         parts.append(_panel(title, scenes, size, 2.0))
-    remark = "Without the ratio curves of the paper's vision models, which are not published as numbers."
+    remark = "Without the ratio curves of the paper's vision models, which we do not have as numbers."
     return _together(name, parts, size, remark)
 
 
