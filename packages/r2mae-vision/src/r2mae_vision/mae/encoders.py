@@ -38,8 +38,8 @@ def open_encoder(
     """Resolve what a user gave as a model.
 
     Args:
-        name: run folder or its model folder, file of weights, folder of transformers, timm's name (its pretrained weights
-            are fetched), or "scratch:NAME" with any of these for the same architecture, newly initialised.
+        name: run folder or its model folder, file of weights, folder of transformers, timm's name (its published
+            weights are fetched), or "scratch:NAME" with any of these for the same architecture, newly initialised.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.
         mean: of the pixels, in [0, 1]; default the model's own; of weights in a file ImageNet's.
