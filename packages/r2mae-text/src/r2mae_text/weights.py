@@ -52,8 +52,8 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
             pad_vocab_to=config.pad_vocab_to,
             position_start=config.position_start,
         )
-    shape = dict.fromkeys(("model", "model_args", "pad_vocab_to", "position_start"), "new models")
-    refuse_options(config, shape, "--start, whose model has its shape")
+    shape: dict[str, str] = dict.fromkeys(("model", "model_args", "pad_vocab_to", "position_start"), "new models")
+    refuse_options(config, shape, "--start, whose weights fix the shape")
     rates = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     settings = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
     model, tokenizer = load_pretrained(config.start, **settings)
