@@ -10,7 +10,7 @@ import pytest
 
 from r2mae_core import read_records
 from r2mae_singlecell.cli import main
-from r2mae_singlecell.paper import COLUMNS, PUBLISHED, ROWS
+from r2mae_singlecell.published import COLUMNS, PUBLISHED, ROWS
 
 
 @pytest.fixture(scope="module")

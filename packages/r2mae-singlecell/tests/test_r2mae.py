@@ -10,7 +10,7 @@ from scipy.stats import nbinom
 from r2mae_core import Curriculum, Fixed, Uniform, UserError, quiet_lightning
 from r2mae_singlecell import R2MAE
 from r2mae_singlecell.masking import gene_folds
-from r2mae_singlecell.r2mae import as_sampler
+from r2mae_singlecell.plan import as_sampler
 
 FULL_SETUP = {
     "batch_key": "batch",

@@ -8,7 +8,19 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import MaskDraw, MaskedModule, MaskRatioSampler, rank_and_world_size
+from r2mae_core import (
+    Curriculum,
+    Grid,
+    MaskDraw,
+    MaskedModule,
+    MaskRatioSampler,
+    RatioSampler,
+    Uniform,
+    UserError,
+    rank_and_world_size,
+    sampler_from_config,
+    scheme,
+)
 from r2mae_singlecell.data.counts import SparseRows
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
@@ -124,3 +136,27 @@ class MaskedPlan(MaskedModule):
         sync = rank_and_world_size()[1] > 1
         for key in (name, alias):
             self.log(key, value, prog_bar=key == name, on_step=False, on_epoch=True, batch_size=n, sync_dist=sync)
+
+
+def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:
+    """Return the sampler that was asked for, with learned loss weights if `curriculum` is given.
+
+    Args:
+        mask_ratio: what `r2mae_core.sampler_from_config` understands.
+        curriculum: "easy-to-hard", "k0" or None.
+        seed: seed for the draws, if `mask_ratio` gives none.
+
+    Raises:
+        UserError: the scheme is unknown, or has no form with a curriculum.
+    """
+    sampler = sampler_from_config(mask_ratio, "singlecell", seed)
+    if curriculum is None or isinstance(sampler, Curriculum):
+        return sampler
+    if curriculum not in ("easy-to-hard", "k0"):
+        raise UserError(f"curriculum must be 'easy-to-hard', 'k0' or None, got {curriculum!r}")
+    if isinstance(sampler, Uniform):
+        low, high = sampler.bounds(0)
+        sampler = Grid.spaced(low, high, 10, sampler.seed)
+    like = scheme("cl", "singlecell")
+    n_columns = len(sampler.values) if isinstance(sampler, Grid) else like.n_columns  # pyright: ignore[reportAttributeAccessIssue]
+    return Curriculum(sampler, n_columns, curriculum == "k0", like.freeze_steps, like.ramp)  # pyright: ignore[reportAttributeAccessIssue]

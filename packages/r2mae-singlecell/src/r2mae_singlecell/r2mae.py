@@ -23,14 +23,9 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from r2mae_core import (
     Curriculum,
-    Grid,
     MaskRatioSampler,
     RatioSampler,
-    Uniform,
-    UserError,
-    sampler_from_config,
     sampler_to_config,
-    scheme,
 )
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts
@@ -38,7 +33,7 @@ from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
-from r2mae_singlecell.plan import MaskedPlan
+from r2mae_singlecell.plan import MaskedPlan, as_sampler
 from r2mae_singlecell.query import QueryMixin
 from r2mae_singlecell.weights import ExportMixin
 
@@ -282,27 +277,3 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
         self.module.eval()
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
-
-
-def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:
-    """Return the sampler that was asked for, with learned loss weights if `curriculum` is given.
-
-    Args:
-        mask_ratio: what `r2mae_core.sampler_from_config` understands.
-        curriculum: "easy-to-hard", "k0" or None.
-        seed: seed for the draws, if `mask_ratio` gives none.
-
-    Raises:
-        UserError: the scheme is unknown, or has no form with a curriculum.
-    """
-    sampler = sampler_from_config(mask_ratio, "singlecell", seed)
-    if curriculum is None or isinstance(sampler, Curriculum):
-        return sampler
-    if curriculum not in ("easy-to-hard", "k0"):
-        raise UserError(f"curriculum must be 'easy-to-hard', 'k0' or None, got {curriculum!r}")
-    if isinstance(sampler, Uniform):
-        low, high = sampler.bounds(0)
-        sampler = Grid.spaced(low, high, 10, sampler.seed)
-    like = scheme("cl", "singlecell")
-    n_columns = len(sampler.values) if isinstance(sampler, Grid) else like.n_columns  # pyright: ignore[reportAttributeAccessIssue]
-    return Curriculum(sampler, n_columns, curriculum == "k0", like.freeze_steps, like.ramp)  # pyright: ignore[reportAttributeAccessIssue]
