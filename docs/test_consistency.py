@@ -34,7 +34,7 @@ OWN_DEFAULT = {"batch_size", "micro_batch_size", "clip", "mask_ratio", "ratio_pe
 OLD_WORDS = {
     "root": "data", "corpus": "data", "windows": "data", "file": "data", "n_seeds": "seeds", "hidden": "n_hidden",
     "layers": "n_layers", "heads": "n_heads", "scope": "ratio_per", "warmup_epochs": "warmup",
-    "validation": "validation_share or validation_regions", "checkpoint": "start",
+     "checkpoint": "start",
 }  # fmt: skip
 OLD_FUNCTIONS = {"sampler_of", "scheme_sampler", "loss_curve", "validation_loss", "pretraining_of", "training_of"}
 MODELS, DATA = {"model", "run", "runs"}, {"data", "msa", "variants", "table"}
@@ -121,6 +121,17 @@ def test_one_word_for_one_idea(package, verb):
     models = [i for i, name in enumerate(required) if name in MODELS]
     data = [i for i, name in enumerate(required) if name in DATA]
     assert not models or not data or max(models) < min(data), f"VERB MODEL DATA, got {required}"
+
+
+def test_validation_names_data_and_nothing_else():
+    """A share of the data is `validation_share`, places in a genome are `validation_regions`."""
+    kinds = {
+        (package, verb, str(field.type))
+        for package, verb in every_command()
+        for field in fields(options(package, verb))
+        if field.name == "validation"
+    }
+    assert {kind for _, _, kind in kinds} <= {"str | None"}, kinds
 
 
 @pytest.mark.parametrize(("package", "verb"), every_command())

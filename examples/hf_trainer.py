@@ -9,7 +9,7 @@ from r2mae_text import R2MAECollator, R2MAETrainer, load_tokenizer
 
 tokenizer = load_tokenizer("gpt2")  # from the demo extra; needs no network
 rng = np.random.default_rng(0)
-words = "the quick brown fox jumps over the lazy dog and runs to the river".split()
+words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "runs", "to", "the", "river"]
 texts = [" ".join(rng.permutation(words)) for _ in range(64)]
 rows = [{"input_ids": tokenizer(text, truncation=True, max_length=32)["input_ids"]} for text in texts]
 model = RobertaForMaskedLM(
@@ -21,7 +21,7 @@ model = RobertaForMaskedLM(
         intermediate_size=64,
         max_position_embeddings=40,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
 )
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(
