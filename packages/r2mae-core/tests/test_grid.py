@@ -78,3 +78,15 @@ def test_cell_names_are_folders():
     assert cell_name("Uniform(0.1, 0.5)", 0) == "Uniform-0.1-0.5-0"
     assert cell_name("fixed 0.75", 2) == "fixed-0.75-2"
     assert "/" not in cell_name("a/b", 1)
+
+
+def test_another_rank_joins_the_work_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    """Otherwise it would wait for the claim of rank 0, which waits for it in the training."""
+    run, calls = RunFolder(tmp_path / "run", {}), []
+    walk_grid(run, cells(calls, "a-0"))
+    capsys.readouterr()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert walk_grid(run, cells(calls, "a-0", "b-0")) == []
+    assert calls == ["a-0", "b-0"]
+    assert not (run.path / "b-0").exists()
+    assert capsys.readouterr().out == ""

@@ -156,3 +156,9 @@ def test_two_ranks_make_one_run(config, tmp_path):
     ratios = read_metrics(tmp_path / "two" / "metrics.csv")["mask_ratio"]
     assert ratios == read_metrics(run_pretraining(Toy, config).metrics_file)["mask_ratio"]
     assert (tmp_path / "two" / "model" / "net.txt").exists()
+
+
+def test_gradients_are_clipped_in_mixed_precision_by_a_fused_optimizer(config):
+    """Lightning refuses it, unless told that bfloat16 is not scaled."""
+    run = run_pretraining(Toy, replace(config, clip=0.5, precision="bf16-mixed", steps=3))
+    assert len(run.results()) == 2

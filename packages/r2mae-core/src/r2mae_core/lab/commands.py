@@ -20,7 +20,7 @@ from r2mae_core.lab.files import write_text
 from r2mae_core.lab.option_groups import group_options
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder
-from r2mae_core.lab.terminal import say
+from r2mae_core.lab.terminal import first_rank, say
 
 _EPILOG = "A switch alone means true, --no-NAME false; dashes and underscores in names are the same."
 _TRUST = "Import this module first, such as one that registers schemes of your own; may be given several times."
@@ -270,7 +270,7 @@ def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
 def report(
     run: RunFolder, records: Sequence[Record], rank_by: Mapping[str, Direction], title: str, name: str = "table"
 ) -> None:
-    """Write a run's `results.json` and its table as Markdown, and print the table.
+    """Write a run's `results.json` and its table as Markdown, and print the table; on the first rank alone.
 
     Args:
         run: the run folder.
@@ -279,6 +279,8 @@ def report(
         title: of the printed table.
         name: of the Markdown file.
     """
+    if not first_rank():
+        return
     run.write_results(records)
     table = compare(records, rank_by)
     write_text(run.path / f"{name}.md", table.markdown())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.run_folder import RunFolder
-from r2mae_core.lab.terminal import say
+from r2mae_core.lab.terminal import first_rank, say
 
 Measure = Callable[[Path], Sequence[Record]]
 """Does a cell's work in its folder and returns what it measured."""
@@ -32,7 +32,8 @@ def walk_grid(
 
     A finished cell leaves its records in its own folder, `<run>/<cell>/results.json`; after each one, the run's own
     `results.json` holds those of all cells that are there, also of earlier calls. Several processes may walk one
-    folder: a cell that another process is working on is left to it, and waited for at the end.
+    folder: a cell that another process is working on is left to it, and waited for at the end. The other ranks of a
+    training on several devices join the work of each missing cell, and write nothing; such walks are not shared.
 
     Args:
         run: the folder of the grid.
@@ -41,6 +42,11 @@ def walk_grid(
         again: do finished cells again, because their work knows what is missing.
         tidy: what the run's `results.json` makes of all records.
     """
+    if not first_rank():
+        for name, measure in cells.items():
+            if again or not (run.path / name / part / "results.json").exists():
+                measure(run.path / name / part)
+        return []
     kept: dict[str, list[Record]] = {}
     waiting: list[str] = []
     for wait, names in ((False, list(cells)), (True, waiting)):
@@ -50,12 +56,12 @@ def walk_grid(
                 if not ours:
                     waiting.append(name)
                     continue
-                done = (home / "results.json").exists()
-                if again or not done:
+                before = read_records(home) if (home / "results.json").exists() else None
+                if again or before is None:
                     write_records(home / "results.json", cells[name](home))
                 kept[name] = read_records(home)
             run.write_results(tidy(finished_records(run, cells, part)))
-            took = "done before" if done else f"{time.perf_counter() - start:.0f} s"
+            took = "done before" if kept[name] == before else f"{time.perf_counter() - start:.0f} s"
             say(f"[{len(kept)}/{len(cells)}] {name}: {took}")
     return [record for name in cells for record in kept[name]]
 

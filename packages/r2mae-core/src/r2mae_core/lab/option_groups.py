@@ -6,7 +6,7 @@ from typing import Any
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "validation", "max_windows", "validation_ratios", "workers"),
     "scheme": ("mask_ratio", "ratio_per", "freeze_steps", "scale_curriculum", "schemes", "ratios", "ranges"),
-    "model": ("model", "model_args", "n_hidden", "n_latent", "n_layers", "n_heads", "dropout"),
+    "model": ("model", "models", "start", "model_args", "n_hidden", "n_latent", "n_layers", "n_heads", "dropout"),
     "optimisation": (
         "steps", "tokens", "minutes", "epochs", "batch_size", "micro_batch_size", "lr", "base_lr", "warmup",
         "warmup_epochs", "weight_decay", "betas", "eps", "clip", "patience", "keep", "seed", "seeds", "n_seeds",

@@ -29,6 +29,19 @@ class LoaderPosition(pl.Callback):
         self.loader.load_state_dict(state_dict)
 
 
+class ClippingInBfloat16(pl.Callback):
+    """Lets gradients be clipped in mixed precision where the optimizer is fused.
+
+    Lightning refuses that, because a fused optimizer could undo the scaling of gradients itself; in bfloat16 there is
+    none.
+    """
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Throughput(pl.Callback):
     """Logs samples and operations per second between two log steps, and MFU where the device's peak is known.
 
@@ -43,7 +56,7 @@ class Throughput(pl.Callback):
         self,
         samples_per_step: int,
         unit: str = "samples",
-        operations: Callable[[float], float | None] = lambda ratio: None,
+        operations: Callable[[float], float | None] | None = None,
         peak_tflops: float | None = None,
     ) -> None:
         self.samples_per_step, self.unit = samples_per_step, unit
@@ -52,6 +65,8 @@ class Throughput(pl.Callback):
     def metrics(self, rate: float, steps: range, trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
         """Return what to log of a rate in samples per second, measured over these optimizer steps."""
         metrics = {f"{self.unit}_per_second": rate}
+        if self.operations is None:
+            return metrics
         total, sampler = pl_module.total_steps(), pl_module.mask_ratio
         operations = self.operations(sum(sampler.mean(step, total) for step in steps) / len(steps))
         if operations is None:

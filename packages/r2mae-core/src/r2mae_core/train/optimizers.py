@@ -78,9 +78,6 @@ def with_schedule(
     optimizer: torch.optim.Optimizer, total_steps: int | None, warmup: float, schedule: Schedule = cosine
 ) -> dict[str, Any]:
     """Return an optimizer whose rate follows a schedule, as Lightning's `configure_optimizers` takes it."""
-    # Lightning does not clip gradients for a fused optimizer in mixed precision, because that could unscale them itself.
-    # bfloat16 is not scaled.
-    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
     total = total_steps or 1
     factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, total, warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}

@@ -200,10 +200,10 @@ def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, 
         if talk:
             scheme = module.mask_ratio.describe()
             say(f"Pretraining {task.title(module)}, mask ratio {scheme}, on {device_name(device)}")
-        steps = task.n_steps(module, order, device, run)
-        tenth = max(steps // 10, 1)
         held_out = task.held_out(micro)
         try:
+            steps = task.n_steps(module, order, device, run)
+            tenth = max(steps // 10, 1)
             trainer = fit(
                 module,
                 task.loader(order, device),

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.run_folder import RunFolder
-from r2mae_core.train.callbacks import LoaderPosition, StepProgress, Throughput
+from r2mae_core.train.callbacks import ClippingInBfloat16, LoaderPosition, StepProgress, Throughput
 from r2mae_core.train.checkpoints import AtomicCheckpoints, refuse_code
 from r2mae_core.train.data_order import ResumableLoader
 from r2mae_core.train.devices import resolve_device
@@ -106,7 +106,7 @@ def fit(
         save_on_train_epoch_end=None if checkpoint_every else True,
         enable_version_counter=False,
     )
-    own: list[pl.Callback] = [checkpoint]
+    own: list[pl.Callback] = [checkpoint, ClippingInBfloat16()]
     if isinstance(loader, ResumableLoader):
         own.append(LoaderPosition(loader))
     if progress:

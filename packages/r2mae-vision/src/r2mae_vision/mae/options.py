@@ -23,7 +23,7 @@ class Pretrain(PretrainOptions):
     """Mirror half of the images; not for digits."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
-    ratio_per: RatioPer = "step"
+    ratio_per: RatioPer = "step"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Draw the ratio once per optimizer step (the paper's), for each micro-batch, or for each sample, at a constant
     number of visible patches."""
     model: str = "vit_base_patch16_224"

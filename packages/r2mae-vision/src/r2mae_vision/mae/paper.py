@@ -14,6 +14,7 @@ from r2mae_core import (
     UserError,
     cell_name,
     device_name,
+    first_rank,
     open_run,
     resolve_device,
     resolved,
@@ -63,6 +64,8 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     _check(config, grid, device)
     run = open_run("r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"))
     records = walk_grid(run, {cell_name(name, seed): partial(_cell, config, name, seed, device) for name, seed in grid})
+    if not first_rank():
+        return run
     report_cells(run, records, config.target, f"Table 1 on {config.data}")
     figure = run.save_figure("table1.png", plot_schemes(records))
     curves = run.save_figure("curves.png", plot_loss_curves(records))
