@@ -250,7 +250,7 @@ def test_unfinished_run_is_named(call, prepared, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("mask_ratio: r2mae\nseed: 0\n")
     code, _, err = call("probe", tmp_path / "run", prepared)
     assert code == 1
-    assert "holds no finished model; the same pretrain command with --out" in err
+    assert "has no finished model; run the same pretrain command with --out" in err
 
 
 @pytest.mark.slow

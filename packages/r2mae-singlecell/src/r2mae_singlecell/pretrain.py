@@ -111,6 +111,7 @@ class SingleCells(Modality[Pretrain, R2MAE]):
             self.model.module,
             mask_ratio=sampler,
             lr=config.lr,
+            weight_decay=config.weight_decay,
             eps=config.eps,
             seed=config.seed,
             ratio_per=config.ratio_per,
