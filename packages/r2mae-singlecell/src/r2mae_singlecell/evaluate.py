@@ -151,7 +151,8 @@ def embed(config: options.Embed) -> Path:
     z = load_run(config.run, adata, config.device).get_latent_representation()
     path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
     with atomic_path(path) as temporary:
-        anndata.AnnData(obs=adata.obs, obsm={"X_r2mae": z}).write_h5ad(temporary)
+        embedding: Any = {"X_r2mae": z}
+        anndata.AnnData(obs=adata.obs, obsm=embedding).write_h5ad(temporary)
     return path
 
 

@@ -48,4 +48,7 @@ def gathered_state(module: nn.Module) -> dict[str, Tensor]:
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module's weights are divided over ranks."""
-    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+    from torch.distributed.fsdp import FSDPModule
+
+    # Not by its parameters: between a validation and the next step those of the root are whole.
+    return isinstance(module, FSDPModule)
