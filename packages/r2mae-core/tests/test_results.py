@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import time
 
 import numpy as np
@@ -273,3 +274,13 @@ def test_the_direction_of_a_ranking(best, ranks):
     assert competition_ranks([0.1, 0.9, 0.9], best) == ranks
     table = compare([Record("t", "m", v, n, 0, 1) for n, v in zip("abc", (0.1, 0.9, 0.9), strict=True)], {"m": best})
     assert list(table.mean_rank.values()) == ranks
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_result_file_is_as_open_as_any_other(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_records(tmp_path / "results.json", [Record("t", "m", 1.0, "a", 0, 1)])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "results.json").stat().st_mode & 0o777 == mode
