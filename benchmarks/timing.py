@@ -1,6 +1,6 @@
 """Timing shared by the benchmark scripts: contestants take turns in one run, and the report is a ratio.
 
-`run.py` gathers what carries a target out of what `report` and `claim` print.
+`run.py` collects the lines with a target from the output of `report` and `claim`.
 """
 
 import statistics
@@ -23,7 +23,7 @@ def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_count
         contestants: name → function without arguments. Each is called once more beforehand, to warm up.
         rounds: how often each is timed.
         synchronize: called before every clock reading, to wait for a GPU.
-        clock: time.process_time on a busy machine with one thread: what others take is then not counted.
+        clock: time.process_time on a busy machine with one thread: time used by other processes is then not counted.
     """
     wait = synchronize or (lambda: None)
     times = {name: [] for name in contestants}
@@ -40,24 +40,25 @@ def best_of_turns(contestants, rounds=7, synchronize=None, clock=time.perf_count
 
 
 def has_bfloat16(device):
-    """Return whether a device computes in bfloat16 itself, and say so where it does not."""
-    from r2mae_core import imitates_bfloat16
+    """Return whether a device computes in bfloat16 natively; print a line if it does not."""
+    from r2mae_core import emulates_bfloat16
 
-    if imitates_bfloat16(device):
+    emulated = emulates_bfloat16(device)
+    if emulated:
         print("bfloat16 is left out: this CPU has no instructions for it")
-    return not imitates_bfloat16(device)
+    return not emulated
 
 
 def report(title, seconds, ours, unit=1e-3, unit_name="ms", targets=None):
-    """Print a Markdown table: time of each contestant, and how many times ours is faster.
+    """Print a Markdown table: time of each contestant, and how many times faster ours is.
 
     Args:
         title: what was timed.
         seconds: name → `Seconds`.
         ours: which of them is ours.
-        unit: of the column of times, in seconds.
-        unit_name: its name.
-        targets: name → how many times ours is to be faster.
+        unit: unit of the column of times, in seconds.
+        unit_name: name of that unit.
+        targets: name → how many times faster ours should be.
     """
     print(f"\n{title}\n\n| version | {unit_name} | ours is faster by | turns | target |\n|---|---|---|---|---|")
     for name, value in seconds.items():
@@ -79,5 +80,5 @@ def verdict(ratio, target, at_most=False):
 
 
 def claim(what, ratio, target, at_most=False):
-    """Print one ratio that is no row of a table."""
+    """Print one ratio that is not a row of a table."""
     print(f"\n{what}: {ratio:.3f}× (target: {verdict(ratio, target, at_most)})")

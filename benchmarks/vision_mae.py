@@ -24,12 +24,18 @@ from torchvision.transforms import v2
 from transformers import ViTMAEForPreTraining
 
 from r2mae_core import Uniform, decay_groups, device_name, peak_flops, resolve_device
-from r2mae_vision import MAEShape, MaskedAutoencoder, pack_patches, split_patches, train_flops
+from r2mae_vision import (
+    MAEShape,
+    MaskedAutoencoder,
+    export_transformers,
+    pack_patches,
+    split_patches,
+    train_flops,
+)
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore
-from r2mae_vision.masking import split_mask
-from r2mae_vision.pretrain import never_decays
-from r2mae_vision.weights import export_transformers
+from r2mae_vision.mae.masking import split_mask
+from r2mae_vision.mae.pretrain import never_decays
 
 RATIO = 0.75
 
@@ -113,7 +119,7 @@ def step_benchmark(options):
 
 
 def scheme_benchmark(model, options, n_steps=12):
-    """R2MAE's mean step against the fixed ratio's: the visible tokens are as many on average."""
+    """R2MAE's mean step against the fixed ratio's: the mean number of visible tokens is the same."""
     n, device = options.batch, options.device
     images = torch.randn(n, 3, 224, 224, device=device)
     generator = torch.Generator(device).manual_seed(0)
@@ -122,7 +128,7 @@ def scheme_benchmark(model, options, n_steps=12):
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    # A whole run draws every ratio equally often; twelve steps stand for it by their evenly spaced ratios.
+    # A whole run draws every ratio equally often; twelve steps with evenly spaced ratios represent it.
     even = [0.6 + 0.3 * (i + 0.5) / n_steps for i in range(n_steps)]
     assert abs(Uniform(0.6, 0.9).mean(0) - sum(even) / n_steps) < 1e-9
 
@@ -183,7 +189,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--busy", action="store_true", help="count CPU time: others use the machine too")
+    parser.add_argument(
+        "--busy", action="store_true", help="count CPU time, for a machine that other processes use too"
+    )
     arguments = parser.parse_args()
     arguments.clock = time.process_time if arguments.busy else time.perf_counter
     arguments.device = resolve_device(arguments.device)

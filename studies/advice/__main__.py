@@ -28,9 +28,9 @@ def samplers(name: str, best_ratio: float, best_range: tuple[float, float]) -> d
 
 
 def measure(name: str, n_seeds: int, work: Path) -> None:
-    """Ask `advise`, train and judge every sampler, and write `results/NAME.json` after each model.
+    """Ask `advise`, train and evaluate every sampler, and write `results/NAME.json` after each model.
 
-    Seeds that the file holds whole are kept and not measured again.
+    Seeds that are complete in the file are kept and not measured again.
     """
     from r2mae_theory import advise
 
@@ -71,7 +71,7 @@ def whole_seeds(file: Path, names: set[str]) -> list[models.Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.advice", description="Does the theory help practice?")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    one = verbs.add_parser("measure", help="train and judge every ratio on a data set")
+    one = verbs.add_parser("measure", help="train and evaluate every ratio on a data set")
     one.add_argument("name", choices=MODALITY)
     one.add_argument("--seeds", type=int, default=3)
     one.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the runs")

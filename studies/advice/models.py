@@ -1,4 +1,4 @@
-"""Pretrain a real model with a sampler and judge it downstream: the score and the packages' own evaluation."""
+"""Pretrain a real model with a sampler and evaluate it downstream, with the package's own evaluation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ Cell = tuple[str, int, float]
 
 
 def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
-    """The demo's MLP autoencoders, all in one stack; a linear probe on the second layer, 360 test digits."""
+    """The demo's MLP autoencoders, all in one stack; a linear probe on the second layer, 450 test digits."""
     from r2mae_vision.mnist.data import load_images
     from r2mae_vision.mnist.evaluate import evaluate_members
     from r2mae_vision.mnist.pretrain import Member, pretrain_members
@@ -30,9 +30,9 @@ def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) 
 
 def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """A ViT of 4 layers × 64 on 5,000 images; logistic regression on the patches' mean, 10,000 test images."""
+    from r2mae_vision.mae.pretrain import pretrain
+    from r2mae_vision.mae.probe import probe
     from r2mae_vision.options import Pretrain, Probe
-    from r2mae_vision.pretrain import pretrain_vit
-    from r2mae_vision.probe import probe
 
     options = Pretrain(
         str(work / "data"), model="vit_tiny_patch16_224", image_size=32, patch_size=4, decoder_dim=32, decoder_depth=1,
@@ -41,37 +41,40 @@ def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path)
     )  # fmt: skip
     for seed, name, sampler in cells(samplers, seeds):
         home = work / f"{name}-{seed}"
-        run = pretrain_vit(replace(options, mask_ratio=sampler, seed=seed, out=home / "pretrain"))
-        judged = probe(
+        run = pretrain(replace(options, mask_ratio=sampler, seed=seed, out=home / "pretrain"))
+        probed = probe(
             Probe(str(run.path), pool="avg", crop_pct=1.0, k=(), device="cpu", out=home / "probe", progress=False)
         )
-        yield name, seed, next(r.value for r in judged.results() if r.metric == "linear_top1")
+        yield name, seed, next(r.value for r in probed.results() if r.metric == "linear_top1")
 
 
 def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's autoencoder on 700 blood cells; balanced accuracy of a linear probe of cell types, 3 folds."""
+    from r2mae_core import run_pretraining
     from r2mae_singlecell.data.pbmc import load_pbmc
-    from r2mae_singlecell.demo import probe_cells
-    from r2mae_singlecell.pretrain import Training, pretrain_run
+    from r2mae_singlecell.demo import TASK, BloodCells, probe_cells
+    from r2mae_singlecell.options import Pretrain
+    from r2mae_singlecell.pretrain import load_run
 
     adata = load_pbmc()
     labels = adata.obs["cell_type"].astype(str).to_numpy()
-    training = Training(epochs=60, batch_size=64, n_hidden=128, n_latent=64, device="cpu")
+    options = Pretrain(
+        Path(TASK), epochs=60, batch_size=64, n_hidden=128, n_latent=64, device="cpu", progress=False
+    )  # fmt: skip
     for seed, name, sampler in cells(samplers, seeds):
-        run = RunFolder(work / f"{name}-{seed}", {"scheme": name, "seed": seed})
-        model = pretrain_run(adata, sampler, run, training, task="pbmc", seed=seed, progress=False)
+        run = run_pretraining(BloodCells, replace(options, mask_ratio=sampler, seed=seed, out=work / f"{name}-{seed}"))
+        model = load_run(run.path, adata, "cpu")
         yield name, seed, probe_cells(model.get_latent_representation(), labels, name, seed)[0].value
 
 
 def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
     """The demo's network on human and three apes; AUROC of rare against common variants of the other half."""
-    from r2mae_dna.data.samples import prepare_apes
-    from r2mae_dna.demo import pretrain_and_judge, small_recipe
+    from r2mae_dna.bundled import Bundled, small_recipe
 
-    store, windows, variants = prepare_apes(work)
+    bundled = Bundled.prepare(work, 128, "cpu")
     for seed, name, sampler in cells(samplers, seeds):
-        options = small_recipe(windows, 100, mask_ratio=sampler, seed=seed, device="cpu", progress=False)
-        records = pretrain_and_judge(work / f"{name}-{seed}", options, store, variants, "cpu")
+        options = small_recipe(bundled.data, 100, mask_ratio=sampler, seed=seed, device="cpu", progress=False)
+        records = bundled.pretrain(options, work / f"{name}-{seed}")
         yield name, seed, next(r.value for r in records if r.metric == "auroc")
 
 
@@ -94,7 +97,7 @@ def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -
 
 
 def cells(samplers: dict[str, RatioSampler], seeds: Sequence[int]) -> Iterator[tuple[int, str, RatioSampler]]:
-    """Return seed, name, sampler with that seed; whole seeds first, so that an interrupted study is balanced."""
+    """Yield seed, name and sampler with that seed, seed by seed, so that an interrupted study is balanced."""
     for seed in seeds:
         for name, sampler in samplers.items():
             yield seed, name, with_seed(sampler, seed)

@@ -1,4 +1,4 @@
-"""From `results/NAME.json` to the page: a figure per data set, and the two tables of `docs/advice.md`."""
+"""Write the page from `results/NAME.json`: a figure per data set, and the two tables of `docs/advice.md`."""
 
 import json
 import re
@@ -30,7 +30,7 @@ BEGIN, END = "<!-- written by `python -m studies.advice report` -->", "<!-- end 
 
 @dataclass(frozen=True)
 class Measured:
-    """One data set: what was predicted, and the scores of whole seeds."""
+    """One data set: what was predicted, and the scores of complete seeds."""
 
     name: str
     found: dict[str, Any]
@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def fixed(self) -> list[int]:
-        """Which samplers are fixed ratios, in rising order."""
+        """Indices of the samplers that are fixed ratios, in ascending order."""
         return sorted((i for i, s in enumerate(self.samplers) if "-" not in s), key=lambda i: float(self.samplers[i]))
 
     @property
@@ -55,23 +55,23 @@ class Measured:
 
     @property
     def advised(self) -> int:
-        """The advised ratio among the samplers."""
+        """Index of the advised ratio among the samplers."""
         return self.samplers.index(f"{self.found['best_ratio']:g}")
 
     @property
     def advised_range(self) -> int:
-        """The advised range among the samplers."""
+        """Index of the advised range among the samplers."""
         low, high = self.found["best_range"]
         return self.samplers.index(f"{low:g}-{high:g}")
 
     @property
     def usual(self) -> int:
-        """The modality's usual fixed ratio (the paper's baseline) among the samplers."""
+        """Index of the modality's usual fixed ratio (the paper's baseline) among the samplers."""
         return self.samplers.index(f"{scheme('fixed', MODALITY[self.name]).ratio:g}")
 
     @property
     def r2mae(self) -> int:
-        """The paper's range for the modality among the samplers."""
+        """Index of the paper's range for the modality among the samplers."""
         own = scheme("r2mae", MODALITY[self.name])
         return self.samplers.index(f"{own.low:g}-{own.high:g}")
 
@@ -84,12 +84,12 @@ class Measured:
 
     @property
     def best(self) -> int:
-        """Where the fixed ratio with the highest mean stands among `fixed`."""
+        """Index in `fixed` of the ratio with the highest mean."""
         return int(self.scores[:, self.fixed].mean(0).argmax())
 
     @property
     def as_good(self) -> list[str]:
-        """Fixed ratios whose paired difference to the best is within two standard errors."""
+        """Fixed ratios whose paired difference from the best is within two standard errors."""
         fixed = self.scores[:, self.fixed]
         lag = fixed[:, [self.best]] - fixed
         error = lag.std(0, ddof=1) / np.sqrt(len(lag))
@@ -97,7 +97,7 @@ class Measured:
 
 
 def read(file: Path) -> Measured:
-    """Read what `measure` wrote; a seed that is not whole is left out."""
+    """Read what `measure` wrote; an incomplete seed is left out."""
     found = json.loads(file.read_text())
     samplers = tuple(dict.fromkeys(name for name, _, _ in found["scores"]))
     seeds = sorted({seed for _, seed, _ in found["scores"]})
@@ -130,7 +130,7 @@ def plain(values: np.ndarray, factor: float = 100) -> str:
 
 
 def curves_table(sets: list[Measured]) -> str:
-    """Return the table of minima."""
+    """Return the table of the predicted and the measured optimum."""
     rows = [
         "| data, model | samples × features | advised ratio (5 to 95 %) | its own reservations | best measured | "
         "not told apart from it | rank correlation | seeds |",
@@ -147,7 +147,7 @@ def curves_table(sets: list[Measured]) -> str:
 
 
 def choices_table(sets: list[Measured]) -> str:
-    """Return the table of what each way of choosing gets."""
+    """Return the table of scores that each way of choosing a ratio reaches."""
     rows = [
         "| score in % | best of a search | advised ratio | usual ratio | advised − usual | advised range | "
         "the paper's range | U(0, 1) |",
@@ -202,7 +202,7 @@ def written(sets: list[Measured]) -> str:
 
 
 def write_report(results: Path, docs: Path) -> None:
-    """Draw `docs/images/advice/NAME.png`, and renew the tables in `docs/advice.md`."""
+    """Draw `docs/images/advice/NAME.png`, and update the tables in `docs/advice.md`."""
     sets = [read(file) for name in TITLES if (file := results / f"{name}.json").exists()]
     sets = [m for m in sets if len(m.scores) > 1]
     for m in sets:

@@ -1,6 +1,6 @@
-"""The table of samples by features that a user would hand to `advise`: a column for each thing that can be masked.
+"""The table of samples by features that a user would give to `advise`: a column for each feature that can be masked.
 
-Fixed before any model was trained: what a row and a column are, and the number of samples is that of the training set.
+Rows, columns and the number of samples (that of the training set) were fixed before any model was trained.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ N_PHOTOGRAPHS = 5_000
 
 
 def digits(work: Path) -> np.ndarray:
-    """1,437 pictures of digits × 64 pixels (those that are always empty are left out by `advise`)."""
+    """1,347 pictures of digits × 64 pixels (`advise` leaves out those that are always empty)."""
     from r2mae_vision.mnist.data import load_images
 
     return load_images("digits").train_images.numpy().astype(float)
