@@ -1,8 +1,8 @@
-"""Draw the documentation's figures anew: each is copied from the run folder of the command that the page names.
+"""Draw the documentation's figures again: each is copied from the run folder of the command that the page names.
 
-    ./dev -s figures                       # every figure whose data this machine has: about a quarter of an hour
-    ./dev -s figures -- text dna           # some
-    ./dev -s figures -- fig2 --mnist DIR   # those that need MNIST's four files
+    ./dev -s figures                              # every figure that needs no download: about a quarter of an hour
+    ./dev -s figures -- text dna                  # some of them
+    ./dev -s figures -- fig2a fig2d --mnist DIR   # those that need MNIST's four files
     ./dev -s figures -- cifar10 --cifar10 DIR
 
 The figures of `docs/advice.md` come from `python -m studies.advice report`.
@@ -32,10 +32,15 @@ FIGURES = {
             for name in ["fig1a", "fig1b", "fig1c", "fig1d", "fig1e", "fig1f", "fig1g", "fig3", "fig4"]
         },
     ),
-    "fig2a": ("r2mae-vision reproduce fig2a -c overparametrised --root {mnist}", {"figures/fig2a.png": "fig2a.png"}),
-    "fig2d": ("r2mae-vision reproduce fig2d -c overparametrised --root {mnist}", {"figures/fig2d.png": "fig2d.png"}),
+    **{
+        name: (
+            f"r2mae-vision reproduce-mnist {name} -c overparametrised --data {{mnist}}",
+            {f"figures/{name}.png": f"{name}.png"},
+        )
+        for name in ["fig2a", "fig2d"]
+    },
     "cifar10": (
-        "r2mae-vision reproduce table1 -c cifar10-small --root {cifar10}",
+        "r2mae-vision reproduce table1 -c cifar10-small --data {cifar10}",
         {"figures/table1.png": "cifar10-table1.png", "figures/curves.png": "cifar10-curves.png"},
     ),
 }
@@ -47,7 +52,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all")
     parser.add_argument("--mnist", help="folder of MNIST's four files")
     parser.add_argument("--cifar10", help="folder of CIFAR-10's binary files")
-    parser.add_argument("--runs", type=Path, help="folder that keeps the runs, so that an interrupted one goes on")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs, so that an interrupted one resumes")
     given = parser.parse_args()
     if unknown := set(given.names) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; known: {', '.join(FIGURES)}")
@@ -60,7 +65,7 @@ def main() -> int:
             if needed := [place for place, value in places.items() if f"{{{place}}}" in command and value is None]:
                 print(f"{name}: left out; it needs --{needed[0]}")
                 continue
-            # Figures 2A and 2D are of the same models.
+            # Figures 2A and 2D show the same models.
             out = runs / ("fig2" if name.startswith("fig2") else name)
             words = [*command.format(**places).split(), "--out", str(out)]
             print(f"$ {' '.join(words)}", flush=True)
