@@ -4,7 +4,9 @@ import io
 import json
 import math
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from r2mae_core import (
     unfinished,
     write_records,
 )
+from r2mae_core.lab import run_folder
 
 # Table 2 of the paper: accuracies on MNLI, QQP, SST-2, QNLI and the mean rank that it prints.
 TABLE_2 = {
@@ -284,3 +287,16 @@ def test_a_result_file_is_as_open_as_any_other(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert (tmp_path / "results.json").stat().st_mode & 0o777 == mode
+
+
+def test_ranks_that_open_a_folder_at_the_same_moment_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "versions", dict)  # slow
+
+    def open_it(i):
+        barrier.wait()
+        return RunFolder(tmp_path / str(i), {"a": 1}, facts={"b": 2}).config
+
+    for i in range(150):
+        barrier = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(open_it, [i] * 4)) == [{"a": 1}] * 4

@@ -51,12 +51,14 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.facts = _plain(config), _plain(facts or {})
         config_file = self.path / "config.yaml"
+        # Listed before the config is looked for: another rank may write the files in between, the config before others.
+        files = list(self.path.iterdir()) if self.path.exists() else []
         if config_file.exists():
             there = yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}
             _refuse_other_config(
                 self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free}
             )
-        elif self.path.exists() and not all(_may_be_there(file) for file in self.path.iterdir()):
+        elif not all(map(_may_be_there, files)):
             raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
