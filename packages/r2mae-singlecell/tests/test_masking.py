@@ -41,5 +41,5 @@ def test_folds_hide_every_gene_once(n, ratio, seed):
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.1])
 def test_folds_refuse_what_hides_nothing(ratio):
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         gene_folds(10, ratio, 0)

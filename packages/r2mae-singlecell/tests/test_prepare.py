@@ -131,10 +131,10 @@ def test_bad_files(tmp_path):
     whole = write(adata, tmp_path / "a.h5ad")
     refused(tmp_path / "nothing.h5ad", "no file")
     (tmp_path / "cut.h5ad").write_bytes(whole.read_bytes()[:5000])
-    refused(tmp_path / "cut.h5ad", "cannot be read as h5ad; is it whole")
+    refused(tmp_path / "cut.h5ad", "cannot be read as h5ad; it may be incomplete")
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["x"] = 1
-    refused(tmp_path / "other.h5ad", "is no AnnData file: it has no obs")
+    refused(tmp_path / "other.h5ad", "is not an AnnData file: it has no obs")
     refused(whole, r"fractional values such as [\d.]+; these are normalised", "hlca", {"counts": "X"})
     refused(whole, "has no counts at layers/raw", "hlca", {"counts": "layers/raw"})
     refused(whole, "unknown preset 'mouse'; known: auto, none, hlca", "mouse")
@@ -154,7 +154,7 @@ def test_detection_says_what_is_missing():
     with pytest.raises(UserError, match=r"fits no known atlas \(hlca lacks \['age_or_mean"):
         detect({"donor_id", "dataset", "ann_finest_level", "disease"})
     both = set(PRESETS["hlca"].columns()) | set(PRESETS["seaad"].columns())
-    with pytest.raises(UserError, match=r"several layouts \(hlca, seaad\); name one with --preset"):
+    with pytest.raises(UserError, match=r"several layouts \(hlca, seaad\); choose one with --preset"):
         detect(both)
 
 

@@ -132,7 +132,7 @@ def test_imputed_genes_are_not_computed_from_their_own_counts(trained):
     assert np.allclose(everything[0], proportions(trained, trained.adata, fold.numpy())[1][:, 5], atol=1e-5)
     with pytest.raises(UserError, match="either mask_ratio"):
         trained.get_reconstruction()
-    with pytest.raises(UserError, match="mask_ratio must lie in"):
+    with pytest.raises(UserError, match="mask_ratio must be in"):
         trained.get_reconstruction(mask_ratio=0.0)
 
 

@@ -125,7 +125,7 @@ def test_too_few_cells(make_adata, train):
 
 def test_lowered_loss_of_numbers_only(make_adata, train):
     with pytest.raises(
-        UserError, match=r"the loss is NaN or infinite from step 1 on, mask ratio .*; lower the learning rate"
+        UserError, match=r"the loss is NaN or infinite from step 1 \(mask ratio .*\) on; lower the learning rate"
     ):
         train(make_adata(), plan_kwargs={"lr": float("inf")})
 
