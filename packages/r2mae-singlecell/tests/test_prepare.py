@@ -139,7 +139,7 @@ def test_bad_files(tmp_path):
     refused(whole, "has no counts at layers/raw", "hlca", {"counts": "layers/raw"})
     refused(whole, "unknown preset 'mouse'; known: auto, none, hlca", "mouse")
     refused(whole, "obs has no column 'ADNC'", "seaad", {"donor": "donor_id", "batch": "dataset"})
-    refused(whole, "without a preset, name the columns: --donor, --batch", "none")
+    refused(whole, "without a preset, give the columns: --donor, --batch", "none")
     negative = adata.copy()
     raw = negative.raw.to_adata()
     raw.X.data[7] = -1
