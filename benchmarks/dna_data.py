@@ -2,8 +2,8 @@
 
 Run: `nox -s "bench(dna)"`. The data are the package's bundled alignments.
 
-- MAF: the obvious program reads blocks with Biopython, lays each row onto the reference with numpy, and hands the
-  array to the same store writer.
+- MAF: the obvious program reads blocks with Biopython, aligns each row with the reference by numpy, and passes
+  the array to the same store writer.
 - Windows: the published layout as GPN-MSA's training reads it (zarr v2 of |S1, 512 positions per chunk, a slice per
   window, the other strand by table, `np.char.upper`, look-up); ours is the memory map, strands turned as on a device.
 """
@@ -112,7 +112,7 @@ def bench_windows(folder):
 
 
 def main():
-    torch.set_num_threads(1)  # as in a loader; turning 64 windows is no work for two
+    torch.set_num_threads(1)  # as in a loader; 64 windows are too little work for two
     print(f"{os.cpu_count()} cores, numpy {np.__version__}, zarr {zarr.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         bench_build(Path(scratch), VERTEBRATES, "mm9")

@@ -1,7 +1,7 @@
 """The network: a training step and the scoring of variants, against the published GPN-MSA code (PyPI gpn).
 
 Run: `nox -s "bench(dna)"`, on a GPU with `-- --device cuda --batch 512 --sizes base`. Equal sizes and weights, float32
-unless a row says otherwise, dropout 0.1, fused AdamW for both. Ours includes the masking; gpn is given masked input.
+unless a row says otherwise, dropout 0.1, fused AdamW for both. Ours includes the masking; gpn receives masked input.
 Scoring: three alleles at each site; gpn's protocol runs two forwards per variant, ours two per site.
 """
 
@@ -118,7 +118,7 @@ def main():
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], choices=list(SPECIES))
     parser.add_argument("--batch", type=int, help="windows per step; default: few, for a CPU")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="on a CPU too; always on a GPU")
+    parser.add_argument("--compile", action="store_true", help="compile on a CPU too; on a GPU this is always done")
     options = parser.parse_args()
     device = resolve_device(options.device)
     gpn.register_auto_classes("gpn")

@@ -1,7 +1,7 @@
-"""What the paper's runs would take on this machine: one optimizer step of each of its networks, times its samples.
+"""How long the paper's runs would take on this machine: one optimizer step of each network, times the run's samples.
 
-A step is what a training step computes: masks, forward, backward, optimizer, on a batch that is on the device already.
-Loading, validation and checkpoints are left out. On a CPU in float32, on a GPU in bfloat16, `--compile` as you say.
+A step includes masks, forward, backward and optimizer, on a batch that is already on the device. Loading, validation
+and checkpoints are excluded. It is computed in float32 on a CPU and in bfloat16 on a GPU, compiled with `--compile`.
 Run: `nox -s evidence -- --only paper`, on a GPU `nox -s evidence -- --device cuda --only paper`.
 """
 
@@ -18,7 +18,7 @@ from r2mae_singlecell.model import MaskedAutoencoder as CellAutoencoder
 from r2mae_text import masked_lm_loss
 from r2mae_vision import MAEShape, MaskedAutoencoder, UNet, split_patches
 
-# Samples at once: what fits a CPU's patience, and a GPU's memory.
+# Samples at once: few enough to be quick on a CPU, and to fit a GPU's memory.
 BATCH = {"cpu": {"vit": 4, "text": 8, "dna": 4, "cells": 400, "faces": 32}}
 BATCH["cuda"] = {"vit": 256, "text": 512, "dna": 512, "cells": 4000, "faces": 256}
 

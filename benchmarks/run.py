@@ -1,11 +1,11 @@
-"""Run every benchmark that this machine can run, and write what came out into RESULTS.md.
+"""Run every benchmark that this machine can run, and write the results into RESULTS.md.
 
     ./dev -s evidence                       # on the CPU: about half an hour on two cores
     ./dev -s evidence -- --device cuda
-    ./dev -s evidence -- --only text dna    # these packages alone; the rest of RESULTS.md stays
+    ./dev -s evidence -- --only text dna    # only these packages; the rest of RESULTS.md is kept
 
-RESULTS.md has one part for each device and package, between two comments; what stands outside of them is written by
-hand. A script that fails is shown with its last lines, and the exit code is 1.
+RESULTS.md has one part for each device and package, between two comments; text outside of them is written by hand.
+A script that fails is shown with its last lines, and the exit code is 1.
 """
 
 import argparse
@@ -59,11 +59,11 @@ CUDA = {
     "paper_cost": "--compile",
 }
 WITHOUT_DEVICE = ("theory_speed", "dna_data")
-"""Scripts that have nothing to do on a GPU, and no `--device`."""
+"""Scripts that do not use a GPU and have no option `--device`."""
 
 
 def machine(device):
-    """Return the device's name, and for a CPU what else belongs to it."""
+    """Return the device's name; for a CPU also cores, instruction set and memory."""
     if device == "cuda":
         return device_name(device)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -74,10 +74,10 @@ def machine(device):
 
 
 def run_script(name, words, device):
-    """Run one script and return its exit code, its output, and a line on how long it took on how busy a machine."""
+    """Run one script and return its exit code, its output, and a line with its duration and the machine's load."""
     command = [sys.executable, str(HERE / f"{name}.py"), *words]
     command += [] if name in WITHOUT_DEVICE else ["--device", device]
-    # Two libraries with a thread pool each would measure each other: one thread on a CPU, unless the caller says more.
+    # Two libraries with a thread pool each would disturb each other: one thread on a CPU, unless the caller sets more.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if device == "cpu" else {}
     start, before = time.perf_counter(), os.getloadavg()[0]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
@@ -86,7 +86,7 @@ def run_script(name, words, device):
 
 
 def shown(name, words):
-    """Return the command as a reader types it."""
+    """Return the command as a reader would type it."""
     package = name.partition("_")[0]
     if package == "paper":  # needs every package
         return "nox -s evidence -- --only paper"
@@ -114,7 +114,7 @@ def part(package, scripts, device):
 
 
 def summary(text):
-    """Return the rows with a target of all parts: what was timed, the ratio, the spread over turns, the verdict."""
+    """Return all rows that have a target: what was timed, the ratio, the spread over turns, the verdict."""
     rows, package, title = [], "", ""
     for line in text.splitlines():
         if line.startswith("### "):
@@ -149,7 +149,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", nargs="+", choices=list(PACKAGES), default=list(PACKAGES), help="packages")
-    parser.add_argument("--quick", action="store_true", help="core and theory alone, printed and not written: a trial")
+    parser.add_argument("--quick", action="store_true", help="only core and theory, printed and not written: a trial")
     given = parser.parse_args()
     device = resolve_device(given.device)
     scripts = {name: words.split() for name, words in (CPU if device == "cpu" else CUDA).items()}

@@ -1,4 +1,4 @@
-"""Data loading and whole training runs against scvi-tools, and the memory that a large data set costs.
+"""Data loading and whole training runs against scvi-tools, and the memory that a large data set needs.
 
 Run: `nox -s "bench(singlecell)"`, on a GPU with `-- --device cuda`; `-- --memory` adds the run with 200,000 cells.
 """
@@ -28,7 +28,7 @@ N_CELLS, N_GENES, DENSITY, BATCH = 20_000, 5000, 0.08, 400
 
 
 def counts(n_cells, seed=0):
-    """Made-up sparse counts with the density of 5,000 variable genes of an atlas."""
+    """Simulated sparse counts with the density of 5,000 variable genes of an atlas."""
     rng = np.random.default_rng(seed)
     n = rng.binomial(N_GENES, DENSITY, n_cells)
     indptr = np.concatenate([[0], np.cumsum(n)])
@@ -61,7 +61,7 @@ def loading(adata, device):
         wait()
 
     contestants = {
-        "ours, sparse rows (what the loader hands out)": lambda: ours(False),
+        "ours, sparse rows (what the loader returns)": lambda: ours(False),
         "ours, made dense on the device": lambda: ours(True),
         "AnnDataLoader, dense (its default)": lambda: theirs(False),
         "AnnDataLoader, sparse tensors": lambda: theirs(True),
@@ -93,7 +93,7 @@ def training(adata, device, n_hidden, n_latent):
 
 
 def memory(n_cells):
-    """Peak memory of a process that trains on `n_cells`, beside the size of their CSR matrix."""
+    """Print the peak memory of a process that trains on `n_cells`, and the size of their CSR matrix."""
     with tempfile.TemporaryDirectory() as folder:
         source, path = Path(folder) / "counts.h5ad", Path(folder) / "prepared.h5ad"
         matrix = counts(n_cells)
@@ -126,7 +126,7 @@ def peak(mode, path):
     with quiet_lightning():
         model = R2MAE(adata)
         model.train(max_epochs=1, max_steps=40, batch_size=BATCH, accelerator="cpu", enable_progress_bar=False)
-    # Not getrusage, whose peak a child inherits from the process that started it.
+    # Not getrusage: its peak is inherited from the parent process.
     status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 

@@ -23,7 +23,7 @@ TARGETS = {"1024/512": 1.4, "128/10": 2.5}
 
 
 def scvi_loss(module, tensors, columns):
-    """Masked loss as one writes it with scvi-tools' parts: the likelihood of all genes, then the hidden ones.
+    """Masked loss as one would write it with scvi-tools' parts: the likelihood of all genes, then the hidden ones.
 
     The module's first layer is a plain `nn.Linear` again (see `scvi_network`), as scvi-tools makes it.
     """
@@ -35,7 +35,7 @@ def scvi_loss(module, tensors, columns):
 
 
 def scvi_network(module):
-    """Return the module with scvi-tools' own encoder: our sparse product is a part of what is compared."""
+    """Return the module with scvi-tools' own encoder: our sparse product is part of the comparison."""
     first, ours = module.encoder.fc_layers[0], module.encoder.fc_layers[0][0]
     first[0] = torch.nn.Linear(ours.in_features, ours.out_features)
     first[0].load_state_dict(ours.state_dict())
@@ -60,7 +60,7 @@ def stepper(loss_of, module, tensors, columns, context):
 
 
 def batch(device):
-    """Made-up counts with the density of 5,000 variable genes of an atlas."""
+    """Simulated counts with the density of 5,000 variable genes of an atlas."""
     rng = np.random.default_rng(0)
     counts = rng.negative_binomial(1.0, 0.5, (BATCH, N_GENES)) * (rng.random((BATCH, N_GENES)) < 2 * DENSITY)
     return {
@@ -90,7 +90,7 @@ def main():
             module = MaskedAutoencoder(N_GENES, 20, n_hidden=n_hidden, n_latent=n_latent)
             modules[contestant] = (module if contestant.startswith("ours") else scvi_network(module)).to(device)
         ours, theirs = modules["ours"], modules["scvi-tools' likelihood"]
-        # Not without gradients: the sparse product belongs to training.
+        # With gradients: the sparse product is only used in training.
         gap = our_loss(ours, tensors, columns).item() / scvi_loss(theirs, tensors, columns).item() - 1
         times = best_of_turns(
             {c: stepper(loss, modules[c], tensors, columns, context) for c, (loss, context) in contestants.items()},

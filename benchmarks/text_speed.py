@@ -1,8 +1,8 @@
 """Text: the pretraining step, the loader and GLUE fine-tuning, ours against transformers' own, in one run.
 
 - Step: masking, forward, backward and AdamW on one micro-batch. Theirs is RobertaForMaskedLM (head on all positions)
-  fed by DataCollatorForLanguageModeling; ours masks on the device and gives hidden positions alone to the head.
-- Loader: tokens a second from memory-mapped shards, beside what the step consumes.
+  fed by DataCollatorForLanguageModeling; ours masks on the device and passes only hidden positions to the head.
+- Loader: tokens per second from memory-mapped shards, compared with what the step consumes.
 - Fine-tuning: the same film sentences in length buckets, against run_glue's default of padding to 128.
 
 Run: `nox -s "bench(text)"`. On a GPU: `nox -s "bench(text)" -- --device cuda --size base --rows 256 --compile`.
@@ -112,7 +112,7 @@ def finetuning_benchmark(size, device, rounds, n_batches=12):
     config.num_labels = 2
     pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=128)
     shuffled = np.random.default_rng(0).permutation(len(data))
-    # Batches of every length, in the shares in which an epoch has them.
+    # Batches of every length, in the same proportions as in an epoch.
     bucketed = list(batches(data.lengths(), 32, 0, 0))
     ours = [bucketed[i] for i in np.random.default_rng(1).permutation(len(bucketed))[:n_batches]]
 

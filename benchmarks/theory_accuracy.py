@@ -1,4 +1,4 @@
-"""How far a finite simulation lies from the asymptotic prediction, at p = 300 and p = 1200.
+"""How far a finite simulation is from the asymptotic prediction, at p = 300 and p = 1200.
 
 OMP_NUM_THREADS=1 python benchmarks/theory_accuracy.py
 """

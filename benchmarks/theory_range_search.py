@@ -1,9 +1,9 @@
-"""When can a range of ratios beat the best fixed ratio? A search by the exact theory, and the figure of its page.
+"""When can a range of ratios beat the best fixed ratio? A search with the exact theory, and its figure.
 
     OMP_NUM_THREADS=1 python benchmarks/theory_range_search.py
 
 Settings are drawn on the spectral path (diag(Σ) ∝ I), where one evaluation costs microseconds. There the risk is
-Σ_k c_k²·ρ(λ_k) + σ²·v for β = Σ_k c_k u_k, so the average over several targets, each divided by whatever constant, is
+Σ_k c_k²·ρ(λ_k) + σ²·v for β = Σ_k c_k u_k, so the average over several targets, each divided by any constant, is
 the risk of one β that mixes them: a search over mixtures is a search over collections of targets as well.
 """
 
@@ -24,7 +24,7 @@ FIXED = [Fixed(float(r)) for r in np.round(np.linspace(0.005, 0.995, 199), 6)]
 
 
 class Diagonal(DenseCovariance):
-    """Only a spectrum: the spectral path asks for nothing else, and eigenvectors can be the axes."""
+    """Only a spectrum: the spectral path needs nothing else, and the eigenvectors can be the axes."""
 
     def __init__(self, values):
         self.p = len(values)
@@ -83,7 +83,7 @@ class Setting:
 
 
 def random_search(count, rng):
-    """Random settings, each with ranges at random and narrow and wide ranges around its own best ratio."""
+    """Random settings, each with random ranges and with narrow and wide ranges around its own best ratio."""
     rows = []
     for _ in range(count):
         setting = draw(rng)
@@ -103,7 +103,7 @@ def random_search(count, rng):
 
 
 def targets_with_different_optima():
-    """The "universal representation" case: a strong and a weak direction, averaged, over how much each counts."""
+    """The "universal representation" case: a strong and a weak direction, averaged, over the strong one's weight."""
     values = np.sort(np.concatenate([np.ones(P - 2), [6.0, 60.0]]))
     rows = []
     for weight in np.linspace(0, 1, 21):

@@ -31,7 +31,7 @@ def seconds(call, repeats=5):
 
 
 def obvious_repeat(S, root, beta, n, ratio, rng):
-    """What one writes first: draw everything, mask, `np.linalg.pinv`, risk from Σ."""
+    """The straightforward version: draw everything, mask, `np.linalg.pinv`, risk from Σ."""
     x = rng.standard_normal((n, len(S))) @ root.T
     y = x @ beta + SIGMA * rng.standard_normal(n)
     rows = rng.random(n) < ratio

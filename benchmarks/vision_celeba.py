@@ -3,7 +3,7 @@
 The obvious program reads a folder of JPEGs with torchvision's ImageFolder, Resize and ToTensor through a DataLoader,
 and trains the same U-Net in channels_first with a mask by argsort and plain Adam; with zero and with --workers workers.
 Ours: the package's uint8 store, batch reader, mask and loss, channels_last, fused Adam. Lightning is left out of both.
-Both use the same precision. The images are made up, 178 x 218 as CelebA's; preparing them is timed on its own.
+Both use the same precision. The images are simulated, 178 x 218 as CelebA's; preparing them is timed separately.
 
 Run: `nox -s "bench(vision)" -- --device cpu`. On a GPU:
 `--device cuda --images 8192 --batch 256 --channels 32 --precision bf16 --workers 8`.
@@ -55,7 +55,7 @@ def our_epoch(store, options, device):
 
     def read():
         for position in range(order.n_batches()):
-            scale(fetch(order.batch(position)))  # float, as the other's
+            scale(fetch(order.batch(position)))  # float, as in the other program
 
     def epoch():
         for position in range(order.n_batches()):
@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
-    parser.add_argument("--workers", type=int, default=2, help="of the obvious program's second DataLoader")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the obvious program's second DataLoader")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = resolve_device(options.device)

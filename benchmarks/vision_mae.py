@@ -4,8 +4,8 @@
   weights; the first loss on the same mask is compared before anything is timed. Ours also with bfloat16, compiled with
   `--compile`, and with a ratio per image.
 - R2MAE: the mean over steps with U(0.6, 0.9) against fixed 0.75, the same number of steps.
-- Data: prepared images fetched, sent, cropped and flipped as a batch, against torchvision's RandomResizedCrop on the
-  same images in this process; both give float images.
+- Data: prepared images fetched, copied to the device, cropped and flipped as a batch, against torchvision's
+  RandomResizedCrop on the same images in this process; both return float images.
 
 Run: `nox -s "bench(vision)" -- vision_mae`. On a GPU: `nox -s "bench(vision)" -- vision_mae --device cuda --model
 vit_base_patch16_224 --decoder 512 8 16 --batch 256 --compile`.

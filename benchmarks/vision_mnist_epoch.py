@@ -1,10 +1,10 @@
 """The MNIST experiment: data on the device and stacked models, against the obvious program.
 
 The obvious program is torchvision's MNIST with ToTensor, a DataLoader, nn.Sequential and a plain loop; with zero and
-with two workers, and the better of the two counts. Ours is the package's own path, Lightning included.
+with two workers, of which the better counts. Ours is the package's own path, Lightning included.
 
-Run: `nox -s "bench(vision)" -- --root DIR` with the four MNIST files in DIR; without --root, random images of the same
-size take their place (no timing depends on what the pixels show). On a GPU add --device cuda.
+Run: `nox -s "bench(vision)" -- --data DIR` with the four MNIST files in DIR; without --data, random images of the same
+size are used (timings do not depend on the pixels' values). On a GPU add --device cuda.
 """
 
 import argparse
@@ -86,14 +86,14 @@ def our_epochs(data, device, n_models, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of MNIST's four files; default: random images")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--models", type=int, default=12, help="models of the stack")
+    parser.add_argument("--models", type=int, default=12, help="models in the stack")
     options = parser.parse_args()
     device = resolve_device(options.device)
     print(f"{device_name(device)}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = mnist_folder(options.root, Path(scratch))
+        folder = mnist_folder(options.data, Path(scratch))
         data = load_images("mnist", folder).to(device)
         order = BatchOrder(60_000, BATCH)
         ours = ResumableLoader(
@@ -118,7 +118,7 @@ def main():
             dict.fromkeys(loaders, 20),
         )
 
-        # Whole epochs; ours by difference, so that the start of Lightning is not part of an epoch.
+        # Whole epochs; ours by difference, so that Lightning's start-up is not part of an epoch.
         turns = {"ours, one model": [], f"ours, per model of {options.models}": [], **{name: [] for name in loaders}}
         for _ in range(3):
             for name, n in ((("ours, one model"), 1), (f"ours, per model of {options.models}", options.models)):

@@ -36,8 +36,8 @@ PAGES = [
     *(DOCS / f"{name}.md" for name in ("index", "concepts", "scale", "advice", "cost", "extending", "paper")),
     *sorted(DOCS.glob("guides/*.md")),
 ]
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))]
-"""Their commands are parsed; what they do is run at full size by `nox -s demo` and `release`."""
+READMES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted(ROOT.glob("packages/*/README.md"))]
+"""Their commands are parsed; `nox -s demo` and `release` run them at full size."""
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -147,7 +147,7 @@ def runs(block: Block) -> bool:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, blocks(page)))], ids=name_of)
-@pytest.mark.filterwarnings("default")  # the packages' own tests are strict; here libraries may say what they like
+@pytest.mark.filterwarnings("default")  # the packages' own tests are strict; here libraries may warn
 def test_page_runs(page, tmp_path, monkeypatch):
     if lost := missing(page_needs(page)):
         pytest.skip(f"not installed: {', '.join(lost)}")
@@ -181,13 +181,16 @@ def execute(block: Block, where: str, namespace: dict[str, object]) -> str:
 
 @pytest.mark.parametrize("package", ["r2mae_vision", "r2mae_text", "r2mae_dna", "r2mae_singlecell", "r2mae_theory"])
 def test_paper_page_has_every_target(package):
-    """Whatever `reproduce` can draw is on the page."""
+    """Whatever a `reproduce…` command can draw is on the page."""
     if missing(package):
         pytest.skip(f"not installed: {package}")
-    options = importlib.import_module(f"{package}.options")
-    known = get_type_hints(options.Reproduce)["target"]
+    commands = importlib.import_module(f"{package}.cli").COMMANDS
+    verbs = [verb for verb in commands if verb.startswith("reproduce")]
+    targets = {verb: get_args(get_type_hints(commands[verb].config)["target"]) for verb in verbs}
+    assert any(targets.values())
     text = (DOCS / "paper.md").read_text(encoding="utf-8")
-    assert [target for target in get_args(known) if not re.search(rf"(reproduce|…) {target}\b", text)] == []
+    lost = [f"{verb} {one}" for verb in verbs for one in targets[verb] if not re.search(rf"({verb}|…) {one}\b", text)]
+    assert lost == []
 
 
 def test_every_guide_is_in_the_table_of_contents():
