@@ -322,3 +322,12 @@ def test_threads_wait_asleep_unless_the_user_says_otherwise(call, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     call("work", "anna")
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_file_cannot_ask_to_be_trusted(call, capsys, tmp_path):
+    """It would be ignored, or worse, import what it names."""
+    (tmp_path / "c.yaml").write_text("trust: antigravity\n")
+    assert call("work", "anna", "-c", "c.yaml") == 2
+    assert "a file cannot ask to be trusted; give --trust on the command line" in capsys.readouterr().err
+    assert seen == []
+    assert "antigravity" not in sys.modules

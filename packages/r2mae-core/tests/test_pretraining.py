@@ -113,6 +113,10 @@ def test_a_run_does_not_resume_on_other_data(config):
     [
         ({"compile": True, "strategy": "fsdp"}, "--compile together with --strategy fsdp"),
         ({"devices": 0}, "--devices must be at least 1, got 0"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"steps": -1}, "--steps must be at least 1, got -1"),
+        ({"checkpoint_every": 0}, "--checkpoint_every must be at least 1, got 0"),
+        ({"validate_every": 0}, "--validate_every must be at least 1, got 0"),
         ({"batch_size": 64}, "40 samples do not fill a batch of 64"),
         ({"micro_batch_size": 3}, "--batch_size 8 is not a multiple of --micro_batch_size 3"),
         ({"mask_ratio": "cl"}, "vision models have no curriculum weights"),

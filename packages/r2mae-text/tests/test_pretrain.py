@@ -196,7 +196,7 @@ def test_budgets(config, corpus):
     run = pretrain(replace(config, steps=None, minutes=0.01, out=Path("minutes")))
     kept = json.loads((run.path / "budget.json").read_text())
     assert kept["steps"] == max(int(0.6 / kept["seconds_per_step"]), 1)
-    for wrong, message in [({"tokens": 5.0}, "give one of --steps"), ({"steps": 0}, "must be positive")]:
+    for wrong, message in [({"tokens": 5.0}, "give one of --steps"), ({"steps": 0}, "--steps must be at least 1")]:
         with pytest.raises(UserError, match=message):
             pretrain(replace(config, **wrong, out=Path(message)))
 

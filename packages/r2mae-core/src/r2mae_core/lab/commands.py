@@ -74,6 +74,9 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
         return int(stop.code or 0)
     verb = parsed.command
     command = commands[verb]
+    if parsed[verb].trust is not None:  # the command line's have been taken out: this one is from a YAML file
+        print(f"{prog} {verb}: a file cannot ask to be trusted; give --trust on the command line", file=sys.stderr)  # noqa: T201
+        return 2
     names = {field.name for field in fields(command.config)}
     values = {name: value for name, value in parsed[verb].as_dict().items() if name in names}
     module, _, function = command.target.partition(":")

@@ -246,9 +246,12 @@ def refuse_together(config: PretrainOptions) -> None:
     """
     if config.compile and config.strategy == "fsdp":
         raise UserError("--compile together with --strategy fsdp is not tested; choose one")
-    for name in ("devices", "nodes", "log_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    # Zero steps would save an untrained model as a finished one, and Lightning takes -1 for a training without end.
+    budget = ("steps", "epochs")
+    for name in (*budget, "batch_size", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"):
+        value = getattr(config, name, None) if name in budget else getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
 
 
 def check_share(name: str, value: float) -> float:
