@@ -1,16 +1,39 @@
+from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Share, Workers, check_bounds
 from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.errors import UserError
 from .lab.figures import new_figure
-from .lab.files import as_json, atomic_path, write_text
+from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
 from .lab.grid import cell_name, finished_records, walk_grid
+from .lab.locks import BusyError, one_writer
+from .lab.outputs import check_output
 from .lab.records import Record, read_records, write_records
 from .lab.run_folder import RunFolder, default_run_path, open_run, resolved, unfinished
+from .lab.sealed import (
+    as_json,
+    check_checksums,
+    file_digest,
+    read_json,
+    read_yaml,
+    write_checksums,
+    write_json,
+    write_yaml,
+)
+from .lab.sources import fingerprint, refuse_changed
+from .lab.space import as_bytes, check_space, reserve, saying_disk_full
 from .lab.stamps import git_commit, stamped, versions
 from .lab.terminal import first_rank, left_out, say
+from .lab.workers import in_processes
 from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
 from .mask.masks import bernoulli_mask, exact_mask, n_masked, nested_masks
-from .ratio.config import sampler_from_config, sampler_to_config, scheme_name, short_name, with_seed
+from .ratio.config import (
+    name_of_scheme,
+    sampler_from_config,
+    sampler_to_config,
+    scheme_name,
+    short_name,
+    with_seed,
+)
 from .ratio.randomness import derived_seed, uniform_draw
 from .ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
@@ -45,14 +68,19 @@ from .train.pretraining import (
 )
 from .train.ranks import rank_and_world_size
 from .train.sharding import gathered_state
+from .train.step_checkpoints import KeepBest, StepCheckpoints
+from .train.tensor_files import load_tensors, save_tensors
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
     "AtomicCheckpoints",
     "BatchOrder",
+    "Bound",
+    "BusyError",
     "Command",
     "Compare",
     "ComparisonTable",
+    "Count",
     "Curriculum",
     "CurriculumWeights",
     "Device",
@@ -62,6 +90,7 @@ __all__ = [
     "Grid",
     "HeldOutLoss",
     "InOrder",
+    "KeepBest",
     "LinearDecay",
     "LoaderPosition",
     "MaskDraw",
@@ -69,6 +98,9 @@ __all__ = [
     "MaskedModule",
     "MetricsCSV",
     "Modality",
+    "Natural",
+    "NonNegative",
+    "Positive",
     "Precision",
     "PretrainOptions",
     "RatioPer",
@@ -77,18 +109,27 @@ __all__ = [
     "ResumableLoader",
     "RunFolder",
     "RunOptions",
+    "Seed",
+    "Share",
+    "StepCheckpoints",
     "StepOrder",
     "StepProgress",
     "Strategy",
     "Throughput",
     "Uniform",
     "UserError",
+    "Workers",
     "adamw",
+    "as_bytes",
     "as_json",
     "atomic_path",
     "bernoulli_mask",
     "cell_name",
+    "check_bounds",
+    "check_checksums",
+    "check_output",
     "check_share",
+    "check_space",
     "compare",
     "compare_runs",
     "competition_ranks",
@@ -99,20 +140,26 @@ __all__ = [
     "device_name",
     "emulates_bfloat16",
     "exact_mask",
+    "file_digest",
+    "fingerprint",
     "finished_records",
     "first_rank",
     "fit",
     "gathered_state",
     "git_commit",
+    "in_processes",
     "interrupted",
     "left_out",
     "linear",
+    "load_tensors",
     "matrix_products",
     "micro_batch_size",
     "n_masked",
+    "name_of_scheme",
     "nested_masks",
     "new_figure",
     "one_thread",
+    "one_writer",
     "open_run",
     "operations_metrics",
     "out_of_memory",
@@ -122,14 +169,21 @@ __all__ = [
     "print_comparison",
     "quiet_lightning",
     "rank_and_world_size",
+    "read_json",
     "read_metrics",
     "read_records",
+    "read_text",
     "read_weights",
+    "read_yaml",
+    "reading",
     "recipes",
+    "refuse_changed",
     "refuse_options",
     "register_modality",
     "register_scheme",
+    "remove_leftovers",
     "report",
+    "reserve",
     "resolve_device",
     "resolved",
     "run",
@@ -138,7 +192,9 @@ __all__ = [
     "run_pretraining",
     "sampler_from_config",
     "sampler_to_config",
+    "save_tensors",
     "say",
+    "saying_disk_full",
     "scheme",
     "scheme_in_tables",
     "scheme_name",
@@ -154,10 +210,14 @@ __all__ = [
     "versions",
     "walk_grid",
     "weighted_mean",
+    "whole_folder",
     "with_schedule",
     "with_seed",
     "without_prefix",
+    "write_checksums",
+    "write_json",
     "write_records",
     "write_text",
+    "write_yaml",
 ]
 __version__: str

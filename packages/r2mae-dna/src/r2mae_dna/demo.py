@@ -58,22 +58,22 @@ def demo(config: Demo) -> RunFolder:
     with one_thread():
         device = resolve_device(config.device)
         rows = {name: scheme_name(scheme(name, "dna"), "dna") for name in config.schemes}  # refused before any training
-        run = open_run("r2mae-dna", "demo", config.out, resolved(config))
-        bundled = Bundled.prepare(run.path, config.window, device)
-        info = WindowSet(bundled.data).info
-        say(
-            f"Human and {info.n_species} apes, chr22: {info.counts['train']:,} training windows of {info.window} "
-            f"bases; {len(config.schemes)} schemes × {len(config.seeds)} seeds on {device_name(device)}"
-        )
-        recipe = small_recipe(
-            bundled.data, config.steps, n_hidden=config.n_hidden, n_layers=config.n_layers, lr=config.lr,
-            batch_size=config.batch_size, device=device, progress=config.progress,
-        )  # fmt: skip
-        first = (config.schemes[0], config.seeds[0])
-        models = grid(config.schemes, config.seeds, recipe, partial(_cell, bundled, first), device)
-        walk_grid(run, {FREQUENCIES: timed(bundled.floor, device), **models})
-        run.save_figure("demo.png", _figure(config, run, bundled, rows))
-        return run
+        with open_run("r2mae-dna", "demo", config.out, resolved(config), shared=True) as run:
+            bundled = Bundled.prepare(run.path, config.window, device)
+            info = WindowSet(bundled.data).info
+            say(
+                f"Human and {info.n_species} apes, chr22: {info.counts['train']:,} training windows of {info.window} "
+                f"bases; {len(config.schemes)} schemes × {len(config.seeds)} seeds on {device_name(device)}"
+            )
+            recipe = small_recipe(
+                bundled.data, config.steps, n_hidden=config.n_hidden, n_layers=config.n_layers, lr=config.lr,
+                batch_size=config.batch_size, device=device, progress=config.progress,
+            )  # fmt: skip
+            first = (config.schemes[0], config.seeds[0])
+            models = grid(config.schemes, config.seeds, recipe, partial(_cell, bundled, first), device)
+            walk_grid(run, {FREQUENCIES: timed(bundled.floor, device), **models})
+            run.save_figure("demo.png", _figure(config, run, bundled, rows))
+            return run
 
 
 def _cell(bundled: Bundled, first: tuple[str, int], options: Pretrain, home: Path) -> list[Record]:

@@ -209,17 +209,17 @@ def evaluate_command(config: Evaluate) -> None:
     from r2mae_dna.plots import plot_curves
 
     records, intervals, data = evaluate_table(config)
-    run = open_run("r2mae-dna", "evaluate", config.out, resolved(config))
-    names = list(dict.fromkeys(record.scheme for record in records))
-    curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
-    figure = run.save_figure("curves.png", curves)
-    say(data.text())
-    report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
-    for (name, metric), found in intervals.items():
-        if found.low is not None:
-            say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")
-    say(f"Figure: {figure}")
-    say(f"Done: {run.path} (results.json, table.md)")
+    with open_run("r2mae-dna", "evaluate", config.out, resolved(config)) as run:
+        names = list(dict.fromkeys(record.scheme for record in records))
+        curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
+        figure = run.save_figure("curves.png", curves)
+        say(data.text())
+        report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
+        for (name, metric), found in intervals.items():
+            if found.low is not None:
+                say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")
+        say(f"Figure: {figure}")
+        say(f"Done: {run.path} (results.json, table.md)")
 
 
 def compare_command(config: Compare) -> None:

@@ -97,16 +97,18 @@ def reproduce(config: Reproduce) -> RunFolder:
     _check(config)
     device = resolve_device(config.device)
     free = ("schemes", "seeds", "devices")  # the grid may grow
-    run = open_run("r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free)
-    if config.data is not None and config.msa is not None:
-        _full(config, run, config.data, config.msa, device)
+    with open_run(
+        "r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free, shared=True
+    ) as run:
+        if config.data is not None and config.msa is not None:
+            _full(config, run, config.data, config.msa, device)
+            return run
+        with one_thread():
+            bundled = Bundled.prepare(run.path, BUNDLED_WINDOW, device)
+            recipe = _bundled_recipe(config, bundled.data)
+            floor = {FREQUENCIES: timed(bundled.floor, device)}
+            _walk(run, floor | grid(config.schemes, config.seeds, recipe, bundled.pretrain, device))
         return run
-    with one_thread():
-        bundled = Bundled.prepare(run.path, BUNDLED_WINDOW, device)
-        recipe = _bundled_recipe(config, bundled.data)
-        floor = {FREQUENCIES: timed(bundled.floor, device)}
-        _walk(run, floor | grid(config.schemes, config.seeds, recipe, bundled.pretrain, device))
-    return run
 
 
 def _check(config: Reproduce) -> None:

@@ -183,19 +183,19 @@ def probe(config: Probe) -> RunFolder:
     pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.data))
     run_of = (config.model / "config.yaml").exists()  # else a published model
     scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
-    run = open_run("r2mae-dna", "probe", config.out, resolved(config))
-    values = probe_model(
-        pretrained.model, train, held_out, ratios=config.ratios, max_windows=config.max_windows,
-        batch_size=config.batch_size, device=device,
-    )  # fmt: skip
-    task, n = config.data.resolve().name, min(config.max_windows, len(held_out))
-    records = [
-        Record(task, f"{metric}@{ratio:g}", values[f"{key}@{ratio:g}"], row, of_seed, n, config.split)
-        for ratio in config.ratios
-        for row, of_seed, metric, key in _rows(scheme, seed)
-    ]
-    run.write_results(stamped(records, device_name(device)))
-    return run
+    with open_run("r2mae-dna", "probe", config.out, resolved(config)) as run:
+        values = probe_model(
+            pretrained.model, train, held_out, ratios=config.ratios, max_windows=config.max_windows,
+            batch_size=config.batch_size, device=device,
+        )  # fmt: skip
+        task, n = config.data.resolve().name, min(config.max_windows, len(held_out))
+        records = [
+            Record(task, f"{metric}@{ratio:g}", values[f"{key}@{ratio:g}"], row, of_seed, n, config.split)
+            for ratio in config.ratios
+            for row, of_seed, metric, key in _rows(scheme, seed)
+        ]
+        run.write_results(stamped(records, device_name(device)))
+        return run
 
 
 def probe_command(config: Probe) -> None:

@@ -55,31 +55,33 @@ def demo(config: Demo) -> RunFolder:
     start = time.perf_counter()
     device = resolve_device(config.device)
     adata = load_pbmc()
-    run = open_run("r2mae-singlecell", "demo", config.out, resolved(config))
-    names = (*SCHEMES, "scvi", f"scvi={config.n_latent}")
-    say(
-        f"{len(names) * len(config.seeds)} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × "
-        f"{len(config.seeds)} seeds) on {adata.n_obs} blood cells × {adata.n_vars} genes, on {device_name(device)}"
-    )
-    labels = adata.obs["cell_type"].astype(str).to_numpy()
-    expression = log_normalized(adata.X)
-    components = pca(expression, 50)
-    plain = [*probe_cells(expression.toarray(), labels, "log-norm"), *probe_cells(components, labels, "pca 50")]
-    cells = {
-        cell_name(name, seed): partial(_measure, config, name, seed, device) for seed in config.seeds for name in names
-    }
-    records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
-    report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
-    say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
-    n_unseen = len(pretraining_split(adata.n_obs)[1])
-    say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {n_unseen} unseen cells.")
-    curves = run.save_figure("pearson.png", plot_pearson(records, "Prediction of hidden genes, 700 blood cells"))
-    first = load_run(run.path / cell_name("r2mae", config.seeds[0]) / "pretrain", adata, device)
-    shown = {"R2MAE": first.get_latent_representation(), "PCA": components}
-    points = {name: _umap(z) for name, z in shown.items()}
-    picture = run.save_figure("umap.png", plot_umap(points, list(labels), "700 blood cells"))
-    say(f"Figure: {curves}\nFigure: {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
-    return run
+    with open_run("r2mae-singlecell", "demo", config.out, resolved(config)) as run:
+        names = (*SCHEMES, "scvi", f"scvi={config.n_latent}")
+        say(
+            f"{len(names) * len(config.seeds)} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × "
+            f"{len(config.seeds)} seeds) on {adata.n_obs} blood cells × {adata.n_vars} genes, on {device_name(device)}"
+        )
+        labels = adata.obs["cell_type"].astype(str).to_numpy()
+        expression = log_normalized(adata.X)
+        components = pca(expression, 50)
+        plain = [*probe_cells(expression.toarray(), labels, "log-norm"), *probe_cells(components, labels, "pca 50")]
+        cells = {
+            cell_name(name, seed): partial(_measure, config, name, seed, device)
+            for seed in config.seeds
+            for name in names
+        }
+        records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
+        report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
+        say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
+        n_unseen = len(pretraining_split(adata.n_obs)[1])
+        say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {n_unseen} unseen cells.")
+        curves = run.save_figure("pearson.png", plot_pearson(records, "Prediction of hidden genes, 700 blood cells"))
+        first = load_run(run.path / cell_name("r2mae", config.seeds[0]) / "pretrain", adata, device)
+        shown = {"R2MAE": first.get_latent_representation(), "PCA": components}
+        points = {name: _umap(z) for name, z in shown.items()}
+        picture = run.save_figure("umap.png", plot_umap(points, list(labels), "700 blood cells"))
+        say(f"Figure: {curves}\nFigure: {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        return run
 
 
 def _measure(config: Demo, name: str, seed: int, device: str, home: Path) -> list[Record]:

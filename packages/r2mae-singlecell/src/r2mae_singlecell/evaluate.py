@@ -80,18 +80,18 @@ def probe(config: options.Probe) -> RunFolder:
     for name in config.baselines:
         check_baseline(name)
     device = resolve_device(config.device)
-    run = open_run("r2mae-singlecell", "probe", config.out, resolved(config))
-    protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
-    result = ProbeResult()
-    for path, (scheme, seed) in identities.items():
-        embedding = load_run(path, adata, device).get_latent_representation()
-        result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
-    settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
-    for name in config.baselines:
-        result.add(probe_baseline(name, adata, tasks, protocol, settings))
-    write_notes(run, result.notes)
-    run.write_results(stamped(result.records, device_name(device)))
-    return run
+    with open_run("r2mae-singlecell", "probe", config.out, resolved(config)) as run:
+        protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
+        result = ProbeResult()
+        for path, (scheme, seed) in identities.items():
+            embedding = load_run(path, adata, device).get_latent_representation()
+            result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
+        settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
+        for name in config.baselines:
+            result.add(probe_baseline(name, adata, tasks, protocol, settings))
+        write_notes(run, result.notes)
+        run.write_results(stamped(result.records, device_name(device)))
+        return run
 
 
 def probe_command(config: options.Probe) -> None:
@@ -120,19 +120,21 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
             raise UserError(f"{name!r} does not predict genes; scvi and scvi=N do")
         check_baseline(name)
     device = resolve_device(config.device)
-    run = open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config))
-    cells = pretraining_split(adata.n_obs)[1][: config.max_cells]
-    counts = adata.to_memory().X if adata.isbacked else adata.X
-    common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
-    records: list[Record] = []
-    for path, (scheme, seed) in identities.items():
-        predict = load_run(path, adata, device).predict_proportions
-        records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
-    for name in config.baselines:
-        model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
-        records += reconstruction_pearson(scvi_predictor(model), counts, cells, scheme=name, seed=config.seed, **common)
-    run.write_results(stamped(records, device_name(device)))
-    return run
+    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config)) as run:
+        cells = pretraining_split(adata.n_obs)[1][: config.max_cells]
+        counts = adata.to_memory().X if adata.isbacked else adata.X
+        common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
+        records: list[Record] = []
+        for path, (scheme, seed) in identities.items():
+            predict = load_run(path, adata, device).predict_proportions
+            records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
+        for name in config.baselines:
+            model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
+            records += reconstruction_pearson(
+                scvi_predictor(model), counts, cells, scheme=name, seed=config.seed, **common
+            )
+        run.write_results(stamped(records, device_name(device)))
+        return run
 
 
 def reconstruct_command(config: options.Reconstruct) -> None:

@@ -95,12 +95,14 @@ def reproduce(config: Reproduce) -> RunFolder:
     adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
     # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
     free = ("target", "schemes", "baselines", "seeds", "n_splits", "max_cells")
-    run = open_run("r2mae-singlecell", "reproduce", config.out, resolved(config), free=free)
-    for cell in cells:
-        _evaluation(config, run, cell)  # refused before anything is trained, if it was evaluated with other settings
-    measures = {cell.folder: partial(_measure, config, adata, run, device, cell) for cell in cells}
-    walk_grid(run, measures, part=config.target, tidy=lambda own: finished(run))
-    return run
+    with open_run("r2mae-singlecell", "reproduce", config.out, resolved(config), free=free, shared=True) as run:
+        for cell in cells:
+            _evaluation(
+                config, run, cell
+            )  # refused before anything is trained, if it was evaluated with other settings
+        measures = {cell.folder: partial(_measure, config, adata, run, device, cell) for cell in cells}
+        walk_grid(run, measures, part=config.target, tidy=lambda own: finished(run))
+        return run
 
 
 def finished(run: RunFolder, target: str | None = None) -> list[Record]:

@@ -50,25 +50,25 @@ def demo(config: Demo) -> RunFolder:
     """Run the whole pipeline, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
-    run = open_run("r2mae-text", "demo", config.out, resolved(config))
-    corpus = _corpus(run.path)
-    say(
-        f"Prepared {corpus.n_tokens('train'):,} tokens of speeches and film sentences, vocabulary "
-        f"{corpus.index['vocab_size']:,}; unigram entropy {corpus.unigram_entropy:.3f} nats ({_since(start)})"
-    )
-    say(f"Pretraining {len(SCHEMES)} models of {config.steps} steps")
-    jobs = {name: (_pretrain, pretraining(config, corpus.path, run.path, name)) for name in SCHEMES}
-    _run(jobs, device, start)
-    say(f"Fine-tuning on the film sentences, {len(config.seeds)} seeds each")
-    _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
-    records = collect(run.path)
-    title = "losses on held-out text (nats) and accuracy on 1,568 film sentences"
-    report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
-    say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
-    series = {name: read_metrics(home(run.path, name) / "metrics.csv")["val_loss/ratio_0.15"] for name in SCHEMES}
-    figure = run.save_figure("demo.png", plot_demo(records, series, corpus.unigram_entropy))
-    say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
-    return run
+    with open_run("r2mae-text", "demo", config.out, resolved(config)) as run:
+        corpus = _corpus(run.path)
+        say(
+            f"Prepared {corpus.n_tokens('train'):,} tokens of speeches and film sentences, vocabulary "
+            f"{corpus.index['vocab_size']:,}; unigram entropy {corpus.unigram_entropy:.3f} nats ({_since(start)})"
+        )
+        say(f"Pretraining {len(SCHEMES)} models of {config.steps} steps")
+        jobs = {name: (_pretrain, pretraining(config, corpus.path, run.path, name)) for name in SCHEMES}
+        _run(jobs, device, start)
+        say(f"Fine-tuning on the film sentences, {len(config.seeds)} seeds each")
+        _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
+        records = collect(run.path)
+        title = "losses on held-out text (nats) and accuracy on 1,568 film sentences"
+        report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
+        say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
+        series = {name: read_metrics(home(run.path, name) / "metrics.csv")["val_loss/ratio_0.15"] for name in SCHEMES}
+        figure = run.save_figure("demo.png", plot_demo(records, series, corpus.unigram_entropy))
+        say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
+        return run
 
 
 def _corpus(folder: Path) -> Corpus:

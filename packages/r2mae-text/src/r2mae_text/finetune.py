@@ -168,21 +168,21 @@ def finetune(config: Finetune) -> RunFolder:
     device = resolve_device(config.device)
     check_share("warmup", config.warmup)
     # A run may be widened by tasks and seeds.
-    run = open_run("r2mae-text", "finetune", config.out, resolved(config), free=("tasks", "seeds"))
-    scheme, records = scheme_of(config.model), []
-    for name in config.tasks:
-        task, splits = None, {}
-        for seed in config.seeds:
-            part = run.path / "parts" / f"{name}-{seed}.json"
-            if not part.exists():
-                if task is None:
-                    task, splits = load_task(name, config.data, config.text_columns)
-                    if config.progress:
-                        say(_described(name, splits))
-                write_records(part, _records(config, name, task, splits, seed, scheme, device))
-            records += read_records(part)
-    run.write_results(records)
-    return run
+    with open_run("r2mae-text", "finetune", config.out, resolved(config), free=("tasks", "seeds")) as run:
+        scheme, records = scheme_of(config.model), []
+        for name in config.tasks:
+            task, splits = None, {}
+            for seed in config.seeds:
+                part = run.path / "parts" / f"{name}-{seed}.json"
+                if not part.exists():
+                    if task is None:
+                        task, splits = load_task(name, config.data, config.text_columns)
+                        if config.progress:
+                            say(_described(name, splits))
+                    write_records(part, _records(config, name, task, splits, seed, scheme, device))
+                records += read_records(part)
+        run.write_results(records)
+        return run
 
 
 def _records(

@@ -135,10 +135,12 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         return None
     # Targets share models, and a grid may be widened.
     free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size")
-    run = open_run("r2mae-text", "reproduce", config.out, resolved(config), free=free)
-    cells = {cell_name(Path(one.model).name, _scheme(one), one.seed): partial(_measure, config, one) for one in runs}
-    _show(config, walk_grid(run, cells, again=True), run)  # the fine-tunings know themselves what is missing
-    return run
+    with open_run("r2mae-text", "reproduce", config.out, resolved(config), free=free, shared=True) as run:
+        cells = {
+            cell_name(Path(one.model).name, _scheme(one), one.seed): partial(_measure, config, one) for one in runs
+        }
+        _show(config, walk_grid(run, cells, again=True), run)  # the fine-tunings know themselves what is missing
+        return run
 
 
 def reproduce_command(config: Reproduce) -> None:

@@ -31,19 +31,19 @@ def advise_command(config: Advise) -> RunFolder:
         validate=config.validate,
         seed=config.seed,
     )
-    run = open_run("r2mae-theory", "advise", config.out, resolved(config))
-    rows = _rows(found)
-    counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
-    say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
-    for note in found.notes:
-        say(note)
-    _recommend(found)
-    write_rows(run.path / "curve.csv", rows)
-    run.write_json("advice.json", asdict(found))
-    figure = save_figure(run, "advice", _panels(found))
-    run.write_results(stamped(_records(found, config.data.stem, len(table.X), config.seed), "cpu"))
-    say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
-    return run
+    with open_run("r2mae-theory", "advise", config.out, resolved(config)) as run:
+        rows = _rows(found)
+        counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
+        say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
+        for note in found.notes:
+            say(note)
+        _recommend(found)
+        write_rows(run.path / "curve.csv", rows)
+        run.write_json("advice.json", asdict(found))
+        figure = save_figure(run, "advice", _panels(found))
+        run.write_results(stamped(_records(found, config.data.stem, len(table.X), config.seed), "cpu"))
+        say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
+        return run
 
 
 def _recommend(found: Advice) -> None:

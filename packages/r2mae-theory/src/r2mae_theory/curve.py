@@ -41,28 +41,28 @@ def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: i
     cov, beta = _model(config)
     middles, masks = _masks(config)
     table = risk_curve(cov, beta, config.sigma, config.n, masks)
-    run = open_run("r2mae-theory", command, config.out, resolved(config))
-    rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
-    names = [scheme_name(mask) for mask in masks]
-    records = [
-        Record(config.covariance, "predicted_risk", number(row["risk/null"]), name, config.seed, config.n)
-        for row, name in zip(rows, names, strict=True)
-    ]
-    for j, (row, mask, name) in enumerate(zip(rows, masks, names, strict=True) if repeats else ()):
-        got = simulate_risk(cov, beta, config.sigma, config.n, mask, repeats, config.seed + j, workers)
-        row |= {"simulated": got.mean, "sd": got.sd, "sem": got.sem, "simulated/null": got.normalized}
-        records.append(Record(config.covariance, "simulated_risk", got.normalized, name, config.seed, repeats))
-    say(text_table(rows))
-    for note in filter(None, table.notes):
-        say(note)
-    panel = _panel(config, rows, float(table.null[0]), repeats > 0)
-    best = int(np.argmin(table.normalized[:, 0]))
-    say(f"least predicted risk at {panel.xlabel} = {middles[best]:g}: {rows[best]['risk/null']:.4g} of null")
-    write_rows(run.path / "curve.csv", rows)
-    figure = save_figure(run, "curve", [panel])
-    run.write_results(stamped(records, "cpu"))
-    say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv)")
-    return run
+    with open_run("r2mae-theory", command, config.out, resolved(config)) as run:
+        rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
+        names = [scheme_name(mask) for mask in masks]
+        records = [
+            Record(config.covariance, "predicted_risk", number(row["risk/null"]), name, config.seed, config.n)
+            for row, name in zip(rows, names, strict=True)
+        ]
+        for j, (row, mask, name) in enumerate(zip(rows, masks, names, strict=True) if repeats else ()):
+            got = simulate_risk(cov, beta, config.sigma, config.n, mask, repeats, config.seed + j, workers)
+            row |= {"simulated": got.mean, "sd": got.sd, "sem": got.sem, "simulated/null": got.normalized}
+            records.append(Record(config.covariance, "simulated_risk", got.normalized, name, config.seed, repeats))
+        say(text_table(rows))
+        for note in filter(None, table.notes):
+            say(note)
+        panel = _panel(config, rows, float(table.null[0]), repeats > 0)
+        best = int(np.argmin(table.normalized[:, 0]))
+        say(f"least predicted risk at {panel.xlabel} = {middles[best]:g}: {rows[best]['risk/null']:.4g} of null")
+        write_rows(run.path / "curve.csv", rows)
+        figure = save_figure(run, "curve", [panel])
+        run.write_results(stamped(records, "cpu"))
+        say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv)")
+        return run
 
 
 def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:

@@ -56,14 +56,16 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if config.dry_run:
         _dry_run(names, size)
         return None
-    run = open_run("r2mae-theory", "reproduce", config.out, resolved(config), free=("target",))
-    say(CHOICES)
-    cells = {name: partial(_reproduce_one, run, name, size) for name in names}
-    walk_grid(run, cells, tidy=lambda _: finished_records(run, EXPERIMENTS))
-    tables = "\n".join(f"## {name}\n\n{(run.path / name / 'table.md').read_text(encoding='utf-8')}" for name in names)
-    write_text(run.path / f"{config.target}.md", tables)
-    say(f"\nDone: {run.path} (results.json, {config.target}.md)")
-    return run
+    with open_run("r2mae-theory", "reproduce", config.out, resolved(config), free=("target",)) as run:
+        say(CHOICES)
+        cells = {name: partial(_reproduce_one, run, name, size) for name in names}
+        walk_grid(run, cells, tidy=lambda _: finished_records(run, EXPERIMENTS))
+        tables = "\n".join(
+            f"## {name}\n\n{(run.path / name / 'table.md').read_text(encoding='utf-8')}" for name in names
+        )
+        write_text(run.path / f"{config.target}.md", tables)
+        say(f"\nDone: {run.path} (results.json, {config.target}.md)")
+        return run
 
 
 def run_experiment(name: str, size: Size = FULL, cache: Path | None = None) -> Experiment:

@@ -44,41 +44,41 @@ def demo_mlp(config: Demo) -> RunFolder:
     start = time.perf_counter()
     device = resolve_device(config.device)
     data = load_digits_or_mnist(config.data, config.download)
-    run = open_run("r2mae-vision", "demo", config.out, resolved(config))
-    samplers = [*(scheme(name, "vision") for name in SCHEMES), *map(Fixed, CURVE)]
-    members = [
-        Member(scheme_name(sampler, "vision"), with_seed(sampler, seed), seed)
-        for seed in config.seeds
-        for sampler in samplers
-    ]
-    say(
-        f"{len(members)} masked autoencoders ({len(samplers)} ratio schemes × {len(config.seeds)} seeds) on "
-        f"{len(data.train_images)} images of {data.name}, all trained together on {device_name(device)}"
-    )
-    model = pretrain_members(
-        data,
-        members,
-        run,
-        hidden=config.n_hidden,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        device=device,
-        progress=config.progress,
-    )
-    names = [member.scheme for member in members]
-    records = evaluate_members(
-        model, data, names, epochs=config.epochs, pretrain_seconds=time.perf_counter() - start, device=device
-    )
-    shown = names[: len(SCHEMES)]
-    title = f"{data.name}: {len(data.test_images)} test images"
-    report(run, [record for record in records if record.scheme in shown], RANK_BY, title)
-    run.write_results(records)
-    figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, shown))
-    say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that the embedding uses.")
-    say("loss@r: squared error on hidden pixels when a fraction r is hidden, with the same masks for every scheme.")
-    say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
-    return run
+    with open_run("r2mae-vision", "demo", config.out, resolved(config)) as run:
+        samplers = [*(scheme(name, "vision") for name in SCHEMES), *map(Fixed, CURVE)]
+        members = [
+            Member(scheme_name(sampler, "vision"), with_seed(sampler, seed), seed)
+            for seed in config.seeds
+            for sampler in samplers
+        ]
+        say(
+            f"{len(members)} masked autoencoders ({len(samplers)} ratio schemes × {len(config.seeds)} seeds) on "
+            f"{len(data.train_images)} images of {data.name}, all trained together on {device_name(device)}"
+        )
+        model = pretrain_members(
+            data,
+            members,
+            run,
+            hidden=config.n_hidden,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            device=device,
+            progress=config.progress,
+        )
+        names = [member.scheme for member in members]
+        records = evaluate_members(
+            model, data, names, epochs=config.epochs, pretrain_seconds=time.perf_counter() - start, device=device
+        )
+        shown = names[: len(SCHEMES)]
+        title = f"{data.name}: {len(data.test_images)} test images"
+        report(run, [record for record in records if record.scheme in shown], RANK_BY, title)
+        run.write_results(records)
+        figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, shown))
+        say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that embeddings use.")
+        say("loss@r: squared error on hidden pixels when a fraction r is hidden, with the same masks for every scheme.")
+        say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        return run
 
 
 VIT: dict[str, Any] = {
@@ -111,22 +111,22 @@ def demo_vit(config: Demo) -> RunFolder:
     refuse_options(config, dict.fromkeys(only_mlp, "--model mlp"), "--model vit")
     start = time.perf_counter()
     device = resolve_device(config.device)
-    run = open_run("r2mae-vision", "demo", config.out, resolved(config))
-    options = Pretrain(
-        **VIT,
-        mask_ratio="r2mae",
-        epochs=config.epochs,
-        device=config.device,
-        out=run.path / "pretrain",
-        progress=config.progress,
-    )
-    say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
-    pretrained = pretrain(options)
-    title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
-    report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
-    figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
-    say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
-    return run
+    with open_run("r2mae-vision", "demo", config.out, resolved(config)) as run:
+        options = Pretrain(
+            **VIT,
+            mask_ratio="r2mae",
+            epochs=config.epochs,
+            device=config.device,
+            out=run.path / "pretrain",
+            progress=config.progress,
+        )
+        say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
+        pretrained = pretrain(options)
+        title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
+        report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
+        figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
+        say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        return run
 
 
 def photograph_errors(pretrained: Path, device: str) -> list[Record]:

@@ -5,21 +5,26 @@
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from r2mae_core.lab.bounds import check_bounds
 from r2mae_core.lab.comparison import Direction, compare, compare_runs
+from r2mae_core.lab.config_files import config_files, read_config_file, refuse_foreign_samplers
 from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.faults import debugging, report_fault
 from r2mae_core.lab.files import write_text
 from r2mae_core.lab.option_groups import group_options
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder
+from r2mae_core.lab.space import is_disk_full
 from r2mae_core.lab.terminal import first_rank, say
 
 _EPILOG = "A switch alone means true, --no-NAME false; dashes and underscores in names are the same."
@@ -60,14 +65,64 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
         commands: verb → command.
         argv: arguments; None: those of the process.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = _verb(commands, words)
+    name = f"{prog} {verb}" if verb else prog
+    try:
+        with _answering_sigterm():
+            return _parse_and_call(prog, description, commands, words)
+    except _Usage as error:
+        code, message = 2, str(error)
+    except (UserError, OSError) as error:  # OSError: a full disk, a missing permission, with the file's name
+        code, message = 1, str(error)
+    except KeyboardInterrupt:
+        code, message = 1, "interrupted"
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            reason = (str(error).splitlines() or [""])[0]
+            code, message = 1, f"the GPU's memory is full ({reason}); lower the batch size"
+        elif isinstance(error, MemoryError):
+            code, message = 1, "the memory is full; lower the batch size or the number of workers"
+        elif is_disk_full(error):
+            code, message = 1, f"the disk or the quota is full ({(str(error).splitlines() or [''])[0]}); make space"
+        elif debugging():
+            raise
+        else:
+            code, message = 1, report_fault(prog, error)
+    print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+class _Usage(Exception):  # noqa: N818
+    """What is wrong with the command line itself."""
+
+
+@contextmanager
+def _answering_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: with a message, and with its temporary files and processes gone."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parse_and_call(prog: str, description: str, commands: Mapping[str, Command], argv: list[str]) -> int:
     package = next(iter(commands.values())).target.partition(".")[0]
     try:
-        words = _import_trusted(sys.argv[1:] if argv is None else argv)
+        words = _import_trusted(argv)
         words = _with_recipe_paths(package, commands, _with_plain_flags(commands, words))
+        _check_config_files(package, commands, words)
         _refuse_old_names(commands, words)
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        raise _Usage(str(error)) from None
     try:
         parsed = _parser(prog, package, description, commands).parse_args(words)
     except SystemExit as stop:
@@ -75,27 +130,15 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     verb = parsed.command
     command = commands[verb]
     if parsed[verb].trust is not None:  # the command line's have been taken out: this one is from a YAML file
-        print(f"{prog} {verb}: a file cannot ask to be trusted; give --trust on the command line", file=sys.stderr)  # noqa: T201
-        return 2
+        raise _Usage("a file cannot ask to be trusted; give --trust on the command line")
     names = {field.name for field in fields(command.config)}
     values = {name: value for name, value in parsed[verb].as_dict().items() if name in names}
+    config = command.config(**values)
+    check_bounds(config)
     module, _, function = command.target.partition(":")
     _let_threads_sleep()
-    try:
-        getattr(importlib.import_module(module), function)(command.config(**values))
-    except (UserError, OSError) as error:  # OSError: a full disk, a missing permission, with the file's name
-        message = str(error)
-    except KeyboardInterrupt:
-        message = "interrupted"
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        reason = (str(error).splitlines() or [""])[0]
-        message = f"the GPU's memory is full ({reason}); lower the batch size"
-    else:
-        return 0
-    print(f"{prog} {verb}: {message}", file=sys.stderr)  # noqa: T201
-    return 1
+    getattr(importlib.import_module(module), function)(config)
+    return 0
 
 
 def _let_threads_sleep() -> None:
@@ -179,27 +222,29 @@ def _import_trusted(argv: Sequence[str]) -> list[str]:
     return rest
 
 
+def _check_config_files(package: str, commands: Mapping[str, Command], argv: Sequence[str]) -> None:
+    """Refuse -c files that cannot be read or that name code, before the parser imports what they name."""
+    verb = _verb(commands, argv)
+    for file in config_files(argv) if verb else ():
+        if not file.is_file():
+            names = sorted(recipes(package, verb))
+            raise UserError(
+                f"-c {file}: there is no such file" + (f", nor a recipe of {', '.join(names)}" if names else "")
+            )
+        refuse_foreign_samplers(file, read_config_file(file))
+
+
 def _refuse_old_names(commands: Mapping[str, Command], argv: Sequence[str]) -> None:
     """Answer an option's old name with the new one, on the command line and in YAML files."""
     verb = _verb(commands, argv)
     renamed = commands[verb].renamed if verb else {}
     flags = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    files = [Path(word) for before, word in zip(["", *argv], argv, strict=False) if before in ("-c", "--config")]
-    files += [Path(word.removeprefix("--config=")) for word in argv if word.startswith("--config=")]
     for old, new in renamed.items():
         if old in flags:
-            raise UserError(f"{verb}: --{old} is now written {new}")
-        for file in files:
-            if file.is_file() and old in _keys(file):
-                raise UserError(f"{verb}: {file} has {old}, which is now written {new}")
-
-
-def _keys(file: Path) -> Sequence[str]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return ()  # the parser reports it
-    return tuple(content) if isinstance(content, dict) else ()
+            raise UserError(f"--{old} is now written {new}")
+        for file in config_files(argv):
+            if old in read_config_file(file):
+                raise UserError(f"{file} has {old}, which is now written {new}")
 
 
 def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:

@@ -1,12 +1,12 @@
 """A grid of experiments, such as schemes × seeds: what is finished is not done again, and processes may share it."""
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from r2mae_core.lab.locks import BusyError, one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.run_folder import RunFolder
 from r2mae_core.lab.terminal import first_rank, say
@@ -75,20 +75,12 @@ def finished_records(run: RunFolder, first: Iterable[str] = (), part: str = "") 
 
 @contextlib.contextmanager
 def _claimed(home: Path, *, wait: bool) -> Iterator[bool]:
-    """Keep other processes from a cell while the block runs; the system lets go of it when the process ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time
-        yield True
-        return
-    home.mkdir(parents=True, exist_ok=True)
-    handle = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    """Keep other processes from a cell while the block runs, and give whether that succeeded."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
+            stack.enter_context(one_writer(home, wait=wait))
+        except BusyError:
+            ours = False
+        else:
+            ours = True
+        yield ours

@@ -1,13 +1,14 @@
 """Result records: one measured number each, with all that is needed to trust it."""
 
-import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from r2mae_core.lab.errors import UserError
-from r2mae_core.lab.files import as_json, write_text
+from r2mae_core.lab.sealed import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Record:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> Path:
-    """Write `{"records": […]}` atomically and return the path."""
-    write_text(path, as_json({"records": [asdict(record) for record in records]}))
-    return path
+    """Write `{"records": […]}` atomically, with a checksum, and return the path."""
+    return write_json(path, {"records": [asdict(record) for record in records]})
 
 
 def read_records(path: Path | str) -> list[Record]:
@@ -50,17 +50,40 @@ def read_records(path: Path | str) -> list[Record]:
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["records"]
-    except FileNotFoundError:
-        raise UserError(f"no results at {path}; name a run folder or its results.json") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{path} is not a {{"records": […]}} file: {error!r}') from None
-    names = {field.name for field in fields(Record)}
-    for i, row in enumerate(rows):
-        if unknown := set(row) - names:
-            raise UserError(f"{path}: record {i} has unknown fields {sorted(unknown)}")
-    try:
-        return [Record(**{**row, "value": math.nan} if row.get("value", 0) is None else row) for row in rows]
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path}: {error}") from None
+    if not path.exists():
+        raise UserError(f"no results at {path}; name a run folder or its results.json")
+    rows = read_json(path).get("records")
+    if not isinstance(rows, list):
+        raise UserError(f'{path} is not a {{"records": […]}} file')
+    return [_record(path, i, row) for i, row in enumerate(rows)]
+
+
+def _record(path: Path, i: int, row: Any) -> Record:
+    where = f"{path}: record {i}"
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not an object with {', '.join(_KINDS)}")
+    if unknown := set(row) - set(_KINDS):
+        raise UserError(f"{where} has unknown fields {sorted(unknown)}")
+    if missing := [name for name in _NEEDED if name not in row]:
+        raise UserError(f"{where} has no {', '.join(missing)}")
+    row = {**row, "value": math.nan if row["value"] is None else row["value"]}
+    for name, value in row.items():
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+            raise UserError(f"{where}: {name} is {value!r}")
+    return Record(**row)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "metric": (str,),
+    "value": (int, float),
+    "scheme": (str,),
+    "seed": (int,),
+    "n": (int,),
+    "split": (str,),
+    "seconds": (int, float, NoneType),
+    "device": (str, NoneType),
+    "git": (str, NoneType),
+    "paper": (int, float, NoneType),
+}
+_NEEDED = [field.name for field in fields(Record) if field.default is MISSING]

@@ -1,18 +1,21 @@
 """The folder of one run: what was asked, with which versions, and all that came out."""
 
-import json
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from r2mae_core.lab.errors import UserError
-from r2mae_core.lab.files import as_json, atomic_path, write_text
+from r2mae_core.lab.files import atomic_path
+from r2mae_core.lab.locks import one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
+from r2mae_core.lab.sealed import read_json, read_yaml, write_json, write_yaml
+from r2mae_core.lab.sources import refuse_changed
 from r2mae_core.lab.stamps import versions
+from r2mae_core.lab.terminal import first_rank
 
 FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
 """Options that a resumed run may change: none of them changes what a step computes."""
@@ -28,16 +31,18 @@ def resolved(config: Any) -> dict[str, Any]:
 class RunFolder:
     """`config.yaml`, `versions.json`, `metrics.csv`, `checkpoints/`, `results.json` and `figures/` of one run.
 
-    Opening an existing folder resumes its run, if the config is the same.
+    Opening an existing folder resumes its run, if the config is the same. Commands open it with `open_run`.
 
     Args:
         path: the folder; made if it is not there.
         config: the resolved options of the command, as plain data: what `-c config.yaml` takes back.
         facts: what else the run depends on, such as the digest of its data; kept in `facts.json`.
+        sources: `fingerprint` of the user's files that the run is made from; kept there too.
         free: options besides `FREE` that a resumed run may change.
 
     Raises:
-        UserError: the folder holds a run of another config or other facts, or files that are not a run's.
+        UserError: the folder holds a run of another config, other facts or other sources, or files that are not a
+            run's.
     """
 
     def __init__(
@@ -46,27 +51,59 @@ class RunFolder:
         config: Mapping[str, Any],
         *,
         facts: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
         free: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.config, self.facts = _plain(config), _plain(facts or {})
-        config_file = self.path / "config.yaml"
-        # Listed before the config is looked for: another rank may write the files in between, the config before others.
-        files = list(self.path.iterdir()) if self.path.exists() else []
-        if config_file.exists():
-            there = yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}
-            _refuse_other_config(
-                self.path, {**there, **_facts(self.path)}, {**self.config, **self.facts}, {*FREE, *free}
-            )
-        elif not all(map(_may_be_there, files)):
+        self.made = False
+        there = self._config_there() if (self.path / "config.yaml").exists() else None
+        if there is not None and not (differs := self._differences(there, {*FREE, *free})):
+            if sources is not None:
+                remedy = "put it back as it was, or name another folder with --out"
+                refuse_changed(self.path, _facts(self.path).get("sources", {}), sources, remedy)
+        elif not first_rank():  # it is the first one's to write
+            if there is not None:
+                raise UserError(differs)
+        elif there is not None and not holds_nothing(self.path):
+            raise UserError(differs)
+        elif there is None and not all(map(_may_be_there, _files(self.path))):
             raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.facts:
-                write_text(self.path / "facts.json", json.dumps(self.facts, indent=2) + "\n")
-            # The config first, and whole at once: another rank may open the folder at the same moment.
-            write_text(config_file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-            write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+            self._make({**self.facts, **({} if sources is None else {"sources": dict(sources)})})
+
+    def _config_there(self) -> dict[str, Any]:
+        facts = _facts(self.path)
+        return {**read_yaml(self.path / "config.yaml"), **{k: v for k, v in facts.items() if k != "sources"}}
+
+    def _differences(self, there: Mapping[str, Any], free: set[str]) -> str:
+        """Return the message about a run of another config, or an empty text."""
+        old, new = _flat(there), _flat({**self.config, **self.facts})
+        keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key not in free]
+        shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
+        more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
+        where = f"{self.path} holds a run with another config"
+        return f"{where}: {shown}{more}; name another folder with --out" if keys else ""
+
+    def _make(self, facts: Mapping[str, Any]) -> None:
+        self.made = not (self.path / "config.yaml").exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if facts or (self.path / "facts.json").exists():
+            write_json(self.path / "facts.json", facts, indent=2)
+        # The config after the facts, and whole at once: another rank may open the folder at the same moment.
+        write_yaml(self.path / "config.yaml", self.config)
+        write_json(self.path / "versions.json", versions(), indent=2)
+
+    def leave_nothing(self) -> None:
+        """Remove the folder again if this process made it and nothing has been computed in it."""
+        if not self.made or not holds_nothing(self.path):
+            return
+        for name in _OF_START:
+            (self.path / name).unlink(missing_ok=True)
+        for folder in sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True):
+            folder.rmdir()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -78,7 +115,8 @@ class RunFolder:
         path = Path(path)
         if not (path / "config.yaml").exists():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
-        return cls(path, yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}, facts=_facts(path))
+        facts = {key: value for key, value in _facts(path).items() if key != "sources"}
+        return cls(path, read_yaml(path / "config.yaml"), facts=facts)
 
     @property
     def metrics_file(self) -> Path:
@@ -97,11 +135,9 @@ class RunFolder:
         newest = max((file for file in files if file.exists()), key=lambda file: file.stat().st_mtime_ns, default=None)
         return newest if newest is None or newest.suffix == ".ckpt" else newest.parent
 
-    def write_json(self, name: str, content: Any) -> Path:
-        """Write a JSON file beside the results and return its path; numbers that are not finite become null."""
-        target = self.path / name
-        write_text(target, as_json(content, ensure_ascii=False))
-        return target
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write a JSON object beside the results and return its path; numbers that are not finite become null."""
+        return write_json(self.path / name, content)
 
     def write_results(self, records: Sequence[Record]) -> Path:
         """Write `results.json` and return its path."""
@@ -120,6 +156,7 @@ class RunFolder:
         return target
 
 
+@contextmanager
 def open_run(
     prog: str,
     command: str,
@@ -128,9 +165,13 @@ def open_run(
     *,
     n_processes: int = 1,
     facts: Mapping[str, Any] | None = None,
+    sources: Mapping[str, str] | None = None,
     free: Sequence[str] = (),
-) -> RunFolder:
-    """Open the folder of a command's run: `--out`, or `runs/<prog>-<command>-<time>`.
+    shared: bool = False,
+) -> Iterator[RunFolder]:
+    """Open the folder of a command's run, `--out` or `runs/<prog>-<command>-<time>`, for as long as a block runs.
+
+    The command is the folder's one writer. If it fails before anything was computed, the folder is as it was.
 
     Args:
         prog: the console script's name.
@@ -139,14 +180,24 @@ def open_run(
         config: see `RunFolder`.
         n_processes: devices times machines.
         facts: see `RunFolder`.
+        sources: see `RunFolder`.
         free: see `RunFolder`.
+        shared: several commands may work in the folder at once, as on a grid whose cells are locked one by one.
 
     Raises:
-        UserError: several processes without a common folder, and what `RunFolder` refuses.
+        UserError: several processes without a common folder, another command that writes there, and what `RunFolder`
+            refuses.
     """
     if n_processes > 1 and out is None:
         raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
-    return RunFolder(out or default_run_path(prog, command), config, facts=facts, free=free)
+    path = out or default_run_path(prog, command)
+    with contextlib.nullcontext() if shared else one_writer(path):
+        run = RunFolder(path, config, facts=facts, sources=sources, free=free)
+        try:
+            yield run
+        except BaseException:
+            run.leave_nothing()
+            raise
 
 
 def unfinished(path: Path, command: str = "pretrain") -> UserError:
@@ -180,21 +231,27 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
+_OF_START = ("config.yaml", "facts.json", "versions.json")
+
+
+def holds_nothing(path: Path) -> bool:
+    """Return whether a folder holds no more than what a run begins with, so that another run may take it."""
+    return all(file.name in _OF_START or file.name.startswith(".") for file in path.rglob("*") if not file.is_dir())
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        return []
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder with --out")
+    return list(path.iterdir())
+
+
 def _may_be_there(file: Path) -> bool:
-    """Return whether a new run may find this file: a hidden one, or one that another rank has just written."""
+    """Return whether a new run may find this file: a hidden one, or what a start that was cut off wrote first."""
     return file.name.startswith(".") or file.name == "facts.json"
 
 
 def _facts(path: Path) -> dict[str, Any]:
     file = path / "facts.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _refuse_other_config(path: Path, there: Any, here: Mapping[str, Any], free: set[str]) -> None:
-    old, new = _flat(there), _flat(here)
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key not in free]
-    if not keys:
-        return
-    shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
-    more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
-    raise UserError(f"{path} holds a run with another config: {shown}{more}; name another folder with --out")
+    return read_json(file) if file.exists() else {}

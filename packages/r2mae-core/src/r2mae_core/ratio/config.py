@@ -1,12 +1,12 @@
 """Samplers from and to plain data: what a user can write in YAML or on the command line."""
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
-from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
 from r2mae_core.ratio.schemes import scheme, scheme_names
 
 
@@ -51,19 +51,41 @@ def sampler_from_config(
 
 def short_name(sampler: MaskRatioSampler) -> str:
     """Return a name for tables, such as "Uniform(0.6, 0.9)": the class and its ratios, without the seed."""
-    if not isinstance(sampler, RatioSampler):
+    if not hasattr(sampler, "__dataclass_fields__"):
         return type(sampler).__name__
-    values = [getattr(sampler, field.name) for field in fields(sampler)]  # pyright: ignore[reportArgumentType]
+    return _name_of_config(sampler_to_config(sampler))  # pyright: ignore[reportArgumentType]
+
+
+def _name_of_config(config: Mapping[str, Any]) -> str:
+    """Return `short_name` of a sampler that is plain data; its class need not be there."""
+    name = str(config.get("class_path")).rpartition(".")[2]
+    arguments = dict(config.get("init_args") or {})
+    if name == Grid.__name__ and arguments.get("values"):
+        values = arguments["values"]
+        return f"Grid({len(values)} values, {min(values):g}, {max(values):g})"
     shown = [
-        f"{value:g}" if isinstance(value, float) else short_name(value)
-        for value in values
-        if isinstance(value, float | RatioSampler)
+        f"{value:g}" if isinstance(value, float) else _name_of_config(value)
+        for value in arguments.values()
+        if isinstance(value, float) or (isinstance(value, Mapping) and "class_path" in value)
     ]
-    if isinstance(sampler, Curriculum) and sampler.k0:
+    if name == Curriculum.__name__ and arguments.get("k0"):
         shown.append("k0")
-    if isinstance(sampler, Grid):
-        shown = [f"{len(sampler.values)} values", *(f"{bound:g}" for bound in sampler.bounds(0))]
-    return f"{type(sampler).__name__}({', '.join(shown)})"
+    return f"{name}({', '.join(shown)})"
+
+
+def name_of_scheme(config: Any, modality: str | None = None) -> str:
+    """Return `scheme_name` of a scheme as a run folder keeps it; a sampler of somebody's own is named, not built.
+
+    Raises:
+        UserError: it is no scheme, or a built-in sampler's arguments are wrong.
+    """
+    if isinstance(config, Mapping) and "class_path" in config:
+        try:
+            for path in class_paths(config):
+                sampler_class(path)
+        except UserError:
+            return _name_of_config(config)
+    return scheme_name(sampler_from_config(config, modality), modality)
 
 
 def scheme_name(sampler: MaskRatioSampler, modality: str | None = None) -> str:
@@ -128,24 +150,64 @@ def sampler_to_config(sampler: RatioSampler) -> dict[str, Any]:
     }
 
 
+def sampler_class(path: str) -> type:
+    """Return the class of a sampler that data names, without importing anything.
+
+    Data may come from somebody else, so it can name the built-in samplers, with or without their module, and those
+    that this process has imported by itself.
+
+    Raises:
+        UserError: it names something else, or a class that is not a sampler.
+    """
+    home, _, name = path.rpartition(".")
+    built_in = {cls.__name__: cls for cls in (Fixed, Uniform, LinearDecay, Grid, Curriculum)}
+    if name in built_in and home in ("", "r2mae_core", RatioSampler.__module__):
+        return built_in[name]
+    if not home or home.partition(".")[0] == "r2mae_core":
+        raise UserError(f"there is no mask-ratio sampler {path!r}; built in: {', '.join(sorted(built_in))}")
+    if home not in sys.modules:
+        raise UserError(
+            f"{path!r} is not a built-in mask-ratio sampler, and data cannot import code; if you trust {home}, give "
+            f"--trust {home} on the command line, or import it first in Python"
+        )
+    # Not getattr: a module's own __getattr__ could import.
+    cls = vars(sys.modules[home]).get(name)
+    if not isinstance(cls, type) or not is_dataclass(cls) or not all(hasattr(cls, part) for part in _PROTOCOL):
+        raise UserError(f"{path!r} is not a mask-ratio sampler: a dataclass with {', '.join(_PROTOCOL)} is needed")
+    return cls
+
+
+_PROTOCOL = ("sample", "bounds", "mean", "describe")
+
+
+def class_paths(config: Any) -> Iterator[str]:
+    """Yield every class that plain data names, at every depth."""
+    if isinstance(config, Mapping):
+        if "class_path" in config:
+            yield str(config["class_path"])
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from class_paths(item)
+
+
 def _from_class_path(config: Mapping[str, Any]) -> RatioSampler:
     """Build a sampler from what `sampler_to_config` returned. The class path may be a bare built-in name.
 
     Raises:
-        ValueError: the class cannot be found, or its arguments are wrong.
+        UserError: a class is not known, at any depth; see `sampler_class`.
+        ValueError: the arguments are wrong.
     """
-    path = str(config["class_path"])
-    home, _, name = path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(home or "r2mae_core"), name)
-    except (ImportError, AttributeError) as error:
-        known = ", ".join(sorted(cls.__name__ for cls in RatioSampler.__subclasses__()))
-        raise ValueError(f"no mask-ratio sampler {path!r}: {error}; built in: {known}") from None
+    for path in class_paths(config):
+        sampler_class(path)  # all of them, before any is called
+    path, given = str(config["class_path"]), config.get("init_args") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"the init_args of {path} must be named, got {given!r}")
     arguments = {
         key: _from_class_path(value) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in (config.get("init_args") or {}).items()
+        for key, value in given.items()
     }
     try:
-        return cls(**arguments)
+        return sampler_class(path)(**arguments)
     except TypeError as error:
         raise ValueError(f"wrong arguments for {path}: {error}") from None

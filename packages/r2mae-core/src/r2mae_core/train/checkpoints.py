@@ -12,6 +12,8 @@ from torch import Tensor
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import atomic_path
+from r2mae_core.lab.sealed import check_checksums
+from r2mae_core.train.tensor_files import load_torch
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -33,7 +35,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Raises:
             UserError: it is damaged, or holds more than that.
         """
-        return _read_file(Path(path), map_location)
+        return load_torch(Path(path), map_location)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -43,12 +45,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
     """
     if path.is_file():
-        return _read_file(path, "cpu")["state_dict"]
+        try:
+            return load_torch(path)["state_dict"]
+        except (KeyError, TypeError):
+            raise UserError(f"{path} is not a checkpoint of a training") from None
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    refuse_code(path)
+    check_shards(path)
     prefix, reader = "state_dict.", FileSystemReader(path)
     known = reader.read_metadata().state_dict_metadata
     state: Any = {
@@ -62,14 +67,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def _read_file(path: Path, map_location: Any) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        raise UserError(
-            f"{path} is damaged, or holds more than tensors, numbers and strings, which this program never writes and "
-            "does not load; remove it to start again"
-        ) from None
+def check_shards(path: Path) -> None:
+    """Check a folder of shards before torch reads it: its checksums, and that its index would run no code.
+
+    Raises:
+        UserError: it is damaged, or is not what this program writes.
+    """
+    check_checksums(path)
+    refuse_code(path)
 
 
 def refuse_code(path: Path) -> None:

@@ -91,6 +91,15 @@ class MaskedModule(FiniteLoss):
         if self.device_mesh is not None and not is_sharded(self):
             shard(self, self.sharded_blocks(), self.device_mesh["data_parallel"], "masked_loss")
 
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["loss_window"] = self._bins.state()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._bins.load(checkpoint.get("loss_window", {}))
+
     def n_samples(self, batch: Any) -> int:
         """Return how many samples a batch holds: the first dimension of its first tensor."""
         while not isinstance(batch, Tensor):
@@ -202,8 +211,19 @@ class _RatioBins:
 
     def add(self, ratio: float, loss: Tensor) -> None:
         bin_index = min(int(ratio * N_RATIO_BINS), N_RATIO_BINS - 1)
+        if any(total.device != loss.device for total in self.sums.values()):  # they are of a checkpoint
+            self.sums = {i: total.to(loss.device) for i, total in self.sums.items()}
         self.sums[bin_index] = self.sums[bin_index] + loss if bin_index in self.sums else loss
         self.counts[bin_index] = self.counts.get(bin_index, 0) + 1
+
+    def state(self) -> dict[str, list[float]]:
+        """Return bin → [sum, count], for a checkpoint; reading the sums waits for the device."""
+        return {str(i): [float(self.sums[i]), self.counts[i]] for i in self.counts}
+
+    def load(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Go on from a saved state; the first loss that is added says on which device."""
+        self.sums = {int(i): torch.tensor(total) for i, (total, _) in state.items()}
+        self.counts = {int(i): int(count) for i, (_, count) in state.items()}
 
     def flush(self) -> dict[str, float | Tensor]:
         if not self.counts:

@@ -1,6 +1,8 @@
 """`metrics.csv`: one line per (step, metric), appended to; Lightning's own CSV logger drops rows on resume."""
 
 import csv
+import hashlib
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +10,11 @@ from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
+
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.space import saying_disk_full
+
+_COLUMNS = ["step", "metric", "value"]
 
 
 class MetricsCSV(Logger):
@@ -32,24 +39,62 @@ class MetricsCSV(Logger):
         """Append one line per metric."""
         new = not self.file.exists()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", newline="", encoding="utf-8") as out:
+        with saying_disk_full(self.file), self.file.open("a", newline="", encoding="utf-8") as out:
             writer = csv.writer(out, lineterminator="\n")
             if new:
-                writer.writerow(["step", "metric", "value"])
+                writer.writerow(_COLUMNS)
             writer.writerows([step, name, float(value)] for name, value in metrics.items() if name != "epoch")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run folder's config.yaml holds them."""
 
+    def mark(self) -> dict[str, Any]:
+        """Return the file's length and checksum, for a checkpoint."""
+        content = self.file.read_bytes() if self.file.exists() else b""
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    @rank_zero_only
+    def go_back_to(self, mark: Mapping[str, Any] | None) -> None:
+        """Take back all lines after a mark; None: all.
+
+        Raises:
+            UserError: what the file held at the mark is not there any more.
+        """
+        length = mark["bytes"] if mark is not None else 0
+        if length == 0:
+            self.file.unlink(missing_ok=True)
+            return
+        content = self.file.read_bytes()[:length] if self.file.exists() else b""
+        if mark is not None and hashlib.sha256(content).hexdigest() != mark["sha256"]:
+            raise UserError(
+                f"{self.file} is damaged or was edited: it is not the log of the checkpoint beside it; restore it, or "
+                "start anew in another folder"
+            )
+        os.truncate(self.file, length)
+
 
 def read_metrics(file: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return metric → [(step, value)] in order of steps.
+    """Return metric → [(step, value)] in order of steps. Where a step stands twice, the later line counts.
 
-    A run that was cut off and resumed has written some steps twice; the later line counts.
+    Raises:
+        UserError: the file is missing, or a line is not (step, metric, value).
     """
     series: dict[str, dict[int, float]] = {}
-    with Path(file).open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            series.setdefault(row["metric"], {})[int(row["step"])] = float(row["value"])
+    file, number = Path(file), 1
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = csv.reader(lines, strict=True)
+            if next(rows, None) != _COLUMNS:
+                raise UserError(f"{file} is damaged: its first line is not {','.join(_COLUMNS)}")
+            for row in rows:
+                number = rows.line_num
+                step, metric, value = row
+                series.setdefault(metric, {})[int(step)] = float(value)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{file} is not there; it belongs to every run") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file} is damaged at line {number}: {error}") from None
     return {name: sorted(points.items()) for name, points in series.items()}

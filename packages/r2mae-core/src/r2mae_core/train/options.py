@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from r2mae_core.lab.bounds import Count, Positive, Seed, check_bounds
 from r2mae_core.ratio.samplers import RatioSampler
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -18,7 +19,11 @@ RatioPer = Literal["step", "micro_batch", "sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What every command takes that computes something and writes a run folder."""
+    """What every command takes that computes something and writes a run folder.
+
+    Raises:
+        UserError: an option is out of its bounds; see `check_bounds`.
+    """
 
     device: Device = "auto"
     """Where to compute."""
@@ -26,6 +31,9 @@ class RunOptions:
     """Run folder; default runs/PROGRAM-COMMAND-TIME. An interrupted run resumes there."""
     progress: bool = True
     """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +44,17 @@ class PretrainOptions(RunOptions):
     """A scheme's name, a number, or a sampler."""
     ratio_per: Literal["step", "micro_batch"] = "step"
     """Draw the ratio once per optimizer step, or for each micro-batch."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that fits commonly and divides the batch."""
-    clip: float | None = None
+    clip: Positive | None = None
     """Largest gradient norm; null: no clipping."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for initialisation, masks, dropout and data order."""
-    devices: int = 1
+    devices: Count = 1
     """Devices per machine."""
-    nodes: int = 1
+    nodes: Count = 1
     """Machines; start the command on each with torchrun or SLURM."""
     strategy: Strategy = "auto"
     """ddp: the model whole on each device (auto, where there are several); fsdp: divided over them, for models too
@@ -55,13 +63,13 @@ class PretrainOptions(RunOptions):
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
     """torch.compile the model."""
-    peak_tflops: float | None = None
+    peak_tflops: Positive | None = None
     """The device's peak in 10^12 operations a second, for MFU; known for common GPUs."""
-    validate_every: int | None = None
+    validate_every: Count | None = None
     """Optimizer steps between two validations; default a tenth of the training."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Optimizer steps between two checkpoints; default a tenth of the training."""
-    log_every: int = 20
+    log_every: Count = 20
     """Optimizer steps between two lines of the log."""
 
     @property

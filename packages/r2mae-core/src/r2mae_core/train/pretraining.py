@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import whole_folder
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
+from r2mae_core.lab.sealed import write_checksums
 from r2mae_core.lab.stamps import stamped
 from r2mae_core.lab.terminal import say
-from r2mae_core.ratio.config import sampler_from_config, sampler_to_config, scheme_name
+from r2mae_core.ratio.config import name_of_scheme, sampler_from_config, sampler_to_config, scheme_name
 from r2mae_core.ratio.samplers import Curriculum, RatioSampler
 from r2mae_core.train.callbacks import Throughput
 from r2mae_core.train.data_order import ResumableLoader, StepOrder, micro_batch_size
@@ -189,53 +191,70 @@ def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, 
     task = modality(config)
     sampler, micro = task.sampler(), task.micro_batch_size(device)
     order = StepOrder(task.n_samples, task.batch_size, micro, config.seed)
-    accumulate = order.micro_batches(config.world_size)
+    order.micro_batches(config.world_size)  # refuses what cannot be shared
     settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler), **task.settings(micro)}
-    run = open_run(
+    with open_run(
         task.program, "pretrain", config.out, settings,
         n_processes=config.world_size, facts=task.facts(), free=task.free,
-    )  # fmt: skip
-    if not is_finished(run, task.marker):
-        module = task.build(sampler)
-        if talk:
-            scheme = module.mask_ratio.describe()
-            say(f"Pretraining {task.title(module)}, mask ratio {scheme}, on {device_name(device)}")
-        held_out = task.held_out(micro)
-        try:
-            steps = task.n_steps(module, order, device, run)
-            tenth = max(steps // 10, 1)
-            trainer = fit(
-                module,
-                task.loader(order, device),
-                run,
-                max_steps=steps,
-                device=device,
-                devices=config.devices,
-                num_nodes=config.nodes,
-                strategy=config.strategy,
-                precision=precision(config.precision, device),
-                accumulate_grad_batches=accumulate,
-                gradient_clip_val=config.clip,
-                checkpoint_every=config.checkpoint_every or tenth,
-                validation_loader=held_out,
-                validate_every=(config.validate_every or tenth) if held_out is not None else None,
-                log_every=config.log_every,
-                callbacks=[task.throughput(module), *task.callbacks(run)],
-                progress=config.progress,
-            )
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, "--micro_batch_size") from None
-        state = gathered_state(module)  # on every rank
-        if trainer.is_global_zero:
-            model = task.trained(state, run)
-            if (loss := task.evaluate(model, device)) is not None:
-                records = loss.records(scheme_in_tables(sampler, task.name, config.ratio_per), config.seed)
-                run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
-            task.save(model, run.path / "model")  # last: with it the run is finished
-        trainer.strategy.barrier()
+    ) as run:  # fmt: skip
+        if not is_finished(run, task.marker):
+            _train(task, config, run, sampler, order, device, talk=talk, start=start)
     if talk:
         _say_done(run, task)
     return run
+
+
+def _train(
+    task: "Modality[Any, Any]",
+    config: PretrainOptions,
+    run: RunFolder,
+    sampler: RatioSampler,
+    order: StepOrder,
+    device: str,
+    *,
+    talk: bool,
+    start: float,
+) -> None:
+    """Train what is left of a run, evaluate the model, and save it."""
+    module = task.build(sampler)
+    if talk:
+        scheme = module.mask_ratio.describe()
+        say(f"Pretraining {task.title(module)}, mask ratio {scheme}, on {device_name(device)}")
+    held_out = task.held_out(order.micro_size)
+    try:
+        steps = task.n_steps(module, order, device, run)
+        tenth = max(steps // 10, 1)
+        trainer = fit(
+            module,
+            task.loader(order, device),
+            run,
+            max_steps=steps,
+            device=device,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=precision(config.precision, device),
+            accumulate_grad_batches=order.micro_batches(config.world_size),
+            gradient_clip_val=config.clip,
+            checkpoint_every=config.checkpoint_every or tenth,
+            validation_loader=held_out,
+            validate_every=(config.validate_every or tenth) if held_out is not None else None,
+            log_every=config.log_every,
+            callbacks=[task.throughput(module), *task.callbacks(run)],
+            progress=config.progress,
+        )
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(error, "--micro_batch_size") from None
+    state = gathered_state(module)  # on every rank
+    if trainer.is_global_zero:
+        model = task.trained(state, run)
+        if (loss := task.evaluate(model, device)) is not None:
+            records = loss.records(scheme_in_tables(sampler, task.name, config.ratio_per), config.seed)
+            run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
+        with whole_folder(run.path / "model") as folder:  # last: with it the run is finished
+            task.save(model, folder)
+            write_checksums(folder)
+    trainer.strategy.barrier()
 
 
 def refuse_together(config: PretrainOptions) -> None:
@@ -246,12 +265,6 @@ def refuse_together(config: PretrainOptions) -> None:
     """
     if config.compile and config.strategy == "fsdp":
         raise UserError("--compile together with --strategy fsdp is not tested; choose one")
-    # Zero steps would save an untrained model as a finished one, and Lightning takes -1 for a training without end.
-    budget = ("steps", "epochs")
-    for name in (*budget, "batch_size", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"):
-        value = getattr(config, name, None) if name in budget else getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
 
 
 def check_share(name: str, value: float) -> float:
@@ -272,7 +285,11 @@ def is_finished(run: RunFolder, marker: str) -> bool:
 
 def scheme_in_tables(sampler: RatioSampler, modality: str, ratio_per: str = "step") -> str:
     """Return what tables call a scheme: its name, and that each sample has a ratio of its own."""
-    return scheme_name(sampler, modality) + (" per sample" if ratio_per == "sample" else "")
+    return scheme_name(sampler, modality) + _per_sample(ratio_per)
+
+
+def _per_sample(ratio_per: str) -> str:
+    return " per sample" if ratio_per == "sample" else ""
 
 
 def run_identity(path: Path, modality: str) -> tuple[str, int]:
@@ -284,8 +301,12 @@ def run_identity(path: Path, modality: str) -> tuple[str, int]:
     config = RunFolder.open(path).config
     if "mask_ratio" not in config:
         raise UserError(f"{path} is not a run folder of pretrain")
-    sampler = sampler_from_config(config["mask_ratio"], modality)
-    return scheme_in_tables(sampler, modality, config.get("ratio_per", "step")), int(config["seed"])
+    try:
+        seed = int(config["seed"])
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path / 'config.yaml'} has no seed: it is damaged, or not of pretrain") from None
+    name = name_of_scheme(config["mask_ratio"], modality)  # of a sampler of somebody's own, without its code
+    return name + _per_sample(config.get("ratio_per", "step")), seed
 
 
 def run_identities(paths: Iterable[Path], modality: str) -> dict[Path, tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.run_folder import RunFolder
 from r2mae_core.train.callbacks import ClippingInBfloat16, LoaderPosition, StepProgress, Throughput
-from r2mae_core.train.checkpoints import AtomicCheckpoints, refuse_code
+from r2mae_core.train.checkpoints import AtomicCheckpoints, check_shards
 from r2mae_core.train.data_order import ResumableLoader
 from r2mae_core.train.devices import resolve_device
 from r2mae_core.train.metrics_csv import MetricsCSV
 from r2mae_core.train.sharding import sharded_strategy
+from r2mae_core.train.step_checkpoints import StepCheckpoints
 
 # What Lightning warns of, and is intended.
 _BY_DESIGN = (
@@ -95,18 +94,12 @@ def fit(
         kind, other = ("in one piece", "another strategy than fsdp") if sharded else ("in shards", "--strategy fsdp")
         raise UserError(f"{run.last_checkpoint} is a checkpoint {kind}; resume with {other}")
     if run.last_checkpoint is not None and sharded:
-        refuse_code(run.last_checkpoint)
-    checkpoint = ModelCheckpoint(
-        dirpath=run.checkpoints,
-        # A folder of shards cannot be replaced at once: each has a name of its own, and the older goes last.
-        filename="sharded-{step}" if sharded else "last",
-        save_top_k=1,  # without a monitor: the newest
-        every_n_train_steps=checkpoint_every,
-        every_n_epochs=None if checkpoint_every else 1,
-        save_on_train_epoch_end=None if checkpoint_every else True,
-        enable_version_counter=False,
+        check_shards(run.last_checkpoint)
+    metrics = MetricsCSV(run.metrics_file)
+    checkpoints = StepCheckpoints(
+        run.checkpoints, checkpoint_every, validate_every=validate_every, metrics=metrics, sharded=sharded
     )
-    own: list[pl.Callback] = [checkpoint, ClippingInBfloat16()]
+    own: list[pl.Callback] = [ClippingInBfloat16()]
     if isinstance(loader, ResumableLoader):
         own.append(LoaderPosition(loader))
     if progress:
@@ -124,9 +117,10 @@ def fit(
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
-            callbacks=[*own, *callbacks],
+            callbacks=[*own, *callbacks, checkpoints],
+            enable_checkpointing=False,  # Lightning's: ours is one of the callbacks
             plugins=None if sharded else [AtomicCheckpoints()],
-            logger=[MetricsCSV(run.metrics_file), *loggers],
+            logger=[metrics, *loggers],
             log_every_n_steps=log_every,
             # Counted in micro-batches, over the ends of epochs.
             val_check_interval=validate_every * accumulate_grad_batches if validate_every else None,
@@ -142,10 +136,6 @@ def fit(
         finally:
             if isinstance(loader, ResumableLoader):
                 loader.close()
-    if sharded and trainer.is_global_zero:  # Lightning keeps the one it went on from
-        for folder in run.checkpoints.glob("sharded-*.ckpt"):
-            if folder != run.last_checkpoint:
-                shutil.rmtree(folder)
     if trainer.interrupted:
         raise interrupted(run, trainer.global_step)
     return trainer

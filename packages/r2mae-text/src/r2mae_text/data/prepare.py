@@ -36,11 +36,11 @@ def prepare(config: Prepare) -> Corpus:
     if not 0 <= config.validation_share < 1:
         raise UserError(f"--validation_share must lie in [0, 1), got {config.validation_share}")
     pieces = plan_pieces(config.sources, config.document)
-    run = open_run("r2mae-text", "prepare", config.out, resolved(config))
-    tokenizer = _tokenizer(config, pieces, run.path)
-    _encode(config, pieces, run.path, tokenizer)
-    _write_index(run.path, pieces, tokenizer)
-    return Corpus.open(run.path)
+    with open_run("r2mae-text", "prepare", config.out, resolved(config)) as run:
+        tokenizer = _tokenizer(config, pieces, run.path)
+        _encode(config, pieces, run.path, tokenizer)
+        _write_index(run.path, pieces, tokenizer)
+        return Corpus.open(run.path)
 
 
 def prepare_command(config: Prepare) -> None:

@@ -90,19 +90,21 @@ def reproduce(config: ReproduceCeleba) -> RunFolder | None:
     # The four figures share their models, and a grid may grow.
     grid_only = ("target", "data", "cache", "base_channels", "ratios", "ranges", "seeds")
     facts = {"data_digest": store.digest}
-    run = open_run("r2mae-vision", "reproduce-celeba", config.out, settings, facts=facts, free=grid_only)
-    say(f"{len(grid)} models of {config.epochs} epochs on {device_name(device)}")
-    work = {cell.name: partial(_evaluated, cell, store, run, device, config.progress) for cell in grid}
-    records = walk_grid(run, work)
-    summary = [record for record in records if "/" not in record.task]
-    metrics, title = SHOWN[config.target in PROBE_FIGURES]
-    report_cells(run, [record for record in summary if record.metric in metrics], config.target, title)
-    if config.target == "fig2b":
-        _report_optima(summary)
-    figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)
-    say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}")
-    say(f"Done: {run.path} (results.json, {config.target}.md)")
-    return run
+    with open_run(
+        "r2mae-vision", "reproduce-celeba", config.out, settings, facts=facts, free=grid_only, shared=True
+    ) as run:
+        say(f"{len(grid)} models of {config.epochs} epochs on {device_name(device)}")
+        work = {cell.name: partial(_evaluated, cell, store, run, device, config.progress) for cell in grid}
+        records = walk_grid(run, work)
+        summary = [record for record in records if "/" not in record.task]
+        metrics, title = SHOWN[config.target in PROBE_FIGURES]
+        report_cells(run, [record for record in summary if record.metric in metrics], config.target, title)
+        if config.target == "fig2b":
+            _report_optima(summary)
+        figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)
+        say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}")
+        say(f"Done: {run.path} (results.json, {config.target}.md)")
+        return run
 
 
 def cells(config: ReproduceCeleba) -> list[Cell]:

@@ -136,14 +136,14 @@ def finetune(config: Finetune) -> RunFolder:
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     # A step's randomness depends on how it is divided, so a run resumes in the same parts.
     settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
-    run = open_run("r2mae-vision", "finetune", config.out, settings, n_processes=world, free=("seeds",))
-    for seed in seeds:
-        if not (run.path / "parts" / f"seed{seed}.json").exists():
-            _one(config, spec, train_source, val_source, seed, micro, device, run)
-    parts = sorted((run.path / "parts").glob("seed*.json"), key=lambda file: int(file.stem.removeprefix("seed")))
-    if first_rank():
-        run.write_results([record for part in parts for record in read_records(part)])
-    return run
+    with open_run("r2mae-vision", "finetune", config.out, settings, n_processes=world, free=("seeds",)) as run:
+        for seed in seeds:
+            if not (run.path / "parts" / f"seed{seed}.json").exists():
+                _one(config, spec, train_source, val_source, seed, micro, device, run)
+        parts = sorted((run.path / "parts").glob("seed*.json"), key=lambda file: int(file.stem.removeprefix("seed")))
+        if first_rank():
+            run.write_results([record for part in parts for record in read_records(part)])
+        return run
 
 
 def _one(

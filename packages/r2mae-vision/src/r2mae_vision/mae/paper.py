@@ -62,16 +62,20 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         _dry_run(config, grid, device)
         return None
     _check(config, grid, device)
-    run = open_run("r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"))
-    records = walk_grid(run, {cell_name(name, seed): partial(_cell, config, name, seed, device) for name, seed in grid})
-    if not first_rank():
+    with open_run(
+        "r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"), shared=True
+    ) as run:
+        records = walk_grid(
+            run, {cell_name(name, seed): partial(_cell, config, name, seed, device) for name, seed in grid}
+        )
+        if not first_rank():
+            return run
+        report_cells(run, records, config.target, f"Table 1 on {config.data}")
+        figure = run.save_figure("table1.png", plot_schemes(records))
+        curves = run.save_figure("curves.png", plot_loss_curves(records))
+        say(f"Figure: {figure}, {curves}")
+        say(f"Done: {run.path} (results.json, {config.target}.md) in {time.perf_counter() - start:.0f} s")
         return run
-    report_cells(run, records, config.target, f"Table 1 on {config.data}")
-    figure = run.save_figure("table1.png", plot_schemes(records))
-    curves = run.save_figure("curves.png", plot_loss_curves(records))
-    say(f"Figure: {figure}, {curves}")
-    say(f"Done: {run.path} (results.json, {config.target}.md) in {time.perf_counter() - start:.0f} s")
-    return run
 
 
 def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> list[Record]:

@@ -207,42 +207,42 @@ def probe(config: Probe) -> RunFolder:
         raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
     train_source, val_source = open_pair(data, config.validation)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
-    run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": data, "seeds": seeds})
-    if run.results():
-        return run
-    start = time.perf_counter()
-    model = build_encoder(spec, 0, num_classes=0, global_pool="")
-    bf16 = precision(config.precision, device) == "bf16-mixed"
-    train, val = (
-        extract_features(
-            model,
-            spec,
-            source,
-            pool=config.pool,
-            crop_pct=crop_pct(config.crop_pct, spec),
-            device=device,
-            bf16=bf16,
-            workers=n_workers(config.workers) if len(source) > 2048 else 0,
-            progress=config.progress,
+    with open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": data, "seeds": seeds}) as run:
+        if run.results():
+            return run
+        start = time.perf_counter()
+        model = build_encoder(spec, 0, num_classes=0, global_pool="")
+        bf16 = precision(config.precision, device) == "bf16-mixed"
+        train, val = (
+            extract_features(
+                model,
+                spec,
+                source,
+                pool=config.pool,
+                crop_pct=crop_pct(config.crop_pct, spec),
+                device=device,
+                bf16=bf16,
+                workers=n_workers(config.workers) if len(source) > 2048 else 0,
+                progress=config.progress,
+            )
+            for source in (train_source, val_source)
         )
-        for source in (train_source, val_source)
-    )
-    values: list[tuple[str, float, int]] = []
-    for seed in seeds if by_lars(config, len(train[0])) else seeds[:1]:
-        if by_lars(config, len(train[0])):
-            settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
-            linear = lars_accuracy(train, val, seed=seed, **settings)
-        else:
-            linear = logistic_accuracy(train, val)
-        values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
-    for k in config.k:
-        values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
-    records = [
-        Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
-        for metric, value, seed in values
-    ]
-    run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
-    return run
+        values: list[tuple[str, float, int]] = []
+        for seed in seeds if by_lars(config, len(train[0])) else seeds[:1]:
+            if by_lars(config, len(train[0])):
+                settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
+                linear = lars_accuracy(train, val, seed=seed, **settings)
+            else:
+                linear = logistic_accuracy(train, val)
+            values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
+        for k in config.k:
+            values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
+        records = [
+            Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
+            for metric, value, seed in values
+        ]
+        run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
+        return run
 
 
 def by_lars(config: Probe, n_images: int) -> bool:

@@ -198,8 +198,8 @@ def probe_mlp(config: Probe) -> RunFolder:
     source = config.data or pretrained.config["data"]
     data = load_digits_or_mnist(source)
     model = load_model(pretrained, data.n_pixels).to(device)
-    run = open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": source})
-    if not run.results():
-        scheme, _ = run_identity(pretrained.path, "vision")
-        run.write_results(evaluate_members(model, data, [scheme], ratios=(), device=device))
-    return run
+    with open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": source}) as run:
+        if not run.results():
+            scheme, _ = run_identity(pretrained.path, "vision")
+            run.write_results(evaluate_members(model, data, [scheme], ratios=(), device=device))
+        return run

@@ -52,15 +52,19 @@ def reproduce(config: ReproduceMNIST) -> RunFolder | None:
         return None
     data = load_digits_or_mnist(config.data, config.download)
     # Both figures come from the same models.
-    run = open_run("r2mae-vision", "reproduce-mnist", config.out, resolved(config), free=("target",))
-    grid = shapes(config)
-    say(f"{len(grid)} shapes × {len(members(config))} models of {config.epochs} epochs on {device_name(device)}")
-    records = walk_grid(run, {cell_name(*shape): partial(_cell, config, run, shape, data, device) for shape in grid})
-    source, metric, ylabel, title = FIGURES[config.target]
-    report_cells(run, [record for record in records if record.metric == source], config.target, title)
-    say(f"Figure: {run.save_figure(f'{config.target}.png', plot_fig2(records, metric, ylabel, title))}")
-    say(f"Done: {run.path} (results.json, {config.target}.md)")
-    return run
+    with open_run(
+        "r2mae-vision", "reproduce-mnist", config.out, resolved(config), free=("target",), shared=True
+    ) as run:
+        grid = shapes(config)
+        say(f"{len(grid)} shapes × {len(members(config))} models of {config.epochs} epochs on {device_name(device)}")
+        records = walk_grid(
+            run, {cell_name(*shape): partial(_cell, config, run, shape, data, device) for shape in grid}
+        )
+        source, metric, ylabel, title = FIGURES[config.target]
+        report_cells(run, [record for record in records if record.metric == source], config.target, title)
+        say(f"Figure: {run.save_figure(f'{config.target}.png', plot_fig2(records, metric, ylabel, title))}")
+        say(f"Done: {run.path} (results.json, {config.target}.md)")
+        return run
 
 
 def shapes(config: ReproduceMNIST) -> list[tuple[int, int]]:

@@ -183,24 +183,24 @@ def pretrain_mlp(config: PretrainMLP) -> RunFolder:
     data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
     sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
     settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler)}
-    run = open_run("r2mae-vision", "pretrain-mlp", config.out, settings)
-    if model_file(run).exists():
+    with open_run("r2mae-vision", "pretrain-mlp", config.out, settings) as run:
+        if model_file(run).exists():
+            return run
+        member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
+        model = pretrain_members(
+            data,
+            [member],
+            run,
+            hidden=config.n_hidden,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            device=device,
+            progress=config.progress,
+        )
+        run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
+        save_tensors(model.state_dict(), model_file(run))  # last: with it the run is finished
         return run
-    member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
-    model = pretrain_members(
-        data,
-        [member],
-        run,
-        hidden=config.n_hidden,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        device=device,
-        progress=config.progress,
-    )
-    run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
-    save_tensors(model.state_dict(), model_file(run))  # last: with it the run is finished
-    return run
 
 
 def pretrain_mlp_command(config: PretrainMLP) -> None:

@@ -1,0 +1,79 @@
+"""Files of tensors: safetensors written, safetensors or plain torch files read, and never more than tensors."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.files import atomic_path, reading
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, atomically.
+
+    Args:
+        tensors: name → tensor, on any device.
+        file: where.
+        metadata: what else its header holds.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(file) as temporary:
+        save_file(whole, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, or of a torch file that holds nothing but tensors and plain data.
+
+    A file of torch's own carries checksums, which are checked; those of a folder of ours are in its `SHA256SUMS`
+    (see `check_checksums`).
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than that.
+    """
+    with reading(file, "a file of weights"):
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return load_torch(file)
+
+
+def load_torch(file: Path, map_location: str = "cpu") -> dict:
+    """Read a file of torch's as tensors, numbers and strings; the checksum of each part is checked.
+
+    Raises:
+        UserError: it is missing or damaged, or holds more than that.
+    """
+    try:
+        check_zip(file)
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{file} is not there") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError):
+        raise UserError(
+            f"{file} is damaged, or holds more than tensors, numbers and strings, which this program never writes and "
+            "does not load"
+        ) from None
+
+
+def check_zip(file: Path) -> None:
+    """Compare the parts of a zip file with their checksums; another kind of file is left to its reader.
+
+    Raises:
+        UserError: a part is damaged.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    with reading(file, "a file of torch"), zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{file} is damaged: the checksum of {damaged} is another")
