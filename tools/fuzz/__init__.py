@@ -1,0 +1,1 @@
+"""Mutated commands over the five command lines: `nox -s fuzz`, or `python -m tools.fuzz`."""
