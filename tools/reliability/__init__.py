@@ -1,0 +1,1 @@
+"""What breaks a command: kills, moved folders, changed sources, full disks, damaged files; `nox -s reliability`."""
