@@ -248,7 +248,7 @@ def renaming(monkeypatch):
 def test_an_old_spelling_answers_with_the_new_one(renaming, capsys, words):
     assert renaming("work", "anna", *words) == 2
     old, new = ("root", "--name") if "root" in words[0] else ("n_steps", "--steps")
-    assert capsys.readouterr().err == f"prog: work: --{old} is now written {new}\n"
+    assert capsys.readouterr().err == f"prog work: --{old} is now written {new}\n"
 
 
 def test_an_old_spelling_in_a_file_answers_too(renaming, capsys, tmp_path):

@@ -138,10 +138,11 @@ def test_records_round_trip(tmp_path):
     ("text", "message"),
     [
         (None, "no results at"),
-        ("{", "is not a"),
-        ("[]", "is not a"),
+        ("{", "is damaged: it is not JSON"),
+        ("[]", "a JSON object is needed"),
+        ('{"records": 3}', "is not a"),
         ('{"records": [{"task": "x", "color": 1}]}', r"record 0 has unknown fields \['color'\]"),
-        ('{"records": [{"task": "x"}]}', "missing"),
+        ('{"records": [{"task": "x"}]}', "record 0 has no metric"),
     ],
 )
 def test_bad_record_files(tmp_path, text, message):
@@ -170,6 +171,7 @@ def test_facts_are_kept_apart_from_the_options_and_must_agree(tmp_path):
     run = RunFolder(tmp_path / "run", {"lr": 0.1}, facts={"digest": "abc"})
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"lr": 0.1}
     assert RunFolder.open(run.path).facts == {"digest": "abc"}
+    run.write_results([])
     with pytest.raises(UserError, match="digest is 'abc' there and 'xyz' here"):
         RunFolder(run.path, {"lr": 0.1}, facts={"digest": "xyz"})
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.yaml"):
@@ -178,18 +180,24 @@ def test_facts_are_kept_apart_from_the_options_and_must_agree(tmp_path):
 
 def test_what_changes_no_step_may_change_when_a_run_goes_on(tmp_path):
     config = {"lr": 0.1, "compile": False, "workers": 1, "nodes": 1}
-    RunFolder(tmp_path / "run", config)
+    RunFolder(tmp_path / "run", config).write_results([])
     RunFolder(tmp_path / "run", {**config, "compile": True, "workers": 8})
     with pytest.raises(UserError, match="nodes is 1 there and 2 here"):
         RunFolder(tmp_path / "run", {**config, "nodes": 2})
     RunFolder(tmp_path / "run", {**config, "nodes": 2}, free=["nodes"])
 
 
-def test_several_processes_must_know_the_same_folder(tmp_path):
-    assert open_run("prog", "fit", None, {}).path.parent.name == "runs"
-    assert open_run("prog", "fit", tmp_path / "run", {}, n_processes=2).path == tmp_path / "run"
-    with pytest.raises(UserError, match="several devices need --out DIR"):
-        open_run("prog", "fit", None, {}, n_processes=2)
+def test_several_processes_must_know_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_run("prog", "fit", None, {}) as run:
+        assert run.path.parent.name == "runs"
+    with open_run("prog", "fit", tmp_path / "run", {}, n_processes=2) as run:
+        assert run.path == tmp_path / "run"
+    with (
+        pytest.raises(UserError, match="several devices need --out DIR"),
+        open_run("prog", "fit", None, {}, n_processes=2),
+    ):
+        pass
     assert "run the same pretrain command with --out runs/x to resume it" in str(unfinished("runs/x"))
 
 

@@ -57,6 +57,8 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.facts = _plain(config), _plain(facts or {})
         self.made = False
+        # Listed before the config is looked for: another process may write the files in between.
+        files = _files(self.path)
         there = self._config_there() if (self.path / "config.yaml").exists() else None
         if there is not None and not (differs := self._differences(there, {*FREE, *free})):
             if sources is not None:
@@ -67,7 +69,7 @@ class RunFolder:
                 raise UserError(differs)
         elif there is not None and not holds_nothing(self.path):
             raise UserError(differs)
-        elif there is None and not all(map(_may_be_there, _files(self.path))):
+        elif there is None and not all(map(_may_be_there, files)):
             raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
         else:
             self._make({**self.facts, **({} if sources is None else {"sources": dict(sources)})})

@@ -32,7 +32,7 @@ def saying_disk_full(target: Path) -> Iterator[None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error of any library means that there is no space left."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     # safetensors (Rust), HDF5 and torch put the system's error into their text.
     signs = ("no space left", "storagefull", "errno = 28", "os error 28", "code: 28", "quota exceeded", "os error 122")

@@ -35,7 +35,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Raises:
             UserError: it is damaged, or holds more than that.
         """
-        return load_torch(Path(path), map_location)
+        return load_torch(Path(path), map_location, "; remove it to start again")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -265,6 +265,11 @@ def refuse_together(config: PretrainOptions) -> None:
     """
     if config.compile and config.strategy == "fsdp":
         raise UserError("--compile together with --strategy fsdp is not tested; choose one")
+    # Zero steps would save an untrained model as a finished one, and Lightning takes -1 for a training without end.
+    for name in ("steps", "epochs"):
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
 
 
 def check_share(name: str, value: float) -> float:

@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,25 +48,32 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         return load_torch(file)
 
 
-def load_torch(file: Path, map_location: str = "cpu") -> dict:
+def load_torch(file: Path, map_location: Any = "cpu", remedy: str = "") -> dict[str, Any]:
     """Read a file of torch's as tensors, numbers and strings; the checksum of each part is checked.
+
+    Args:
+        file: where.
+        map_location: the device, as in `torch.load`.
+        remedy: what to do about a damaged one, such as "; remove it to start again".
 
     Raises:
         UserError: it is missing or damaged, or holds more than that.
     """
     try:
-        check_zip(file)
+        check_zip(file, remedy)
         return torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{file} is not there") from None
+    except UserError:
+        raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError):
         raise UserError(
             f"{file} is damaged, or holds more than tensors, numbers and strings, which this program never writes and "
-            "does not load"
+            f"does not load{remedy}"
         ) from None
 
 
-def check_zip(file: Path) -> None:
+def check_zip(file: Path, remedy: str = "") -> None:
     """Compare the parts of a zip file with their checksums; another kind of file is left to its reader.
 
     Raises:
@@ -76,4 +84,4 @@ def check_zip(file: Path) -> None:
     with reading(file, "a file of torch"), zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise UserError(f"{file} is damaged: the checksum of {damaged} is another")
+        raise UserError(f"{file} is damaged: the checksum of {damaged} is another{remedy}")
