@@ -58,6 +58,13 @@ class StepCheckpoints(pl.Callback):
             self.metrics.go_back_to(None)  # a start that was killed before its first checkpoint
 
     @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # The step that Lightning writes beside a validation's losses; after some resumes it counts one too many.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
