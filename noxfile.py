@@ -186,6 +186,13 @@ def mutants(session):
     session.run("python", "tools/mutants.py", *session.posargs, env=ONE_THREAD)
 
 
+@nox.session
+def fuzz(session):
+    """Try 500 mutated commands: no traceback, no hang, no foreign code, no changed input. `-- --seed 3 --only text`"""
+    sync(session, "--all-packages", "--all-extras", "--group=test")
+    session.run("python", "-m", "tools.fuzz", *session.posargs, env=ONE_THREAD)
+
+
 @nox.session(venv_backend="none")
 def new(session):
     """Write the package of a new modality, with its tests: `-- NAME`."""

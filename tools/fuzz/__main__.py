@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import multiprocessing
+import os
 import shlex
 import shutil
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from tools.fuzz.bases import MAKERS
 from tools.fuzz.cases import Case, make_case
 from tools.fuzz.inputs import PACKAGES, write_inputs
-from tools.fuzz.processes import Job, Outcome, run_all, warm_up
+from tools.fuzz.processes import QUIET, Job, Outcome, run_all, warm_up
 from tools.fuzz.verdict import Failure, judge, snapshot
 
 LIMIT, LONG_LIMIT = 30.0, 5.0
@@ -64,11 +65,13 @@ class Tried:
         self.count: Counter[str] = Counter()
         self.codes: Counter[tuple[str, int]] = Counter()
         self.failed: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self.failures: dict[Failure, list[tuple[Case, Outcome]]] = {}
 
     def add(self, case: Case, outcome: Outcome, found: Sequence[Failure]) -> None:
         """Count a command and its failures."""
         self.count[case.package] += 1
+        self.seconds[case.name] = outcome.seconds
         self.codes[case.package, outcome.code] += 1
         self.failed[case.package] += bool(found)
         for failure in found:
@@ -140,6 +143,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the failures to this file, too")
     given = parser.parse_args()
     start = time.perf_counter()
+    os.environ.update(QUIET)  # before a library reads it
     each = [(package, i) for i in range(-(-given.n // len(given.only))) for package in given.only]
     wanted = [(name.partition("-")[0], int(name.partition("-")[2])) for name in given.case or ()] or each[: given.n]
     with ExitStack() as stack:
@@ -149,10 +153,17 @@ def main() -> int:
     records = tried.records(given.seed)
     print(tried.table())
     for record in records:
-        print(f"\nr2mae-{record['package']} {record['verb']}: {record['problem']} ({record['place']}), {record['times']}×")
+        print(
+            f"\nr2mae-{record['package']} {record['verb']}: {record['problem']} ({record['place']}), {record['times']}×"
+        )
         print(f"  {record['command']}", *([f"  input: {record['input']}"] if record["input"] else []), sep="\n")
         print(f"  again: {record['again']}", *(f"  | {line}" for line in record["message"]), sep="\n")
-    print(f"\n{len(records)} distinct failures in {sum(tried.count.values())} commands, {time.perf_counter() - start:.0f} s")
+    print(
+        f"\n{len(records)} distinct failures in {sum(tried.count.values())} commands, "
+        f"{time.perf_counter() - start:.0f} s"
+    )
+    slowest = sorted(tried.seconds.items(), key=lambda item: -item[1])[:5]
+    print("slowest:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest))
     if given.json:
         rows = {"tried": tried.count, "failed": tried.failed, "failures": records}
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

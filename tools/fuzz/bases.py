@@ -51,8 +51,8 @@ MAKERS: dict[str, dict[str, str]] = {
         "--no-progress",
         "run": f"pretrain shards {_BERT} --out run {CPU}",
         "plain": "export run --out plain",
-        "tuned": "finetune run --data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 --max_length 8 "
-        f"--batch_size 8 --out tuned {CPU}",
+        "tuned": "finetune run --data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 "
+        f"--max_length 8 --batch_size 8 --out tuned {CPU}",
     },
     "dna": {
         "store": "msa build hg a.maf --out store --no-progress",
@@ -91,16 +91,17 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base(f"finetune run images --epochs 1 --batch_size 8 --workers 0 --out tuned {CPU}", "", "tuned"),
         Base(f"probe run --data images --workers 0 --k [1] {CPU}", _MODEL),
         Base(f"probe mlp {CPU}", _MODEL),
-        Base(f"probe plain/transformers --data images --k [1] --workers 0 {CPU}", "plain/transformers/model.safetensors"),
+        Base(f"probe plain/transformers --data images --k [1] --workers 0 {CPU}",
+             "plain/transformers/model.safetensors"),
         Base("reconstruct run --n_images 2 --ratios [0.5] --device cpu", _MODEL),
         Base("export run", _MODEL),
         Base(f"reproduce table1 --data images --epochs 1 --schemes [fixed] --seeds [0] --pretrain '{_SMALL_VIT}' "
              f"--evaluate [probe] --probe '{{\"workers\": 0, \"k\": [1]}}' {CPU}"),
         Base(f"reproduce table1 --dry-run {CPU}"),
-        Base("reproduce-mnist fig2a --data mnist --ratios [0.5] --ranges [[0.1,0.5]] --n_hidden [8] --n_latent [4] --epochs 1 "
-             f"--seeds [0] {CPU}"),
-        Base(f"reproduce-celeba fig2b --data celeba --side 16 --base_channels [2] --ratios [0.5] --ranges [] --epochs 1 "
-             f"--seeds [0] --batch_size 4 --workers 1 {CPU}"),
+        Base("reproduce-mnist fig2a --data mnist --ratios [0.5] --ranges [[0.1,0.5]] --n_hidden [8] --n_latent [4] "
+             f"--epochs 1 --seeds [0] {CPU}"),
+        Base(f"reproduce-celeba fig2b --data celeba --side 16 --base_channels [2] --ratios [0.5] --ranges [] "
+             f"--epochs 1 --seeds [0] --batch_size 4 --workers 1 {CPU}"),
         Base("compare run tuned", "run/results.json tuned/results.json"),
     ),
     "text": (

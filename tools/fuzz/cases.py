@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-
 from tools.fuzz.bases import BASES, Base
-from tools.fuzz.damage import INJECTED, RUINS, TEXT_WAYS, WAYS, damage, pick_file
+from tools.fuzz.damage import INJECTED, MISSING, RUINS, TEXT_WAYS, WAYS, damage, pick_file
 from tools.fuzz.values import LONG_WORK, Option, odd_value, options
 
 SEALED = (".safetensors", ".ckpt")
 """Files with a checksum: a single flipped bit must be noticed."""
 ODD_NAMES = ("with space", "[x]", "new\nline", "*", "-c", "é☃", "\udcff\udcfe", "%s", "a'b\"", "x" * 200)
 YAMLS = (
-    b"\xff\xfe\x00steps: 3", b"- a\n- b\n", b"3", b"", b"\x00", b"unknown_key: 1\n", b"a: {", b"[" * 3000, b"seed: 1\nseed: 2\n",
-    b"&a [*a]", b"out: !!python/object/apply:os.system [touch PWNED]\n", b"\t: x", b"seed: [1, 2]\nout: {a: b}\n", b"1: 2\n",
-    b"null: 1\n", b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", b"---\na: 1\n---\nb: 2\n", b"config: x.yaml\n", b"trust: os\n",
-    b"help: true\n", b"print_config: true\n", b"out: \"\\0\"\n", b"seed: 2020-01-01\n", b"x" * 100_000,
+    b"\xff\xfe\x00steps: 3", b"- a\n- b\n", b"3", b"", b"\x00", b"unknown_key: 1\n", b"a: {", b"[" * 3000,
+    b"seed: 1\nseed: 2\n", b"out: \"\\0\"\n", b"seed: 2020-01-01\n", b"x" * 100_000, b"help: true\n", b"trust: os\n",
+    b"&a [*a]", b"out: !!python/object/apply:os.system [touch PWNED]\n", b"\t: x", b"seed: [1, 2]\nout: {a: b}\n",
+    b"null: 1\n", b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", b"---\na: 1\n---\nb: 2\n", b"config: x.yaml\n",
+    b"1: 2\n", b"print_config: true\n",
 )  # fmt: skip
 
 
@@ -115,7 +115,9 @@ def _flags(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     """Repeat, misspell, cut or leave out words."""
     way = rng.randrange(7)
     if way == 0:
-        case.argv += rng.choice((["--unknown", "1"], ["--unknown=1"], ["-z"], ["--trust", "no_such_module"], ["--trust="]))
+        case.argv += rng.choice(
+            (["--unknown", "1"], ["--unknown=1"], ["-z"], ["--trust", "no_such_module"], ["--trust="])
+        )
         case.must_fail = True
     elif way == 1:
         case.argv.append(f"--{rng.choice(_options(case)).name}")  # and no value
@@ -146,7 +148,20 @@ def _output(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     inputs = inputs_of(base.argv, work)
     for i, name in enumerate(inputs):
         (work / f"link{i}").symlink_to(name)
-    places = ["file", "full", "dangling", "loop", "file/x", "loop/x", "", ".", "..", "x" * 300, "/proc/x", "new/\udcff/[x]"]
+    places = [
+        "file",
+        "full",
+        "dangling",
+        "loop",
+        "file/x",
+        "loop/x",
+        "",
+        ".",
+        "..",
+        "x" * 300,
+        "/proc/x",
+        "new/\udcff/[x]",
+    ]
     places += [*inputs, *inputs, *(f"./full/../{name}" for name in inputs), *(f"link{i}" for i in range(len(inputs)))]
     _give(case, "out", rng.choice(places), rng)
 
@@ -193,7 +208,9 @@ def _input(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     case.what = f"{file.relative_to(work)}: {how}"
     damage(file, how, rng)
     sealed = how == "a flipped bit" and file.suffix in SEALED
-    case.must_fail = file in needed and (how in RUINS or sealed) and not (plain and how == "truncated")
+    unfinished = how in MISSING and (work / "run" / "checkpoints").exists() and work / "run" in file.parents
+    ruined = how in RUINS and not (plain and how == "truncated") and not unfinished
+    case.must_fail = file in needed and (ruined or sealed)
 
 
 def _yaml(case: Case, base: Base, work: Path, rng: random.Random) -> None:
@@ -207,10 +224,14 @@ def _yaml(case: Case, base: Base, work: Path, rng: random.Random) -> None:
         content = yaml.safe_dump({samplers[0]: injected_sampler(rng)})
         case.must_fail = True
     elif chance < 0.7:
-        content = yaml.safe_dump({option.name: rng.choice((INJECTED, [INJECTED], {"mask_ratio": INJECTED}, None, [1], {}, 1.5, "x"))})
+        content = yaml.safe_dump(
+            {option.name: rng.choice((INJECTED, [INJECTED], {"mask_ratio": INJECTED}, None, [1], {}, 1.5, "x"))}
+        )
     elif chance < 0.85:
         content = json.dumps({option.name: odd_value(option, rng)})
-    (work / "given.yaml").write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+    (work / "given.yaml").write_bytes(
+        content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    )
     words = rng.choice((["-c", "given.yaml"], ["--config", "given.yaml"], ["--config=given.yaml"]))
     case.argv[_first(case) : _first(case)] = words
     case.what = f"given.yaml: {content[:200]!r}"
@@ -228,7 +249,10 @@ def _injected(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     """Name a call on the command line."""
     samplers = [option.name for option in _options(case) if option.is_sampler]
     name = rng.choice(samplers or [option.name for option in _options(case)])
-    words = [f"--{name}", rng.choice(("subprocess.Popen", "os.system"))], [f"--{name}={json.dumps(injected_sampler(rng))}"]
+    words = (
+        [f"--{name}", rng.choice(("subprocess.Popen", "os.system"))],
+        [f"--{name}={json.dumps(injected_sampler(rng))}"],
+    )
     case.argv += rng.choice((words[0], [*words[0], f"--{name}.args", "[touch,PWNED]"], words[1], words[1]))
     case.must_fail = bool(samplers)
 
@@ -238,6 +262,7 @@ def _first(case: Case) -> int:
 
 
 MUTATIONS: dict[str, Mutation] = {
-    "value": _value, "flags": _flags, "output": _output, "path": _path, "input": _input, "yaml": _yaml, "injected": _injected,
+    "value": _value, "flags": _flags, "output": _output, "path": _path, "input": _input, "yaml": _yaml,
+    "injected": _injected,
 }  # fmt: skip
-_WEIGHTS = {"value": 30, "flags": 8, "output": 10, "path": 12, "input": 35, "yaml": 12, "injected": 4}
+_WEIGHTS = {"value": 30, "flags": 8, "output": 10, "path": 12, "input": 50, "yaml": 12, "injected": 4}

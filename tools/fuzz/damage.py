@@ -15,11 +15,12 @@ import yaml
 INJECTED = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "PWNED"]}}
 """What must never be called."""
 OTHER = (
-    b"\x89PNG\r\n\x1a\n" + bytes(40), b"PK\x03\x04" + bytes(40), gzip.compress(b"hello"), b"\x89HDF\r\n\x1a\n" + bytes(90),
-    b"PAR1" + bytes(20) + b"PAR1", b"{}", b"[]", b"null", b"hello\n", b"a,b\n1,2\n", b"\x28\xb5\x2f\xfd" + bytes(9),
-    b"\x93NUMPY\x01\x00" + bytes(20), b"cposix\nsystem\n(S'touch PWNED'\ntR.",
+    b"\x89PNG\r\n\x1a\n" + bytes(40), b"PK\x03\x04" + bytes(40), gzip.compress(b"hello"),
+    b"\x89HDF\r\n\x1a\n" + bytes(90), b"PAR1" + bytes(20) + b"PAR1", b"\x28\xb5\x2f\xfd" + bytes(9),
+    b"\x93NUMPY\x01\x00" + bytes(20), b"cposix\nsystem\n(S'touch PWNED'\ntR.", b"{}", b"[]", b"null", b"hello\n",
+    b"a,b\n1,2\n",
 )  # fmt: skip
-"""Beginnings of other types of file; the last is a pickle that runs a command."""
+"""Beginnings of other types of file; one is a pickle that runs a command."""
 
 
 def pick_file(top: Path, rng: random.Random) -> Path:
@@ -192,4 +193,6 @@ _WAYS: dict[str, Callable[[Path, random.Random], None]] = {
 WAYS = tuple(_WAYS)
 RUINS = ("truncated", "emptied", "noise", "a folder", "a dangling link", "gone", "a device", "a link to itself")
 """Nothing right can be read after these."""
+MISSING = ("a folder", "a dangling link", "gone", "a device", "a link to itself")
+"""There is no such file after these."""
 TEXT_WAYS = ("a line changed", "another value", "not UTF-8")

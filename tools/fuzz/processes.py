@@ -116,7 +116,7 @@ def _in_child(job: Job) -> int:
         file = os.open(job.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update(QUIET, TMPDIR=str(temporary), HOME=str(temporary), PYTHONPATH="")
+    os.environ.update(TMPDIR=str(temporary), HOME=str(temporary), PYTHONPATH="")
     os.chdir(work)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))

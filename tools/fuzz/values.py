@@ -12,6 +12,7 @@ TEXTS = (
     "{class_path: os.system}", "os.system", "%s", "$HOME", "*", "x" * 5000, "[" * 500, "1\n2", "\t", "@x", "&a", "~",
 )  # fmt: skip
 NUMBERS = ("0", "-1", "-0.0", "nan", "inf", "-inf", "1e308", "100000000000000000000", "1e-320", "0x10", "1_000", "1,5")
+INTEGERS = ("0", "-1", "1", "7", "-0", "100000000000000000000", "nan", "1e3")
 _NO_VALUES = {"compile": "true", "download": "true"}
 """What takes minutes or the network."""
 
@@ -51,7 +52,7 @@ def _written(hint: Any) -> str:
 def odd_value(option: Option, rng: random.Random) -> str:
     """Return a value for an option: often one near its type, sometimes anything."""
     numeric = "int" in option.kind or "float" in option.kind
-    near: Sequence[str] = NUMBERS if numeric else TEXTS
+    near: Sequence[str] = NUMBERS if "float" in option.kind else INTEGERS if numeric else TEXTS
     if "bool" in option.kind:
         near = ("true", "false", "2", "yes", "")
     elif "dict" in option.kind:
@@ -60,5 +61,5 @@ def odd_value(option: Option, rng: random.Random) -> str:
         items = (*NUMBERS, "x", "null") if numeric else ("", "x", "null", "1", "[1]", "../x")
         value = rng.choice(items)
         near = (f"[{value}]", f"[{value},{value}]", value, "[]", "[[]]", "{}")
-    value = rng.choice(near if rng.random() < 0.7 else (*TEXTS, *NUMBERS))
+    value = rng.choice(near if rng.random() < 0.85 else (*TEXTS, *NUMBERS))
     return "x" if _NO_VALUES.get(option.name) == value else value

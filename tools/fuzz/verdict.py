@@ -12,7 +12,9 @@ from tools.fuzz.processes import Outcome
 LINES = 6
 """A message may have so many."""
 _FRAME = re.compile(r'File "[^"]*?((?:r2mae|jsonargparse|yaml)[^"]*)", line \d+, in (\S+)')
-_ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt|Warning|Exit|Failure|Bomb|Timeout|Iteration)\w*)\b", re.M)
+_ERROR = re.compile(
+    r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt|Warning|Exit|Failure|Bomb|Timeout|Iteration)\w*)\b", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def _error(trace: str) -> str:
 
 def _place(trace: str) -> str:
     frames = _FRAME.findall(trace)
-    ours = [frame for frame in frames if "r2mae" in frame[0] and not frame[0].endswith(("lab/commands.py", "/cli.py"))] or frames
+    ours = [
+        frame for frame in frames if "r2mae" in frame[0] and not frame[0].endswith(("lab/commands.py", "/cli.py"))
+    ] or frames
     return f"{ours[-1][0].rpartition('src/')[2]} in {ours[-1][1]}" if ours else "?"
 
 
