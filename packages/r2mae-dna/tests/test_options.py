@@ -6,9 +6,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 
-from r2mae_core import PretrainOptions, RunFolder, StepOrder, UserError, read_metrics, scheme
+from r2mae_core import KeepBest, PretrainOptions, RunFolder, StepCheckpoints, StepOrder, UserError, read_metrics, scheme
 from r2mae_dna.masking import MaskingConfig
 from r2mae_dna.model import AlignmentModel
 from r2mae_dna.options import Prepare, Pretrain
@@ -97,7 +97,7 @@ def test_options_reach_the_optimizer_schedule_loader_and_trainer(config, monkeyp
     assert trainer.precision == "bf16-mixed"
     assert trainer.gradient_clip_val == 0.01
     assert trainer.log_every_n_steps == 2
-    assert trainer.checkpoint_callback._every_n_train_steps == 3
+    assert [callback.every for callback in trainer.callbacks if isinstance(callback, StepCheckpoints)] == [3]
     assert trainer.val_check_interval == 4 * 4
     assert sum(len(batch["codes"]) for batch in trainer.val_dataloaders) == 24
     assert {step for step, _ in read_metrics(Path("run/metrics.csv"))["val_loss/ratio_0.4"]} == {3, 7}
@@ -135,11 +135,12 @@ def test_the_start_depends_on_the_seed(config):
 def test_the_middle_ratio_decides_on_stopping_and_the_best_model(config):
     task = DnaModality(replace(config, keep="best"))
     best, stop = task.callbacks(RunFolder(Path("x"), {}))
-    assert isinstance(best, ModelCheckpoint)
+    assert isinstance(best, KeepBest)
     assert isinstance(stop, EarlyStopping)
-    assert (best.monitor, best.mode) == (stop.monitor, stop.mode) == ("val_loss/ratio_0.2", "min")
+    assert best.monitor == stop.monitor == "val_loss/ratio_0.2"
+    assert stop.mode == "min"
     assert stop.patience == 9
-    assert (Path(best.dirpath).name, best.filename) == ("checkpoints", "best")
+    assert best.file == Path("x/checkpoints/best.ckpt")
     assert DnaModality(replace(config, patience=None)).callbacks(RunFolder(Path("x"), {})) == []
 
 

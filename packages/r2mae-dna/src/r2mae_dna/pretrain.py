@@ -9,7 +9,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,6 +18,7 @@ from r2mae_core import (
     CurriculumWeights,
     HeldOutLoss,
     InOrder,
+    KeepBest,
     MaskDraw,
     MaskedModule,
     Modality,
@@ -211,18 +212,16 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         ratios, found = self.config.validation_ratios, list[pl.Callback]()
         monitor = f"val_loss/ratio_{ratios[len(ratios) // 2]:g}"
         if self.config.keep == "best":
-            best = best_checkpoint(run)
-            found.append(
-                ModelCheckpoint(best.parent, best.stem, monitor, save_weights_only=True, enable_version_counter=False)
-            )
+            found.append(KeepBest(best_checkpoint(run), monitor))
         if self.config.patience is not None:
-            found.append(EarlyStopping(monitor, patience=self.config.patience, min_delta=0.0))
+            found.append(StopEarly(monitor, patience=self.config.patience, min_delta=0.0))
         return found
 
     @override
     def trained(self, state: dict[str, Tensor], run: RunFolder) -> AlignmentModel:
-        best, model = best_checkpoint(run), AlignmentModel(self.shape)
-        model.load_state_dict(without_prefix(read_weights(best) if best.exists() else state, "model."))
+        model, keep_best = AlignmentModel(self.shape), self.config.keep == "best" and self.validation is not None
+        weights = read_weights(best_checkpoint(run)) if keep_best else state
+        model.load_state_dict(without_prefix(weights, "model."))
         return model.eval()
 
     @override
@@ -241,6 +240,30 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
     def next_command(self, run: RunFolder) -> str:
         probe = "" if self.validation is None else f"r2mae-dna probe {run.path} {self.config.data}, or "
         return f"{probe}r2mae-dna score {run.path} STORE VARIANTS"
+
+
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping, which a run that was cut off between the decision and its end goes by as well."""
+
+    stopped = False
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "stopped": self.stopped}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.stopped = state_dict["stopped"]
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.stopped = trainer.should_stop
 
 
 def best_checkpoint(run: RunFolder) -> Path:
