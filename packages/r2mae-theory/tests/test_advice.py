@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from r2mae_theory import Covariance, DataError, Fixed, TheoryError, Uniform, advise, predict_risk, read_table
 from r2mae_theory.advice import _valley, standardise
 from r2mae_theory.covariance import shrunk_moment
-from r2mae_theory.data import clean
+from r2mae_theory.data import RawTable, clean
 from r2mae_theory.targets import Targets
 
 DATA = {"digits": load_digits().data, "cancer": load_breast_cancer().data}
@@ -97,7 +97,7 @@ def test_dirty_data_are_cleaned_and_the_loss_is_noted():
     X[3, 5] = np.nan
     X[7, 6] = np.inf
     X[: len(X) - 10, 9] = np.nan
-    table = clean(X, [f"f{k}" for k in range(30)])
+    table = clean(RawTable(X, [f"f{k}" for k in range(30)]))
     assert table.X.shape == (len(X) - 2, 28)
     notes = " ".join(table.notes)
     assert "f2" in notes
@@ -196,7 +196,7 @@ def test_parquet_and_h5ad_are_read(tmp_path):
         read_table(tmp_path / "text.parquet")
     for name in ("bad.parquet", "bad.h5ad"):
         (tmp_path / name).write_bytes(b"not really")
-        with pytest.raises(DataError, match=f"cannot read {name}"):
+        with pytest.raises(DataError, match=f"cannot read .*{name}"):
             read_table(tmp_path / name)
 
 

@@ -69,7 +69,7 @@ def test_risk_writes_table_figure_and_config(tmp_path, capsys):
         30,
     )
     assert first["value"] == rows[0]["risk/null"]
-    assert {"python", "platform", "git", "argv", "packages"} == set(
+    assert {"python", "platform", "git", "argv", "packages", "sha256"} == set(
         json.loads((tmp_path / "a" / "versions.json").read_text(encoding="utf-8"))
     )
     for ending in ("png", "pdf"):
@@ -198,9 +198,9 @@ def test_advise_prints_its_notes(tmp_path, capsys):
     ("arguments", "word"),
     [
         (("advise", "nowhere.csv"), "no such file"),
-        (("advise", "x.npy", "--step", 0.3), "step between ratios"),
+        (("advise", "x.npy", "--step", 0.3), "--step"),
         (("risk", "--alignment", 2), "alignment"),
-        (("risk", "--low", 0), "ratios"),
+        (("risk", "--low", 0), "--low"),
         (("simulate", "--repeats", 1), "repeats"),
         (("simulate", "--workers", 0), "workers"),
         (("reproduce", "fig1a", "--step", 1), "step"),

@@ -1,8 +1,8 @@
 from . import covariance
 from .advice import Advice, advise
 from .closed_form import isotropic_risk, spiked_risk, sweet_spot, transition_ratio
-from .data import read_table
 from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
+from .files import read_table
 from .masks import Discrete, Fixed, Uniform
 from .optimum import Optimum, optimal_range, optimal_ratio
 from .representations import Covariance

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arguments import MAX_SAMPLES, array, check_memory, flag, seed_number, sequence, shown, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.data import Table, clean
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.masks import Fixed, Uniform
 from r2mae_theory.targets import Targets
-from r2mae_theory.validate import Validation, validate_curve
+from r2mae_theory.validate import Validation, held_out_rows, validate_curve
 
 DEFAULT_RATIOS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 _BOOTSTRAP_TARGETS = 100  # targets per bootstrap replicate: enough to average over, and keeps 1,000 features in seconds
+_MAX_BOOTSTRAP = 10**5
 _RANGE_WIDTHS = (0.2, 0.3, 0.4)
 
 
@@ -78,7 +80,8 @@ def advise(
         targets: "all", or indices of the columns of X to predict.
         shrinkage: of the sample correlation matrix; "auto" is the Ledoit-Wolf estimate.
         n_bootstrap: bootstrap replicates over samples (0 for none); each uses at most 100 of the targets.
-        validate: also fit real masked regressions and evaluate them on held-out rows.
+        validate: also fit real masked regressions and evaluate them on held-out rows, with `n_samples` rows each if at
+            least a fifth of the rows is left to evaluate on; otherwise with fewer, which `Advice.notes` says.
         seed: seed for the bootstrap and the validation.
 
     Raises:
@@ -87,14 +90,16 @@ def advise(
     """
     table = X if isinstance(X, Table) else clean(X)
     n, p = table.X.shape
-    size = n if n_samples is None else n_samples
-    grid = np.unique(np.asarray(ratios, float))
-    if size < 1 or not len(grid) or not ((grid > 0) & (grid < 1)).all() or n_bootstrap < 0:
-        raise TheoryError(f"n_samples must be positive and ratios inside (0, 1), got {n_samples} and {ratios}")
+    size = n if n_samples is None else whole("n_samples", n_samples, 1, MAX_SAMPLES)
+    grid = np.unique(array("ratios", ratios, None))
+    if not (grid[0] > 0 and grid[-1] < 1):
+        raise TheoryError(f"ratios must be above 0 and below 1, got {grid[0]:g} to {grid[-1]:g}")
+    n_bootstrap, validate = whole("n_bootstrap", n_bootstrap, 0, _MAX_BOOTSTRAP), flag("validate", validate)
+    check_memory(f"the advice for {p} features", 6.0 * p**2)
     chosen, notes = _targets(table, targets)
     ranges = candidate_ranges(grid)
     masks = [*(Fixed(float(r)) for r in grid), *(Uniform(*pair) for pair in ranges)]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_number(seed))
 
     def curves(rows: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
         model = Targets(standardise(rows), shrinkage, columns)
@@ -124,6 +129,12 @@ def advise(
         lost = n_bootstrap - len(best_ratios)
         notes.append(f"{lost} bootstrap replicates with a constant feature or no finite risk were skipped")
     best = int(np.argmin(fixed))
+    validation = validate_curve(table.X, grid, size, chosen, shrinkage, rng) if validate else None
+    if validation is not None and validation.n_samples != size:
+        notes.append(
+            f"validated at n = {validation.n_samples:,}, not at the planned {size:,}: "
+            f"of {n:,} rows {held_out_rows(n, size):,} are held out"
+        )
     return Advice(
         ratios=grid,
         curve=fixed,
@@ -139,12 +150,16 @@ def advise(
         n_samples=size,
         n_features=p,
         notes=(*table.notes, *notes, *_doubts(n, p, grid, fixed)),
-        validation=validate_curve(table.X, grid, size, chosen, shrinkage, rng) if validate else None,
+        validation=validation,
     )
 
 
 def standardise(X: Floats) -> Floats:
-    """Scale columns to mean 0 and variance 1, so that every feature counts the same and diag(Σ) = I."""
+    """Scale columns to mean 0 and variance 1, so that every feature counts the same and diag(Σ) = I.
+
+    Args:
+        X: samples by features, shape (n, p), clean (`clean`).
+    """
     return (X - X.mean(axis=0)) / X.std(axis=0)
 
 
@@ -158,13 +173,16 @@ def candidate_ranges(ratios: Floats) -> list[tuple[float, float]]:
 def _targets(table: Table, targets: str | Sequence[int]) -> tuple[NDArray[np.intp], list[str]]:
     if isinstance(targets, str):
         if targets != "all":
-            raise TheoryError(f'targets must be "all" or column indices, got {targets!r}')
+            raise TheoryError(f'targets must be "all" or column indices, got {shown(targets)}')
         return np.arange(table.X.shape[1]), []
     where = {int(column): k for k, column in enumerate(table.columns)}
-    lost = [k for k in targets if k not in where]
-    kept = np.array([where[k] for k in targets if k in where], dtype=int)
+    asked = [whole("a target column", k, 0, table.width - 1) for k in sequence("targets", targets)]
+    if len(set(asked)) < len(asked):
+        raise TheoryError(f"the target columns must be different, got {shown(asked)}")
+    lost = [k for k in asked if k not in where]
+    kept = np.array([where[k] for k in asked if k in where], dtype=int)
     if not len(kept):
-        raise TheoryError(f"none of the target columns {list(targets)} is usable")
+        raise TheoryError(f"none of the target columns {shown(asked)} is usable")
     return kept, [f"{len(lost)} target columns are not usable: {lost[:5]}"] if lost else []
 
 

@@ -1,14 +1,15 @@
 """`advise`: what the theory recommends for a file, as text, a figure and a run folder."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, open_run, resolved, say, stamped
+from r2mae_core import Record, RunFolder, check_bounds, fingerprint, open_run, resolved, say, stamped
 from r2mae_theory.advice import Advice, advise
-from r2mae_theory.data import read_table
-from r2mae_theory.errors import TheoryError
+from r2mae_theory.errors import DataError
 from r2mae_theory.experiment import Panel, Series, ratio_grid
+from r2mae_theory.files import read_table
 from r2mae_theory.masks import scheme_name
 from r2mae_theory.options import Advise
 from r2mae_theory.plots import save_figure
@@ -18,8 +19,8 @@ from r2mae_theory.validate import Validation
 
 def advise_command(config: Advise) -> RunFolder:
     """Print the predicted curve of a file and the recommendation, draw it, and return the run folder."""
-    if not 0 < config.step <= 0.25:
-        raise TheoryError(f"the step between ratios must lie in (0, 0.25], got {config.step}")
+    check_bounds(config)
+    _check_place(config.data, config.out)
     table = read_table(config.data)
     found = advise(
         table,
@@ -31,7 +32,7 @@ def advise_command(config: Advise) -> RunFolder:
         validate=config.validate,
         seed=config.seed,
     )
-    with open_run("r2mae-theory", "advise", config.out, resolved(config)) as run:
+    with open_run("r2mae-theory", "advise", config.out, resolved(config), sources=fingerprint(config.data)) as run:
         rows = _rows(found)
         counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
         say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
@@ -41,9 +42,15 @@ def advise_command(config: Advise) -> RunFolder:
         write_rows(run.path / "curve.csv", rows)
         run.write_json("advice.json", asdict(found))
         figure = save_figure(run, "advice", _panels(found))
-        run.write_results(stamped(_records(found, config.data.stem, len(table.X), config.seed), "cpu"))
+        run.write_results(stamped(_records(found, config.data.stem, config.seed), "cpu"))
         say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
         return run
+
+
+def _check_place(data: Path, out: Path | None) -> None:
+    """Refuse a table inside the run folder, whose files are written again by each run."""
+    if out is not None and any(out.resolve() in path.parents for path in (data.absolute(), data.resolve())):
+        raise DataError(f"{data} lies in the run folder {out}, whose files this command writes; name another --out")
 
 
 def _recommend(found: Advice) -> None:
@@ -57,7 +64,8 @@ def _recommend(found: Advice) -> None:
     if found.validation is not None:
         v = found.validation
         clear = "clear" if v.is_clear else "not a clear minimum"
-        say(f"held-out rows: least error at {v.measured_ratio:g} ({clear}), predicted {v.predicted_ratio:g}")
+        what = "held-out rows" if v.n_samples == found.n_samples else f"held-out rows, at n = {v.n_samples:,}"
+        say(f"{what}: least error at {v.measured_ratio:g} ({clear}), predicted {v.predicted_ratio:g}")
 
 
 def _rows(found: Advice) -> list[Row]:
@@ -70,15 +78,18 @@ def _rows(found: Advice) -> list[Row]:
     return rows
 
 
-def _records(found: Advice, task: str, n_rows: int, seed: int) -> list[Record]:
-    """Return the predictions from all rows, and prediction and measurement for held-out rows."""
+def _records(found: Advice, task: str, seed: int) -> list[Record]:
+    """Return the predictions from all rows, and prediction and measurement for held-out rows.
+
+    If these are for another n than the advice, their task says so.
+    """
     fixed = [(scheme_name(float(r)), float(v)) for r, v in zip(found.ratios, found.curve, strict=True)]
     ranged = [(scheme_name(r), float(v)) for r, v in zip(found.ranges, found.range_curve, strict=True)]
     records = [Record(task, "predicted_risk", v, name, seed, found.n_samples) for name, v in [*fixed, *ranged]]
     if (v := found.validation) is not None:
-        held_out = n_rows - n_rows // 2
+        task = task if v.n_samples == found.n_samples else f"{task}, n = {v.n_samples}"
         for (name, _), measured, predicted in zip(fixed, v.measured, v.predicted, strict=True):
-            records.append(Record(task, "error", float(measured), name, seed, held_out))
+            records.append(Record(task, "error", float(measured), name, seed, v.n_held_out))
             records.append(Record(task, "predicted_error", float(predicted), name, seed, v.n_samples))
     return records
 

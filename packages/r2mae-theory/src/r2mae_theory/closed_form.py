@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from r2mae_theory.arguments import finite, number
 from r2mae_theory.errors import DivergentRiskError, TheoryError
 
 
@@ -16,6 +17,7 @@ class ClosedForm:
 
 def transition_ratio(gamma: float) -> float | None:
     """Return the ratio at which the risk diverges, r = γ, or None if every ratio interpolates (γ ≥ 1)."""
+    gamma = _gamma(gamma)
     return gamma if gamma < 1 else None
 
 
@@ -24,12 +26,13 @@ def sweet_spot(gamma: float, strength: float) -> float | None:
 
     Args:
         gamma: p / n.
-        strength: λ of the spike.
+        strength: λ ≥ 0 of the spike.
 
     Returns:
         The root in (0, 1), or None.
     """
-    ratio = gamma if strength == 0 else (-1 + (1 + 4 * strength * gamma) ** 0.5) / (2 * strength)
+    gamma, strength = _gamma(gamma), number("strength", strength, least=0)
+    ratio = 2 * gamma / (1 + (1 + 4 * strength * gamma) ** 0.5)  # the form that also holds as λ → 0
     return ratio if 0 < ratio < 1 else None
 
 
@@ -47,7 +50,8 @@ def isotropic_risk(norm: float, sigma: float, gamma: float, ratio: float) -> Clo
     Raises:
         DivergentRiskError: at γ = r, or at r = 1.
     """
-    _check(sigma, gamma, ratio)
+    norm = number("norm", norm, least=0)
+    sigma, gamma, ratio = _checked(sigma, gamma, ratio)
     noise = (sigma**2 + ratio * norm**2) / (1 - ratio)
     if gamma == ratio:
         raise DivergentRiskError(f"the risk is infinite at the threshold gamma = ratio = {ratio}")
@@ -55,7 +59,7 @@ def isotropic_risk(norm: float, sigma: float, gamma: float, ratio: float) -> Clo
         bias, variance = norm**2 * (1 - ratio / gamma), noise * ratio / (gamma - ratio)
     else:
         bias, variance = 0.0, noise * gamma / (ratio - gamma)
-    return ClosedForm(bias + variance, bias, variance)
+    return _closed(bias, variance)
 
 
 def spiked_risk(norm: float, alignment: float, strength: float, sigma: float, gamma: float, ratio: float) -> ClosedForm:
@@ -65,20 +69,23 @@ def spiked_risk(norm: float, alignment: float, strength: float, sigma: float, ga
 
     Args:
         norm: ‖β‖.
-        alignment: a = vᵀβ.
+        alignment: a = vᵀβ, at most ‖β‖.
         strength: λ ≥ 0.
         sigma: standard deviation of the noise.
         gamma: p / n.
         ratio: mask ratio in (0, 1).
 
     Raises:
-        TheoryError: below the threshold (γ < r), which Corollary 1 does not cover but `predict_risk` does.
+        TheoryError: for input out of range, and below the threshold (γ < r), which Corollary 1 does not cover but
+            `predict_risk` does.
     """
-    _check(sigma, gamma, ratio)
+    norm, strength = number("norm", norm, least=0), number("strength", strength, least=0)
+    alignment = number("alignment", alignment)
+    sigma, gamma, ratio = _checked(sigma, gamma, ratio)
     if not 0 < ratio < gamma:
         raise TheoryError(f"Corollary 1 holds for 0 < ratio < gamma, got ratio = {ratio}, gamma = {gamma}")
-    if strength < 0 or abs(alignment) > norm * (1 + 1e-12):
-        raise TheoryError("the strength must not be negative and the alignment not exceed the norm of beta")
+    if abs(alignment) > norm * (1 + 1e-12):
+        raise TheoryError(f"the alignment must not exceed the norm of beta, got {alignment} and {norm}")
     r, q, a, lam = ratio, 1 - ratio, alignment, strength
     g = gamma / r
     b2 = max(norm**2 - a**2, 0.0)
@@ -90,13 +97,20 @@ def spiked_risk(norm: float, alignment: float, strength: float, sigma: float, ga
     shrunk = q * b2 / (q + kappa) ** 2 + seen * effective**2 / (seen + kappa) ** 2
     variance = (noise + kappa**2 * shrunk) / (1 - 1 / g) / (q * g)
     bias = (1 + lam) * along**2 + b2 * (1 - 1 / g) ** 2
+    return _closed(bias, variance)
+
+
+def _closed(bias: float, variance: float) -> ClosedForm:
+    finite("the risk", bias + variance)
     return ClosedForm(bias + variance, bias, variance)
 
 
-def _check(sigma: float, gamma: float, ratio: float) -> None:
-    if not gamma > 0 or not sigma >= 0:
-        raise TheoryError(f"gamma must be positive and sigma not negative, got gamma = {gamma}, sigma = {sigma}")
-    if not 0 <= ratio <= 1:
-        raise TheoryError(f"a mask ratio must lie in [0, 1], got {ratio}")
+def _gamma(gamma: float) -> float:
+    return number("gamma", gamma, above=0)
+
+
+def _checked(sigma: float, gamma: float, ratio: float) -> tuple[float, float, float]:
+    ratio = number("ratio", ratio, least=0, most=1)
     if ratio == 1:
         raise DivergentRiskError("at a mask ratio of 1 nothing is visible: the formula diverges")
+    return number("sigma", sigma, least=0), _gamma(gamma), ratio

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, open_run, resolved, say, stamped
+from r2mae_core import Record, RunFolder, check_bounds, open_run, resolved, say, stamped
 from r2mae_theory import covariance as models
 from r2mae_theory import options
+from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import Panel, Series
 from r2mae_theory.masks import scheme_name
@@ -13,7 +14,7 @@ from r2mae_theory.representations import Covariance
 from r2mae_theory.risk import RiskTable, risk_curve
 from r2mae_theory.rows import Row, number, text_table, write_rows
 from r2mae_theory.scenes import aligned, eigenvector, random_unit, spectrum
-from r2mae_theory.simulate import simulate_risk
+from r2mae_theory.simulate import check_size, simulate_risk
 
 
 def risk(config: options.RiskCurve) -> RunFolder:
@@ -23,23 +24,15 @@ def risk(config: options.RiskCurve) -> RunFolder:
 
 def simulate(config: options.Simulate) -> RunFolder:
     """Simulate a curve beside its prediction, print its table, draw it, and return the run folder."""
-    check_simulation(config.repeats, config.workers)
+    check_bounds(config)
+    check_size(config.n, config.p)
     return _curve("simulate", config, config.repeats, config.workers)
 
 
-def check_simulation(repeats: int, workers: int) -> None:
-    """Refuse a simulation without a spread (one repeat) or without a process.
-
-    Raises:
-        TheoryError: for such numbers.
-    """
-    if repeats < 2 or workers < 1:
-        raise TheoryError(f"repeats must be at least 2 and workers at least 1, got {repeats} and {workers}")
-
-
 def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: int = 1) -> RunFolder:
-    cov, beta = _model(config)
+    check_bounds(config)
     middles, masks = _masks(config)
+    cov, beta = _model(config)
     table = risk_curve(cov, beta, config.sigma, config.n, masks)
     with open_run("r2mae-theory", command, config.out, resolved(config)) as run:
         rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
@@ -56,8 +49,7 @@ def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: i
         for note in filter(None, table.notes):
             say(note)
         panel = _panel(config, rows, float(table.null[0]), repeats > 0)
-        best = int(np.argmin(table.normalized[:, 0]))
-        say(f"least predicted risk at {panel.xlabel} = {middles[best]:g}: {rows[best]['risk/null']:.4g} of null")
+        say(_least(panel.xlabel, middles, table.normalized[:, 0]))
         write_rows(run.path / "curve.csv", rows)
         figure = save_figure(run, "curve", [panel])
         run.write_results(stamped(records, "cpu"))
@@ -65,10 +57,20 @@ def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: i
         return run
 
 
+def _least(what: str, middles: list[float], risks: Floats) -> str:
+    """Return where the curve is lowest, and whether that may be because the grid ends there."""
+    best = int(np.argmin(risks))
+    if not np.isfinite(risks[best]):
+        return "the predicted risk is infinite at every ratio"
+    found = f"least predicted risk at {what} = {middles[best]:g}: {risks[best]:.4g} of null"
+    if len(middles) == 1 or 0 < best < len(middles) - 1:
+        return found
+    option = "--low" if best == 0 else "--high"
+    return f"{found} (at the end of the grid: it may be lower beyond; see {option})"
+
+
 def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:
     p, seed = config.p, config.seed
-    if not 0 <= config.alignment <= 1 or not 0 <= config.quantile <= 1:
-        raise TheoryError(f"alignment and quantile must lie in [0, 1], got {config.alignment} and {config.quantile}")
     if config.covariance == "isotropic":
         return models.isotropic(p), random_unit(p, seed + 1)
     if config.covariance == "spiked":
@@ -82,8 +84,8 @@ def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:
 
 
 def _masks(config: options.RiskCurve) -> tuple[list[float], list[float | tuple[float, float]]]:
-    if not 0 < config.low <= config.high < 1 or not config.step > 0 or config.width < 0:
-        raise TheoryError("ratios need 0 < low <= high < 1, a positive step and a non-negative width")
+    if not config.low <= config.high < 1:
+        raise TheoryError(f"--low must not be above --high, and --high below 1, got {config.low} and {config.high}")
     count = int((config.high - config.low) / config.step + 1e-9) + 1
     middles = [round(config.low + k * config.step, 6) for k in range(count)]
     if config.width == 0:

@@ -1,20 +1,17 @@
-"""Read a user's table (.npy, .npz, .csv, .parquet or .h5ad) and clean it."""
+"""Clean a user's table, and read it from a file (`files`)."""
 
-import csv
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arguments import check_memory, shown
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import DataError
 
 MIN_SAMPLES = 10
+_SMALLEST, _LARGEST = 1e-100, 1e100  # squares of a feature's values must be within double precision
 
 
 @dataclass(frozen=True)
@@ -28,27 +25,23 @@ class Table:
     """Each feature's column in the original table, shape (p,)."""
     notes: tuple[str, ...]
     """One sentence for each kind of loss, with counts and names."""
+    width: int
+    """How many columns the original table has."""
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a file by its suffix and clean it.
+@dataclass(frozen=True)
+class RawTable:
+    """A table as a file holds it: its numeric columns."""
 
-    Raises:
-        DataError: for an unknown suffix, an empty or unreadable file, or too little data after cleaning.
-    """
-    file = Path(path)
-    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5ad": _h5ad}
-    if file.suffix.lower() not in readers:
-        raise DataError(f"cannot read {file.name}: known suffixes are {', '.join(readers)}")
-    if not file.is_file():
-        raise DataError(f"no such file: {file}")
-    if file.stat().st_size == 0:
-        raise DataError(f"{file.name} is empty")
-    X, names, notes = readers[file.suffix.lower()](file)
-    return clean(X, names, notes)
+    X: ArrayLike
+    names: list[str] | None = None
+    columns: list[int] | None = None
+    """Where the numeric columns are in the file; None: all of them are numeric."""
+    width: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def clean(X: ArrayLike, names: list[str] | None = None, notes: list[str] | None = None) -> Table:
+def clean(X: ArrayLike | RawTable) -> Table:
     """Drop rows with missing or infinite values and constant features, and note it.
 
     Features with more than half of their values missing are dropped first, so that they do not cost every row.
@@ -56,21 +49,18 @@ def clean(X: ArrayLike, names: list[str] | None = None, notes: list[str] | None 
     Raises:
         DataError: if fewer than 10 samples or 2 features remain, or the table is not numeric and two-dimensional.
     """
-    try:
-        data = np.array(X, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the table is not numeric: {error}") from error
-    if data.ndim != 2:
-        raise DataError(f"expected samples by features, got an array of shape {data.shape}")
-    labels = [str(k) for k in range(data.shape[1])] if names is None else names
-    losses = list(notes or [])
-    columns = np.arange(data.shape[1])
+    raw = X if isinstance(X, RawTable) else RawTable(X)
+    data = numeric(raw.X)
+    labels = [str(k) for k in range(data.shape[1])] if raw.names is None else raw.names
+    places = list(range(data.shape[1])) if raw.columns is None else raw.columns
+    losses = list(raw.notes)
+    kept = np.arange(data.shape[1])
 
     def drop(bad: NDArray[np.bool_], why: str) -> None:
-        nonlocal data, columns
+        nonlocal data, kept
         if bad.any():
-            losses.append(f"dropped {bad.sum()} {why}: {_some([labels[k] for k in columns[bad]])}")
-            data, columns = data[:, ~bad], columns[~bad]
+            losses.append(f"dropped {bad.sum()} {why}: {some([labels[k] for k in kept[bad]])}")
+            data, kept = data[:, ~bad], kept[~bad]
 
     if len(data):
         drop(np.isfinite(data).mean(axis=0) < 0.5, "features with more than half of their values missing")
@@ -79,112 +69,51 @@ def clean(X: ArrayLike, names: list[str] | None = None, notes: list[str] | None 
         losses.append(f"dropped {holes.sum()} of {len(holes)} rows with missing or infinite values")
         data = data[~holes]
     if len(data) < MIN_SAMPLES:
-        raise DataError(f"only {len(data)} complete samples, at least {MIN_SAMPLES} are needed" + _because(losses))
-    spread = data.std(axis=0)
-    drop(spread <= 1e-12 * np.maximum(np.abs(data).max(axis=0), 1e-300), "constant features")
+        raise DataError(f"only {len(data)} complete samples, at least {MIN_SAMPLES} are needed" + because(losses))
+    size = np.abs(data).max(axis=0)
+    if (odd := (size > _LARGEST) | ((size > 0) & (size < _SMALLEST))).any():
+        raise DataError(
+            f"features have magnitudes that are not between {_SMALLEST:g} and {_LARGEST:g}: "
+            f"{some([f'{labels[k]} ({size[j]:.3g})' for j, k in enumerate(kept) if odd[j]])}; use other units"
+        )
+    drop(data.std(axis=0) <= 1e-12 * size, "constant features")
     if data.shape[1] < 2:
-        raise DataError(f"only {data.shape[1]} usable features, at least 2 are needed" + _because(losses))
-    return Table(data, tuple(labels[k] for k in columns), columns, tuple(losses))
+        raise DataError(f"only {data.shape[1]} usable features, at least 2 are needed" + because(losses))
+    columns = np.array([places[k] for k in kept], dtype=np.intp)
+    return Table(data, tuple(labels[k] for k in kept), columns, tuple(losses), raw.width or len(labels))
 
 
-def _because(notes: list[str]) -> str:
+def numeric(X: Any) -> Floats:
+    """Return samples by features in double precision; gaps are NaN.
+
+    Raises:
+        DataError: for text, complex numbers, dates and anything else that is not a number, and for another shape.
+    """
+    try:
+        raw = np.asarray(X)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:  # ragged lists
+        raise DataError(f"the table is not numeric: {' '.join(str(error).split())}") from None
+    if raw.dtype.kind == "O" and raw.ndim == 2:
+        odd = next((item for item in raw.flat if not (item is None or isinstance(item, int | float | np.number))), None)
+        if odd is not None:
+            raise DataError(f"the table is not numeric: it holds {shown(odd)}")
+    elif raw.dtype.kind not in "biuf":
+        raise DataError(f"the table is not numeric: its type is {raw.dtype}")
+    if raw.ndim != 2:
+        raise DataError(f"expected samples by features, got an array of shape {raw.shape}")
+    check_memory(f"a table of {raw.shape[0]} samples × {raw.shape[1]} features", 3.0 * raw.size)
+    try:
+        with np.errstate(over="ignore"):  # of long double: becomes infinite, which counts as missing
+            return np.array(raw, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"the table is not numeric: {' '.join(str(error).split())}") from None
+
+
+def because(notes: list[str]) -> str:
+    """Return notes in brackets for the end of a message."""
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _some(names: list[str], limit: int = 5) -> str:
+def some(names: list[str], limit: int = 5) -> str:
+    """Return the first names and how many more there are."""
     return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
-
-
-_Raw = tuple[ArrayLike, list[str] | None, list[str]]
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # every library raises its own kinds
-        raise DataError(f"cannot read {file.name}: {' '.join(str(error).split())}") from error
-
-
-def _optional(name: str, need: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DataError(f"reading {need}: pip install 'r2mae-theory[files]'") from error
-
-
-def _npy(file: Path) -> _Raw:
-    with _reading(file):
-        return np.load(file, allow_pickle=False), None, []
-
-
-def _npz(file: Path) -> _Raw:
-    with _reading(file), np.load(file, allow_pickle=False) as archive:
-        arrays = {k: archive[k] for k in archive.files}
-    tables = [k for k, v in arrays.items() if v.ndim == 2]
-    if "X" in tables:
-        return arrays["X"], None, []
-    if len(tables) != 1:
-        raise DataError(f"{file.name} must hold one matrix, or one named X; its matrices are: {tables or 'none'}")
-    return arrays[tables[0]], None, []
-
-
-def _number(cell: str) -> float:
-    text = cell.strip()
-    return np.nan if text.lower() in ("", "na", "nan", "null", "none") else float(text)
-
-
-def _csv(file: Path) -> _Raw:
-    with _reading(file), file.open(newline="", encoding="utf-8-sig") as handle:
-        rows = [row for row in csv.reader(handle) if row]
-    if not rows:
-        raise DataError(f"{file.name} is empty")
-    if any(len(row) != len(rows[0]) for row in rows):
-        bad = next(k for k, row in enumerate(rows) if len(row) != len(rows[0]))
-        raise DataError(f"{file.name}: row {bad + 1} has {len(rows[bad])} cells, the first has {len(rows[0])}")
-    has_header = not any(_is_number(cell) for cell in rows[0])
-    names = rows[0] if has_header else [str(k) for k in range(len(rows[0]))]
-    columns, kept, text = [], [], []
-    for name, cells in zip(names, zip(*rows[has_header:], strict=True), strict=False):
-        try:
-            columns.append([_number(cell) for cell in cells])
-            kept.append(name)
-        except ValueError:
-            text.append(name)
-    return np.array(columns).T, kept, _without_text(file, kept, text)
-
-
-def _without_text(file: Path, kept: list[str], text: list[str]) -> list[str]:
-    """Note which columns are not numeric; refuse a table without others."""
-    notes = [f"dropped {len(text)} columns that are not numeric: {_some(text)}"] if text else []
-    if not kept:
-        raise DataError(f"{file.name} has no numeric column" + _because(notes))
-    return notes
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _parquet(file: Path) -> _Raw:
-    pd = _optional("pandas", "parquet needs pandas and pyarrow")
-    with _reading(file):
-        frame = pd.read_parquet(file)
-    numeric = frame.select_dtypes(include=["number", "bool"])
-    text = [str(c) for c in frame.columns if c not in numeric.columns]
-    kept = [str(c) for c in numeric.columns]
-    return numeric.to_numpy(dtype=float, na_value=np.nan), kept, _without_text(file, kept, text)
-
-
-def _h5ad(file: Path) -> _Raw:
-    anndata = _optional("anndata", "h5ad needs anndata")
-    with _reading(file):
-        cells = anndata.read_h5ad(file)
-    X = cells.X
-    if X is None:
-        raise DataError(f"{file.name} has no X")
-    return (X if isinstance(X, np.ndarray) else X.toarray()), [str(g) for g in cells.var_names], []

@@ -2,9 +2,8 @@
 
 import time
 
-from r2mae_core import RunFolder, open_run, resolved, say, stamped, write_text
+from r2mae_core import RunFolder, check_bounds, open_run, resolved, say, stamped, write_text
 from r2mae_theory import figures
-from r2mae_theory.curve import check_simulation
 from r2mae_theory.experiment import Size, ratio_grid
 from r2mae_theory.options import Demo
 from r2mae_theory.plots import save_figure
@@ -13,7 +12,7 @@ from r2mae_theory.rows import markdown_table, text_table, write_rows
 
 def demo(config: Demo) -> RunFolder:
     """Run figures 1A to 1C at a tenth of the ratios, print the table, draw them in one, and return the run folder."""
-    check_simulation(config.repeats, 1)
+    check_bounds(config)
     with open_run("r2mae-theory", "demo", config.out, resolved(config)) as run:
         start = time.perf_counter()
         size = Size(ratio_grid(0.1), config.repeats, seed=config.seed)

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from r2mae_core import Record
+from r2mae_theory.arguments import number
 from r2mae_theory.rows import Row
+
+MIN_STEP = 0.001
+"""Finest grid of ratios."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,12 @@ class Experiment:
 
 
 def ratio_grid(step: float) -> tuple[float, ...]:
-    """Return the multiples of `step` inside (0, 1)."""
+    """Return the multiples of `step` inside (0, 1).
+
+    Raises:
+        TheoryError: for a step below 0.001 or not below 1.
+    """
+    step = number("the step between ratios", step, least=MIN_STEP, below=1)
     return tuple(round(step * k, 6) for k in range(1, int((1 - 1e-9) / step) + 1))
 
 

@@ -6,9 +6,11 @@ have density r·f(r)/E[r]. All that the theory needs are expectations under that
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from r2mae_theory.arguments import array, number, sequence, shown
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 
@@ -42,9 +44,15 @@ class MaskDistribution(ABC):
         return float(self.quadrature()[1].sum())
 
 
-def _check(name: str, value: float) -> None:
-    if not 0 <= value <= 1:  # also refuses NaN
-        raise TheoryError(f"{name} must lie in [0, 1], got {value}")
+def _ratio(name: str, value: Any) -> float:
+    return number(name, value, least=0, most=1)
+
+
+def _uniforms(values: Any) -> Floats:
+    found = array("uniforms", values)
+    if found.min() < 0 or found.max() >= 1:
+        raise TheoryError(f"uniforms must lie in [0, 1), got values from {found.min():g} to {found.max():g}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -54,20 +62,20 @@ class Fixed(MaskDistribution):
     ratio: float
 
     def __post_init__(self) -> None:
-        _check("a mask ratio", self.ratio)
+        object.__setattr__(self, "ratio", _ratio("a mask ratio", self.ratio))
 
     def quadrature(self) -> tuple[Floats, Floats]:
         """See `MaskDistribution.quadrature`."""
-        return np.array([float(self.ratio)]), np.array([float(self.ratio)])
+        return np.array([self.ratio]), np.array([self.ratio])
 
     def ratios(self, uniforms: Floats) -> Floats:
         """See `MaskDistribution.ratios`."""
-        return np.full(np.shape(uniforms), float(self.ratio))
+        return np.full(_uniforms(uniforms).shape, self.ratio)
 
     @property
     def upper(self) -> float:
         """The largest ratio."""
-        return float(self.ratio)
+        return self.ratio
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ class Uniform(MaskDistribution):
     high: float
 
     def __post_init__(self) -> None:
-        _check("the lower mask ratio", self.low)
-        _check("the upper mask ratio", self.high)
+        object.__setattr__(self, "low", _ratio("the lower mask ratio", self.low))
+        object.__setattr__(self, "high", _ratio("the upper mask ratio", self.high))
         if self.low > self.high:
             raise TheoryError(f"the range of mask ratios is reversed: {self.low} > {self.high}")
 
@@ -101,12 +109,12 @@ class Uniform(MaskDistribution):
 
     def ratios(self, uniforms: Floats) -> Floats:
         """See `MaskDistribution.ratios`."""
-        return self.low + (self.high - self.low) * np.asarray(uniforms, float)
+        return self.low + (self.high - self.low) * _uniforms(uniforms)
 
     @property
     def upper(self) -> float:
         """The largest ratio."""
-        return float(self.high)
+        return self.high
 
     @property
     def is_continuous_at_one(self) -> bool:
@@ -122,17 +130,17 @@ class Discrete(MaskDistribution):
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        weights = self.weights if self.weights is not None else (1.0,) * len(self.values)
-        object.__setattr__(self, "weights", tuple(float(w) for w in weights))
-        if not self.values:
-            raise TheoryError("a discrete mask distribution needs at least one ratio")
-        if len(weights) != len(self.values):
-            raise TheoryError(f"{len(self.values)} ratios but {len(weights)} weights")
-        for value in self.values:
-            _check("a mask ratio", value)
-        if not all(np.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
-            raise TheoryError(f"weights must be finite, not negative and not all zero, got {weights}")
+        values = tuple(
+            _ratio("a mask ratio", v) for v in sequence("the ratios of a discrete distribution", self.values)
+        )
+        given = (1.0,) * len(values) if self.weights is None else sequence("weights", self.weights)
+        weights = tuple(number("a weight", w, least=0) for w in given)
+        if len(weights) != len(values):
+            raise TheoryError(f"{len(values)} ratios but {len(weights)} weights")
+        if not any(weights):
+            raise TheoryError(f"weights must not all be zero, got {weights}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "weights", weights)
 
     @property
     def _probabilities(self) -> Floats:
@@ -147,7 +155,7 @@ class Discrete(MaskDistribution):
     def ratios(self, uniforms: Floats) -> Floats:
         """See `MaskDistribution.ratios`."""
         edges = np.cumsum(self._probabilities)[:-1]
-        return np.array(self.values)[np.searchsorted(edges, uniforms, side="right")]
+        return np.array(self.values)[np.searchsorted(edges, _uniforms(uniforms), side="right")]
 
     @property
     def upper(self) -> float:
@@ -161,9 +169,20 @@ def scheme_name(mask: float | tuple[float, float]) -> str:
 
 
 def as_mask(mask: MaskDistribution | float | tuple[float, float]) -> MaskDistribution:
-    """Turn a number into `Fixed` and a pair into `Uniform`; return a distribution unchanged."""
+    """Turn a number into `Fixed` and a pair into `Uniform`; return a distribution unchanged.
+
+    Raises:
+        TheoryError: for anything else, and for ratios outside [0, 1].
+    """
     if isinstance(mask, MaskDistribution):
         return mask
-    if isinstance(mask, tuple):
+    if isinstance(mask, list | tuple) or (isinstance(mask, np.ndarray) and mask.ndim):
+        if len(mask) != 2:
+            raise TheoryError(f"a range of mask ratios is a pair (low, high), got {shown(mask)}")
         return Uniform(*mask)
     return Fixed(mask)
+
+
+def as_masks(masks: Any) -> tuple[MaskDistribution, ...]:
+    """Turn each of a list of masks into a distribution; see `as_mask`."""
+    return tuple(as_mask(mask) for mask in sequence("masks", masks))

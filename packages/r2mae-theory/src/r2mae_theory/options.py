@@ -2,7 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from r2mae_core import Bound, Natural, NonNegative, Seed, Share
+
+Samples = Annotated[int, Bound(1, 10**15)]
+"""Training samples."""
+Features = Annotated[int, Bound(2, 10**9)]
+"""Features of a covariance."""
+Repeats = Annotated[int, Bound(2, 10**7)]
+"""Independent training sets; a single one has no spread."""
+Processes = Annotated[int, Bound(1, 1024)]
+"""Processes, the command's own included."""
+Ratio = Annotated[float, Bound(0, 1, above=True)]
+"""A mask ratio that hides something."""
+Step = Annotated[float, Bound(0.001, 0.999)]
+"""Step of a grid of ratios."""
 
 CovarianceName = Literal["isotropic", "spiked", "uniform", "beta", "latent", "block"]
 
@@ -11,9 +26,9 @@ CovarianceName = Literal["isotropic", "spiked", "uniform", "beta", "latent", "bl
 class Demo:
     """Figures 1A to 1C: simulated dots on predicted lines."""
 
-    repeats: int = 10
+    repeats: Repeats = 10
     """Training sets per dot."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for all random numbers."""
     out: Path | None = None
     """Run folder; default runs/r2mae-theory-demo-TIME."""
@@ -28,29 +43,29 @@ class RiskCurve:
 
     covariance: CovarianceName = "spiked"
     """Covariance of the features."""
-    p: int = 400
+    p: Features = 400
     """Number of features."""
-    n: int = 200
+    n: Samples = 200
     """Training samples, before the choice of those that enter the regression."""
-    sigma: float = 0.5
+    sigma: NonNegative = 0.5
     """Standard deviation of the noise."""
     strength: float = 20.0
     """Strength of the spike, or eigenvalue of the block."""
-    rank: int = 40
+    rank: Natural = 40
     """Number of directions in the block."""
-    alignment: float = 1.0
+    alignment: Share = 1.0
     """Alignment of beta with the spike, between 0 and 1."""
-    quantile: float = 1.0
+    quantile: Share = 1.0
     """Which eigenvector beta is, as a quantile of the spectrum (uniform, beta, latent)."""
-    low: float = 0.05
+    low: Ratio = 0.05
     """Smallest mask ratio."""
-    high: float = 0.95
+    high: Ratio = 0.95
     """Largest mask ratio."""
-    step: float = 0.05
+    step: Step = 0.05
     """Step between mask ratios."""
-    width: float = 0.0
+    width: Share = 0.0
     """If positive, each ratio is the middle of a range this wide (R2MAE); ranges that leave [low, high] are skipped."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the covariance, beta and any simulation."""
     out: Path | None = None
     """Run folder; default runs/r2mae-theory-COMMAND-TIME."""
@@ -60,9 +75,9 @@ class RiskCurve:
 class Simulate(RiskCurve):
     """Simulate the risk curve of one setting beside its prediction."""
 
-    repeats: int = 50
+    repeats: Repeats = 50
     """Training sets per mask ratio."""
-    workers: int = 1
+    workers: Processes = 1
     """Processes. They are started again for each ratio, which pays off if a ratio takes many seconds."""
 
 
@@ -72,19 +87,19 @@ class Advise:
 
     data: Path
     """Table of samples by features: npy, npz, csv, parquet or h5ad."""
-    n_samples: int | None = None
+    n_samples: Samples | None = None
     """Samples that the planned training will have (default: as many as the file)."""
-    step: float = 0.05
+    step: Annotated[float, Bound(0.001, 0.25)] = 0.05
     """Step between the mask ratios compared."""
-    targets: list[int] | None = None
+    targets: list[Natural] | None = None
     """Columns to predict, each from all the others (default: every column)."""
-    shrinkage: float | Literal["auto"] = "auto"
+    shrinkage: Share | Literal["auto"] = "auto"
     """Shrinkage of the correlation matrix towards the identity, 0 to 1."""
-    bootstrap: int = 20
+    bootstrap: Annotated[int, Bound(0, 10**5)] = 20
     """Bootstrap replicates over samples, for the uncertainty."""
     validate: bool = False
     """Also fit real masked regressions and evaluate them on held-out rows."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the bootstrap and the validation."""
     out: Path | None = None
     """Run folder; default runs/r2mae-theory-advise-TIME."""
@@ -98,15 +113,15 @@ class Reproduce:
         "fig1a", "fig1b", "fig1c", "fig1d", "fig1e", "fig1f", "fig1g", "fig3", "fig4", "table5", "table9", "all"
     ]
     """Figure or table of the paper, or all."""
-    repeats: int = 50
+    repeats: Repeats = 50
     """Training sets per dot of a figure and per entry of a table."""
-    step: float = 0.05
+    step: Step = 0.05
     """Step between the mask ratios that the figures simulate; the tables' is 0.01."""
-    workers: int = 1
+    workers: Processes = 1
     """Processes. They are started again for each ratio, which pays off if a ratio takes many seconds."""
-    seeds: tuple[int, ...] = (2, 12, 22, 32, 42)
+    seeds: tuple[Seed, ...] = (2, 12, 22, 32, 42)
     """Seeds of the tables' rows; the paper's own by default."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the figures."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few training sets, and stop."""

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from r2mae_core import Record, RunFolder, finished_records, open_run, resolved, say, stamped, walk_grid, write_text
+from r2mae_core import (
+    Record,
+    RunFolder,
+    check_bounds,
+    finished_records,
+    open_run,
+    read_text,
+    resolved,
+    say,
+    stamped,
+    walk_grid,
+    write_text,
+)
 from r2mae_theory import covariance as models
 from r2mae_theory import figures
-from r2mae_theory.curve import check_simulation
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import FULL, Experiment, Size, ratio_grid
 from r2mae_theory.options import Reproduce
@@ -60,9 +71,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         say(CHOICES)
         cells = {name: partial(_reproduce_one, run, name, size) for name in names}
         walk_grid(run, cells, tidy=lambda _: finished_records(run, EXPERIMENTS))
-        tables = "\n".join(
-            f"## {name}\n\n{(run.path / name / 'table.md').read_text(encoding='utf-8')}" for name in names
-        )
+        tables = "\n".join(f"## {name}\n\n{read_text(run.path / name / 'table.md')}" for name in names)
         write_text(run.path / f"{config.target}.md", tables)
         say(f"\nDone: {run.path} (results.json, {config.target}.md)")
         return run
@@ -83,12 +92,11 @@ def _reproduce_one(run: RunFolder, name: str, size: Size, home: Path) -> list[Re
 
 
 def _size(config: Reproduce) -> Size:
-    check_simulation(config.repeats, config.workers)
-    if not 0 < config.step < 1:
-        raise TheoryError(f"the step must lie in (0, 1), got {config.step}")
-    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise TheoryError(f"the seeds must be different non-negative numbers, got {list(config.seeds)}")
-    return Size(ratio_grid(config.step), config.repeats, tuple(config.seeds), config.seed, config.workers)
+    check_bounds(config)
+    seeds = tuple(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise TheoryError(f"the seeds must be different numbers, at least one, got {list(seeds)}")
+    return Size(ratio_grid(config.step), config.repeats, seeds, config.seed, config.workers)
 
 
 def _dry_run(names: Sequence[str], size: Size) -> None:

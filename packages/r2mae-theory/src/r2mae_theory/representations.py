@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from r2mae_theory.arguments import array, check_memory, features, finite, generator, number, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 
+_ORTHONORMAL = 1e-8  # largest error of an inner product of directions
 _PSD_TOLERANCE = 1e-8  # relative to the largest eigenvalue; rounding in XᵀX stays far below it
 
 
@@ -38,16 +41,44 @@ class Covariance(ABC):
         """Orthonormal eigenvectors as columns, in the order of `eigenvalues`, shape (p, p)."""
 
     @abstractmethod
-    def multiply(self, vectors: Floats) -> Floats:
+    def _product(self, vectors: Floats) -> Floats:
         """Return Σ @ vectors, for shape (p,) or (p, k)."""
 
     @abstractmethod
-    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n rows of N(0, Σ), shape (n, p)."""
 
-    def quadratic(self, vector: Floats) -> float:
-        """Return ‖vector‖²_Σ = vectorᵀ Σ vector."""
-        return float(vector @ self.multiply(vector))
+    def multiply(self, vectors: ArrayLike) -> Floats:
+        """Return Σ @ vectors, for shape (p,) or (p, k).
+
+        Raises:
+            TheoryError: for another shape, and for values that are not finite numbers.
+        """
+        v = array("vectors", vectors, sized=False)
+        if v.ndim not in (1, 2) or len(v) != self.p:
+            raise TheoryError(f"vectors have shape {v.shape}, but the covariance has {self.p} features")
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = self._product(v)
+        finite("the product with the covariance", product)
+        return product
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n rows of N(0, Σ), shape (n, p).
+
+        Raises:
+            TheoryError: for n below 0, or more rows than the memory holds.
+        """
+        n = whole("n", n)
+        check_memory(f"a sample of {n} rows of {self.p} features", 2.0 * n * self.p)
+        return self._draw(n, generator(rng))
+
+    def quadratic(self, vector: ArrayLike) -> float:
+        """Return ‖vector‖²_Σ = vectorᵀ Σ vector, for shape (p,)."""
+        v = array("vector", vector, self.p, sized=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(v @ self._product(v))
+        finite("the quadratic form", square)
+        return square
 
     @property
     def is_flat(self) -> bool:
@@ -74,11 +105,9 @@ class DenseCovariance(Covariance):
     """A covariance held as a matrix; everything else is computed from it once, on first use."""
 
     def __init__(self, S: ArrayLike) -> None:
-        matrix = np.array(S, dtype=np.float64)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-            raise TheoryError(f"a covariance must be a square matrix, got shape {matrix.shape}")
-        if not np.isfinite(matrix).all():
-            raise TheoryError("the covariance has NaN or infinite entries")
+        matrix = array("the covariance", S, None, None)
+        if matrix.shape[0] != matrix.shape[1]:
+            raise TheoryError(f"the covariance must be a square matrix, got shape {matrix.shape}")
         scale = float(np.abs(matrix).max())
         if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
             raise TheoryError("the covariance is not symmetric")
@@ -91,18 +120,24 @@ class DenseCovariance(Covariance):
             )
 
     @classmethod
-    def from_spectrum(cls, eigenvalues: Floats, eigenvectors: Floats) -> "DenseCovariance":
+    def from_spectrum(cls, eigenvalues: ArrayLike, eigenvectors: ArrayLike) -> "DenseCovariance":
         """Build U diag(λ) Uᵀ from a known eigenbasis, without decomposing it again.
 
         Args:
             eigenvalues: shape (p,), non-negative.
             eigenvectors: orthonormal columns, shape (p, p).
+
+        Raises:
+            TheoryError: for negative eigenvalues, and for eigenvectors that are not orthonormal.
         """
-        if (eigenvalues < 0).any() or not np.isfinite(eigenvalues).all():
-            raise TheoryError("eigenvalues of a covariance must be finite and non-negative")
+        values = array("eigenvalues", eigenvalues, None)
+        vectors = array("eigenvectors", eigenvectors, len(values), len(values))
+        if (values < 0).any():
+            raise TheoryError(f"the eigenvalues of a covariance must not be negative, got {values.min():g}")
+        _check_orthonormal("eigenvectors", vectors)
         self = cls.__new__(cls)
-        order = np.argsort(eigenvalues)
-        values, vectors = np.asarray(eigenvalues, float)[order], np.asarray(eigenvectors, float)[:, order]
+        order = np.argsort(values)
+        values, vectors = values[order], vectors[:, order]
         self.p = len(values)
         self._matrix = (vectors * values) @ vectors.T
         self._matrix = (self._matrix + self._matrix.T) / 2
@@ -134,8 +169,7 @@ class DenseCovariance(Covariance):
         """Columns in the order of `eigenvalues`, shape (p, p)."""
         return self._eigh[1]
 
-    def multiply(self, vectors: Floats) -> Floats:
-        """Σ @ vectors."""
+    def _product(self, vectors: Floats) -> Floats:
         return self._matrix @ vectors
 
     @cached_property
@@ -146,8 +180,7 @@ class DenseCovariance(Covariance):
         except np.linalg.LinAlgError:
             return self.eigenvectors * np.sqrt(self.eigenvalues)
 
-    def sample(self, n: int, rng: np.random.Generator) -> Floats:
-        """N rows of N(0, Σ), shape (n, p)."""
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         return rng.standard_normal((n, self.p)) @ self._factor.T
 
 
@@ -158,19 +191,24 @@ class LowRankCovariance(Covariance):
     """
 
     def __init__(
-        self, p: int, level: float = 1.0, directions: Floats | None = None, strengths: Floats | None = None
+        self, p: int, level: float = 1.0, directions: ArrayLike | None = None, strengths: ArrayLike | None = None
     ) -> None:
-        if p < 1:
-            raise TheoryError(f"the number of features must be positive, got {p}")
-        self.p = p
-        self.level = float(level)
-        self.directions = np.zeros((p, 0)) if directions is None else np.asarray(directions, float)
-        self.strengths = np.zeros(0) if strengths is None else np.asarray(strengths, float)
-        if self.directions.shape != (p, len(self.strengths)):
-            raise TheoryError(f"directions have shape {self.directions.shape}, expected {(p, len(self.strengths))}")
-        if not (self.level > 0 and np.isfinite(self.level)):
-            raise TheoryError(f"the level of the identity must be positive, got {level}")
-        if not (np.isfinite(self.strengths).all() and (self.level + self.strengths >= 0).all()):
+        """Hold the level, the directions, shape (p, k), and their strengths, shape (k,).
+
+        Raises:
+            TheoryError: for arguments out of range, and directions that are not orthonormal.
+        """
+        self.p = features(p)
+        check_memory(f"a covariance of p = {p} features", 2.0 * self.p)
+        self.level = number("the level of the identity", level, above=0)
+        self.strengths, self.directions = np.zeros(0), np.zeros((self.p, 0))
+        if (directions is None) != (strengths is None):
+            raise TheoryError("directions and strengths belong together: give both or neither")
+        if directions is not None and strengths is not None:
+            self.strengths = array("strengths", strengths, None)
+            self.directions = array("directions", directions, self.p, len(self.strengths))
+            _check_orthonormal("directions", self.directions)
+        if not (self.level + self.strengths >= 0).all():
             raise TheoryError(
                 f"the covariance is not positive semi-definite: strengths {self.strengths}, level {level}"
             )
@@ -208,14 +246,12 @@ class LowRankCovariance(Covariance):
         """Columns in the order of `eigenvalues`, shape (p, p)."""
         return self._eigenvectors
 
-    def multiply(self, vectors: Floats) -> Floats:
-        """Σ @ vectors."""
+    def _product(self, vectors: Floats) -> Floats:
         along = self.directions.T @ vectors
         scaled = self.strengths[:, None] * along if vectors.ndim == 2 else self.strengths * along
         return self.level * vectors + self.directions @ scaled
 
-    def sample(self, n: int, rng: np.random.Generator) -> Floats:
-        """N rows of N(0, Σ), shape (n, p)."""
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         x = rng.standard_normal((n, self.p))
         if self.level != 1.0:
             x *= np.sqrt(self.level)
@@ -223,6 +259,26 @@ class LowRankCovariance(Covariance):
             stretch = np.sqrt(1 + self.strengths / self.level) - 1
             x += ((x @ self.directions) * stretch) @ self.directions.T
         return x
+
+
+def as_covariance(value: Any) -> Covariance:
+    """Return a covariance; refuse anything else, such as a bare matrix.
+
+    Raises:
+        TheoryError: if it is none.
+    """
+    if not isinstance(value, Covariance):
+        raise TheoryError(
+            f"the covariance must be a Covariance, got {type(value).__name__}; "
+            "Covariance.from_matrix makes one of a matrix"
+        )
+    return value
+
+
+def _check_orthonormal(name: str, vectors: Floats) -> None:
+    off = float(np.abs(vectors.T @ vectors - np.eye(vectors.shape[1])).max())
+    if not off < _ORTHONORMAL:
+        raise TheoryError(f"{name} must be orthonormal columns; their inner products are off by up to {off:.2g}")
 
 
 def _check_variances(diagonal: Floats) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from r2mae_theory import fixed_point
+from r2mae_theory.arguments import MAX_SAMPLES, array, check_memory, finite, number, shown, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.covariance import Covariance, LowRankCovariance
-from r2mae_theory.errors import DivergentRiskError, TheoryError
-from r2mae_theory.masks import MaskDistribution, as_mask
+from r2mae_theory.errors import ConvergenceError, DivergentRiskError, TheoryError
+from r2mae_theory.masks import MaskDistribution, as_masks
+from r2mae_theory.representations import as_covariance
 from r2mae_theory.resolvents import DenseResolvent, LowRankResolvent, Resolvent, SpectralResolvent
 
 Mask = MaskDistribution | float | tuple[float, float]
@@ -40,14 +42,14 @@ class Risk:
     effective_n: float
     """Rows that enter the regression, n·E[r]."""
     gamma_effective: float
-    """p / effective_n; above 1 the fit interpolates."""
+    """p / effective_n; above 1 the fit interpolates; infinite if no row enters."""
     magnitude: float
     """E β̂ᵀΣβ̂, the mean square prediction (figure 1D)."""
 
     @property
     def normalized(self) -> float:
-        """R / null, as the paper's tables report it."""
-        return self.total / self.null
+        """R / null, as the paper's tables report it; refused if the null risk is 0."""
+        return self.total / positive_null(self.null)
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,16 @@ class RiskTable:
 
     @property
     def normalized(self) -> Floats:
-        """R / null, shape (J, K)."""
+        """R / null, shape (J, K); refused if a null risk is 0."""
+        positive_null(float(self.null.min()))
         return self.total / self.null
 
     def pick(self, j: int, k: int = 0) -> Risk:
         """One entry as a `Risk`."""
+        j, k = (
+            whole(name, index, 0, length - 1)
+            for name, index, length in zip("jk", (j, k), self.total.shape, strict=True)
+        )
         N = float(self.effective_n[j])
         gamma = self._p / N if N > 0 else float("inf")
         columns = (self.total, self.bias, self.variance)
@@ -80,6 +87,17 @@ class RiskTable:
         return Risk(total, bias, variance, float(self.null[k]), N, gamma, float(self.magnitude[j, k]))
 
     _p: int = 0
+
+
+def positive_null(null: float) -> float:
+    """Return the null risk to divide by.
+
+    Raises:
+        TheoryError: if it is 0, as for β = 0: no risk is a share of it.
+    """
+    if not null > 0:
+        raise TheoryError("the null risk (beta' Sigma beta) is 0, as for beta = 0, so no risk can be divided by it")
+    return null
 
 
 def predict_risk(
@@ -101,7 +119,7 @@ def predict_risk(
         ConvergenceError: if the fixed point was not found.
         TheoryError: for input of the wrong shape or range.
     """
-    table = risk_table(covariance, np.asarray(beta, float), sigma, n, [mask], method)
+    table = risk_table(covariance, beta, sigma, n, [mask], method)
     if table.notes[0]:
         raise DivergentRiskError(table.notes[0])
     return table.pick(0)
@@ -115,7 +133,7 @@ def risk_curve(
     Returns:
         A table with one column (K = 1).
     """
-    return risk_table(covariance, np.asarray(beta, float), sigma, n, ratios, method)
+    return risk_table(covariance, beta, sigma, n, ratios, method)
 
 
 def risk_table(
@@ -135,9 +153,15 @@ def risk_table(
         n: training samples, before the choice of those that enter.
         masks: J mask distributions, numbers or pairs.
         method: see `predict_risk`.
+
+    Raises:
+        ConvergenceError: if the fixed point was not found.
+        TheoryError: for input of the wrong shape or range.
     """
     columns, noise = _checked(covariance, betas, sigmas, n)
-    laws = tuple(as_mask(mask) for mask in masks)
+    if not isinstance(method, str) or method not in ("auto", "exact", "spectral"):
+        raise TheoryError(f'method must be "auto", "exact" or "spectral", got {shown(method)}')
+    laws = as_masks(masks)
     null = (columns * covariance.multiply(columns)).sum(axis=0)
     J, K = len(laws), columns.shape[1]
     # If no row enters, the fit is 0 and the risk is the null risk.
@@ -154,16 +178,36 @@ def risk_table(
             out["total"][j] = out["variance"][j] = out["magnitude"][j] = np.inf
     live = np.array([j for j in range(J) if counts[j] > 0 and not notes[j]], dtype=int)
     if len(live):
-        rows = fixed_point.Rows.of([laws[j] for j in live], n, covariance.p)
-        resolvent = _resolvent(covariance, columns, method)
-        if isinstance(resolvent, SpectralResolvent):
-            solution = fixed_point.solve(resolvent, rows)
-        else:  # the spectral solution is close
-            near = fixed_point.solve(SpectralResolvent.of(covariance, columns[:, :0]), rows)
-            solution = fixed_point.follow(resolvent, rows, near)
-        for name, values in assemble(rows, solution, null, noise).items():
+        found = _solved(covariance, columns, noise, n, [laws[j] for j in live], method, null)
+        for name, values in found.items():
             out[name][live] = values
     return RiskTable(laws, **out, null=null, effective_n=counts, notes=notes, _p=covariance.p)
+
+
+def _solved(
+    covariance: Covariance,
+    betas: Floats,
+    noise: Floats,
+    n: float,
+    laws: Sequence[MaskDistribution],
+    method: Method,
+    null: Floats,
+) -> dict[str, Floats]:
+    """Return the arrays of `assemble` for masks whose risk is finite."""
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            rows = fixed_point.Rows.of(laws, n, covariance.p)
+            resolvent = _resolvent(covariance, betas, method)
+            if isinstance(resolvent, SpectralResolvent):
+                solution = fixed_point.solve(resolvent, rows)
+            else:  # the spectral solution is close
+                near = fixed_point.solve(SpectralResolvent.of(covariance, betas[:, :0]), rows)
+                solution = fixed_point.follow(resolvent, rows, near)
+            found = assemble(rows, solution, null, noise)
+    except np.linalg.LinAlgError as error:
+        raise ConvergenceError(f"the fixed point's equations are singular to working precision ({error})") from None
+    finite("the risk", *found.values())
+    return found
 
 
 def assemble(
@@ -190,12 +234,11 @@ def assemble(
 
 
 def _resolvent(covariance: Covariance, betas: Floats, method: Method) -> Resolvent:
-    if method not in ("auto", "exact", "spectral"):
-        raise TheoryError(f'method must be "auto", "exact" or "spectral", got {method!r}')
     if method == "spectral" or (method == "auto" and covariance.is_flat):
         return SpectralResolvent.of(covariance, betas)
     if isinstance(covariance, LowRankCovariance) and len(covariance.strengths) <= covariance.p // 4:
         return LowRankResolvent(covariance, betas)
+    check_memory(f"the exact risk for p = {covariance.p} features", 4.0 * covariance.p**2)
     return DenseResolvent(covariance, betas)
 
 
@@ -218,15 +261,13 @@ def divergence(law: MaskDistribution, count: float, p: int) -> str:
 
 
 def _checked(covariance: Covariance, betas: ArrayLike, sigmas: ArrayLike, n: float) -> tuple[Floats, Floats]:
-    columns = np.asarray(betas, float)
-    columns = columns[:, None] if columns.ndim == 1 else columns
-    if columns.ndim != 2 or columns.shape[0] != covariance.p:
-        raise TheoryError(f"beta has shape {np.shape(betas)}, but the covariance has {covariance.p} features")
-    if not np.isfinite(columns).all():
-        raise TheoryError("beta has NaN or infinite entries")
-    noise = np.broadcast_to(np.asarray(sigmas, float), (columns.shape[1],)) if np.ndim(sigmas) < 2 else None
-    if noise is None or not np.isfinite(noise).all() or (noise < 0).any():
-        raise TheoryError(f"sigma must be finite and non-negative, got {sigmas}")
-    if not (np.isfinite(n) and n > 0):
-        raise TheoryError(f"the number of samples must be positive, got {n}")
-    return columns, noise
+    p = as_covariance(covariance).p
+    columns = array("beta", betas)
+    if columns.ndim not in (1, 2) or len(columns) != p:
+        raise TheoryError(f"beta has shape {columns.shape}, but the covariance has {p} features")
+    columns = columns.reshape(p, -1)
+    noise = array("sigma", sigmas)
+    if noise.shape not in ((), (columns.shape[1],)) or (noise < 0).any():
+        raise TheoryError(f"sigma must be a number, or one for each target, and not negative, got {shown(sigmas)}")
+    number("the number of samples n", n, least=1, most=MAX_SAMPLES)
+    return columns, np.broadcast_to(noise, (columns.shape[1],))

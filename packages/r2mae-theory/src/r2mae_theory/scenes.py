@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2mae_theory import covariance as models
+from r2mae_theory.arguments import features, number, seed_number
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.representations import Covariance
@@ -29,15 +30,22 @@ class Scene:
 
 def random_unit(p: int, seed: int) -> Floats:
     """Draw a vector of uniform entries and normalise it (figure 1A)."""
-    vector = np.random.default_rng(seed).uniform(size=p)
+    vector = np.random.default_rng(seed_number(seed)).uniform(size=features(p))
     return vector / np.linalg.norm(vector)
 
 
 def aligned(spiked: models.LowRankCovariance, alignment: float, seed: int) -> Floats:
-    """Draw a unit vector β with vᵀβ = alignment (figures 1B to 1D)."""
+    """Draw a unit vector β with vᵀβ = alignment (figures 1B to 1D).
+
+    Raises:
+        TheoryError: for an alignment outside [-1, 1], and for one feature, across which there is nothing.
+    """
+    alignment = number("alignment", alignment, least=-1, most=1)
     v = spiked.directions[:, 0]
-    across = np.random.default_rng(seed).uniform(size=spiked.p)
+    across = np.random.default_rng(seed_number(seed)).uniform(size=spiked.p)
     across -= v * (v @ across)
+    if spiked.p == 1:
+        raise TheoryError("an alignment with the spike needs at least 2 features, got p = 1")
     return alignment * v + np.sqrt(1 - alignment**2) * across / np.linalg.norm(across)
 
 
@@ -54,6 +62,7 @@ def spectrum(name: str, p: int, seed: int) -> Covariance:
 
 def eigenvector(covariance: Covariance, quantile: float) -> Floats:
     """Return the eigenvector whose eigenvalue is at a quantile of the spectrum."""
+    quantile = number("quantile", quantile, least=0, most=1)
     return covariance.eigenvectors[:, round(quantile * (covariance.p - 1))]
 
 

@@ -17,13 +17,17 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from r2mae_theory.arguments import array, check_memory, finite, flag, number, seed_number, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.conditional import conditional_targets
 from r2mae_theory.covariance import Covariance
-from r2mae_theory.errors import TheoryError
 from r2mae_theory.masks import MaskDistribution, as_mask
-from r2mae_theory.risk import Mask
+from r2mae_theory.representations import as_covariance
+from r2mae_theory.risk import Mask, positive_null
 from r2mae_theory.solve import NormalSolver
+
+_MAX_REPEATS = 10**7
+_MAX_PROCESSES = 1024
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class RiskEstimate:
 
     @property
     def normalized(self) -> float:
-        """The mean risk as a share of the null risk."""
-        return self.mean / self.null
+        """The mean risk as a share of the null risk; refused if that is 0."""
+        return self.mean / positive_null(self.null)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def simulate_risk(
         sigma: standard deviation of the noise.
         n: training samples, before the choice of those that enter.
         mask: a distribution of ratios; a number means `Fixed`, a pair `Uniform`.
-        n_repeats: independent training sets.
+        n_repeats: independent training sets, at least 2: one has no spread.
         seed: seed for the whole simulation; the result does not depend on n_jobs.
         n_jobs: processes.
         n_test: fresh test rows per repeat; 0: the exact risk ‖β̂ − β‖²_Σ.
@@ -137,32 +141,43 @@ def simulate_risk(
     Raises:
         TheoryError: for input of the wrong shape or range.
     """
-    vector = np.asarray(beta, float)
-    if vector.shape != (covariance.p,) or not np.isfinite(vector).all():
-        raise TheoryError(f"beta must be finite with shape ({covariance.p},), got shape {vector.shape}")
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise TheoryError(f"sigma must be finite and non-negative, got {sigma}")
-    if n < 1 or n_repeats < 1 or n_jobs < 1 or n_test < 0:
-        raise TheoryError(f"n, n_repeats and n_jobs must be positive, got {n}, {n_repeats}, {n_jobs} (n_test {n_test})")
-    setting = {"covariance": covariance, "beta": vector, "sigma": float(sigma), "n": n, "mask": as_mask(mask)}
+    vector = array("beta", beta, as_covariance(covariance).p)
+    spread = number("sigma", sigma, least=0)
+    n, n_test = whole("the number of samples n", n, 1), whole("n_test", n_test)
+    n_repeats, n_jobs = whole("n_repeats", n_repeats, 2, _MAX_REPEATS), whole("n_jobs", n_jobs, 1, _MAX_PROCESSES)
+    law, decompose = as_mask(mask), flag("decompose", decompose)
+    check_size(n, covariance.p, n_test)
+    setting = {"covariance": covariance, "beta": vector, "sigma": spread, "n": n, "mask": law}
     job = partial(_repeat, **setting, n_test=n_test, decompose=decompose)
-    seeds = np.random.SeedSequence(seed).spawn(n_repeats)
+    seeds = np.random.SeedSequence(seed_number(seed)).spawn(n_repeats)
+    n_jobs = min(n_jobs, n_repeats)
     if n_jobs == 1:
         repeats = [job(s) for s in seeds]
     else:
         with _single_threaded_children(), ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn")) as pool:
             repeats = list(pool.map(job, seeds, chunksize=max(1, n_repeats // (4 * n_jobs))))
-    return _summary(repeats, covariance, vector, decompose)
+    found = _summary(repeats, covariance, vector, decompose)
+    finite("the simulated risk", found.samples, found.sd, found.mean_bias, found.magnitude)
+    return found
+
+
+def check_size(n: int, p: int, n_test: int = 0) -> None:
+    """Refuse training or test sets that the memory cannot hold.
+
+    Raises:
+        TheoryError: if there is less than one of them needs.
+    """
+    check_memory(f"a simulation of n = {max(n, n_test)} samples of p = {p} features", 3.0 * max(n, n_test) * p)
 
 
 def _summary(repeats: list[_Repeat], covariance: Covariance, beta: Floats, decompose: bool) -> RiskEstimate:
     samples = np.array([r.risk for r in repeats])
-    count = len(repeats)
+    count = len(repeats)  # at least 2
     exact = np.array([covariance.quadratic(r.estimate - beta) for r in repeats])
     centre = covariance.quadratic(np.mean([r.estimate for r in repeats], axis=0) - beta)
     # E[centre] = bias + variance/count
-    mean_bias = (count * centre - exact.mean()) / (count - 1) if count > 1 else np.nan
-    sd = float(samples.std(ddof=1)) if count > 1 else np.nan
+    mean_bias = (count * centre - exact.mean()) / (count - 1)
+    sd = float(samples.std(ddof=1))
     return RiskEstimate(
         mean=float(samples.mean()),
         sd=sd,

@@ -1,12 +1,12 @@
 """Tables 5 and 9: R2MAE beside the best fixed ratio and the midpoint of its range, by the protocol of C.1."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import Record, as_json, write_text
+from r2mae_core import Record, read_json, write_json
+from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import Experiment, Panel, Series, Size
 from r2mae_theory.masks import Fixed, Uniform, scheme_name
 from r2mae_theory.risk import risk_table
@@ -71,6 +71,7 @@ TABLES = {
     ),
 }
 
+_COLUMNS = ("best", "min", "mid", "r2mae", "sem", "theory best", "theory min", "theory mid", "theory r2mae")
 GRID = tuple(round(0.01 * k, 2) for k in range(20, 81))
 
 
@@ -82,15 +83,27 @@ def reproduce_table(name: str, size: Size, cache: Path | None) -> Experiment:
         for seed in size.table_seeds:
             file = None if cache is None else cache / f"{model}-{seed}.json"
             if file is not None and file.is_file():
-                row = json.loads(file.read_text(encoding="utf-8"))
+                row = _kept(file)
             else:
                 row = _row(spec, model, seed, size)
                 if file is not None:
-                    write_text(file, as_json(row))
+                    write_json(file, row)
             paper = dict(zip(("best", "min", "mid", "r2mae"), printed[seed], strict=True)) if seed in printed else {}
             rows.append({"model": model, "seed": seed, **row, **{f"paper {k}": v for k, v in paper.items()}})
     records = [record for row in rows for record in _records(name, spec, row, size.repeats)]
     return Experiment(name, records, rows, _panels(name, rows), _summary(rows), _finding(rows))
+
+
+def _kept(file: Path) -> Row:
+    """Return a row that an earlier call computed.
+
+    Raises:
+        TheoryError: the file does not hold one.
+    """
+    row = read_json(file)
+    if tuple(row) != _COLUMNS or not all(isinstance(value, float) for value in row.values()):
+        raise TheoryError(f"{file} is damaged, or not a row of a table; remove it, and it is computed again")
+    return row
 
 
 def _records(name: str, spec: TableSpec, row: Row, repeats: int) -> list[Record]:

@@ -24,7 +24,7 @@ class Validation:
     sem: Floats
     """Standard error over repeats, shape (R,)."""
     predicted: Floats
-    """Excess risk plus irreducible noise, from the training half alone; shape (R,)."""
+    """Excess risk plus irreducible noise, from the rows that are not held out; shape (R,)."""
     measured_ratio: float
     predicted_ratio: float
     steps_apart: int
@@ -32,7 +32,18 @@ class Validation:
     is_clear: bool
     """Whether the measured curve is more than 2 standard errors higher two grid steps to either side of its minimum."""
     n_samples: int
+    """Rows of each regression, before the choice of those that enter."""
     n_targets: int
+    n_held_out: int
+    """Rows that the regressions are evaluated on."""
+
+
+def held_out_rows(n: int, n_samples: int) -> int:
+    """Return how many of n rows to hold out, so that `n_samples` are left to train on if possible.
+
+    Half of the rows; fewer if more than the other half are needed, but at least a fifth, and five.
+    """
+    return min(n - n // 2, max(n - n_samples, n // 5, 5))
 
 
 def validate_curve(
@@ -43,28 +54,34 @@ def validate_curve(
     shrinkage: float | str,
     rng: np.random.Generator,
 ) -> Validation:
-    """Fit masked regressions on half of the rows and evaluate them on the other half, for at most 24 of the targets.
+    """Fit masked regressions on some of the rows and evaluate them on the others, for at most 24 of the targets.
+
+    Half of the rows are held out, or fewer, down to a fifth, if the regressions need more rows than the other half.
 
     Args:
         X: samples by features, shape (n, p).
         ratios: ascending, shape (R,).
-        n_samples: rows per regression, before the choice of those that enter; at most half of the data is used.
+        n_samples: rows per regression, before the choice of those that enter; `Validation.n_samples` is lower if the
+            data do not allow as many.
         targets: columns to predict.
-        shrinkage: of the training half's correlation matrix.
+        shrinkage: of the correlation matrix of the rows that are not held out.
         rng: generator for the split, the targets, the rows and the masks.
 
     Raises:
-        DataError: if half of the data is too small or has a constant feature.
+        DataError: if too few rows or varying features are left.
     """
     order = rng.permutation(len(X))
-    train, test = X[order[: len(X) // 2]], X[order[len(X) // 2 :]]
+    kept = len(X) - held_out_rows(len(X), n_samples)
+    train, test = X[order[:kept]], X[order[kept:]]
     moving = train.std(axis=0) > 0
     if len(train) < 5 or moving.sum() < 2:
-        raise DataError("too few rows or varying features to hold out half of the data")
+        raise DataError("too few rows or varying features to hold out some of the rows")
     centre, spread = train[:, moving].mean(axis=0), train[:, moving].std(axis=0)
     train, test = (train[:, moving] - centre) / spread, (test[:, moving] - centre) / spread
     position = np.cumsum(moving) - 1
     usable = position[targets[moving[targets]]]
+    if not len(usable):
+        raise DataError("no target varies on the rows that are not held out")
     chosen = usable if len(usable) <= _MAX_TARGETS else np.sort(rng.choice(usable, _MAX_TARGETS, replace=False))
     size = min(n_samples, len(train))
     errors = np.array([_errors(train, test, ratios, size, chosen, rng) for _ in range(_REPEATS)])
@@ -85,6 +102,7 @@ def validate_curve(
         is_clear=clear,
         n_samples=size,
         n_targets=len(chosen),
+        n_held_out=len(test),
     )
 
 
