@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
+from r2mae_dna.limits import MAX_POSITIONS
 
 HEAD_WIDTH = 64
 SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base": (12, 768)}
@@ -19,8 +20,6 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (4, 256), "small": (8, 512), "base"
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-12
 INIT_STD = 0.02
-MAX_POSITIONS = 1536
-"""Longest window, as the published models declare."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,20 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import Precision, PretrainOptions, RatioSampler, RunOptions
+from r2mae_core import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Precision,
+    PretrainOptions,
+    RatioSampler,
+    RunOptions,
+    Seed,
+    Share,
+    check_bounds,
+)
+from r2mae_dna.limits import Layers, Ratio, Width, Window, refuse_repeats
 
 Size = Literal["tiny", "small", "base"]
 
@@ -24,6 +37,8 @@ class MsaBuild:
     """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
     out: Path | None = None
     """Folder of the store; default runs/r2mae-dna-msa-build-TIME."""
+    overwrite: bool = False
+    """Replace a store that is there."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -54,9 +69,9 @@ class Prepare:
 
     msa: Path
     """Alignment store."""
-    window: int = 128
+    window: Window = 128
     """Bases per window."""
-    step: int = 64
+    step: Count = 64
     """Bases between the starts of neighbouring windows."""
     only: str = ""
     """Regions to train on, separated by spaces; default: everything."""
@@ -68,16 +83,21 @@ class Prepare:
     """bigWig of phastCons, for loss weights, the label flip, and the filter below."""
     phylop: Path | None = None
     """bigWig of phyloP, for loss weights."""
-    top: float = 0.05
+    top: Share = 0.05
     """With tracks: fraction of windows kept because they are conserved; 1 keeps all."""
-    rest: float = 0.001
+    rest: Share = 0.001
     """With tracks: fraction of the other windows kept at random."""
-    quantile: float = 0.75
+    quantile: Share = 0.75
     """With tracks: quantile of a window's phastCons by which it is ranked."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed for the choice among the other windows."""
     out: Path | None = None
     """Folder of the windows; default runs/r2mae-dna-prepare-TIME."""
+    overwrite: bool = False
+    """Replace a folder of windows that is there."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -87,55 +107,59 @@ class Pretrain(PretrainOptions):
     data: Path
     """Folder of windows that prepare wrote."""
     _: KW_ONLY
-    max_windows: int = 2048
+    max_windows: Count = 2048
     """Most windows that a validation uses."""
-    validation_ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
+    validation_ratios: tuple[Ratio, ...] = (0.05, 0.15, 0.3)
     """Fixed mask ratios of the validation loss; the middle one decides on early stopping and the best model."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
     a sampler."""
     ratio_per: Literal["step", "micro_batch"] = "step"
     """Draw the ratio once per optimizer step, or for each micro-batch."""
-    freeze_steps: int | None = None
+    freeze_steps: Natural | None = None
     """Steps for which the curriculum head is frozen, instead of the scheme's own 5000."""
-    mask_share: float = 0.8
+    mask_share: Share = 0.8
     """Share of hidden bases shown as the mask."""
-    random_share: float = 0.1
+    random_share: Share = 0.1
     """Share of hidden bases shown as a random base; the rest is shown as it is."""
-    soft_mask_weight: float = 0.1
+    soft_mask_weight: NonNegative = 0.1
     """Loss weight where the reference is lower-case."""
     conservation_weights: bool = True
     """Weight the loss by max(phyloP, 1) x (0.1 + phastCons), if the windows have tracks."""
-    label_flip: float = 0.5
+    label_flip: Share = 0.5
     """Probability of a random label where phastCons < 0.1, if the windows have tracks."""
     model: Size = "base"
     """tiny (4 layers, 256 wide), small (8, 512) or base (12, 768: GPN-MSA)."""
-    n_hidden: int | None = None
+    n_hidden: Width | None = None
     """Width, instead of the model's; at least 6 + 5 per species, and a multiple of twice n_heads."""
-    n_layers: int | None = None
+    n_layers: Layers | None = None
     """Layers, instead of the model's."""
-    n_heads: int | None = None
+    n_heads: Width | None = None
     """Attention heads, instead of one per 64 of the width."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Dropout of activations and of attention."""
-    steps: int = 30_000
+    steps: Count = 30_000
     """Optimizer steps."""
-    batch_size: int = 2048
+    batch_size: Count = 2048
     """Samples (windows) of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Peak learning rate of AdamW."""
-    warmup: float = 1 / 30
+    warmup: Share = 1 / 30
     """Share of the steps in which the rate rises; it then falls as a cosine to zero."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's weight decay; biases and norms have none."""
-    clip: float | None = 1.0
+    clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
-    patience: int | None = None
+    patience: Count | None = None
     """Stop after so many validations without a better loss; default: never."""
     keep: Literal["best", "last"] = "best"
     """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_repeats("validation_ratios", self.validation_ratios)
 
 
 @dataclass(frozen=True)
@@ -149,12 +173,16 @@ class Probe(RunOptions):
     _: KW_ONLY
     split: Literal["validation", "test", "train"] = "validation"
     """Which windows to use."""
-    ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
+    ratios: tuple[Ratio, ...] = (0.05, 0.15, 0.3)
     """Fixed mask ratios."""
-    max_windows: int = 2048
+    max_windows: Count = 2048
     """Most windows that are used."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Windows per forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_repeats("ratios", self.ratios)
 
 
 @dataclass(frozen=True)
@@ -171,19 +199,19 @@ class Score(RunOptions):
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
     names."""
-    window: int = 128
+    window: Window = 128
     """Bases that the model sees around a variant."""
-    min_defined: float = 0.0
+    min_defined: Share = 0.0
     """Fraction of the window that must have a reference base; a variant below is `no_alignment`."""
-    max_mismatch: float = 0.05
+    max_mismatch: Share = 0.05
     """Stop when more of the reference alleles than this disagree with the alignment."""
     force: bool = False
     """Score even then."""
     strict: bool = False
     """Fail if any variant cannot be scored."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Sites per forward pass; each is seen on both strands."""
-    chunk: int = 20_000
+    chunk: Count = 20_000
     """Variants between two saved states, from which an interrupted run continues."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
@@ -192,6 +220,8 @@ class Score(RunOptions):
     out: Path | None = None
     """Output; its suffix sets the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: runs/r2mae-dna-score-TIME
     with the input's suffix."""
+    overwrite: bool = False
+    """Replace a file that is there."""
 
 
 @dataclass(frozen=True)
@@ -214,38 +244,46 @@ class Evaluate:
     """Scores grow with the damage; default: they fall, as log-likelihood ratios do."""
     keep_duplicates: bool = False
     """Keep variants that appear more than once; default: all their rows are dropped, as GPN-MSA does."""
-    max_fpr: float = 0.001
+    max_fpr: Ratio = 0.001
     """Largest false-positive rate of the partial AUROC (standardised: 0.5 is chance)."""
-    bootstrap: int = 200
+    bootstrap: Natural = 200
     """Resamples for the 95 % intervals; 0 for none."""
     scheme: str | None = None
     """Name of the first score in the records; default: its column."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the resamples."""
     out: Path | None = None
     """Run folder; default runs/r2mae-dna-evaluate-TIME."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(RunOptions):
     """Pretrain small models on a real human-ape alignment and score real variants with them."""
 
-    window: int = 128
+    window: Window = 128
     """Bases per window, in training and in scoring."""
     schemes: tuple[str, ...] = ("fixed", "r2mae", "r2mae+cl")
     """Schemes to compare."""
-    n_hidden: int | None = None
+    n_hidden: Width | None = None
     """Width of the network, instead of the recipe's (`pretrain -c small`)."""
-    n_layers: int | None = None
+    n_layers: Layers | None = None
     """Layers of the network, instead of the recipe's."""
-    steps: int = 100
+    steps: Count = 100
     """Optimizer steps per model."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Windows per step, instead of the recipe's."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate of AdamW, instead of the recipe's."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds per scheme."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_repeats("schemes", self.schemes)
+        refuse_repeats("seeds", self.seeds)
 
 
 @dataclass(frozen=True)
@@ -269,24 +307,29 @@ class Reproduce(RunOptions):
     """Rows of the table."""
     model: Size = "base"
     """Network on your own alignment; the bundled one takes `n_hidden` and `n_layers`."""
-    n_hidden: int | None = None
+    n_hidden: Width | None = None
     """Width on the bundled alignment, instead of the recipe's (`pretrain -c small`)."""
-    n_layers: int | None = None
+    n_layers: Layers | None = None
     """Layers on the bundled alignment, instead of the recipe's."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps; default 30,000 on your own alignment and 300 on the bundled one."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Samples (windows) of an optimizer step, over all devices; default 2048 on your own alignment and 64 on the
     bundled one."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds per scheme."""
-    devices: int = 1
+    devices: Count = 1
     """Devices of this machine."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_repeats("schemes", self.schemes)
+        refuse_repeats("seeds", self.seeds)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from r2mae_core import UserError, atomic_path, write_text
 from r2mae_dna.data.codes import N_LETTERS, N_TOKENS
-from r2mae_dna.model import INIT_STD, MAX_POSITIONS, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
+from r2mae_dna.limits import MAX_POSITIONS
+from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
 
 _LAYER = {
     "out": "attention.output.dense",
