@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged, or not of this program: a JSON object is needed")
     seal = content.pop(_SEAL, None)
-    if seal is not None and seal != _digest(as_json(content)):
+    if (seal is None and any(map(_is_almost_a_seal, content))) or seal not in (None, _digest(as_json(content))):
         raise UserError(f"{file} is damaged or was edited: its checksum is another; restore it, or make it anew")
     return content
+
+
+def _is_almost_a_seal(name: str) -> bool:
+    """Return whether a name is that of the checksum with one letter changed, as by a flipped bit."""
+    return len(name) == len(_SEAL) and sum(a != b for a, b in zip(name, _SEAL, strict=True)) == 1
 
 
 def write_yaml(target: Path, content: Mapping[str, Any]) -> None:
@@ -60,6 +66,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """
     text = read_text(file)
     body, mark, seal = text.rpartition(_YAML_SEAL)
+    if not mark and re.search(r"\W[0-9a-f]{64}\s*\Z", text):  # the mark itself is damaged
+        body = ""
+        mark = _YAML_SEAL
     if mark and seal.strip() != _digest(body):
         raise UserError(f"{file} is damaged or was edited: its checksum is another; restore it, or name another folder")
     try:

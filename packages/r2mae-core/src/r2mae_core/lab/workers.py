@@ -55,6 +55,9 @@ def _end(pool: ProcessPoolExecutor) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError, ValueError):
             process.kill()  # its files are written atomically: there is nothing to tidy up
+    for process in processes:
+        with contextlib.suppress(ValueError, AssertionError):
+            process.join(5)
 
 
 def _start(setup: Callable[[], Any] | None) -> None:

@@ -94,15 +94,15 @@ def scheme_name(sampler: MaskRatioSampler, modality: str | None = None) -> str:
     Seeds and a curriculum's marks in steps do not count. A fixed ratio shows itself: "fixed 0.75".
     """
     if not isinstance(sampler, RatioSampler):
-        return type(sampler).__name__
+        return short_name(sampler)
     for name in scheme_names(modality) if modality else ():
         try:
             named = scheme(name, modality)
         except UserError:
             continue  # a scheme of the user's that needs arguments
         if _without_marks(named) == _without_marks(sampler):
-            return f"{name} {sampler.ratio:g}" if isinstance(sampler, Fixed) else name
-    return f"fixed {sampler.ratio:g}" if isinstance(sampler, Fixed) else short_name(sampler)
+            return f"{name} {sampler.ratio:g}" if type(sampler) is Fixed else name
+    return f"fixed {sampler.ratio:g}" if type(sampler) is Fixed else short_name(sampler)
 
 
 def _without_marks(sampler: RatioSampler) -> RatioSampler:

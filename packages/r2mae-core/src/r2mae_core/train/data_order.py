@@ -212,6 +212,14 @@ class ResumableLoader:
             self._rest.position += 1
             yield batch
 
+    def batch_at(self, position: int) -> tuple[np.ndarray, Any]:
+        """Return the indices and the batch at any position on this rank, read anew in this process."""
+        indices = self._rest.order.batch(position, *rank_and_world_size())
+        if self._fetch is not None:
+            return indices, self._fetch(indices)
+        loader: Any = self._loader
+        return indices, loader.collate_fn([loader.dataset[int(index)] for index in indices])
+
     def close(self) -> None:
         """Stop the workers. Left to the garbage collector, each would hold up the process for five seconds."""
         iterator = getattr(self._loader, "_iterator", None)

@@ -1,5 +1,6 @@
 """Stops a training whose loss is NaN or infinite, before a checkpoint of it is written."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.train.data_order import ResumableLoader
 
 
 class FiniteLoss(pl.LightningModule):
@@ -29,9 +31,20 @@ class FiniteLoss(pl.LightningModule):
         """
         if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
             raise UserError(
-                f"the loss is NaN or infinite from {self.describe_step(step)} on; lower the learning rate, clip "
-                "gradients, or train in float32 (--precision 32-true). The last checkpoint is from before that step"
+                f"the loss is NaN or infinite from {self.describe_step(step)} on; {self._cause(step)}. The last "
+                "checkpoint is from before that step"
             )
+
+    def _cause(self, step: int) -> str:
+        """Return why a loss is not finite, as far as it can be known, and what to do."""
+        loader = self.trainer.train_dataloader
+        rows = broken_rows(loader, step, self.trainer) if isinstance(loader, ResumableLoader) else []
+        if rows:
+            shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+            return f"its batch holds NaN or infinite values: training sample {shown}, counted from 0; correct the data"
+        if step == 0:
+            return "no weight had changed by then: a value in the data is too large, or --precision 32-true is needed"
+        return "lower the learning rate (--lr), clip gradients (--clip), or train in float32 (--precision 32-true)"
 
     def describe_step(self, step: int) -> str:
         """Return how a step is named in the message."""
@@ -48,8 +61,35 @@ class FiniteLoss(pl.LightningModule):
         if broken:
             raise UserError(
                 f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; lower the learning "
-                "rate, or clip gradients. The last checkpoint is from before that step"
+                "rate (--lr), or clip gradients (--clip). The last checkpoint is from before that step"
             )
+
+
+def broken_rows(loader: ResumableLoader, step: int, trainer: pl.Trainer) -> list[int]:
+    """Return the samples of an optimizer step, on this rank, whose values are not all finite."""
+    found: list[int] = []
+    accumulate = trainer.accumulate_grad_batches
+    for position in range(step * accumulate, (step + 1) * accumulate):
+        indices, batch = loader.batch_at(position)
+        broken = [
+            ~value.isfinite().reshape(len(value), -1).all(1).cpu()
+            for value in tensors_in(batch)
+            if value.is_floating_point() and value.ndim and len(value) == len(indices) and not value.is_sparse
+        ]
+        found += [int(index) for mask in broken for index in indices[mask.numpy()]]
+    return sorted(set(found))
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a batch, whatever holds it."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_in(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from tensors_in(value)
 
 
 def all_finite(value: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Files of tensors: safetensors written, safetensors or plain torch files read, and never more than tensors."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,9 @@ def load_torch(file: Path, map_location: Any = "cpu", remedy: str = "") -> dict[
     """
     try:
         check_zip(file, remedy)
-        return torch.load(file, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about how others wrote their file
+            return torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{file} is not there") from None
     except UserError:

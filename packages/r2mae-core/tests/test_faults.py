@@ -1,0 +1,136 @@
+"""What a terminal sees when something goes wrong: a line, never a traceback."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from r2mae_core import Bound, Command, Count, PretrainOptions, Share, UserError, Workers, check_bounds, run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options."""
+
+    n: Count = 3
+    """How many."""
+    workers: Workers = 0
+    """Processes."""
+    share: Share | None = None
+    """A part."""
+    ratios: tuple[Annotated[float, Bound(0, 1, above=True)], ...] = (0.5,)
+    """Ratios."""
+    plain: float = 1.0
+    """Any number."""
+    seed: int = 0
+    """Any whole number."""
+    what: str = "nothing"
+    """What goes wrong."""
+
+
+def work(options):
+    if options.what == "fault":
+        raise KeyError("unforeseen\nand long")
+    if options.what == "memory":
+        raise MemoryError
+    if options.what == "library":
+        raise RuntimeError("IoError(Os { code: 28, kind: StorageFull })")
+
+
+@pytest.fixture
+def call(monkeypatch):
+    monkeypatch.setitem(sys.modules, "r2mae_core.fake", sys.modules[__name__])
+    return lambda *argv: run("prog", "D.", {"work": Command(Options, "r2mae_core.fake:work", "Do it.")}, argv)
+
+
+def test_an_unforeseen_error_is_called_a_fault_of_ours(call, capsys, tmp_path, monkeypatch):
+    assert call("work", "--what", "fault") == 1
+    (report,) = tmp_path.glob("r2mae-fault-*.txt")
+    err = capsys.readouterr().err
+    assert err.startswith("prog work: a fault in prog, not in what you did: KeyError: 'unforeseen")
+    assert str(report) in err
+    assert len(err.splitlines()) == 1
+    text = report.read_text()
+    assert "Traceback" in text
+    assert "raise KeyError" in text
+    assert "numpy " in text
+    monkeypatch.setenv("R2MAE_DEBUG", "1")
+    with pytest.raises(KeyError):
+        call("work", "--what", "fault")
+
+
+@pytest.mark.parametrize(("what", "words"), [("memory", "the memory is full"), ("library", "the disk or the quota")])
+def test_a_full_machine_is_no_fault(call, capsys, tmp_path, what, words):
+    assert call("work", "--what", what) == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("r2mae-fault-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n", "0"], "--n must be at least 1, got 0"),
+        (["--n", "-3"], "--n must be at least 1, got -3"),
+        (["--workers", "100000000000000000000"], "--workers must be at least 0 and at most 1024"),
+        (["--workers", "-1"], "--workers must be"),
+        (["--share", "1.5"], "--share must be at least 0 and at most 1, got 1.5"),
+        (["--share", ".nan"], "--share must be a finite number, got nan"),
+        (["--ratios", "[0.5,0]"], "--ratios must be above 0"),
+        (["--ratios", "[.inf]"], "--ratios must be a finite number"),
+        (["--plain", ".nan"], "--plain must be a finite number"),
+        (["--plain=-.inf"], "--plain must be a finite number"),
+        (["--seed", "9" * 40], "--seed is too large"),
+    ],
+)
+def test_options_out_of_their_bounds_are_refused(call, capsys, words, message):
+    assert call("work", *words) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_bounds_hold_in_python_too():
+    with pytest.raises(UserError, match="--batch_size must be at least 1, got 0"):
+        PretrainOptions(batch_size=0)
+    with pytest.raises(UserError, match="--log_every must be at least 1"):
+        PretrainOptions(log_every=-1)
+    check_bounds(Options(share=None, ratios=()))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"[1, 2]", b"n: [", b"a: b: c", b"7", b"!!python/object:os.system x"]
+)
+def test_a_config_file_that_is_none(call, capsys, tmp_path, content):
+    (tmp_path / "c.yaml").write_bytes(content)
+    assert call("work", "-c", "c.yaml") == 2
+    err = capsys.readouterr().err
+    assert "c.yaml" in err
+    assert "Traceback" not in err
+
+
+SLEEP = """
+import sys, time
+from dataclasses import dataclass
+from r2mae_core import Command, run
+@dataclass(frozen=True)
+class Options:
+    x: int = 0
+def work(options):
+    print("working", flush=True)
+    time.sleep(60)
+sys.modules["r2mae_core.fake"] = sys.modules["__main__"]
+sys.exit(run("prog", "D.", {"work": Command(Options, "r2mae_core.fake:work", "Do it.")}, ["work"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_is_answered_like_ctrl_c(number):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", SLEEP], **pipes)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (1, "prog work: interrupted\n")
+    assert Path().exists()
