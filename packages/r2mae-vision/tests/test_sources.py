@@ -158,28 +158,32 @@ def test_prepare_writes_what_training_reads(folder, tmp_path, capsys):
 
 def test_an_interrupted_prepare_goes_on(folder, tmp_path, monkeypatch):
     import r2mae_vision.data.prepare as room
+    from r2mae_vision.data import writing
 
     whole = prepare(Prepare(str(folder), image_size=8, workers=0, out=tmp_path / "whole", progress=False))
     monkeypatch.setattr(room, "CHUNK", 4)
-    keep, calls = room._Progress.keep, []
+    monkeypatch.setattr(writing, "NOTED", 4)
+    add, calls = writing.PartWriter.add, []
 
-    def cut(self, n):
-        keep(self, n)
-        room.write_text(self.file, room.json.dumps({"settings": self.settings, "n_read": self.n_read,
-                                                    "labels": self.labels, "skipped": self.skipped}))  # fmt: skip
-        calls.append(n)
+    def cut(self, rows):
+        add(self, rows)
+        calls.append(len(rows))
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(room._Progress, "keep", cut)
+    monkeypatch.setattr(writing.PartWriter, "add", cut)
     options = Prepare(str(folder), image_size=8, workers=0, out=tmp_path / "cut", progress=False)
     with pytest.raises(KeyboardInterrupt):
         prepare(options)
-    assert not (tmp_path / "cut" / "train" / "store.json").exists()
-    with (tmp_path / "cut" / "train" / "images.u8").open("ab") as file:
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".preparing"]
+    with pytest.raises(UserError, match="cut is not finished; run the same r2mae-vision prepare again with --out"):
+        open_source(str(tmp_path / "cut"))
+    with (tmp_path / "cut" / ".preparing" / "train" / "images.u8").open("ab") as file:
         file.write(b"half a row that was written after the last note")
-    monkeypatch.setattr(room._Progress, "keep", keep)
+    read = []
+    monkeypatch.setattr(writing.PartWriter, "add", lambda self, rows: read.append(len(rows)) or add(self, rows))
     prepare(options)
+    assert sum(read) == 36 - 12
     for part in ("train", "val"):
         for name in ("images.u8", "labels.npy", "store.json"):
             assert (tmp_path / "cut" / part / name).read_bytes() == (whole / part / name).read_bytes()
@@ -213,11 +217,11 @@ def test_a_store_that_is_not_whole(folder, tmp_path):
     out = prepare(Prepare(str(folder), image_size=8, workers=0, out=tmp_path / "store", progress=False))
     content = (out / "train" / "images.u8").read_bytes()
     (out / "train" / "images.u8").write_bytes(content[:-5])
-    with pytest.raises(UserError, match=r"is damaged: 4603 bytes of images and 24 labels, but store.json states"):
+    with pytest.raises(UserError, match=r"images.u8 is damaged: 4,603 bytes, but 4,608 were written; restore it, or"):
         open_source(str(out))
     (out / "train" / "images.u8").write_bytes(content)
     (out / "train" / "labels.npy").unlink()
-    with pytest.raises(UserError, match=r"not a prepared image set: it has no labels.npy"):
+    with pytest.raises(UserError, match=r"train is not whole: it has no labels.npy"):
         open_source(str(out))
 
 
@@ -305,7 +309,7 @@ def test_unreadable_images_are_replaced_and_named(folder):
     assert labels.tolist() == [0, 0, 0, 0]
     for file in (folder / "train").rglob("*.jpg"):
         file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="100 images in a row of images cannot be decoded"):
+    with pytest.raises(UserError, match="24 images in a row of images cannot be decoded"):
         dataset[0, 0]
 
 

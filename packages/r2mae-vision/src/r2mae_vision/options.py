@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from r2mae_core import RunOptions
+from r2mae_core import Count, NonNegative, RunOptions, Seed
 from r2mae_vision.celeba.options import ReproduceCeleba
-from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.options import Prepare, TwoOrMore, Width, check_list, check_text
 from r2mae_vision.mae.options import Export, Finetune, Pretrain, Probe, Reconstruct, Reproduce
 from r2mae_vision.mnist.options import PretrainMLP, ReproduceMNIST
 
@@ -34,13 +34,18 @@ class Demo(RunOptions):
     """mlp: let torchvision download MNIST into the folder first."""
     model: Literal["mlp", "vit"] = "mlp"
     """mlp: every scheme at once on digits; vit: R2MAE with a small ViT on photographs."""
-    n_hidden: tuple[int, int] = (128, 64)
+    n_hidden: tuple[Width, Width] = (128, 64)
     """mlp: widths of the two hidden layers; the second is the representation."""
-    epochs: int = 40
+    epochs: Count = 40
     """Epochs of pretraining (vit: of 17 steps each)."""
-    batch_size: int = 64
+    batch_size: TwoOrMore = 64
     """mlp: images per step."""
-    lr: float = 3e-3
+    lr: NonNegative = 3e-3
     """mlp: Adam's learning rate."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """mlp: every scheme is trained with each seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data")
+        check_list("seeds", self.seeds)

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import Precision, RunOptions
+from r2mae_core import Count, Precision, RunOptions, Seed, Share, Workers
+from r2mae_vision.data.options import BelowOne, Side, TwoOrMore, Width, check_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,27 +19,27 @@ class ReproduceCeleba(RunOptions):
     """Folder of CelebA's img_align_celeba and its two lists."""
     cache: Path | None = None
     """Folder of the decoded images; default runs/celeba-SIDE-CROP."""
-    side: int = 64
+    side: Side = 64
     """Side of the resized images (not stated in the paper); a multiple of 16."""
     crop: Literal["none", "center"] = "none"
     """none: resize the whole picture; center: its central square (not stated in the paper)."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default one per core."""
-    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Fixed ratios."""
-    ranges: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
+    ranges: tuple[tuple[Share, Share], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
     """Ranges of R2MAE."""
-    dropout: float = 0.5
+    dropout: BelowOne = 0.5
     """Dropout of the attribute probe (rate not stated in the paper)."""
-    base_channels: tuple[int, ...] = (8, 16, 32)
+    base_channels: tuple[Width, ...] = (8, 16, 32)
     """Base channels of the U-Nets; fig2b shows all of them, the other figures one each."""
     output: Literal["sigmoid", "linear"] = "sigmoid"
     """The U-Net's output activation (not stated in the paper)."""
-    epochs: int = 10
+    epochs: Count = 10
     """Epochs of pretraining, and of the probe."""
-    batch_size: int = 256
+    batch_size: TwoOrMore = 256
     """Images per step."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Seed, ...] = (0, 1)
     """Every scheme is trained with each seed."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
@@ -46,3 +47,8 @@ class ReproduceCeleba(RunOptions):
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-reproduce-celeba-TIME. The figures can share it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("base_channels", "seeds"):
+            check_list(name, getattr(self, name))

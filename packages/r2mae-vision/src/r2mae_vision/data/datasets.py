@@ -3,7 +3,7 @@
 import contextlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class AugmentedImages(Dataset):
 
     def _readable(self, index: int) -> tuple[Any, int, list[int]]:
         bad: list[int] = []
-        for step in range(MAX_SKIPS):
+        for step in range(min(MAX_SKIPS, len(self.source))):
             at = (index + step) % len(self.source)
             try:
                 image, label = read_image(self.source, at, self.in_chans)
@@ -65,7 +65,8 @@ class AugmentedImages(Dataset):
                 bad.append(at)
                 continue
             return image, label, bad
-        raise UserError(f"{MAX_SKIPS} images in a row of {self.source.name} cannot be decoded, from number {index} on")
+        n = min(MAX_SKIPS, len(self.source))
+        raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on")
 
 
 def read_image(source: Source, index: int, in_chans: int) -> tuple[Any, int]:
@@ -102,6 +103,35 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
 def n_workers(asked: int | None) -> int:
     """Return how many processes decode images: what was asked for, or one per core."""
     return asked if asked is not None else (os.cpu_count() or 1)
+
+
+def from_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield a DataLoader's batches; its processes end with the iteration, and their errors are one line.
+
+    Raises:
+        UserError: what a worker raised, without its traceback; or a worker was ended from outside.
+    """
+    batches = iter(loader)
+    try:
+        yield from batches
+    except (UserError, RuntimeError) as error:
+        raise plain_error(error) from None
+    finally:
+        if hasattr(batches, "_shutdown_workers"):  # at once, not when the garbage is collected
+            batches._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def plain_error(error: Exception) -> Exception:
+    """Return what a worker process raised as it raised it: torch puts the worker's traceback into the message."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return UserError(text.strip().splitlines()[-1].partition("UserError: ")[2]) if "Traceback" in text else error
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
+        return UserError(
+            "a process that decodes images was ended from outside, most often because the memory was full; use fewer "
+            "--workers"
+        )
+    return error
 
 
 def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,11 +1,17 @@
 """One image file → RGB or grey pixels."""
 
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from r2mae_core import UserError
+
+# Formats whose readers are Pillow's own code and libraries. EPS is none: it would run Ghostscript on the file.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
 
 
 class UnreadableImageError(Exception):
@@ -23,19 +29,32 @@ def decode(file: Any, in_chans: int = 3) -> Any:
 
     Raises:
         UnreadableImageError: the file is truncated, damaged, or not an image.
+        FileNotFoundError: it is not there.
     """
     from PIL import Image, UnidentifiedImageError
 
     channel_mode(in_chans)
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_formats()) as image:
             image.load()
             return convert(image, in_chans)
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(str(error) or type(error).__name__) from None
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise nearly every kind, also of their libraries
+        reason = " ".join(str(error).split())
+        raise UnreadableImageError(reason or type(error).__name__) from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow has."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def convert(image: Any, in_chans: int = 3) -> Any:

@@ -1,8 +1,61 @@
-"""The options of `prepare`. Nothing heavy is imported here, because `--help` reads this module."""
+"""The options of `prepare`, and what the package's options have in common.
 
+Nothing heavy is imported here, because `--help` reads this module.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from r2mae_core import Bound, UserError, Workers, check_bounds
+
+Side = Annotated[int, Bound(1, 16_384)]
+"""Height and width of an image or a patch."""
+Width = Annotated[int, Bound(1, 1_000_000)]
+"""Units, channels, heads or layers of a network."""
+TwoOrMore = Annotated[int, Bound(2)]
+"""Samples of a step of a network with batch norm."""
+Area = Annotated[float, Bound(0, 1, above=True)]
+"""Part of a picture's area."""
+PartOfSide = Annotated[float, Bound(0, 1, above=True)]
+"""Part of a picture's side, or a factor that shrinks."""
+BelowOne = Annotated[float, Bound(0, 0.999999)]
+"""A share of less than the whole."""
+
+
+def check_text(config: Any, *names: str) -> None:
+    """Refuse options that name something, and are empty.
+
+    Raises:
+        UserError: one of them is empty.
+    """
+    if empty := [name for name in names if getattr(config, name) is not None and not str(getattr(config, name)).strip()]:
+        raise UserError(f"--{empty[0]} is empty")
+
+
+def check_list(name: str, values: Sequence[Any] | None) -> None:
+    """Refuse a list that is empty or holds something twice, which a table would count as two measurements.
+
+    Raises:
+        UserError: with what stands there twice.
+    """
+    if values is None:
+        return
+    if not values:
+        raise UserError(f"--{name} is empty; give at least one")
+    if twice := [value for value in dict.fromkeys(values) if list(values).count(value) > 1]:
+        raise UserError(f"--{name} has {twice[0]} twice; name each once")
+
+
+def check_crop(scale: tuple[float, float]) -> None:
+    """Refuse a range of areas whose ends are reversed.
+
+    Raises:
+        UserError: they are.
+    """
+    if scale[0] > scale[1]:
+        raise UserError(f"--crop_scale must rise, got [{scale[0]:g},{scale[1]:g}]")
 
 
 @dataclass(frozen=True)
@@ -13,15 +66,21 @@ class Prepare:
     """Folder of class folders (with train and val inside, or see --validation), .tar of it, hfds/NAME, wds/PATTERN."""
     validation: str | None = None
     """Validation images, if they are elsewhere."""
-    image_size: int = 256
+    image_size: Side = 256
     """Side of the stored squares; training crops them further."""
     fit: Literal["crop", "squash"] = "crop"
     """crop: the central square of the picture; squash: all of it, with its sides made equal."""
     in_chans: int = 3
     """3 (colour) or 1 (grey)."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default one per core."""
     out: Path | None = None
     """Folder of the store; default runs/r2mae-vision-prepare-TIME. An interrupted run resumes there."""
     progress: bool = True
     """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_text(self, "source", "validation")
+        if self.in_chans not in (1, 3):
+            raise UserError(f"--in_chans must be 1 or 3, got {self.in_chans}")

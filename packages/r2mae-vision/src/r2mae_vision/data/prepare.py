@@ -1,34 +1,58 @@
-"""`r2mae-vision prepare`: any source → one block of uint8 squares per part, decoded once."""
+"""`r2mae-vision prepare`: any source → one block of uint8 squares per part, decoded once.
+
+The parts lie in `.preparing/` until all of them are whole, and are then moved to their places.
+"""
 
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from r2mae_core import UserError, atomic_path, default_run_path, left_out, say, write_text
-from r2mae_vision.data.datasets import n_workers, read_image
+from r2mae_core import (
+    UserError,
+    check_output,
+    check_space,
+    default_run_path,
+    fingerprint,
+    left_out,
+    one_writer,
+    say,
+    write_json,
+)
+from r2mae_vision.data.datasets import from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.options import Prepare
-from r2mae_vision.data.sources import NoValidationError, Source, open_pair, open_source, stream_tars
-from r2mae_vision.data.store import ImageStore
+from r2mae_vision.data.sources import (
+    PARTS,
+    UNFINISHED,
+    NoValidationError,
+    Source,
+    is_prepared,
+    open_pair,
+    open_source,
+    printable,
+)
+from r2mae_vision.data.store import ImageStore, read_index
+from r2mae_vision.data.tars import shards_of, stream_tars
+from r2mae_vision.data.writing import CHUNK, PartWriter, Row, refuse_other
 
-CHUNK = 256
-Row = tuple[np.ndarray | None, int, str]
-"""(pixels or None, label, why it was skipped)."""
+ANOTHER = "name another folder with --out"
 
 
-class Rows(NamedTuple):
-    """The rows of one part."""
+class Plan(NamedTuple):
+    """What one part is made of."""
 
-    start_at: Callable[[int], Iterator[Row]]
+    source: str
+    """What the user named."""
+    rows_from: Callable[[int], Iterator[Row]]
     """Rows from the given one on, in order."""
     total: int | None
     classes: tuple[str, ...]
+    sources: dict[str, str]
+    """Names the data; see `fingerprint`."""
 
 
 class _Squares(Dataset):
@@ -39,7 +63,7 @@ class _Squares(Dataset):
         try:
             image, label = read_image(self.source, index, self.in_chans)
         except UnreadableImageError as error:
-            return None, -1, f"{_name(self.source, index)}: {error}"
+            return None, -1, f"{_name(self.source, index)}: {printable(str(error))}"
         return pixels(square(image, self.side, self.fit)), label, ""
 
 
@@ -51,29 +75,46 @@ def prepare(config: Prepare) -> Path:
     """Write the store that the config describes and return its folder. An interrupted run resumes.
 
     Raises:
-        UserError: a source does not fit, nothing could be read, or the folder holds another store.
+        UserError: a source does not fit or has changed, nothing could be read, there is not enough space, or the folder
+            holds something else.
     """
     out = config.out or default_run_path("r2mae-vision", "prepare")
+    for spec in (config.source, config.validation):
+        check_output(out, [None if spec is None else spec.removeprefix("wds/")])
+    plans = _plans(config)
     settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
-    for part, spec, rows in _parts(config):
-        _write(out / part, rows, {**settings, "source": spec}, config)
+    with one_writer(out):
+        _refuse_foreign(out, plans)
+        missing = [part for part in plans if not _is_there(out / part, plans[part], settings)]
+        try:
+            for part in missing:
+                _write(out / UNFINISHED / part, plans[part], settings, config)
+        finally:
+            _leave_no_empty(out / UNFINISHED)
+        _put_in_place(out, list(plans))
     return out
 
 
-def _parts(config: Prepare) -> Iterator[tuple[str, str, "Rows"]]:
-    """Yield (part, what it comes from, its rows)."""
+def _plans(config: Prepare) -> dict[str, Plan]:
+    """Return part → what it is made of."""
     if config.source.startswith("wds/"):
-        yield "train", config.source, Rows(_stream(config.source, config), None, ())
-        if config.validation:
-            yield "val", config.validation, Rows(_stream(config.validation, config), None, ())
-        return
+        specs = dict(zip(PARTS, (config.source, config.validation), strict=True))
+        return {part: _stream_plan(spec, config) for part, spec in specs.items() if spec}
     try:
         train, val = open_pair(config.source, config.validation)
     except NoValidationError:
         train, val = open_source(config.source, "train"), None  # pretraining needs no validation part and no labels
-    yield "train", config.source, Rows(_decoded(train, config), len(train), train.classes)
-    if val is not None:
-        yield "val", config.validation or config.source, Rows(_decoded(val, config), len(val), val.classes)
+    specs = {"train": (config.source, train), "val": (config.validation or config.source, val)}
+    return {
+        part: Plan(spec, _decoded(source, config), len(source), source.classes, source.identity)
+        for part, (spec, source) in specs.items()
+        if source is not None
+    }
+
+
+def _stream_plan(spec: str, config: Prepare) -> Plan:
+    pattern = spec.removeprefix("wds/")
+    return Plan(spec, _stream(pattern, config), None, (), fingerprint(shards_of(pattern)))
 
 
 def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
@@ -89,108 +130,100 @@ def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
             num_workers=workers if len(source) - start > 512 else 0,
             collate_fn=list,
         )
-        for batch in loader:
+        for batch in from_workers(loader):
             yield from batch
 
     return rows_from
 
 
-def _stream(spec: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
+def _stream(pattern: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
     """Return rows of WebDataset shards."""
 
     def rows_from(start: int) -> Iterator[Row]:
-        for name, content, label in itertools.islice(stream_tars(spec.removeprefix("wds/")), start, None):
+        for name, content, label in itertools.islice(stream_tars(pattern), start, None):
             try:
                 image = decode(content, config.in_chans)
             except UnreadableImageError as error:
-                yield None, -1, f"{name}: {error}"
+                yield None, -1, printable(f"{name}: {error}")
                 continue
             yield pixels(square(image, config.image_size, config.fit)), label, ""
 
     return rows_from
 
 
-def _write(folder: Path, rows: Rows, settings: dict[str, Any], config: Prepare) -> None:
+def _refuse_foreign(out: Path, plans: Mapping[str, Plan]) -> None:
+    """Refuse a folder of other files, and one with a part that the source does not have.
+
+    Raises:
+        UserError: it is one.
+    """
+    if not is_prepared(out) and any(not file.name.startswith(".") for file in out.iterdir()):
+        raise UserError(f"{out} is not empty and is no prepared image set; {ANOTHER}")
+    for part in PARTS:
+        if part not in plans and (out / part).exists():
+            raise UserError(f"{out} has a part {part}, which the source does not have now; {ANOTHER}")
+
+
+def _is_there(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> bool:
+    """Return whether a part has been written from this source in this way.
+
+    Raises:
+        UserError: it has been written, but otherwise, or is damaged.
+    """
+    if not (folder / "store.json").exists():
+        return False
+    refuse_other(folder, read_index(folder), plan.sources, settings)
+    say(f"{folder}: there already, {len(ImageStore.open(folder)):,} images")
+    return True
+
+
+def _write(folder: Path, plan: Plan, settings: dict[str, Any], config: Prepare) -> None:
     """Write one part. What an interrupted run wrote is kept; `store.json` appears last."""
     from tqdm import tqdm
 
-    if (folder / "store.json").exists():
-        there = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        if {key: there.get(key) for key in settings} == settings:
-            say(f"{folder}: there already, {there['n_images']:,} images")
-            return
-        raise UserError(
-            f"{folder} holds images prepared in another way ({there.get('source')}); name another folder with --out"
+    if (folder / "store.json").exists():  # cut off before it was put in its place
+        refuse_other(folder, read_index(folder), plan.sources, settings)
+        return
+    with PartWriter(folder, plan.sources, settings) as writer:
+        left = (plan.total or 0) - writer.n_read
+        check_space(folder, left * writer.image_bytes, f"{folder.name} with {left:,} more images")
+        bar = tqdm(
+            desc=f"prepare {folder.name}",
+            total=plan.total,
+            initial=writer.n_read,
+            unit="image",
+            disable=not config.progress,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(folder, settings)
-    bar = tqdm(
-        desc=f"prepare {folder.name}",
-        total=rows.total,
-        initial=progress.n_read,
-        unit="image",
-        disable=not config.progress,
-    )
-    with (folder / "images.u8").open("r+b" if progress.n_written else "wb") as images, bar:
-        images.truncate(progress.n_written * config.image_size**2 * config.in_chans)
-        images.seek(0, os.SEEK_END)
-        rest = rows.start_at(progress.n_read)
-        while chunk := list(itertools.islice(rest, CHUNK)):
-            for array, label, why in chunk:
-                if array is None:
-                    progress.skipped.append(why)
-                else:
-                    images.write(array.tobytes())
-                    progress.labels.append(label)
-            images.flush()
-            progress.keep(len(chunk))
-            bar.update(len(chunk))
-    _finish(folder, progress, rows.classes, settings)
+        with bar:
+            rest = plan.rows_from(writer.n_read)
+            while chunk := list(itertools.islice(rest, CHUNK)):
+                writer.add(chunk)
+                bar.update(len(chunk))
+        index = writer.finish(plan.source, plan.classes)
+    n, side, missed = index["n_images"], index["side"], index["left_out"]
+    size = n * writer.image_bytes / 2**20
+    say(f"{folder.name}: {n:,} images of {side} x {side}, {len(index['classes'])} classes, {size:,.0f} MiB")
+    if writer.skipped:
+        shown = "; ".join(writer.skipped[:3])
+        say(f"{folder.name}: {left_out(missed)} ({shown}); all in {folder.name}/skipped.txt")
 
 
-def _finish(folder: Path, progress: "_Progress", classes: tuple[str, ...], settings: dict[str, Any]) -> None:
-    n, side = len(progress.labels), settings["image_size"]
-    if n == 0:
-        raise UserError(f"{settings['source']}: none of {progress.n_read} images could be read")
-    labels = np.array(progress.labels, dtype=np.int64)
-    if not classes and labels.max() >= 0:
-        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-    with atomic_path(folder / "labels.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, labels)
-    if progress.skipped:
-        write_text(folder / "skipped.txt", "\n".join(progress.skipped) + "\n")
-    name = Path(settings["source"]).name
-    meta = {"name": name, "n_images": n, "side": side, **settings, "classes": list(classes)}
-    missed = {"unreadable": len(progress.skipped)}
-    write_text(folder / "store.json", json.dumps({**meta, "left_out": missed}, indent=2) + "\n")
-    (folder / "progress.json").unlink(missing_ok=True)
-    size = n * side**2 * settings["in_chans"] / 2**20
-    say(f"{folder}: {n:,} images of {side} x {side}, {len(classes)} classes, {size:,.0f} MiB")
-    if progress.skipped:
-        shown = "; ".join(progress.skipped[:3])
-        say(f"{folder}: {left_out(missed)} ({shown}); all in {folder / 'skipped.txt'}")
+def _put_in_place(out: Path, parts: list[str]) -> None:
+    """Move the finished parts to their places, the training part last: with it the store is whole."""
+    for part in reversed(parts):
+        if (out / UNFINISHED / part).exists():
+            (out / UNFINISHED / part).rename(out / part)
+    index = read_index(out / "train")
+    if index.get("parts") != parts:
+        write_json(out / "train" / "store.json", {**index, "parts": parts})
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
-class _Progress:
-    """Progress of an interrupted run: images read, labels of those written, what was skipped."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.file, self.settings = folder / "progress.json", settings
-        self.n_read, self.labels, self.skipped = 0, [], []
-        if self.file.exists():
-            there = json.loads(self.file.read_text(encoding="utf-8"))
-            if there["settings"] == settings:
-                self.n_read, self.labels, self.skipped = there["n_read"], there["labels"], there["skipped"]
-
-    @property
-    def n_written(self) -> int:
-        return len(self.labels)
-
-    def keep(self, n: int) -> None:
-        self.n_read += n
-        state = {"settings": self.settings, "n_read": self.n_read, "labels": self.labels, "skipped": self.skipped}
-        if self.n_read % (16 * CHUNK) < CHUNK:
-            write_text(self.file, json.dumps(state))
+def _leave_no_empty(folder: Path) -> None:
+    """Remove what a start made that wrote nothing."""
+    for part in [folder / part for part in PARTS] + [folder]:
+        if part.is_dir() and not any(part.iterdir()):
+            part.rmdir()
 
 
 def prepare_command(config: Prepare) -> None:

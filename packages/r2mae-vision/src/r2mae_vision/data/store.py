@@ -1,12 +1,12 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
 A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing else), `labels.npy`
-(N,) and `store.json`. Every image can be reached at once, and nothing is decoded in training.
+(N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError
+from r2mae_core import UserError, read_json, reading
+from r2mae_vision.data.contents import check_contents, identity_of_arrays, identity_of_contents
+
+AGAIN = "restore it, or remove the folder and run r2mae-vision prepare again"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class ImageStore:
     labels: np.ndarray
     """(N,) int64; -1 if there is none."""
     classes: tuple[str, ...]
+    digest: str = ""
+    """Names the content of a prepared folder, wherever it lies."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,6 +46,12 @@ class ImageStore:
         """Channels."""
         return self.images.shape[3]
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What names this data: its content, not its place."""
+        digest = self.digest or identity_of_arrays(self.images, self.labels)
+        return {"images": f"{len(self):,} of {self.side} x {self.side} in {len(self.classes)} classes, {digest}"}
+
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) uint8 (channels last in memory) and labels (B,)."""
         images = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
@@ -49,8 +60,8 @@ class ImageStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Hand a worker process the folder, not the bytes, where the images are memory-mapped."""
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
-            return ImageStore.open, (Path(str(self.images.filename)).parent,)
-        return ImageStore, (self.name, self.images, self.labels, self.classes)
+            return _map, (Path(str(self.images.filename)).parent,)
+        return ImageStore, (self.name, self.images, self.labels, self.classes, self.digest)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageStore":
         """Return some of the images, in memory."""
@@ -58,24 +69,51 @@ class ImageStore:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageStore":
-        """Map a prepared folder (one split of it).
+        """Map a prepared folder (one split of it) and check it; `check_contents` says what is checked.
 
         Raises:
-            UserError: it is incomplete.
+            UserError: it is incomplete or damaged.
         """
-        try:
-            meta = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-            shape = (meta["n_images"], meta["side"], meta["side"], meta["in_chans"])
-            labels = np.load(folder / "labels.npy", allow_pickle=False)
-            size = (folder / "images.u8").stat().st_size
-        except FileNotFoundError as error:
-            raise UserError(f"{folder} is not a prepared image set: it has no {Path(error.filename).name}") from None
-        except (json.JSONDecodeError, KeyError, ValueError, EOFError) as error:
-            raise UserError(f"{folder} is damaged ({error}); run r2mae-vision prepare again") from None
-        if size != int(np.prod(shape)) or len(labels) != shape[0]:
-            raise UserError(
-                f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; "
-                "run r2mae-vision prepare again"
-            )
+        index = read_index(folder)
+        check_contents(folder, index.get("contents"), AGAIN)
+        return _map(folder)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return the `store.json` of a prepared folder.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks something.
+    """
+    file = folder / "store.json"
+    if not file.exists():
+        raise UserError(f"{folder} is not a prepared image set: it has no {file.name}")
+    index = read_json(file)
+    numbers = [index.get(name) for name in ("n_images", "side", "in_chans")]
+    classes = index.get("classes")
+    if not (
+        all(isinstance(number, int) and number > 0 for number in numbers)
+        and isinstance(index.get("name"), str)
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+    ):
+        raise UserError(f"{file} is damaged: it does not state images, side, channels and classes; {AGAIN}")
+    return index
+
+
+def _map(folder: Path) -> ImageStore:
+    """Map a prepared folder whose content has been checked."""
+    index = read_index(folder)
+    shape = (index["n_images"], index["side"], index["side"], index["in_chans"])
+    with reading(folder / "labels.npy", "a list of labels"):
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+    size, classes = (folder / "images.u8").stat().st_size, index["classes"]
+    if size != int(np.prod(shape)) or labels.shape != shape[:1] or labels.dtype != np.int64:
+        raise UserError(
+            f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; {AGAIN}"
+        )
+    if labels.min() < -1 or labels.max() >= max(len(classes), 1):
+        raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")
+    with reading(folder / "images.u8", "a block of images"):
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-        return cls(meta["name"], images, labels, tuple(meta["classes"]))
+    return ImageStore(index["name"], images, labels, tuple(classes), identity_of_contents(index["contents"]))

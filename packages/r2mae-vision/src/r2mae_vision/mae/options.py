@@ -4,7 +4,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from r2mae_core import Device, Precision, PretrainOptions, RatioPer, RatioSampler, RunOptions
+from r2mae_core import (
+    Count,
+    Device,
+    NonNegative,
+    Positive,
+    Precision,
+    PretrainOptions,
+    RatioPer,
+    RatioSampler,
+    RunOptions,
+    Seed,
+    Share,
+    Workers,
+    check_bounds,
+)
+from r2mae_vision.data.options import Area, BelowOne, PartOfSide, Side, Width, check_crop, check_list, check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +28,11 @@ class Pretrain(PretrainOptions):
 
     data: str = field(kw_only=False)
     """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, MNIST's or CIFAR's files."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default one per core. Prepared images need none."""
     augment: Literal["crop", "none"] = "crop"
     """crop: random resized crop and flip; none: the whole picture."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: tuple[Area, Area] = (0.2, 1.0)
     """Area of the random crop, as a fraction of the picture."""
     flip: bool = True
     """Mirror half of the images; not for digits."""
@@ -28,19 +43,19 @@ class Pretrain(PretrainOptions):
     number of visible patches."""
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
-    image_size: int = 224
+    image_size: Side = 224
     """Side of the squares that the model sees."""
-    patch_size: int | None = None
+    patch_size: Side | None = None
     """Side of a patch; default the model's own."""
-    in_chans: int | None = None
+    in_chans: Count | None = None
     """Channels; default the data's."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm's model, such as {"depth": 6}."""
-    decoder_dim: int = 512
+    decoder_dim: Width = 512
     """Width of the decoder."""
-    decoder_depth: int = 8
+    decoder_depth: Width = 8
     """Layers of the decoder."""
-    decoder_heads: int = 16
+    decoder_heads: Width = 16
     """Attention heads of the decoder."""
     norm_pix_loss: bool = True
     """Predict pixels normalised by the mean and deviation of their patch."""
@@ -48,23 +63,28 @@ class Pretrain(PretrainOptions):
     """Fixed sine-cosine positions (MAE's), or learned ones."""
     start: Path | None = None
     """Weights to start from: a run, published MAE or timm weights, or a transformers folder."""
-    epochs: int = 150
+    epochs: Count = 150
     """Passes over the data."""
-    batch_size: int = 4096
+    batch_size: Count = 4096
     """Samples (images) of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 64 on a CPU and 256 on
     a GPU."""
-    base_lr: float = 1.5e-4
+    base_lr: NonNegative = 1.5e-4
     """Learning rate per 256 images of a step."""
-    lr: float | None = None
+    lr: NonNegative | None = None
     """Peak learning rate itself, instead of base_lr."""
-    warmup: float = 1 / 15
+    warmup: Share = 1 / 15
     """Share of the steps in which the rate rises (10 of 150 epochs); it then falls as a cosine."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegative = 0.05
     """AdamW's, on matrices."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
     """AdamW's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data", "model")
+        check_crop(self.crop_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,67 +96,67 @@ class Finetune(RunOptions):
     initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Side of the squares that the model sees; default the model's own. Positions are resampled."""
     mean: tuple[float, ...] | None = None
     """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
     0.5)."""
-    std: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     """Standard deviation of the pixels; default as for mean."""
     pool: Literal["avg", "token"] = "avg"
     """What is classified: the mean over patches, or the class token."""
-    drop_path: float = 0.1
+    drop_path: BelowOne = 0.1
     """Largest rate of stochastic depth."""
     data: str = field(kw_only=False)
     """As in pretrain; classes are needed."""
     validation: str | None = None
     """Validation images, if they are elsewhere."""
-    max_train: int | None = None
+    max_train: Count | None = None
     """Use only this many training images, drawn by the seed."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default one per core."""
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     """timm's name of the policy: RandAugment 9/0.5; none for none."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[Area, Area] = (0.08, 1.0)
     """Area of the random crop, as a fraction of the picture."""
     flip: bool = True
     """Mirror half of the images."""
-    erase: float = 0.25
+    erase: Share = 0.25
     """Probability of random erasing."""
-    mixup: float = 0.8
+    mixup: NonNegative = 0.8
     """Alpha of mixup; 0 for none."""
-    cutmix: float = 1.0
+    cutmix: NonNegative = 1.0
     """Alpha of cutmix; 0 for none."""
-    smoothing: float = 0.1
+    smoothing: BelowOne = 0.1
     """Label smoothing."""
-    crop_pct: float | None = None
+    crop_pct: PartOfSide | None = None
     """Share of the picture's side that validation sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the data."""
-    batch_size: int = 1024
+    batch_size: Count = 1024
     """Samples (images) of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 64 on a CPU and 128 on
     a GPU."""
-    base_lr: float = 5e-4
+    base_lr: NonNegative = 5e-4
     """Learning rate per 256 images of a step."""
-    min_lr: float = 1e-6
+    min_lr: NonNegative = 1e-6
     """Where the cosine ends."""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """Share of the steps in which the rate rises; it then falls as a cosine."""
-    layer_decay: float = 0.65
+    layer_decay: PartOfSide = 0.65
     """Factor on the learning rate from each layer to the one below."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegative = 0.05
     """AdamW's, on matrices."""
-    clip: float | None = None
+    clip: Positive | None = None
     """Largest gradient norm; null: no clipping."""
-    ema: float | None = None
+    ema: Share | None = None
     """Decay of an average of the weights, which is then evaluated too; null: no average."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     """One fine-tuning per seed; default one, with the seed of the model's pretraining."""
-    devices: int = 1
+    devices: Count = 1
     """Devices per machine."""
-    nodes: int = 1
+    nodes: Count = 1
     """Machines; start the command on each with torchrun or SLURM."""
     strategy: Literal["auto", "ddp"] = "auto"
     """ddp: the model whole on each device (auto, if there are several)."""
@@ -144,10 +164,16 @@ class Finetune(RunOptions):
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     compile: bool = False
     """torch.compile the model."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Optimizer steps between two checkpoints; default at the end of every epoch."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not repeated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "model", "timm_model", "data", "validation", "auto_augment")
+        check_crop(self.crop_scale)
+        check_list("seeds", self.seeds)
 
     @property
     def world_size(self) -> int:
@@ -164,12 +190,12 @@ class Probe(RunOptions):
     initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Side of the squares that the model sees; default the model's own."""
     mean: tuple[float, ...] | None = None
     """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
     0.5)."""
-    std: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     """Standard deviation of the pixels; default as for mean."""
     pool: Literal["token", "avg"] = "token"
     """The feature: the class token (MAE's linear probe), or the mean over patches."""
@@ -177,27 +203,33 @@ class Probe(RunOptions):
     """As in pretrain; classes are needed. Default the data of the run."""
     validation: str | None = None
     """Validation images, if they are elsewhere."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default one per core."""
-    crop_pct: float | None = None
+    crop_pct: PartOfSide | None = None
     """Share of the picture's side that the model sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
-    epochs: int = 90
+    epochs: Count = 90
     """lars: epochs."""
-    batch_size: int = 16384
+    batch_size: Count = 16384
     """lars: images of a step; at most a tenth of the data."""
-    base_lr: float = 0.1
+    base_lr: NonNegative = 0.1
     """lars: learning rate per 256 images of a step."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     """lars: one linear probe per seed; default one, with the seed of the model's pretraining."""
     linear: Literal["auto", "logistic", "lars"] = "auto"
     """logistic: scikit-learn's regression on standardised features; lars: MAE's recipe, made for ImageNet's size, with
     features that are computed once; auto: logistic up to 100,000 images."""
-    k: tuple[int, ...] = (20,)
+    k: tuple[Count, ...] = (20,)
     """Neighbours of the kNN classifier; several may be given."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Temperature of the neighbours' votes."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "model", "timm_model", "data", "validation")
+        check_list("seeds", self.seeds)
+        check_list("k", self.k or None)
 
 
 @dataclass(frozen=True)
@@ -208,18 +240,24 @@ class Reconstruct:
     """Run folder of pretrain, or its model folder."""
     images: tuple[str, ...] = ()
     """Image files; default some of the run's validation images."""
-    n_images: int = 6
+    n_images: Count = 6
     """How many of the run's images."""
-    ratios: tuple[float, ...] = (0.5, 0.75, 0.9)
+    ratios: tuple[Share, ...] = (0.5, 0.75, 0.9)
     """Fractions hidden."""
     features: bool = True
     """Add a column: the first three principal components of the patches' features, as colours."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the masks."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
-    """The picture; default runs/r2mae-vision-reconstruct-TIME.png."""
+    """The picture; its suffix sets the format, such as .png or .pdf; default runs/r2mae-vision-reconstruct-TIME.png."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_list("ratios", self.ratios)
 
 
 @dataclass(frozen=True)
@@ -231,6 +269,8 @@ class Export:
     out: Path | None = None
     """Folder of timm.safetensors (the encoder) and transformers/ (ViTMAE, encoder and decoder); default
     runs/r2mae-vision-export-TIME."""
+    overwrite: bool = False
+    """Replace the folder of another export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +283,9 @@ class Reproduce(RunOptions):
     """The images, as in pretrain; default: print the paper's table."""
     schemes: tuple[str, ...] = ("fixed", "high", "low", "mdlm", "dynamic", "r2mae")
     """Which schemes."""
-    epochs: int = 150
+    epochs: Count = 150
     """Epochs of pretraining."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Seed, ...] = (0, 1)
     """Every scheme is trained with each seed."""
     pretrain: dict[str, Any] = field(default_factory=dict)
     """Options of pretrain, such as {"image_size": 32, "patch_size": 4}."""
@@ -259,3 +299,9 @@ class Reproduce(RunOptions):
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-reproduce-TIME. An interrupted run resumes there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data")
+        for name in ("schemes", "seeds", "evaluate"):
+            check_list(name, getattr(self, name))

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import RatioSampler, RunOptions
+from r2mae_core import Count, NonNegative, RatioSampler, RunOptions, Seed, Share
+from r2mae_vision.data.options import TwoOrMore, Width, check_list, check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,16 +16,20 @@ class PretrainMLP(RunOptions):
     """digits, or a folder of the four MNIST files (IDX or IDX.gz)."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
-    n_hidden: tuple[int, int] = (512, 64)
+    n_hidden: tuple[Width, Width] = (512, 64)
     """Widths of the two hidden layers; the second is the representation."""
-    epochs: int = 15
+    epochs: Count = 15
     """Passes over the data."""
-    batch_size: int = 128
+    batch_size: TwoOrMore = 128
     """Images per step."""
-    lr: float = 3e-3
+    lr: NonNegative = 3e-3
     """Adam's learning rate."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for initialisation, masks and data order."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +42,25 @@ class ReproduceMNIST(RunOptions):
     """Folder of the four MNIST files (IDX or IDX.gz), or digits for a quick look."""
     download: bool = False
     """Let torchvision download MNIST into the folder first."""
-    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Fixed ratios."""
-    ranges: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
+    ranges: tuple[tuple[Share, Share], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
     """Ranges of R2MAE."""
-    n_hidden: tuple[int, ...] = (16, 512)
+    n_hidden: tuple[Width, ...] = (16, 512)
     """Widths of the first hidden layer; 16 is the paper's parameter-insufficient setting."""
-    n_latent: tuple[int, ...] = (16, 32, 64, 256, 1024)
+    n_latent: tuple[Width, ...] = (16, 32, 64, 256, 1024)
     """Widths of the second hidden layer, the representation."""
-    epochs: int = 15
+    epochs: Count = 15
     """Epochs of pretraining, and of the probe."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Seed, ...] = (0, 1)
     """Every scheme is trained with each seed."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-reproduce-mnist-TIME. Both figures can share it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data")
+        for name in ("n_hidden", "n_latent", "seeds"):
+            check_list(name, getattr(self, name))
