@@ -14,8 +14,6 @@ from tools.fuzz.bases import BASES, Base
 from tools.fuzz.damage import INJECTED, MISSING, RUINS, TEXT_WAYS, WAYS, damage, pick_file
 from tools.fuzz.values import LONG_WORK, Option, odd_value, options
 
-SEALED = (".safetensors", ".ckpt")
-"""Files with a checksum: a single flipped bit must be noticed."""
 ODD_NAMES = ("with space", "[x]", "new\nline", "*", "-c", "é☃", "\udcff\udcfe", "%s", "a'b\"", "x" * 200)
 YAMLS = (
     b"\xff\xfe\x00steps: 3", b"- a\n- b\n", b"3", b"", b"\x00", b"unknown_key: 1\n", b"a: {", b"[" * 3000,
@@ -206,9 +204,10 @@ def _input(case: Case, base: Base, work: Path, rng: random.Random) -> None:
         ways = ["gone"]
     how = rng.choice(ways)
     case.what = f"{file.relative_to(work)}: {how}"
+    sealed = how == "a flipped bit" and (file.suffix == ".ckpt" or (file.parent / "SHA256SUMS").exists())
     damage(file, how, rng)
-    sealed = how == "a flipped bit" and file.suffix in SEALED
-    unfinished = how in MISSING and (work / "run" / "checkpoints").exists() and work / "run" in file.parents
+    # Without its model a run is taken from its checkpoint, and without that training starts anew: both are right.
+    unfinished = how in MISSING and (file.suffix == ".ckpt" or (work / "run" / "checkpoints").exists())
     ruined = how in RUINS and not (plain and how == "truncated") and not unfinished
     case.must_fail = file in needed and (ruined or sealed)
 
@@ -246,7 +245,12 @@ def injected_sampler(rng: random.Random) -> object:
 
 
 def _injected(case: Case, base: Base, work: Path, rng: random.Random) -> None:
-    """Name a call on the command line."""
+    """Name a call on the command line, or in a file of a run or a model."""
+    files = sorted(file for top in inputs_of(case.argv, work) for file in (work / top).rglob("*") if _names_code(file))
+    if files and rng.random() < 0.7:
+        file = rng.choice(files)
+        case.what = f"{file.relative_to(work)}: an injected call"
+        return damage(file, "an injected call", rng)
     samplers = [option.name for option in _options(case) if option.is_sampler]
     name = rng.choice(samplers or [option.name for option in _options(case)])
     words = (
@@ -255,6 +259,12 @@ def _injected(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     )
     case.argv += rng.choice((words[0], [*words[0], f"--{name}.args", "[touch,PWNED]"], words[1], words[1]))
     case.must_fail = bool(samplers)
+    return None
+
+
+def _names_code(file: Path) -> bool:
+    """Whether a file is one of those that hold options or a model's shape."""
+    return file.suffix in (".json", ".yaml") and file.is_file() and "class_path" in file.read_text(encoding="utf-8")
 
 
 def _first(case: Case) -> int:
@@ -265,4 +275,4 @@ MUTATIONS: dict[str, Mutation] = {
     "value": _value, "flags": _flags, "output": _output, "path": _path, "input": _input, "yaml": _yaml,
     "injected": _injected,
 }  # fmt: skip
-_WEIGHTS = {"value": 30, "flags": 8, "output": 10, "path": 12, "input": 50, "yaml": 12, "injected": 4}
+_WEIGHTS = {"value": 30, "flags": 8, "output": 10, "path": 12, "input": 50, "yaml": 12, "injected": 10}

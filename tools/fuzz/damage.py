@@ -21,11 +21,12 @@ OTHER = (
     b"a,b\n1,2\n",
 )  # fmt: skip
 """Beginnings of other types of file; one is a pickle that runs a command."""
+_UNREAD = ("versions.json", "figures", "table.md")
 
 
 def pick_file(top: Path, rng: random.Random) -> Path:
-    """Return a file below a path, each folder's entries being equally likely."""
-    while top.is_dir() and (entries := sorted(top.iterdir())):
+    """Return a file below a path, each folder's entries being equally likely; none that no command reads."""
+    while top.is_dir() and (entries := sorted(entry for entry in top.iterdir() if entry.name not in _UNREAD)):
         top = rng.choice(entries)
     return top
 
@@ -38,6 +39,8 @@ def damage(file: Path, how: str, rng: random.Random) -> None:
         how: one of `WAYS`.
         rng: decides where.
     """
+    if how in ("another value", "an injected call", *RUINS, "of another type", "longer") and rng.random() < 0.6:
+        (file.parent / "SHA256SUMS").unlink(missing_ok=True)  # who means harm removes the checksums
     _WAYS[how](file, rng)
 
 
@@ -109,7 +112,10 @@ def _content_changed(change: Callable[[Any, random.Random], Any]) -> Callable[[P
         if file.suffix not in (".json", ".yaml"):
             return _line_changed(file, rng)
         is_json = file.suffix == ".json"
-        content = change(json.loads(text) if is_json else yaml.safe_load(text), rng)
+        content = json.loads(text) if is_json else yaml.safe_load(text)
+        if isinstance(content, dict) and rng.random() < 0.8:
+            content.pop("sha256", None)
+        content = change(content, rng)
         file.write_text(json.dumps(content) if is_json else yaml.safe_dump(content), encoding="utf-8")
         return None
 
@@ -148,19 +154,20 @@ def _replace_somewhere(content: Any, rng: random.Random) -> Any:
 
 
 def _inject(content: Any, rng: random.Random) -> Any:
-    """Return content with a call in the place of a sampler, or of anything else."""
-    places: list[tuple[Any, Any]] = []
+    """Return content with a call in the place of a sampler or of one of its numbers; sometimes of anything else."""
+    samplers: list[tuple[Any, Any]] = []
+    others: list[tuple[Any, Any]] = []
 
     def visit(part: Any) -> None:
         for key in list(part) if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ():
-            places.extend([(part, key)] * (20 if key in ("mask_ratio", "low", "high", "sampler", "ratio") else 1))
+            (samplers if key in ("mask_ratio", "low", "high", "sampler") else others).append((part, key))
             visit(part[key])
 
     visit(content)
-    what = rng.choice((INJECTED, INJECTED, "os.system", "subprocess.Popen"))
-    if not places:
+    what = rng.choice((INJECTED, INJECTED, INJECTED, "os.system", "subprocess.Popen"))
+    if not samplers + others:
         return {"mask_ratio": what}
-    part, key = rng.choice(places)
+    part, key = rng.choice(samplers if samplers and rng.random() < 0.8 else others or samplers)
     part[key] = what
     return content
 

@@ -113,7 +113,7 @@ def _verb(case: Case) -> str:
 
 def _subject(case: Case) -> str:
     """Return what was mutated, as a name that equal faults share."""
-    if case.kind == "input":
+    if case.kind == "input" or "injected call" in case.what:
         return _stem(case.what)
     if case.kind in ("value", "injected", "output"):
         flags = [word for word in case.argv if word.startswith("--")]
