@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import COMPLEMENT, ENCODE, ENCODE_REFERENCE, decode, match_chromosome, reverse_complement
-from r2mae_dna.data.maf import BlockCounts, project, read_blocks, scan_species
+from r2mae_dna.data.maf import BlockCounts, project, read_blocks, scan_blocks
 from r2mae_dna.data.samples import APES, VERTEBRATES, sample_path
 
 HEAD = "##maf version=1\n# a comment\ntrack name=x\n"
@@ -83,7 +83,8 @@ def test_lines_of_other_kinds_are_passed_over(tmp_path):
     block = "s hg.1 0 2 + 9 AC\nq hg.1 99\ni hg.1 N 0 C 0\ne mm.1 0 3 + 9 I\n"
     (rows,) = read_blocks(write(tmp_path / "x.maf", block))
     assert [row.source for row in rows] == ["hg.1"]
-    assert scan_species([tmp_path / "x.maf"]) == ["hg"]
+    scan = scan_blocks([tmp_path / "x.maf"], "hg", 8)
+    assert (scan.species, scan.lengths, scan.stretches) == (["hg"], {"1": 9}, {"1": {0}})
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,9 @@ def test_a_cut_gzip_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cut\.maf\.gz is damaged or cut off"):
         list(read_blocks(tmp_path / "cut.maf.gz"))
     with pytest.raises(UserError, match="cut off"):
-        scan_species([tmp_path / "cut.maf.gz"])
+        scan_blocks([tmp_path / "cut.maf.gz"], "mm9", 8)
     with pytest.raises(UserError, match=r"no file .*nowhere"):
-        scan_species([tmp_path / "nowhere"])
+        scan_blocks([tmp_path / "nowhere"], "mm9", 8)
 
 
 @given(st.text(alphabet="ACGTacgtN-", min_size=1, max_size=50))

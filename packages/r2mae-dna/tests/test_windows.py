@@ -7,8 +7,9 @@ import torch
 from r2mae_core import UserError
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.conservation import Track, conserved_windows
+from r2mae_dna.data.regions import defined_intervals, parse_region, window_starts
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.windows import WindowSet, defined_intervals, parse_region, prepare, read_info, window_starts
+from r2mae_dna.data.windows import WindowSet, prepare, read_info
 from r2mae_dna.options import Prepare
 
 
@@ -70,7 +71,17 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
         ({"validation_regions": "7:10-5"}, "the first must not exceed the last"),
         ({"window": 250}, "no window of 250 defined bases is left for training"),
         ({"validation_regions": "7"}, "no window of 128 defined bases is left for training"),
-        ({"step": 0}, "step at least 1"),
+        ({"validation_regions": "7:301-310"}, "is outside 7, which is 300 long"),
+        ({"validation_regions": "7:,-5"}, "'7:,-5' is not a region"),
+        (
+            {"validation_regions": "7:1-150", "test_regions": "7:150-300"},
+            "7:1-150 and the test region 7:150-300 overlap",
+        ),
+        (
+            {"window": 64, "validation_regions": "7:270-300"},
+            "no window of 64 defined bases lies in the --validation_regions",
+        ),
+        ({"top": 0.2}, "--top (for --phastcons and --phylop) does not apply"),
         ({"phastcons": "x.bw"}, "give both --phastcons and --phylop"),
         ({"phastcons": "x.bw", "phylop": "y.bw"}, "no file x.bw"),
     ],

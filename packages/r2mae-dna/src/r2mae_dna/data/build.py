@@ -1,25 +1,30 @@
 """From MAF files to an alignment store, in bounded memory.
 
 Each chromosome is first a sparse file of its full length, mapped into memory and filled block by block, and is then
-written to the store in compressed shards. Memory is that of a few blocks for any number of species.
+written to the store in compressed shards. Memory is that of a few blocks for any number of species. The disk's space is
+allocated before it is written to: a full disk would end the process when a hole of a mapped file is filled.
 """
 
+import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from r2mae_core import UserError
+from r2mae_core import UserError, check_output, check_space, fingerprint, one_writer, refuse_changed, whole_folder
 from r2mae_dna.data.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
-from r2mae_dna.data.maf import BlockCounts, Piece, open_text, project, read_blocks, scan_species
-from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter
+from r2mae_dna.data.contents import check_new_folder
+from r2mae_dna.data.maf import BlockCounts, Piece, Scan, project, read_blocks, scan_blocks
+from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter, store_entries
+from r2mae_dna.data.text_files import read_lines
 
 MAX_FASTA_MISMATCH = 0.05
+_NAME = re.compile(r"(?!__|zarr\.json$)[^\s/\\.][^\s/\\]*")
+"""Names of chromosomes that a folder of the store may have."""
 OVERLAPS = "reference bases in more than one block (the first is kept)"
 
 
@@ -43,18 +48,46 @@ class BuildReport:
     """Chromosomes that are not in the FASTA file."""
 
 
-@dataclass
 class _Chromosome:
-    codes: np.ndarray
-    """(length, 1 + species) memory map."""
-    taken: np.ndarray
-    """(length,) bool memory map: covered by a block."""
-    shards: set[int] = field(default_factory=set)
-    """The stretches of `SHARD_ROWS` positions with anything in them."""
+    """The letters of a chromosome, in two files with holes that are mapped into memory.
+
+    Args:
+        name: of the files, without a suffix.
+        length: positions.
+        n_columns: 1 + species.
+    """
+
+    def __init__(self, name: Path, length: int, n_columns: int) -> None:
+        self.codes: np.ndarray = _mapped(Path(f"{name}.codes"), (length, n_columns))
+        self.taken: np.ndarray = _mapped(Path(f"{name}.taken"), (length,)).view(np.bool_)  # covered by a block
+        self.shards: set[int] = set()
+        """The stretches of `SHARD_ROWS` positions with anything in them."""
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.codes)
 
     def touch(self, start: int, end: int) -> None:
-        """Record that [start, end) has content."""
-        self.shards.update(range(start // SHARD_ROWS, (end - 1) // SHARD_ROWS + 1))
+        """Make space for content of [start, end); must come before it is written.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for shard in set(range(start // SHARD_ROWS, (end - 1) // SHARD_ROWS + 1)) - self.shards:
+            first, last = shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self))
+            for suffix, width in (("codes", self.codes.shape[1]), ("taken", 1)):
+                _allocate(Path(f"{self._name}.{suffix}"), first * width, (last - first) * width)
+            self.shards.add(shard)
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _allocate(file: Path, start: int, n_bytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), start, n_bytes)
 
 
 @dataclass
@@ -67,20 +100,22 @@ class _Canvas:
     overlaps: int = 0
 
     def add(self, piece: Piece, path: Path) -> None:
-        if piece.chromosome not in self.chromosomes:
-            name = self.folder / str(len(self.chromosomes))
-            self.chromosomes[piece.chromosome] = _Chromosome(
-                np.memmap(f"{name}.codes", np.uint8, "w+", shape=(piece.length, self.n_columns)),
-                np.memmap(f"{name}.taken", np.bool_, "w+", shape=(piece.length,)),
-            )
-        target = self.chromosomes[piece.chromosome]
         if len(piece.codes) == 0:
             return
-        if len(target.codes) != piece.length:
+        if piece.chromosome not in self.chromosomes:
+            if not _NAME.fullmatch(piece.chromosome):
+                raise UserError(
+                    f"{path}, line {piece.line}: a chromosome of a store cannot be called {piece.chromosome!r}"
+                )
+            name = self.folder / str(len(self.chromosomes))
+            self.chromosomes[piece.chromosome] = _Chromosome(name, piece.length, self.n_columns)
+        target = self.chromosomes[piece.chromosome]
+        if len(target) != piece.length:
             raise UserError(
-                f"{path}, line {piece.line}: {piece.chromosome} is {piece.length} long here and "
-                f"{len(target.codes)} in an earlier block; the files belong to different assemblies"
+                f"{path}, line {piece.line}: {piece.chromosome} is {piece.length} long here and {len(target)} in an "
+                "earlier block; the files belong to different assemblies"
             )
+        target.touch(piece.start, piece.start + len(piece.codes))
         part = slice(piece.start, piece.start + len(piece.codes))
         taken = target.taken[part]
         if (n := int(taken.sum())) == 0:
@@ -89,7 +124,6 @@ class _Canvas:
             self.overlaps += n
             target.codes[part][~taken] = piece.codes[~taken]
         target.taken[part] = True
-        target.touch(part.start, part.stop)
 
 
 def build_alignment(
@@ -99,50 +133,77 @@ def build_alignment(
     reference: str,
     species: Sequence[str] = (),
     fasta: Path | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> BuildReport:
     """Build a store from MAF files.
 
     Args:
         mafs: plain or gzipped; several are joined, such as one per chromosome.
-        out: the store's folder; must not exist.
+        out: the store's folder.
         reference: species whose coordinates the store has, such as `hg38`.
         species: the others, in the order of the columns, which a model depends on. Empty: every species of the files
             in order of first appearance.
         fasta: the reference genome; its bases are compared with the alignment's, and fill positions without a block.
+        overwrite: replace a store that is there.
         progress: show a bar of blocks.
 
     Raises:
         UserError: a file is missing, malformed or of another assembly; the reference or all of the species are in no
-            block; the store exists; or more than 5 % of the reference's bases differ from the FASTA file.
+            block; the store exists; there is not enough space; or more than 5 % of the reference's bases differ from
+            the FASTA file.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; remove it first, or choose another --out")
-    found = scan_species(mafs)
-    columns = _columns(found, reference, species, mafs)
-    counts = BlockCounts()
-    with scratch_folder(out) as folder:
-        canvas = _Canvas(folder, len(columns))
-        with tqdm(desc="blocks", unit="block", disable=not progress, mininterval=0.5) as bar:
-            for path in mafs:
-                for rows in read_blocks(path):
-                    bar.update()
-                    if (piece := project(rows, columns, counts)) is not None:
-                        canvas.add(piece, path)
-        if not canvas.chromosomes:
-            raise UserError(f"no block of {', '.join(map(str, mafs))} contains the reference {reference!r}")
-        check = _FastaCheck()
-        if fasta is not None:
-            check.run(fasta, canvas.chromosomes)
-        writer = StoreWriter(folder / "store", list(columns))
-        for name, chromosome in canvas.chromosomes.items():
-            writer.write(name, chromosome.codes, chromosome.shards)
-        info = writer.close(counts.left_out() | {OVERLAPS: canvas.overlaps})
-        (folder / "store").rename(out)
-    absent = tuple(name for name in columns if name not in found)
-    return BuildReport(
-        info, counts, canvas.overlaps, absent, check.checked, check.mismatches, check.filled, tuple(check.absent)
+    inputs = [*mafs, *([] if fasta is None else [fasta])]
+    check_output(out, inputs)
+    if missing := [file for file in inputs if not file.is_file()]:
+        raise UserError(f"no file {missing[0]}")
+    with one_writer(out, folder=False):
+        check_new_folder(out, store_entries, "an alignment store", overwrite=overwrite)
+        before = fingerprint(inputs)
+        scan = scan_blocks(mafs, reference, SHARD_ROWS)
+        columns = _columns(scan.species, reference, species, mafs)
+        check_space(out.parent, _bytes_needed(scan, len(columns), whole=fasta is not None), f"building {out.name}")
+        with whole_folder(out) as folder:
+            report = _build(mafs, folder, columns, fasta, progress)
+            refuse_changed(out, before, fingerprint(inputs), "it was changed while it was read: run the command again")
+    report.without_blocks = tuple(name for name in columns if name not in scan.species)
+    return report
+
+
+def _bytes_needed(scan: Scan, n_columns: int, *, whole: bool) -> int:
+    """Return what the files of the chromosomes take before they are compressed, whole or where blocks are."""
+    positions = (
+        scan.lengths[name] if whole else min(len(stretches) * SHARD_ROWS, scan.lengths[name])
+        for name, stretches in scan.stretches.items()
     )
+    return sum(positions) * (n_columns + 1)
+
+
+def _build(
+    mafs: Sequence[Path], folder: Path, columns: dict[str, int], fasta: Path | None, progress: bool
+) -> BuildReport:
+    counts, check = BlockCounts(), _FastaCheck()
+    writer = StoreWriter(folder, list(columns))
+    scratch = folder / ".scratch"
+    scratch.mkdir()
+    canvas = _Canvas(scratch, len(columns))
+    with tqdm(desc="blocks", unit="block", disable=not progress, mininterval=0.5) as bar:
+        for path in mafs:
+            for rows in read_blocks(path):
+                bar.update()
+                if (piece := project(rows, columns, counts)) is not None:
+                    canvas.add(piece, path)
+    if not canvas.chromosomes:
+        raise UserError(f"no block of {', '.join(map(str, mafs))} has a base of the reference {next(iter(columns))!r}")
+    if fasta is not None:
+        check.run(fasta, canvas.chromosomes)
+    for name, chromosome in canvas.chromosomes.items():
+        writer.write(name, chromosome.codes, chromosome.shards)
+    overlaps = canvas.overlaps
+    del canvas, chromosome  # the maps, before their files
+    shutil.rmtree(scratch)
+    info = writer.close(counts.left_out() | {OVERLAPS: overlaps})
+    return BuildReport(info, counts, overlaps, (), check.checked, check.mismatches, check.filled, tuple(check.absent))
 
 
 def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Sequence[Path]) -> dict[str, int]:
@@ -158,17 +219,6 @@ def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Seq
             f"none of the species {', '.join(others[:5])} is in {files}" if others else f"only one species in {files}"
         )
     return {name: i for i, name in enumerate([reference, *others])}
-
-
-@contextmanager
-def scratch_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out`, which is removed when the block ends."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -188,10 +238,10 @@ class _FastaCheck:
                 continue
             seen.add(names[i])
             target = chromosomes[names[i]]
-            if len(sequence) != len(target.codes):
+            if len(sequence) != len(target):
                 raise UserError(
                     f"{fasta}: {record_name} is {len(sequence)} long and the alignment's {names[i]} "
-                    f"{len(target.codes)}; wrong genome build?"
+                    f"{len(target)}; wrong genome build?"
                 )
             self._compare(sequence, target)
         self.absent = [name for name in names if name not in seen]
@@ -213,20 +263,30 @@ class _FastaCheck:
             free = ~target.taken[part] & (theirs > 0)
             self.filled += int(free.sum())
             if free.any():
-                target.codes[part, 0] = np.where(free, theirs, ours)
                 target.touch(part.start, part.stop)
+                target.codes[part, 0] = np.where(free, theirs, ours)
 
 
 def read_fasta(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name (to the first space) and letters (n,) uint8 of each record, plain or gzipped."""
-    import io
+    """Yield name (to the first space) and letters (n,) uint8 of each record, plain or gzipped.
 
-    from Bio.SeqIO.FastaIO import SimpleFastaParser
+    Raises:
+        UserError: the file is missing, damaged, or no FASTA file.
+    """
+    name: str | None = None
+    parts: list[bytes] = []
+    for number, line in read_lines(path):
+        if line[:1] == b">":
+            if name is not None:
+                yield name, _letters(parts)
+            name, parts = (line[1:].decode(errors="replace").split(None, 1) or [""])[0], []
+        elif name is not None:
+            parts.append(line)
+        elif line.strip():
+            raise UserError(f"{path}, line {number}: a FASTA file begins with a line of > and a name")
+    if name is not None:
+        yield name, _letters(parts)
 
-    with io.TextIOWrapper(open_text(path), encoding="ascii", errors="replace") as lines:
-        try:
-            for title, sequence in SimpleFastaParser(lines):
-                name = (title.split(None, 1) or [""])[0]
-                yield name, np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)
-        except ValueError as error:
-            raise UserError(f"{path} is not a FASTA file: {error}") from None
+
+def _letters(lines: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(lines).translate(None, b" \t\r\n"), np.uint8)

@@ -1,11 +1,12 @@
 """Conservation tracks (phastCons, phyloP) for windows: per-base values from bigWig files, and the paper's filter."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, reading
 from r2mae_dna.data.codes import match_chromosome
 
 
@@ -26,11 +27,14 @@ class Track:
             ) from None
         if not path.is_file():
             raise UserError(f"no file {path}")
+        self.path = path
         try:
             self._file: Any = pyBigWig.open(str(path))
-        except RuntimeError as error:
+            lengths = self._file.chroms() if self._file.isBigWig() else None
+        except (RuntimeError, OSError) as error:
             raise UserError(f"{path} is not a bigWig file: {error}") from None
-        lengths = self._file.chroms()
+        if not lengths:
+            raise UserError(f"{path} is not a bigWig file, or has no chromosomes")
         self._names = list(lengths)
         self._lengths = list(lengths.values())
         self._index = {name: i for i, name in enumerate(self._names)}
@@ -40,8 +44,32 @@ class Track:
         out = np.full(end - start, np.nan, np.float32)
         i = match_chromosome(chromosome, self._index)
         if i is not None and (last := min(end, self._lengths[i])) > start:
-            out[: last - start] = self._file.values(self._names[i], start, last, numpy=True)
+            with reading(self.path, "a bigWig file"):
+                out[: last - start] = self._file.values(self._names[i], start, last, numpy=True)
         return out
+
+    def check_lengths(self, lengths: Mapping[str, int], where: str) -> None:
+        """Refuse a track of another genome.
+
+        Args:
+            lengths: chromosome of the alignment → its length.
+            where: the alignment, for the message.
+
+        Raises:
+            UserError: it has none of the chromosomes, or one of another length.
+        """
+        found = {name: i for name in lengths if (i := match_chromosome(name, self._index)) is not None}
+        if not found:
+            raise UserError(
+                f"{self.path} has none of the chromosomes of {where} ({', '.join(list(lengths)[:5])}); it has "
+                f"{', '.join(self._names[:5])}"
+            )
+        for name, i in found.items():
+            if self._lengths[i] != lengths[name]:
+                raise UserError(
+                    f"{self.path}: {self._names[i]} is {self._lengths[i]:,} long, and {lengths[name]:,} in {where}; "
+                    "wrong genome build?"
+                )
 
 
 def conserved_windows(

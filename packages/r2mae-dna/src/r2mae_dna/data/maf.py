@@ -1,15 +1,14 @@
 """Multiple alignment format (MAF): a streaming reader that keeps one block in memory."""
 
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
+from r2mae_dna.data.text_files import MAX_LENGTH, read_lines, whole_number
 
 _GAP_LETTER = ord("-")
 
@@ -42,19 +41,6 @@ class Row:
         return self.source.partition(".")[2] or self.source
 
 
-def open_text(path: Path) -> BinaryIO:
-    """Open a plain or gzipped file for reading bytes.
-
-    Raises:
-        UserError: it is missing.
-    """
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    with path.open("rb") as start:
-        zipped = start.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
-
-
 def read_blocks(path: Path) -> Iterator[list[Row]]:
     """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are skipped.
 
@@ -62,17 +48,13 @@ def read_blocks(path: Path) -> Iterator[list[Row]]:
         UserError: a line is malformed; the message names file and line.
     """
     rows: list[Row] = []
-    try:
-        with open_text(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                kind = line[:1]
-                if kind == b"s":
-                    rows.append(_row(path, number, line, rows))
-                elif kind == b"a" and rows:
-                    yield rows
-                    rows = []
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged or cut off: {error}") from None
+    for number, line in read_lines(path):
+        kind = line[:1]
+        if kind == b"s":
+            rows.append(_row(path, number, line, rows))
+        elif kind == b"a" and rows:
+            yield rows
+            rows = []
     if rows:
         yield rows
 
@@ -81,7 +63,8 @@ def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
     fields = line.split()
     try:
         _, source, start, size, strand, source_size, text = fields
-        row = Row(source.decode(), int(start), int(size), strand == b"-", int(source_size), text, number)
+        first, letters, length = whole_number(start), whole_number(size), whole_number(source_size)
+        row = Row(source.decode(), first, letters, strand == b"-", length, text, number)
     except ValueError:
         raise UserError(
             f"{path}, line {number}: a sequence line needs `s source start size strand source-size text`, "
@@ -91,7 +74,9 @@ def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
         raise UserError(f"{path}, line {number}: the strand must be + or -, got {strand.decode(errors='replace')!r}")
     if (letters := len(text) - text.count(b"-")) != row.size:
         raise UserError(f"{path}, line {number}: {source.decode()} declares {row.size} letters and has {letters}")
-    if row.start < 0 or row.start + row.size > row.source_size:
+    if row.source_size > MAX_LENGTH:
+        raise UserError(f"{path}, line {number}: {row.source} cannot be {row.source_size:,} long")
+    if row.start + row.size > row.source_size:
         raise UserError(
             f"{path}, line {number}: {source.decode()} {row.start}+{row.size} is outside its length {row.source_size}"
         )
@@ -102,18 +87,53 @@ def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
     return row
 
 
-def scan_species(paths: Iterable[Path]) -> list[str]:
-    """Return every species of the files, in order of first appearance: a quick pass over the names only."""
+@dataclass(frozen=True)
+class Scan:
+    """What a quick pass over the names and places of all rows finds."""
+
+    species: list[str]
+    """In order of first appearance."""
+    lengths: dict[str, int]
+    """Chromosome of the reference → its length."""
+    stretches: dict[str, set[int]]
+    """Chromosome of the reference → which stretches of it blocks cover."""
+
+
+def scan_blocks(paths: Iterable[Path], reference: str, stretch: int) -> Scan:
+    """Return which species the files hold, and where on the reference they have blocks.
+
+    Args:
+        paths: MAF files.
+        reference: the species whose places are wanted.
+        stretch: positions of a stretch.
+
+    Raises:
+        UserError: a file is missing or damaged. Malformed lines are left to `read_blocks`.
+    """
     seen: dict[bytes, None] = {}
+    scan, wanted = Scan([], {}, {}), reference.encode()
     for path in paths:
-        try:
-            with open_text(path) as lines:
-                for line in lines:
-                    if line[:1] == b"s" and len(parts := line[:200].split(None, 2)) > 1:
-                        seen.setdefault(parts[1].partition(b".")[0])
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{path} is damaged or cut off: {error}") from None
-    return [name.decode() for name in seen]
+        for _, line in read_lines(path):
+            if line[:1] != b"s" or len(parts := line[:200].split(None, 6)) < 2:
+                continue
+            species, _, chromosome = parts[1].partition(b".")
+            seen.setdefault(species)
+            if species == wanted and len(parts) > 5:
+                _add_place(scan, (chromosome or species).decode(errors="replace"), parts[2:6], stretch)
+    scan.species.extend(name.decode(errors="replace") for name in seen)
+    return scan
+
+
+def _add_place(scan: Scan, chromosome: str, fields: list[bytes], stretch: int) -> None:
+    try:
+        start, size, length = (whole_number(fields[i]) for i in (0, 1, 3))
+    except ValueError:
+        return
+    if size and start + size <= length <= MAX_LENGTH:
+        if fields[2] == b"-":
+            start = length - start - size
+        scan.lengths[chromosome] = length
+        scan.stretches.setdefault(chromosome, set()).update(range(start // stretch, (start + size - 1) // stretch + 1))
 
 
 @dataclass

@@ -1,14 +1,15 @@
 """`r2mae-dna msa build`, `msa info` and `msa show`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import UserError, default_run_path, left_out, say
+from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
 from r2mae_dna.data.build import BuildReport, build_alignment
 from r2mae_dna.data.codes import TOKEN_BITS, decode
+from r2mae_dna.data.regions import parse_region
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.windows import parse_region
 from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
 
 MAX_SHOWN = 10_000
@@ -18,12 +19,14 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 def build_command(config: MsaBuild) -> None:
     """`r2mae-dna msa build`."""
     out = config.out or default_run_path("r2mae-dna", "msa-build")
+    check_output(out, [config.species])
     report = build_alignment(
         config.mafs,
         out,
         reference=config.reference,
         species=species_names(config.species),
         fasta=config.fasta,
+        overwrite=config.overwrite,
         progress=config.progress,
     )
     for line in report_lines(report):
@@ -33,8 +36,8 @@ def build_command(config: MsaBuild) -> None:
 
 def species_names(text: str) -> list[str]:
     """Return the names in a list separated by commas or spaces, or in a file of such lists."""
-    if text and Path(text).is_file():
-        text = Path(text).read_text(encoding="utf-8")
+    if os.path.isfile(text):  # noqa: PTH113  (a list of ninety species is too long for a path to be asked)
+        text = read_text(Path(text))
     return text.replace(",", " ").split()
 
 

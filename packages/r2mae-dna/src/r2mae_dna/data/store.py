@@ -6,6 +6,7 @@ no attributes) are read as well.
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, reading
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.contents import Contents, check_contents, digest_of, note_contents
+from r2mae_dna.data.published import published_digest, refuse_code
 
 ATTRIBUTE = "r2mae_dna"
+_INDEX = "zarr.json"
 SHARD_ROWS = 524_288
 CHUNK_BYTES = 262_144
 """Approximate size of a chunk: small enough to read one window quickly, large enough for a small overhead."""
@@ -49,27 +53,44 @@ class StoreInfo:
     digest: str
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason → what the build skipped."""
+    files: Contents = field(default_factory=dict)
+    """Sizes and checksums of the store's files; none in stores of before they were noted."""
 
 
 class AlignmentStore:
     """Read access to a store.
 
+    A store of `msa build` is checked when it is opened: the sizes of all its files, and their checksums if it has at
+    most `CHECKED_BYTES` (1 GiB). Whatever its size, each part has a checksum that is checked when the part is read.
+
     Args:
         path: the folder that `msa build` wrote, or a published GPN-MSA zarr folder or zip.
 
     Raises:
-        UserError: the path is not an alignment store.
+        UserError: the path is not an alignment store, is damaged, or could run code.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._group = _open_group(self.path)
-        attributes: Any = self._group.attrs.get(ATTRIBUTE)
-        self.info = _info(attributes) if attributes is not None else None
-        arrays = dict(self._group.arrays())
-        bad = [name for name, array in arrays.items() if array.ndim != 2]
+        group = _open_group(self.path)
+        try:
+            attributes: Any = group.attrs.get(ATTRIBUTE)
+            self.info = _info(attributes, self.path) if attributes is not None else None
+            if self.info is not None:
+                if self.path.is_dir():  # a zip file has its own checksums
+                    check_contents(self.path, self.info.files)
+                arrays = {name: group[name] for name in self.info.shards}
+            else:
+                arrays = dict(sorted(group.arrays()))
+        except UserError:
+            raise
+        except Exception as error:  # zarr's, and those of whatever lies there
+            raise _not_a_store(self.path, error) from None
+        bad = [name for name, array in arrays.items() if getattr(array, "ndim", 0) != 2]
         if not arrays or bad:
             raise UserError(f"{self.path} is not an alignment store: it has {'no arrays' if not arrays else bad[0]!r}")
+        for name, array in arrays.items():
+            refuse_code(self.path, name, array)
         self._arrays = arrays
         self.chromosomes = list(arrays)
         self.lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
@@ -86,10 +107,11 @@ class AlignmentStore:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the store's content, for headers and messages."""
+        """Digest of the store's content, wherever it lies; see `published_digest` for those without their own."""
         if self.info is not None:
             return self.info.digest
-        return "published-" + hashlib.sha256(repr(sorted(self.lengths.items())).encode()).hexdigest()[:10]
+        with reading(self.path, "an alignment store"):
+            return published_digest(self.path)
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -123,7 +145,8 @@ class AlignmentStore:
         return padded
 
     def _read_inside(self, chromosome: str, start: int, end: int) -> np.ndarray:
-        values = np.asarray(self._arrays[chromosome][start:end])
+        with reading(f"{self.path}, {chromosome}", "a part of an alignment store"):
+            values = np.asarray(self._arrays[chromosome][start:end])
         if self.info is not None:
             return values
         letters = values.view(np.uint8).reshape(values.shape)
@@ -134,7 +157,6 @@ class AlignmentStore:
 
 def _open_group(path: Path) -> Any:
     import zarr
-    from zarr.errors import GroupNotFoundError
     from zarr.storage import ZipStore
 
     if not path.exists():
@@ -142,11 +164,21 @@ def _open_group(path: Path) -> Any:
     try:
         source = ZipStore(path, mode="r") if path.suffix == ".zip" else path
         return zarr.open_group(source, mode="r")
-    except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is not an alignment store (a zarr group): {error}") from None
+    except Exception as error:  # zarr's, and those of whatever lies there
+        raise _not_a_store(path, error) from None
 
 
-def _info(attributes: Mapping[str, Any]) -> StoreInfo:
+def _not_a_store(path: Path, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [""])[0][:200]
+    return UserError(
+        f"{path} is not an alignment store (a zarr group), or is damaged: {type(error).__name__}: {reason}"
+    )
+
+
+def _info(attributes: Any, path: Path) -> StoreInfo:
+    seal = attributes.get("seal")
+    if seal is not None and seal != digest_of({**attributes, "seal": None}):
+        raise UserError(f"{path / _INDEX} is damaged or was edited: its checksum is another; make the store again")
     return StoreInfo(
         species=tuple(attributes["species"]),
         covered=dict(attributes["covered"]),
@@ -156,7 +188,17 @@ def _info(attributes: Mapping[str, Any]) -> StoreInfo:
         shards={name: list(shards) for name, shards in attributes["shards"].items()},
         digest=attributes["digest"],
         left_out=dict(attributes.get("left_out", {})),
+        files=dict(attributes.get("files", {})),
     )
+
+
+def store_entries(path: Path) -> set[str]:
+    """Return the names of what a store of ours holds in its folder; none, if it is none."""
+    try:
+        index = json.loads((path / _INDEX).read_bytes())
+        return {_INDEX, *index["attributes"][ATTRIBUTE]["shards"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 class StoreWriter:
@@ -170,7 +212,7 @@ class StoreWriter:
     def __init__(self, path: Path, species: Sequence[str]) -> None:
         import zarr
 
-        self.species = tuple(species)
+        self.species, self._path = tuple(species), path
         self._group = zarr.open_group(path, mode="w-", zarr_format=3)
         self._hash = hashlib.sha256("\n".join(self.species).encode())
         n = len(self.species)
@@ -188,6 +230,8 @@ class StoreWriter:
             codes: (length, 1 + species) uint8, usually a memory map.
             shards: the stretches of `SHARD_ROWS` positions with content; the others are not read.
         """
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
         rows, columns = codes.shape
         chunk = 1 << max((CHUNK_BYTES // columns).bit_length() - 1, 10)
         shard = min(SHARD_ROWS, -(-rows // chunk) * chunk)
@@ -198,6 +242,7 @@ class StoreWriter:
             chunks=(chunk, columns),
             shards=(shard, columns),
             fill_value=0,
+            compressors=[ZstdCodec(), Crc32cCodec()],
         )
         self._hash.update(f"{chromosome}:{rows}".encode())
         self._covered[chromosome], self._shards[chromosome] = 0, []
@@ -244,6 +289,8 @@ class StoreWriter:
             self._shards,
             self._hash.hexdigest()[:16],
             dict(left_out or {}),
+            note_contents(self._path, skip=_INDEX),
         )
-        self._group.attrs[ATTRIBUTE] = {"version": 1, **asdict(info)}
+        attributes = {"version": 2, **asdict(info), "seal": None}
+        self._group.attrs[ATTRIBUTE] = {**attributes, "seal": digest_of(attributes)}
         return info

@@ -1,6 +1,5 @@
 """VCF: read as text, streamed, and written again with scores; everything else is kept unchanged."""
 
-import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path
-from r2mae_dna.data.maf import open_text
+from r2mae_dna.data.text_files import read_lines
 from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
@@ -51,12 +50,8 @@ class VcfFile:
             raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        try:
-            with open_text(self.path) as lines:
-                for number, line in enumerate(lines, start=1):
-                    yield number, line.decode(*_ENCODING).rstrip("\r\n")
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{self.path} is damaged or cut off: {error}") from None
+        for number, line in read_lines(self.path):
+            yield number, line.decode(*_ENCODING).rstrip("\r\n")
 
     def records(self) -> Iterator[list[str]]:
         """Yield the fields of each record.

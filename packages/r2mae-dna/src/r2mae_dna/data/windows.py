@@ -1,22 +1,35 @@
 """Training windows: cut once from a store into one flat memory map, so that training steps read no archive."""
 
-import hashlib
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, default_run_path, left_out, say, write_text
-from r2mae_dna.data.build import scratch_folder
-from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_core import (
+    UserError,
+    check_output,
+    check_space,
+    default_run_path,
+    left_out,
+    one_writer,
+    read_json,
+    reading,
+    refuse_options,
+    reserve,
+    say,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from r2mae_dna.data.conservation import Track, conserved_windows
+from r2mae_dna.data.contents import Contents, check_contents, check_new_folder, digest_of, note_contents
+from r2mae_dna.data.regions import assign_windows, parse_regions, refuse_overlap, window_starts
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.options import Prepare
 
+_INDEX = "windows.json"
 SPLITS = ("train", "validation", "test")
 
 
@@ -36,19 +49,25 @@ class WindowsInfo:
     conservation: bool
     """Whether phastCons and phyloP are stored with every window."""
     digest: str
+    """Of the content of all windows."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason → windows of defined bases that are in no split."""
+    files: Contents = field(default_factory=dict)
+    """Sizes and checksums of the files; none in folders of before they were noted."""
 
 
 class WindowSet:
     """The windows of one split, mapped into memory.
+
+    The sizes of its files are compared with the index, and their checksums if the folder has at most `CHECKED_BYTES`
+    (1 GiB).
 
     Args:
         folder: what `r2mae-dna prepare` wrote.
         split: "train", "validation" or "test".
 
     Raises:
-        UserError: the folder or the split is missing.
+        UserError: the folder or the split is missing or damaged.
     """
 
     def __init__(self, folder: Path, split: str = "train") -> None:
@@ -58,12 +77,13 @@ class WindowSet:
             raise UserError(
                 f"{folder} has no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
             )
-        home = folder / split
-        self.codes: np.ndarray = np.load(home / "codes.npy", mmap_mode="r")
-        self.starts: np.ndarray = np.load(home / "starts.npy")
-        self.conservation: np.ndarray | None = (
-            np.load(home / "conservation.npy", mmap_mode="r") if self.info.conservation else None
-        )
+        check_contents(folder, self.info.files, within=f"{split}/")
+        home, n, length = folder / split, self.info.counts[split], self.info.window
+        self.codes = _load(home / "codes.npy", np.uint8, (n, length, self.info.n_species + 1), mapped=True)
+        self.starts = _load(home / "starts.npy", np.int64, (n,))
+        self.conservation: np.ndarray | None = None
+        if self.info.conservation:
+            self.conservation = _load(home / "conservation.npy", np.float16, (n, 2, length), mapped=True)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -91,94 +111,97 @@ class WindowSet:
         return {name: values.pin_memory() for name, values in batch.items()} if pin else batch
 
 
+def _load(file: Path, kind: Any, shape: tuple[int, ...], *, mapped: bool = False) -> np.ndarray:
+    with reading(file, "a file of windows"):
+        values = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    if values.dtype != kind or values.shape != shape:
+        raise UserError(
+            f"{file} is damaged, or of other windows: it holds {values.dtype} of shape {values.shape} instead of "
+            f"{np.dtype(kind)} of shape {shape}"
+        )
+    return values
+
+
 def read_info(folder: Path) -> WindowsInfo:
     """Read `windows.json`.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or it is damaged.
     """
-    file = folder / "windows.json"
+    file = folder / _INDEX
     if not file.is_file():
         raise UserError(f"no windows at {folder}; make them with r2mae-dna prepare STORE --out {folder}")
-    values = json.loads(file.read_text(encoding="utf-8"))
-    species = values.pop("species")
-    return WindowsInfo(species=None if species is None else tuple(species), **values)
+    values = read_json(file)
+    with reading(file, "the index of a folder of windows"):
+        species = values.pop("species")
+        return WindowsInfo(species=None if species is None else tuple(species), **values)
 
 
-@dataclass(frozen=True)
-class Region:
-    """A chromosome, or a stretch of one, 0-based and half-open."""
-
-    chromosome: str
-    start: int = 0
-    end: int = 1 << 60
-
-
-def parse_region(text: str, store: AlignmentStore) -> Region:
-    """Read `chr22` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
-
-    Raises:
-        UserError: the text is not a region, or the store has no such chromosome.
-    """
-    found = re.fullmatch(r"(?P<name>[^:]+?)(?::(?P<start>[\d,]+)-(?P<end>[\d,]+))?", text.strip())
-    if found is None:
-        raise UserError(f"{text!r} is not a region; write chr22 or chr22:1000-2000")
-    name = store.chromosome(found["name"])
-    if name is None:
-        known = ", ".join(store.chromosomes[:8]) + (" …" if len(store.chromosomes) > 8 else "")
-        raise UserError(f"{store.path} has no chromosome {found['name']!r}; it has {known}")
-    if found["start"] is None:
-        return Region(name, 0, store.lengths[name])
-    start, end = (int(found[key].replace(",", "")) for key in ("start", "end"))
-    if not 1 <= start <= end:
-        raise UserError(f"{text!r}: positions count from 1, and the first must not exceed the last")
-    return Region(name, start - 1, end)
+def window_entries(folder: Path) -> set[str]:
+    """Return the names of what a folder of windows holds; none, if it is none."""
+    try:
+        counts = json.loads((folder / _INDEX).read_bytes())["counts"]
+        return {_INDEX, *(split for split in SPLITS if counts[split])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
-def defined_intervals(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return starts and ends of the stretches where the reference (n,) uint8 is A, C, G or T."""
-    defined = (reference & TOKEN_BITS) > 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], defined, [False]]).astype(np.int8)))
-    return edges[::2], edges[1::2]
-
-
-def window_starts(reference: np.ndarray, window: int, step: int) -> np.ndarray:
-    """Return where fully defined windows begin, int64: every `step` from the start of each defined stretch."""
-    starts, ends = defined_intervals(reference)
-    counts = np.maximum((ends - starts - window) // step + 1, 0)
-    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + offsets * step
+Plan = dict[str, list[tuple[str, np.ndarray]]]
+"""Split → (chromosome, starts of its windows)."""
+Tracks = tuple[Track, Track] | None
+"""phastCons and phyloP."""
 
 
 def prepare(config: Prepare) -> Path:
     """Cut the windows that the config describes, and return their folder.
 
     Raises:
-        UserError: the store, a region or a track is invalid, the output exists, or no window is left for training.
+        UserError: the store, a region or a track is invalid, the output exists, there is not enough space, or no window
+            is left in a split.
     """
-    if config.window < 2 or config.step < 1:
-        raise UserError(f"window must be at least 2 and step at least 1, got {config.window} and {config.step}")
     out = config.out or default_run_path("r2mae-dna", "prepare")
-    if out.exists():
-        raise UserError(f"{out} exists; remove it first, or choose another --out")
-    store = AlignmentStore(config.msa)
+    check_output(out, [config.msa, config.phastcons, config.phylop])
+    with one_writer(out, folder=False):
+        check_new_folder(out, window_entries, "a folder of windows", overwrite=config.overwrite)
+        tracks = _tracks(config)
+        store = AlignmentStore(config.msa)
+        for track in tracks or ():
+            track.check_lengths(store.lengths, str(store.path))
+        plan, skipped = _plan(config, store, tracks)
+        per_window = config.window * (store.n_species + 1 + (4 if tracks else 0))
+        n = sum(len(starts) for parts in plan.values() for _, starts in parts)
+        check_space(out.parent, n * per_window, f"{n:,} windows")
+        with whole_folder(out) as folder:
+            _write(folder, store, plan, tracks, config, skipped)
+    return out
+
+
+def _tracks(config: Prepare) -> Tracks:
+    if config.phastcons is None and config.phylop is None:
+        foreign = dict.fromkeys(("top", "rest", "quantile"), "--phastcons and --phylop")
+        refuse_options(config, foreign, "windows without conservation tracks")
+        return None
+    if config.phastcons is None or config.phylop is None:
+        raise UserError("give both --phastcons and --phylop, or neither: the loss weights need both")
+    return Track(config.phastcons), Track(config.phylop)
+
+
+def _plan(config: Prepare, store: AlignmentStore, tracks: Tracks) -> tuple[Plan, dict[str, int]]:
+    """Return which windows to cut, and reason → how many are left out."""
     held_out = {
-        "validation": [parse_region(text, store) for text in config.validation_regions.split()],
-        "test": [parse_region(text, store) for text in config.test_regions.split()],
+        "validation": parse_regions(config.validation_regions, store),
+        "test": parse_regions(config.test_regions, store),
     }
-    only = [parse_region(text, store) for text in config.only.split()]
-    tracks = None
-    if config.phastcons is not None or config.phylop is not None:
-        if config.phastcons is None or config.phylop is None:
-            raise UserError("give both --phastcons and --phylop, or neither: the loss weights need both")
-        tracks = (Track(config.phastcons), Track(config.phylop))
-    plan = {split: [] for split in SPLITS}
+    refuse_overlap(held_out["validation"], held_out["test"])
+    only = parse_regions(config.only, store)
+    plan: Plan = {split: [] for split in SPLITS}
     skipped = {"outside the regions, or across the edge of one": 0, "not conserved": 0}
+    wanted = {region.chromosome for regions in (only, *held_out.values()) for region in regions} if only else set()
     for number, name in enumerate(store.chromosomes):
-        if only and all(region.chromosome != name for region in only):
+        if only and name not in wanted:
             continue
         starts = window_starts(_reference(store, name), config.window, config.step)
-        assigned = _assign(name, starts, config.window, held_out, only)
+        assigned = assign_windows(name, starts, config.window, held_out, only)
         skipped["outside the regions, or across the edge of one"] += len(starts) - sum(map(len, assigned.values()))
         for split, chosen in assigned.items():
             if tracks is not None and config.top < 1.0 and len(chosen):
@@ -193,10 +216,10 @@ def prepare(config: Prepare) -> Path:
                 plan[split].append((name, chosen))
     if not plan["train"]:
         raise UserError(f"no window of {config.window} defined bases is left for training in {config.msa}")
-    with scratch_folder(out) as folder:
-        _write(folder / "windows", store, plan, tracks, config, skipped)
-        (folder / "windows").rename(out)
-    return out
+    for split, regions in held_out.items():
+        if regions and not plan[split]:
+            raise UserError(f"no window of {config.window} defined bases lies in the --{split}_regions")
+    return plan, skipped
 
 
 def _reference(store: AlignmentStore, name: str) -> np.ndarray:
@@ -206,70 +229,61 @@ def _reference(store: AlignmentStore, name: str) -> np.ndarray:
     return reference
 
 
-def _assign(
-    name: str, starts: np.ndarray, window: int, held_out: dict[str, list[Region]], only: Sequence[Region]
-) -> dict[str, np.ndarray]:
-    """Return the starts of each split. A window across the edge of a held-out region belongs to none."""
-
-    def inside(region: Region) -> np.ndarray:
-        return (starts >= region.start) & (starts + window <= region.end)
-
-    def touches(region: Region) -> np.ndarray:
-        return (starts < region.end) & (starts + window > region.start)
-
-    free = np.ones(len(starts), bool)
-    out = {}
-    for split, regions in held_out.items():
-        chosen = np.zeros(len(starts), bool)
-        for region in (r for r in regions if r.chromosome == name):
-            chosen |= inside(region) & free
-        out[split] = chosen
-    for regions in held_out.values():
-        for region in (r for r in regions if r.chromosome == name):
-            free &= ~touches(region)
-    if only:
-        free &= np.any([inside(region) for region in only if region.chromosome == name], axis=0)
-    return {"train": starts[free], **{split: starts[chosen] for split, chosen in out.items()}}
-
-
 def _write(
-    folder: Path,
-    store: AlignmentStore,
-    plan: dict[str, list[tuple[str, np.ndarray]]],
-    tracks: Any,
-    config: Prepare,
-    skipped: dict[str, int],
+    folder: Path, store: AlignmentStore, plan: Plan, tracks: Tracks, config: Prepare, skipped: dict[str, int]
 ) -> None:
-    digest, counts = hashlib.sha256(store.digest.encode()), {}
+    counts: dict[str, int] = {}
     for split, parts in plan.items():
         n = counts[split] = sum(len(starts) for _, starts in parts)
         if n == 0:
             continue
         home = folder / split
-        home.mkdir(parents=True)
-        shape = (n, config.window, store.n_species + 1)
-        codes = np.lib.format.open_memmap(home / "codes.npy", "w+", np.uint8, shape)
+        home.mkdir()
+        codes = _new_array(home / "codes.npy", np.uint8, (n, config.window, store.n_species + 1))
         values = None
         if tracks is not None:
-            values = np.lib.format.open_memmap(home / "conservation.npy", "w+", np.float16, (n, 2, config.window))
+            values = _new_array(home / "conservation.npy", np.float16, (n, 2, config.window))
         row = 0
         for name, starts in parts:
             _cut(store, name, starts, codes[row : row + len(starts)])
             if values is not None and tracks is not None:
                 for i, start in enumerate(starts.tolist(), start=row):
-                    values[i] = [track.values(name, start, start + config.window) for track in tracks]
+                    values[i] = _conservation(tracks, name, start, start + config.window)
             row += len(starts)
-            digest.update(f"{split}:{name}".encode() + starts.astype("<i8").tobytes())
-        codes.flush()
         chromosome = np.repeat(np.arange(len(parts)), [len(starts) for _, starts in parts])
         np.save(home / "starts.npy", np.concatenate([starts for _, starts in parts]))
         np.save(home / "chromosome.npy", chromosome.astype(np.int32))
         write_text(home / "chromosomes.txt", "".join(f"{name}\n" for name, _ in parts))
+        del codes, values  # written back before they are read again for their checksums
+    files = note_contents(folder)
+    content = {"species": store.species, "files": {name: file["sha256"] for name, file in files.items()}}
     info = WindowsInfo(
         config.window, config.step, store.species, store.n_species, store.digest, counts, tracks is not None,
-        digest.hexdigest()[:16], {reason: count for reason, count in skipped.items() if count},
+        digest_of(content), {reason: count for reason, count in skipped.items() if count}, files,
     )  # fmt: skip
-    write_text(folder / "windows.json", json.dumps(asdict(info), indent=1) + "\n")
+    write_json(folder / _INDEX, asdict(info))
+
+
+def _new_array(file: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a new array in a file, whose space on the disk is there before it is mapped into memory."""
+    with file.open("wb") as handle:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(handle, header)
+        start = handle.tell()
+    reserve(file, start + int(np.prod(shape)) * np.dtype(kind).itemsize)
+    return np.load(file, mmap_mode="r+")
+
+
+def _conservation(tracks: tuple[Track, Track], name: str, start: int, end: int) -> np.ndarray:
+    """Return phastCons and phyloP of a window, (2, L) float16; where nothing is known, what counts for nothing."""
+    found = []
+    for track, neutral in zip(tracks, (0.0, 1.0), strict=True):
+        values = track.values(name, start, end)
+        values = np.where(np.isnan(values), neutral, values).astype(np.float16)
+        if not np.isfinite(values).all():
+            raise UserError(f"{track.path} has a value on {name} in {start + 1:,} to {end:,} that is out of all bounds")
+        found.append(values)
+    return np.stack(found)
 
 
 def _cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) -> None:

@@ -1,0 +1,122 @@
+"""Regions of chromosomes, and the windows that lie in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from r2mae_core import UserError
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.text_files import whole_number
+
+
+@dataclass(frozen=True)
+class Region:
+    """A chromosome, or a stretch of one, 0-based and half-open."""
+
+    chromosome: str
+    start: int = 0
+    end: int = 1 << 60
+
+    def __str__(self) -> str:
+        return f"{self.chromosome}:{self.start + 1:,}-{self.end:,}"
+
+
+def parse_region(text: str, store: AlignmentStore) -> Region:
+    """Read `chr22` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
+
+    Raises:
+        UserError: the text is not a region, or the store has no such chromosome.
+    """
+    found = re.fullmatch(r"(?P<name>[^:]+?)(?::(?P<start>[0-9,]+)-(?P<end>[0-9,]+))?", text.strip())
+    if found is None:
+        raise UserError(f"{text!r} is not a region; write chr22 or chr22:1000-2000")
+    name = store.chromosome(found["name"])
+    if name is None:
+        known = ", ".join(store.chromosomes[:8]) + (" …" if len(store.chromosomes) > 8 else "")
+        raise UserError(f"{store.path} has no chromosome {found['name']!r}; it has {known}")
+    if found["start"] is None:
+        return Region(name, 0, store.lengths[name])
+    try:
+        start, end = (whole_number(found[key].replace(",", "")) for key in ("start", "end"))
+    except ValueError as error:
+        raise UserError(f"{text!r} is not a region: {error}") from None
+    if not 1 <= start <= end:
+        raise UserError(f"{text!r}: positions count from 1, and the first must not exceed the last")
+    return Region(name, start - 1, end)
+
+
+def parse_regions(text: str, store: AlignmentStore) -> list[Region]:
+    """Read regions that are separated by spaces.
+
+    Raises:
+        UserError: see `parse_region`; or a region is outside its chromosome.
+    """
+    regions = [parse_region(part, store) for part in text.split()]
+    for region in regions:
+        if region.start >= store.lengths[region.chromosome]:
+            raise UserError(
+                f"{region} is outside {region.chromosome}, which is {store.lengths[region.chromosome]:,} long"
+            )
+    return regions
+
+
+def refuse_overlap(one: Sequence[Region], other: Sequence[Region]) -> None:
+    """Refuse regions for validation and for testing that share bases.
+
+    Raises:
+        UserError: two of them do.
+    """
+    for a in one:
+        for b in other:
+            if a.chromosome == b.chromosome and a.start < b.end and b.start < a.end:
+                raise UserError(f"the validation region {a} and the test region {b} overlap; no base may be in both")
+
+
+def defined_intervals(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts and ends of the stretches where the reference (n,) uint8 is A, C, G or T."""
+    defined = (reference & TOKEN_BITS) > 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], defined, [False]]).astype(np.int8)))
+    return edges[::2], edges[1::2]
+
+
+def window_starts(reference: np.ndarray, window: int, step: int) -> np.ndarray:
+    """Return where fully defined windows begin, int64: every `step` from the start of each defined stretch."""
+    starts, ends = defined_intervals(reference)
+    counts = np.maximum((ends - starts - window) // step + 1, 0)
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(starts, counts) + offsets * step
+
+
+def assign_windows(
+    name: str, starts: np.ndarray, window: int, held_out: Mapping[str, Sequence[Region]], only: Sequence[Region]
+) -> dict[str, np.ndarray]:
+    """Return the starts of each split. A window across the edge of a held-out region belongs to none.
+
+    Args:
+        name: the chromosome.
+        starts: of its windows.
+        window: bases of a window.
+        held_out: split → its regions.
+        only: regions to train on; none: everything.
+    """
+
+    def inside(region: Region) -> np.ndarray:
+        return (starts >= region.start) & (starts + window <= region.end)
+
+    def touches(region: Region) -> np.ndarray:
+        return (starts < region.end) & (starts + window > region.start)
+
+    free = np.ones(len(starts), bool)
+    out = {}
+    for split, regions in held_out.items():
+        chosen = np.zeros(len(starts), bool)
+        for region in (r for r in regions if r.chromosome == name):
+            chosen |= inside(region)
+            free &= ~touches(region)
+        out[split] = starts[chosen]
+    if only:
+        free &= np.any([inside(region) for region in only if region.chromosome == name], axis=0)
+    return {"train": starts[free], **out}

@@ -1,0 +1,47 @@
+"""Lines of a user's text files, plain or gzipped; what cannot be read is named with its place."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from r2mae_core import UserError
+
+MAX_LENGTH = 10**11
+"""Longest sequence that is believed: ten times the longest chromosome known."""
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number, from 1, and the bytes of each line of a plain or gzipped file.
+
+    Raises:
+        UserError: it is missing, or damaged or cut off; with the last line that could be read.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    number = 0
+    try:
+        with open_bytes(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged or cut off after line {number}: {error}") from None
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a plain or gzipped file for reading bytes; whether it is gzipped is seen from its first bytes."""
+    with path.open("rb") as start:
+        zipped = start.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
+
+
+def whole_number(text: str | bytes) -> int:
+    """Return the number that a text of ASCII digits is; Python's `int` takes much more for one.
+
+    Raises:
+        ValueError: it is none, or has more than 18 digits.
+    """
+    if not (text.isdigit() and text.isascii() and len(text) <= 18):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
