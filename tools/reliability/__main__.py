@@ -14,19 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tools.reliability import jobs, kills
+from tools.reliability import damage, disks, kills, refusals, sources
+from tools.reliability.jobs import PACKAGES
 from tools.reliability.shell import Shell
-from tools.reliability.trials import Bench, Failed, Job, Outcome, Trial, attempt
+from tools.reliability.trials import Bench, Failed, Job, NotTried, Outcome, Trial, attempt
 
-PACKAGES: dict[str, tuple[Callable[[Path], None], Callable[[], list[Job]]]] = {
-    "text": (jobs.text_materials, jobs.text),
-    "dna": (jobs.dna_materials, jobs.dna),
-}
 Trials = Callable[[Bench, Job], Iterator[tuple[str, partial[None]]]]
 PARTS: dict[str, Trials] = {
     "kills": kills.trials,
     "moves": kills.moved,
     "start-up": kills.startup,
+    "sources": sources.trials,
+    "disks": disks.trials,
+    "damage": damage.trials,
+    "writers": refusals.two_writers,
+    "inputs": refusals.over_inputs,
+    "starts": refusals.failed_starts,
 }
 
 
@@ -40,27 +43,32 @@ def control(trial: Trial) -> None:
 def run_package(bench: Bench, package: str, options: argparse.Namespace) -> list[Outcome]:
     """Make the materials and the baselines of a package, then its trials."""
     write, listed = PACKAGES[package]
-    bench.materials(package).mkdir(parents=True)
-    write(bench.materials(package))
+    bench.write_materials(package, write)
     outcomes: list[Outcome] = []
     ready: list[Job] = []
     for job in listed():
         try:
             bench.prepare(job)
+        except NotTried as reason:
+            outcomes.append(Outcome(package, "undisturbed", job.name, "not tried", str(reason)))
+            continue
         except Failed as failed:
-            outcomes.append(Outcome(package, "baseline", job.name, failed.verdict, str(failed), (job.words,)))
+            outcomes.append(Outcome(package, "undisturbed", job.name, failed.verdict, str(failed), (job.words,)))
             print(package, job.name, failed)
-            break  # what follows may need it
+            continue
         alone = bench.baseline(job)
         print(f"{package} {job.name}: {alone.seconds:.1f} s undisturbed, {alone.n_changes} changes", flush=True)
         ready.append(job)
     planned = [
         (job, part, name, test)
         for job in ready
+        if not job.maker
         for part in options.part
         for name, test in PARTS[part](bench, job)
         if options.trial in f"{job.name}: {name}"
     ]
+    draw = bench.random(package)
+    planned = [plan for plan in planned if draw.random() < options.share]
     planned += [(job, "control", "another result", control) for job in ready if job.other]
     with ThreadPoolExecutor(options.jobs) as pool:
         for outcome in pool.map(lambda plan: attempt(bench, plan[0], plan[1], plan[2], plan[3]), planned):
@@ -76,6 +84,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES))
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trial", default="", help="only those whose name has these words")
+    parser.add_argument("--share", type=float, default=1.0, help="part of the trials that is made")
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of interruption and of the damage")
     parser.add_argument("--keep", type=Path, help="folder for what failed trials leave")

@@ -40,17 +40,16 @@ def _killed(trial: Trial, bench: Bench, number: signal.Signals, times: int, name
     moments, done = bench.random(f"{trial.job.package} {trial.job.name} {name}"), 0
     for i in range(times):
         try:
-            _kill_once(trial, bench, number, moments, first=i == 0)
+            interrupt_once(trial, bench, number, moments, first=i == 0)
             done += 1
         except NotTried:
             break
     if not done:
         raise NotTried("it ended before the signal came")
-    trial.run(trial.job.command(), good=True)
-    trial.expect_baseline()
+    trial.finish()
 
 
-def _kill_once(trial: Trial, bench: Bench, number: signal.Signals, moments: random.Random, *, first: bool) -> None:
+def interrupt_once(trial: Trial, bench: Bench, number: signal.Signals, moments: random.Random, *, first: bool) -> None:
     """Interrupt once: after a change of the output that the seed chooses, and a little later.
 
     A resumed run is interrupted soon after its first changes: there a wrong state has not yet been overwritten.
@@ -66,7 +65,7 @@ def _kill_once(trial: Trial, bench: Bench, number: signal.Signals, moments: rand
 
 def _moved(trial: Trial, bench: Bench, way: str) -> None:
     moments = bench.random(f"{trial.job.package} {trial.job.name} {way}")
-    _kill_once(trial, bench, signal.SIGKILL, moments, first=True)
+    interrupt_once(trial, bench, signal.SIGKILL, moments, first=True)
     if not trial.out.exists():
         raise NotTried("it had made nothing yet")
     other = trial.folder / "elsewhere" / f"another-{trial.job.makes}"
@@ -81,14 +80,12 @@ def _moved(trial: Trial, bench: Bench, way: str) -> None:
         trial.note("mv the whole folder")
         trial.folder.rename(trial.folder.with_name(f"{trial.folder.name}-moved"))
         trial.folder = trial.folder.with_name(f"{trial.folder.name}-moved")
-        trial.run(trial.job.command(), good=True)
-        trial.expect_baseline()
+        trial.finish()
         return
     else:
         trial.note(f"mv {trial.job.out} elsewhere/{other.name}")
         trial.out.rename(other)
-    trial.run(trial.job.command(str(other.relative_to(trial.folder))), good=True)
-    trial.expect_baseline(out=other)
+    trial.finish(str(other.relative_to(trial.folder)))
 
 
 def _at_start(trial: Trial, number: signal.Signals, seconds: float) -> None:
@@ -97,5 +94,4 @@ def _at_start(trial: Trial, number: signal.Signals, seconds: float) -> None:
     trial.interrupt(process, number)
     if process.code not in (1, -number):
         raise Failed("other", f"exit code {process.code} after {number.name}")
-    trial.run(trial.job.command(), good=True)
-    trial.expect_baseline()
+    trial.finish()

@@ -15,6 +15,9 @@ from tools.reliability.outputs import differences, hidden, raw, result, snapshot
 from tools.reliability.shell import Process, Shell
 
 Verdict = Literal["lost", "silently wrong", "traceback", "other"]
+_PICTURES = (".png", ".pdf", ".svg", ".md")
+MATERIALS = ".materials"
+"""Link to all materials in every trial's folder, from which a change may take another store."""
 PLACE = "place"
 """Folder of the output in every trial: alone there, it can be watched, moved, or put on a disk of its own."""
 
@@ -55,6 +58,8 @@ class Job:
     """Whether it is tried on a full disk."""
     damage: bool = True
     """Whether what it reads is damaged."""
+    maker: bool = False
+    """Whether it only makes material for other jobs."""
     cold: bool = False
     """Whether its processes are started anew, such as where it starts processes of its own."""
 
@@ -79,6 +84,8 @@ class Baseline:
     n_changes: int
     """How often its output's folder was seen to change."""
     n_bytes: int
+    files: tuple[str, ...] = ()
+    """The files of its output, in `PLACE`."""
 
 
 @dataclass
@@ -99,11 +106,22 @@ class Bench:
     def __init__(self, home: Path, shell: Shell, seed: int, keep: Path | None = None) -> None:
         self.home, self.shell, self.seed, self.keep = home, shell, seed, keep
         self.baselines: dict[str, Baseline] = {}
+        self._users: dict[str, set[str]] = {}
         self._lock, self._n = threading.Lock(), 0
+
+    def write_materials(self, package: str, write: Callable[[Path], None]) -> None:
+        """Write what the user of a package brings."""
+        self.materials(package).mkdir(parents=True)
+        write(self.materials(package))
+        self._users[package] = {path.name for path in self.materials(package).iterdir()}
 
     def materials(self, package: str) -> Path:
         """Return the folder of what a package's jobs read."""
         return self.home / package / "materials"
+
+    def users(self, package: str) -> set[str]:
+        """Return the names of what the user brings: the materials that no job made."""
+        return self._users[package]
 
     def random(self, name: str) -> random.Random:
         """Return the generator of one trial: the same in every run with this seed, whatever else is tried."""
@@ -118,7 +136,10 @@ class Bench:
 
         Raises:
             Failed: it does not work even so.
+            NotTried: another job, which makes what it reads, did not work.
         """
+        if missing := [name for name in job.reads if not (self.materials(job.package) / name).exists()]:
+            raise NotTried(f"{missing[0]} was not made")
         trial = Trial(self, job, "baseline")
         process = trial.start(job.command())
         changes, last = 0, frozenset()
@@ -130,7 +151,9 @@ class Bench:
         trial.check(process, good=True)
         n_bytes = sum(size for _, size, _, _ in snapshot(trial.place))
         made = result(trial.out) if job.makes else {"stdout": process.stdout}
-        self.baselines[f"{job.package} {job.name}"] = Baseline(made, process.stdout, seconds, changes, n_bytes)
+        files = sorted(file for file in trial.place.rglob("*") if file.is_file() and file.suffix not in _PICTURES)
+        named = tuple(str(file.relative_to(trial.place)) for file in files)
+        self.baselines[f"{job.package} {job.name}"] = Baseline(made, process.stdout, seconds, changes, n_bytes, named)
         if job.makes:
             kept = self.materials(job.package) / job.makes
             shutil.move(trial.out, kept)
@@ -154,6 +177,7 @@ class Trial:
         self.steps: list[str] = []
         self.processes: list[Process] = []
         self.place.mkdir()
+        (self.folder / MATERIALS).symlink_to(bench.materials(job.package))
         for name in job.reads:
             source = bench.materials(job.package) / name
             copy = shutil.copytree if source.is_dir() else shutil.copy2
@@ -198,7 +222,7 @@ class Trial:
         reports = list(self.folder.glob("**/r2mae-fault-*.txt"))
         if "Traceback (most recent call last)" in error or reports:
             shown = reports[0].read_text() if reports else error
-            raise Failed("traceback", _last_line(shown))
+            raise Failed("traceback", _raised(shown))
         if process.code is None or process.code < 0:
             raise Failed("traceback", f"dies of signal {-(process.code or 0)}")
         if process.code not in (0, 1, 2):
@@ -219,6 +243,20 @@ class Trial:
         process = self.start(words)
         self.check(process, good=good)
         return process
+
+    def finish(self, out: str | None = None) -> None:
+        """Give the command again after an interruption: it ends with the undisturbed result.
+
+        Raises:
+            Failed: it does not.
+        """
+        process = self.start(self.job.command(out))
+        self.check(process)
+        where = None if out is None else self.folder / out
+        done = process.code and any(word in process.stderr for word in ("exists", "already", "--overwrite"))
+        if process.code and not (done and not self.differences(out=where)):
+            raise Failed("lost", f"exit code {process.code}: {_last_line(process.stderr)}")
+        self.expect_baseline(out=where)
 
     def expect_baseline(self, process: Process | None = None, out: Path | None = None) -> None:
         """Refuse a result that is not the undisturbed one's, and what is left hidden.
@@ -269,7 +307,7 @@ class Trial:
         if process.code == 0:
             raise NotTried("it ended before the signal came")
         if "Traceback (most recent call last)" in process.stderr:
-            raise Failed("traceback", _last_line(process.stderr))
+            raise Failed("traceback", _raised(process.stderr))
         if left := process.left_after(3):
             raise Failed("other", f"{len(left)} processes go on for more than 3 s after {number.name}")
 
@@ -297,6 +335,15 @@ def attempt(bench: Bench, job: Job, kind: str, name: str, test: Callable[[Trial]
             shutil.copytree(trial.folder, bench.keep / job.package / kind / outcome.name, dirs_exist_ok=True)
         trial.remove()
     return outcome
+
+
+def _raised(text: str) -> str:
+    """Return what was raised, and where, of the last traceback in a text."""
+    lines = text[text.rindex("Traceback (most") :].splitlines() if "Traceback (most" in text else text.splitlines()
+    end = next((i for i, line in enumerate(lines[1:], 1) if line and not line.startswith(" ")), len(lines) - 1)
+    places = [line.strip() for line in lines[:end] if "/r2mae_" in line and line.lstrip().startswith("File ")]
+    place = places[-1].rpartition("/r2mae_")[2] if places else ""
+    return f"{lines[end]} (r2mae_{place})"[:400]
 
 
 def _last_line(text: str) -> str:

@@ -1,0 +1,90 @@
+"""Damaged files: each file that a command reads back is emptied, cut, changed by a bit, or replaced."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from tools.reliability.kills import interrupt_once
+from tools.reliability.trials import Bench, Failed, Job, NotTried, Trial
+
+_PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+def flipped(data: bytes, share: float) -> bytes:
+    """Return the bytes with one bit changed, at a share of their length."""
+    at = min(int(len(data) * share), len(data) - 1)
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda data: b"",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "without its last byte": lambda data: data[:-1],
+    "a bit at 5 %": partial(flipped, share=0.05),
+    "a bit in the middle": partial(flipped, share=0.503),
+    "a bit at 97 %": partial(flipped, share=0.97),
+    "another type": lambda data: _PNG,
+    "a JSON list": lambda data: b"[1, 2]\n",
+    "not UTF-8": lambda data: data[: len(data) // 3] + b"\xff\xfe" + data[len(data) // 3 :],
+}
+
+
+def trials(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
+    """Return the damages of each file that other commands made and this one reads, and of its own unfinished output."""
+    if not job.damage:
+        return
+    made = {path.name for path in bench.materials(job.package).iterdir()} - bench.users(job.package)
+    for name in job.reads:
+        for file in _files(bench.materials(job.package), name) if name in made else ():
+            for damage in DAMAGES:
+                yield f"{file} {damage}", partial(_damaged, file=file, damage=damage)
+    if job.kills:
+        for file in bench.baseline(job).files:
+            for damage in DAMAGES:
+                tested = partial(_own, bench=bench, file=file, damage=damage)
+                yield f"its own {file} {damage}, then the same command", tested
+
+
+def _files(home: Path, name: str) -> list[str]:
+    path = home / name
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    kept = [file for file in files if file.is_file() and file.stat().st_size]
+    return [str(file.relative_to(home)) for file in kept if file.suffix not in (".png", ".pdf", ".svg", ".md")]
+
+
+def _damaged(trial: Trial, file: str, damage: str) -> None:
+    _break(trial, trial.folder / file, damage)
+    _expect_message_or_baseline(trial, file)
+
+
+def _own(trial: Trial, bench: Bench, file: str, damage: str) -> None:
+    """Damage the command's own output after its end, or after an interruption where the end leaves no such file."""
+    job, path = trial.job, trial.place / file
+    if "checkpoints" in file:
+        interrupt_once(trial, bench, signal.SIGKILL, bench.random(f"{job.package} {job.name} {file}"), first=True)
+    else:
+        trial.run(job.command(), good=True)
+    if not path.is_file() or not path.stat().st_size:
+        raise NotTried("the file was not there yet")
+    _break(trial, path, damage)
+    _expect_message_or_baseline(trial, file)
+
+
+def _break(trial: Trial, path: Path, damage: str) -> None:
+    before = path.read_bytes()
+    after = DAMAGES[damage](before)
+    if after == before:
+        raise NotTried("the damage changes nothing")
+    trial.note(f"{path.relative_to(trial.folder)}: {damage}")
+    path.write_bytes(after)
+
+
+def _expect_message_or_baseline(trial: Trial, file: str) -> None:
+    process = trial.run(trial.job.command())
+    if not process.code:
+        if changed := trial.differences(process):
+            raise Failed("silently wrong", f"goes on from a damaged {file}: {', '.join(changed[:3])}")
+        return
+    if Path(file).name not in process.stderr and Path(file).parent.name not in process.stderr:
+        raise Failed("other", f"the message does not name {file}: {process.stderr.strip()[:200]}")

@@ -1,0 +1,45 @@
+"""Jobs of r2mae-singlecell."""
+
+from pathlib import Path
+
+from tools.reliability.jobs.changes import put
+from tools.reliability.trials import Job
+
+_TRAIN = "--epochs 4 --n-hidden 16 --n-latent 4 --batch-size 80 --device cpu --no-progress"
+_OFTEN = "--micro-batch-size 40 --checkpoint-every 7 --validate-every 6 --log-every 5"
+_SIMULATE = "--n-cells 600 --n-donors 12 --n-genes 60"
+
+
+def materials(folder: Path) -> None:
+    """The user's files are simulated atlases, made by jobs."""
+
+
+def jobs() -> list[Job]:
+    """Return what is tried."""
+    atlas, counts = {"another atlas": put("atlas.h5ad", "other.h5ad")}, {"others": put("counts.h5ad", "others.h5ad")}
+    run = {"another model": put("run", "other-run")}
+    pretrain = f"pretrain counts.h5ad {_TRAIN} {_OFTEN}"
+    probe = "probe run counts.h5ad --n-splits 2 --max-cells 30 --device cpu"
+    grid = "--schemes [fixed,r2mae] --baselines [log-norm] --seeds [0] --n-splits 2 --max-cells 30"
+    return [
+        Job("singlecell", "simulate", f"simulate {_SIMULATE}", (), "atlas.h5ad", "--seed 1", kills=4, disk=True),
+        Job("singlecell", "simulate another", f"simulate {_SIMULATE} --seed 7", (), "other.h5ad", maker=True),
+        Job("singlecell", "prepare", "prepare atlas.h5ad --n-genes 50 --no-progress", ("atlas.h5ad",), "counts.h5ad",
+            "--n-genes 40", atlas, ("--counts layers/none",), kills=8, disk=True),
+        Job("singlecell", "prepare another", "prepare other.h5ad --n-genes 50 --no-progress", ("other.h5ad",),
+            "others.h5ad", maker=True),
+        Job("singlecell", "pretrain", pretrain, ("counts.h5ad",), "run", "--seed 1", counts,
+            ("--mask-ratio nonsense", "--micro-batch-size 7", "--device cuda"), kills=16, disk=True),
+        Job("singlecell", "pretrain on two devices", f"{pretrain} --devices 2", ("counts.h5ad",), "run2", kills=4,
+            cold=True, damage=False),
+        Job("singlecell", "pretrain another", f"{pretrain} --seed 7", ("counts.h5ad",), "other-run", maker=True),
+        Job("singlecell", "embed", "embed run counts.h5ad --device cpu", ("run", "counts.h5ad"), "embedded.h5ad",
+            changes=run | counts, kills=2, disk=True),
+        Job("singlecell", "probe", probe, ("run", "counts.h5ad"), "probed", "--seed 1", run | counts,
+            ("--n-splits 0",), kills=3),
+        Job("singlecell", "reconstruct", "reconstruct run counts.h5ad --ratios [0.2,0.5] --device cpu",
+            ("run", "counts.h5ad"), "reconstructed", "--ratios [0.3]", run | counts, kills=3, damage=False),
+        Job("singlecell", "reproduce", f"reproduce table6 counts.h5ad {_TRAIN} {grid}", ("counts.h5ad",), "table",
+            changes=counts, kills=3, damage=False),
+        Job("singlecell", "compare", "compare run probed", ("run", "probed")),
+    ]  # fmt: skip

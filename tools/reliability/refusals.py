@@ -1,0 +1,86 @@
+"""What must be refused: a second writer, an output over an input, and a wrong start, which must leave nothing."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from tools.reliability.outputs import raw
+from tools.reliability.trials import Bench, Failed, Job, NotTried, Trial
+
+
+def two_writers(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
+    """Return the starts of a second command on the folder of a first."""
+    if job.kills and job.makes and not job.cold:
+        for n in (1, 3):
+            yield f"a second one at change {n} of the first", partial(_second, n=n)
+
+
+def _second(trial: Trial, n: int) -> None:
+    first = trial.start(trial.job.command())
+    if not trial.wait_for_change(first, n):
+        raise NotTried("the first had ended")
+    started = time.monotonic()
+    second = trial.start(trial.job.command())
+    both = second.wait(60) and not first.ended.is_set()
+    trial.check(first, good=True)
+    trial.check(second)
+    trial.expect_baseline()
+    if not second.code and started < first.started + trial.bench.baseline(trial.job).seconds * 0.8:
+        raise Failed("silently wrong", "two commands wrote into one folder")
+    if not both and not second.code:
+        raise NotTried("the first had ended before the second looked")
+
+
+FORMS: Mapping[str, Callable[[Path, str], str | None]] = {
+    "the same path": lambda folder, name: name,
+    "an absolute path": lambda folder, name: str(folder / name),
+    "a detour": lambda folder, name: f"place/../{name}",
+    "a link": lambda folder, name: _linked(folder, name, os.symlink),
+    "a hard link": lambda folder, name: _linked(folder, name, os.link) if (folder / name).is_file() else None,
+    "the folder of it": lambda folder, name: ".",
+    "a file in it": lambda folder, name: _first_file(folder, name),
+}
+
+
+def over_inputs(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
+    """Return the outputs that are inputs."""
+    for name in job.reads if job.makes else ():
+        for form in FORMS:
+            yield f"--out is {name}, as {form}", partial(_over, name=name, form=form)
+
+
+def _linked(folder: Path, name: str, link: Callable[[Path, Path], None]) -> str:
+    other = folder / "place" / f"link{Path(name).suffix}"
+    link(folder / name, other)
+    return f"place/{other.name}"
+
+
+def _first_file(folder: Path, name: str) -> str | None:
+    files = sorted(file for file in (folder / name).rglob("*") if file.is_file())
+    return str(files[0].relative_to(folder)) if files else None
+
+
+def _over(trial: Trial, name: str, form: str) -> None:
+    out, before = FORMS[form](trial.folder, name), trial.inputs()
+    if out is None:
+        raise NotTried("only for files, or for folders")
+    process = trial.run(trial.job.command(out))
+    if trial.inputs() != before:
+        raise Failed("lost", f"{name} is no longer what it was")
+    if not process.code:
+        raise Failed("silently wrong", f"writes its output over {name}, or reads it back from there")
+
+
+def failed_starts(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
+    """Return the wrong commands that are corrected afterwards, with the same `--out`."""
+    for words in job.mistakes:
+        yield f"{words}, then without", partial(_corrected, words=words)
+
+
+def _corrected(trial: Trial, words: str) -> None:
+    trial.run([*trial.job.command(), *words.split()], good=False)
+    if left := [name for name in raw(trial.place) if not Path(name).name.startswith(".")]:
+        trial.note(f"left: {', '.join(Path(name).name for name in left)}")
+    trial.finish()
