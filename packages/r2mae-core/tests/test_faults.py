@@ -37,6 +37,8 @@ def work(options):
         raise KeyError("unforeseen\nand long")
     if options.what == "memory":
         raise MemoryError
+    if options.what == "torch":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8e12 bytes")
     if options.what == "library":
         raise RuntimeError("IoError(Os { code: 28, kind: StorageFull })")
 
@@ -63,7 +65,10 @@ def test_an_unforeseen_error_is_called_a_fault_of_ours(call, capsys, tmp_path, m
         call("work", "--what", "fault")
 
 
-@pytest.mark.parametrize(("what", "words"), [("memory", "the memory is full"), ("library", "the disk or the quota")])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("memory", "the memory is full"), ("torch", "the memory is full"), ("library", "the disk or the quota")],
+)
 def test_a_full_machine_is_no_fault(call, capsys, tmp_path, what, words):
     assert call("work", "--what", what) == 1
     assert words in capsys.readouterr().err
@@ -84,6 +89,8 @@ def test_a_full_machine_is_no_fault(call, capsys, tmp_path, what, words):
         (["--plain", ".nan"], "--plain must be a finite number"),
         (["--plain=-.inf"], "--plain must be a finite number"),
         (["--seed", "9" * 40], "--seed is too large"),
+        (["--plain", "null"], "--plain needs a value, got null"),
+        (["--n", "null"], "--n needs a value, got null"),
     ],
 )
 def test_options_out_of_their_bounds_are_refused(call, capsys, words, message):

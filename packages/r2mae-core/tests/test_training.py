@@ -14,10 +14,13 @@ from r2mae_core import (
     Grid,
     LinearDecay,
     MaskDraw,
+    ResumableLoader,
+    RunFolder,
     Uniform,
     UserError,
     derived_seed,
     exact_mask,
+    fit,
     out_of_memory,
     peak_flops,
     precision,
@@ -25,7 +28,7 @@ from r2mae_core import (
     resolve_device,
 )
 from r2mae_core.train.devices import _say_once
-from tiny import TinyMAE, train, two_ranks
+from tiny import TinyMAE, samples, train, two_ranks
 
 torch.set_num_threads(1)
 
@@ -330,3 +333,19 @@ def test_devices():
 def test_a_ratio_per_sample_is_refused_where_the_model_would_ignore_it():
     with pytest.raises(UserError, match="--ratio_per sample is not available for this model"):
         TinyMAE(Fixed(0.5), ratio_per="sample")
+
+
+def test_a_loss_that_is_not_finite_because_of_the_data_says_which_sample(tmp_path):
+    data = samples()
+    data[17, 3] = float("nan")
+
+    def fit_it(rows):
+        loader = ResumableLoader(BatchOrder(96, 8), lambda indices: rows[torch.from_numpy(indices)])
+        run = RunFolder(tmp_path / str(len(list(tmp_path.iterdir()))), {})
+        module = TinyMAE(Uniform(0.2, 0.8, seed=1), seed=3)
+        fit(module, loader, run, max_steps=6, accumulate_grad_batches=2, device="cpu", log_every=6, progress=False)
+
+    with pytest.raises(UserError, match=r"its batch holds NaN or infinite values: training sample 17, counted from 0"):
+        fit_it(data)
+    with pytest.raises(UserError, match=r"NaN or infinite from step 0 .*; no weight had changed by then"):
+        fit_it(samples() * 1e30)

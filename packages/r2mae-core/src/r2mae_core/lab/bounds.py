@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from r2mae_core.lab.errors import UserError
@@ -47,7 +48,7 @@ _LARGEST = 2**63 - 1
 
 
 def check_bounds(config: Any) -> None:
-    """Refuse options out of their bounds, numbers that are not finite, and integers that no machine counts to.
+    """Refuse options out of their bounds, numbers that are not finite, integers too large for a machine, and no value.
 
     Args:
         config: an instance of a dataclass of options.
@@ -58,6 +59,8 @@ def check_bounds(config: Any) -> None:
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value = getattr(config, field.name)
+        if value is None and field.default is not None and not _admits_none(hints[field.name]):
+            raise UserError(f"--{field.name} needs a value, got null")
         for bound, number in _numbers(hints[field.name], value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"--{field.name} must be a finite number, got {number}")
@@ -65,6 +68,10 @@ def check_bounds(config: Any) -> None:
                 raise UserError(f"--{field.name} must be {bound}, got {_short(number)}")
             if isinstance(number, int) and abs(number) > _LARGEST:
                 raise UserError(f"--{field.name} is too large: {_short(number)}")
+
+
+def _admits_none(hint: Any) -> bool:
+    return hint in (None, NoneType, Any) or any(_admits_none(part) for part in get_args(hint) if part is not Ellipsis)
 
 
 def _short(number: float) -> str:

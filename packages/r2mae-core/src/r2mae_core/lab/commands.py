@@ -17,7 +17,7 @@ from typing import Any
 
 from r2mae_core.lab.bounds import check_bounds
 from r2mae_core.lab.comparison import Direction, compare, compare_runs
-from r2mae_core.lab.config_files import config_files, read_config_file, refuse_foreign_samplers
+from r2mae_core.lab.config_files import config_files, read_config_file, refuse_foreign_classes
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.faults import debugging, report_fault
 from r2mae_core.lab.files import write_text
@@ -81,7 +81,7 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             reason = (str(error).splitlines() or [""])[0]
             code, message = 1, f"the GPU's memory is full ({reason}); lower the batch size"
-        elif isinstance(error, MemoryError):
+        elif _is_memory_full(error):
             code, message = 1, "the memory is full; lower the batch size or the number of workers"
         elif is_disk_full(error):
             code, message = 1, f"the disk or the quota is full ({(str(error).splitlines() or [''])[0]}); make space"
@@ -91,6 +91,12 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
             code, message = 1, report_fault(prog, error)
     print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _is_memory_full(error: Exception) -> bool:
+    # torch says it in a RuntimeError's text.
+    signs = ("can't allocate memory", "storage size calculation overflowed", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 class _Usage(Exception):  # noqa: N818
@@ -231,7 +237,7 @@ def _check_config_files(package: str, commands: Mapping[str, Command], argv: Seq
             raise UserError(
                 f"-c {file}: there is no such file" + (f", nor a recipe of {', '.join(names)}" if names else "")
             )
-        refuse_foreign_samplers(file, read_config_file(file))
+        refuse_foreign_classes(file, read_config_file(file))
 
 
 def _refuse_old_names(commands: Mapping[str, Command], argv: Sequence[str]) -> None:

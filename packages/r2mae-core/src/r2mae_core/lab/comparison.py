@@ -160,11 +160,11 @@ def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None =
     for record in records:
         key = (record.scheme, record.task, record.metric, record.split, record.seed)
         if key in seen:
-            raise ValueError(f"two records for {key}")
+            raise UserError(f"two records for {key}")
         seen.add(key)
         groups.setdefault(key[:3], []).append(record)
     if not groups:
-        raise ValueError("no records to compare")
+        raise UserError("there are no records to compare: nothing was measured")
     cells = {key: _cell(group) for key, group in groups.items()}
     schemes = list(dict.fromkeys(key[0] for key in cells))
     columns = list(dict.fromkeys(key[1:] for key in cells))

@@ -1,6 +1,8 @@
 """The YAML files that -c names: found on the command line, and checked before anything in them is used."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,42 @@ def read_config_file(file: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_foreign_samplers(file: Path, content: Any) -> None:
+def class_paths(config: Any) -> Iterator[str]:
+    """Yield every class that plain data names, at every depth."""
+    if isinstance(config, Mapping):
+        if "class_path" in config:
+            yield str(config["class_path"])
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from class_paths(item)
+
+
+SAMPLER = ("sample", "bounds", "mean", "describe")
+"""What a class of mask-ratio samplers has."""
+
+
+def imported_class(path: str) -> type:
+    """Return the class that data names, out of the modules that this process has imported by itself.
+
+    Data may come from somebody else: nothing is imported for it, and a class that is no sampler is not for it to call.
+
+    Raises:
+        UserError: the module is not imported (with what to do if it is trusted), or the class is not a sampler.
+    """
+    home, _, name = path.rpartition(".")
+    if home not in sys.modules:
+        raise UserError(
+            f"{path!r} is not a built-in mask-ratio sampler, and data cannot import code; if you trust {home}, give "
+            f"--trust {home} on the command line, or import it first in Python"
+        )
+    cls = vars(sys.modules[home]).get(name)  # not getattr: a module's own __getattr__ could import
+    if not isinstance(cls, type) or not is_dataclass(cls) or not all(hasattr(cls, part) for part in SAMPLER):
+        raise UserError(f"{path!r} is not a mask-ratio sampler: a dataclass with {', '.join(SAMPLER)} is needed")
+    return cls
+
+
+def refuse_foreign_classes(file: Path, content: Mapping[str, Any]) -> None:
     """Refuse a file that names code which this command has not been told to trust, before anything is imported.
 
     Args:
@@ -52,20 +89,16 @@ def refuse_foreign_samplers(file: Path, content: Any) -> None:
     Raises:
         UserError: with the name.
     """
-    from r2mae_core.ratio.config import class_paths, sampler_class
-
-    for path in class_paths(content):
+    # A class may also be named by its path alone, at every place where a sampler may stand.
+    texts = (text for text in _texts(content.get("mask_ratio")) if "." in text and not _is_number(text))
+    for path in (*class_paths(content), *texts):
+        home, _, name = path.rpartition(".")
+        if not home or (home == "r2mae_core" and name in sys.modules[home].__all__):
+            continue  # built in, or refused by the parser with the names that are
         try:
-            sampler_class(path)
+            imported_class(path)
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
-    # A class may also be named by its path alone, at every place where a sampler may stand.
-    for text in _texts(content.get("mask_ratio") if isinstance(content, Mapping) else None):
-        if "." in text and not _is_number(text):
-            try:
-                sampler_class(text)
-            except UserError as error:
-                raise UserError(f"{file}: mask_ratio: {error}") from None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -60,7 +60,8 @@ class RunFolder:
         # Listed before the config is looked for: another process may write the files in between.
         files = _files(self.path)
         there = self._config_there() if (self.path / "config.yaml").exists() else None
-        if there is not None and not (differs := self._differences(there, {*FREE, *free})):
+        differs = "" if there is None else self._differences(there, {*FREE, *free})
+        if there is not None and not differs:
             if sources is not None:
                 remedy = "put it back as it was, or name another folder with --out"
                 refuse_changed(self.path, _facts(self.path).get("sources", {}), sources, remedy)

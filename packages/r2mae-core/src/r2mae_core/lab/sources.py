@@ -86,4 +86,4 @@ def refuse_changed(made: Path, then: Mapping[str, str], now: Mapping[str, str], 
 
 
 def _shown(entry: str) -> str:
-    return str(entry).rpartition(", ")[0]
+    return str(entry).rpartition(", ")[0] or str(entry)

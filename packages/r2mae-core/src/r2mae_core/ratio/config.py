@@ -1,10 +1,10 @@
 """Samplers from and to plain data: what a user can write in YAML or on the command line."""
 
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
+from r2mae_core.lab.config_files import class_paths, imported_class
 from r2mae_core.lab.errors import UserError
 from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
 from r2mae_core.ratio.schemes import scheme, scheme_names
@@ -165,30 +165,7 @@ def sampler_class(path: str) -> type:
         return built_in[name]
     if not home or home.partition(".")[0] == "r2mae_core":
         raise UserError(f"there is no mask-ratio sampler {path!r}; built in: {', '.join(sorted(built_in))}")
-    if home not in sys.modules:
-        raise UserError(
-            f"{path!r} is not a built-in mask-ratio sampler, and data cannot import code; if you trust {home}, give "
-            f"--trust {home} on the command line, or import it first in Python"
-        )
-    # Not getattr: a module's own __getattr__ could import.
-    cls = vars(sys.modules[home]).get(name)
-    if not isinstance(cls, type) or not is_dataclass(cls) or not all(hasattr(cls, part) for part in _PROTOCOL):
-        raise UserError(f"{path!r} is not a mask-ratio sampler: a dataclass with {', '.join(_PROTOCOL)} is needed")
-    return cls
-
-
-_PROTOCOL = ("sample", "bounds", "mean", "describe")
-
-
-def class_paths(config: Any) -> Iterator[str]:
-    """Yield every class that plain data names, at every depth."""
-    if isinstance(config, Mapping):
-        if "class_path" in config:
-            yield str(config["class_path"])
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for item in config:
-            yield from class_paths(item)
+    return imported_class(path)
 
 
 def _from_class_path(config: Mapping[str, Any]) -> RatioSampler:

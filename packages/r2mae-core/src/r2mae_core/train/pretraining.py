@@ -116,6 +116,10 @@ class Modality(ABC, Generic[Options, Model]):
         """Return what else the run depends on, such as the digest of its data."""
         return {}
 
+    def sources(self) -> dict[str, str] | None:
+        """Return the `fingerprint` of the user's files that the run is made from; None: `facts` say it."""
+        return None
+
     @abstractmethod
     def build(self, sampler: RatioSampler) -> MaskedModule:
         """Return the untrained module, compiled if the options ask for that."""
@@ -195,7 +199,7 @@ def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, 
     settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler), **task.settings(micro)}
     with open_run(
         task.program, "pretrain", config.out, settings,
-        n_processes=config.world_size, facts=task.facts(), free=task.free,
+        n_processes=config.world_size, facts=task.facts(), sources=task.sources(), free=task.free,
     ) as run:  # fmt: skip
         if not is_finished(run, task.marker):
             _train(task, config, run, sampler, order, device, talk=talk, start=start)
