@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, reading
 
 
 def read_rows(path: Path) -> np.ndarray:
@@ -13,12 +13,8 @@ def read_rows(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, is not a table of numbers, or has a value that is NaN or infinite.
     """
-    try:
+    with reading(path, "a .npy file of numbers"):
         rows = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}; name a .npy file of numbers") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a .npy file of numbers: {error}") from None
     if rows.ndim != 2 or rows.dtype.kind not in "iuf":
         raise UserError(f"{path} must be a table of numbers, (n, features), got {rows.dtype} of shape {rows.shape}")
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from r2mae_core import PretrainOptions
+from r2mae_core import Count, NonNegative, Positive, PretrainOptions, Share
 
 
 @dataclass(frozen=True)
@@ -13,17 +13,17 @@ class Pretrain(PretrainOptions):
     data: Path
     """A .npy file of numbers, (n, features)."""
     _: KW_ONLY
-    held_out: float = 0.1
+    held_out: Share = 0.1
     """Share of the rows kept for the held-out loss: the last ones of the file."""
-    n_hidden: int = 128
+    n_hidden: Count = 128
     """Width of the hidden layer."""
-    steps: int = 1000
+    steps: Count = 1000
     """Optimizer steps."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Samples (rows) of an optimizer step, over all devices."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """AdamW's highest learning rate."""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """Share of the steps in which the rate rises; it then falls as a cosine to zero."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's weight decay, on matrices."""

@@ -20,7 +20,6 @@ from r2mae_core import (
     StepOrder,
     UserError,
     adamw,
-    check_share,
     exact_mask,
     register_modality,
     run_pretraining,
@@ -56,11 +55,10 @@ class RowModality(Modality[Pretrain, RowAutoencoder]):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
-        check_share("warmup", config.warmup)
         rows = read_rows(config.data)
         n_held_out = max(round(config.held_out * len(rows)), 1)
         self.n_samples = len(rows) - n_held_out
-        if not 0 < config.held_out < 1 or self.n_samples < 2:
+        if self.n_samples < 2:
             raise UserError(f"--held_out {config.held_out:g} leaves {self.n_samples} of {len(rows)} rows to train on")
         train = rows[: self.n_samples]
         self.rows = (rows - train.mean(0)) / np.maximum(train.std(0), 1e-6)
