@@ -14,10 +14,11 @@ import pytest
 
 from r2mae_core import UserError
 from r2mae_text import Corpus, gpt2_tokenizer, load_tokenizer, train_tokenizer
+from r2mae_text.data.documents import documents
 from r2mae_text.data.movies import DATA, PROVENANCE, read_movies
 from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import TokenRows
-from r2mae_text.data.sources import Piece, documents, plan_pieces
+from r2mae_text.data.sources import Piece, plan_pieces
 from r2mae_text.options import Prepare
 from r2mae_text.tokenizer import digest, gpt2_table
 
@@ -78,7 +79,7 @@ def test_jsonl_parquet_text_and_lines_say_the_same(tmp_path):
     pq.write_table(pa.table({"text": lines}), tmp_path / "a.parquet", row_group_size=64)
     found = {}
     for kind in ("txt", "jsonl", "parquet"):
-        pieces = plan_pieces((tmp_path / f"a.{kind}",), "line", piece_bytes=3000)
+        pieces = plan_pieces((tmp_path / f"a.{kind}",), "line", piece_bytes=3000).pieces
         assert len(pieces) > 3
         found[kind] = [text.strip() for piece in pieces for text in documents(piece, "text", Counter())]
     assert found["txt"] == found["jsonl"] == found["parquet"] == lines
@@ -118,11 +119,11 @@ def test_an_interrupted_prepare_goes_on_and_ends_the_same(tmp_path, monkeypatch,
     assert len(whole.index["shards"]) > 4
     original, calls = module.encode_piece, []
 
-    def failing(piece, number, *rest):
-        calls.append(number)
+    def failing(job):
+        calls.append(job.number)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(piece, number, *rest)
+        return original(job)
 
     monkeypatch.setattr(module, "encode_piece", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -199,9 +200,9 @@ def test_bad_options_are_refused(tmp_path):
     source = write_lines(tmp_path / "a.txt", ["some text"] * 50)
     with pytest.raises(UserError, match="no file or folder nowhere"):
         prepare(settings("nowhere"))
-    with pytest.raises(UserError, match=r"vocab_size must lie in 261 … 65535 .*got 70000"):
+    with pytest.raises(UserError, match=r"--vocab_size must be at least 261 and at most 65535, got 70000"):
         prepare(settings(source, vocab_size=70_000))
-    with pytest.raises(UserError, match=r"--validation_share must lie in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"--validation_share must be at least 0 and at most 1, got 1.5"):
         prepare(settings(source, validation_share=1.5))
     with pytest.raises(UserError, match=r"no tokenizer 'nosuch/tokenizer' here or on the hub .* give a local folder"):
         prepare(settings(source, tokenizer="nosuch/tokenizer", out=Path("b")))
@@ -315,7 +316,7 @@ def test_shards_of_gpt2_tokens_become_ours(tmp_path):
 
 def test_the_plan_does_not_depend_on_workers_and_covers_every_byte(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", ["{}"] * 1000)
-    pieces = plan_pieces((source,), piece_bytes=100)
+    pieces = plan_pieces((source,), piece_bytes=100).pieces
     assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
     assert (pieces[0].start, pieces[-1].end) == (0, source.stat().st_size)
     assert isinstance(pieces[0], Piece)

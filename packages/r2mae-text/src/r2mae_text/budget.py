@@ -2,12 +2,11 @@
 
 import copy
 import itertools
-import json
 from typing import Any
 
 import torch
 
-from r2mae_core import MaskDraw, RunFolder, StepOrder, UserError, seconds_of, write_text
+from r2mae_core import MaskDraw, RunFolder, StepOrder, UserError, read_json, reading, seconds_of
 from r2mae_text.options import Pretrain
 
 PAPER_TOKENS = 10e9
@@ -20,14 +19,8 @@ def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, order: Ste
     schedule of a resumed run is the same.
 
     Raises:
-        UserError: there is more than one budget, or it is not positive.
+        UserError: minutes cannot be timed on several devices, or the kept number is damaged.
     """
-    budgets = {name: getattr(config, name) for name in ("steps", "tokens", "minutes")}
-    given = {name: value for name, value in budgets.items() if value is not None}
-    if len(given) > 1:
-        raise UserError(f"give one of --steps, --tokens and --minutes, not {' and '.join(given)}")
-    if any(not value > 0 for value in given.values()):
-        raise UserError(f"a budget must be positive, got {given}")
     if config.steps is not None:
         return config.steps
     if config.minutes is None:
@@ -35,12 +28,14 @@ def n_steps(config: Pretrain, run: RunFolder, module: Any, rows: Any, order: Ste
         return max(round(tokens / (config.batch_size * config.length)), 1)
     kept = run.path / "budget.json"
     if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))["steps"]
+        content = read_json(kept)
+        with reading(kept, "the budget of a training"):
+            return max(int(content["steps"]), 1)
     if config.world_size > 1:
         raise UserError("a budget in minutes is timed in one process; with several devices use --steps or --tokens")
     seconds = order.micro_batches() * seconds_per_micro_batch(module, rows, order.micro_size, device)
     steps = max(int(config.minutes * 60 / seconds), 1)
-    write_text(kept, json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")
+    run.write_json(kept.name, {"steps": steps, "seconds_per_step": seconds})
     return steps
 
 

@@ -8,14 +8,13 @@ processes of one thread each: at this size a second thread would mostly wait.
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from r2mae_core import (
     Record,
     RunFolder,
+    in_processes,
     one_thread,
     open_run,
     read_metrics,
@@ -73,8 +72,9 @@ def demo(config: Demo) -> RunFolder:
 
 def _corpus(folder: Path) -> Corpus:
     sentences = folder / "film-sentences.txt"
-    if not sentences.exists():
-        write_text(sentences, "".join(f"{text}\n" for text, _ in read_movies()["train"]))
+    text = "".join(f"{text}\n" for text, _ in read_movies()["train"])
+    if not sentences.exists() or sentences.read_bytes() != text.encode():  # its time is part of what the corpus is of
+        write_text(sentences, text)
     out = folder / "sotu+movies"
     return prepare(
         Prepare(
@@ -145,14 +145,13 @@ def _done(jobs: dict[str, tuple[Any, Any]], device: str) -> Iterator[str]:
             function(options)
             yield name
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        futures = {pool.submit(function, options): name for name, (function, options) in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for (name, _, _), _ in in_processes(_do, [(name, *job) for name, job in jobs.items()], workers):
+        yield name
+
+
+def _do(job: tuple[str, Any, Any]) -> None:
+    _, function, options = job
+    function(options)
 
 
 def collect(folder: Path) -> list[Record]:

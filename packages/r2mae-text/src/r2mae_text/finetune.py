@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from r2mae_core import (
     Record,
     RunFolder,
+    UserError,
     adamw,
-    check_share,
+    check_output,
     derived_seed,
     device_name,
     left_out,
@@ -23,21 +25,25 @@ from r2mae_core import (
     out_of_memory,
     permutation,
     precision,
+    read_json,
     read_records,
+    refuse_changed,
     report,
     resolve_device,
     resolved,
     run_identity,
     say,
     stamped,
-    write_records,
+    write_json,
 )
 from r2mae_text.batching import Encoded, batches, collate, encode, subset
-from r2mae_text.data.glue import Examples, Task, load_task
+from r2mae_text.data.glue import Examples, Task, check_task, load_task, task_sources
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.metrics import score
+from r2mae_text.model import usable_positions
 from r2mae_text.options import Finetune
-from r2mae_text.weights import load_pretrained
+from r2mae_text.tokenizer import load_tokenizer
+from r2mae_text.weights import load_config, load_pretrained, model_digest, model_folder
 
 
 def finetune_task(
@@ -76,12 +82,15 @@ def finetune_task(
         progress: show a progress bar.
 
     Raises:
-        UserError: there is no such model, or the GPU's memory is full.
+        UserError: there is no such model, an example is longer than it takes, the loss becomes NaN, or the GPU's
+            memory is full.
     """
     torch.manual_seed(derived_seed(seed, "classifier"))
     model, tokenizer = _classifier(name, len(task.labels) or 1)
     model.to(device).train()
-    train = encode(tokenizer, splits["train"], max_length)
+    encoded = {split: encode(tokenizer, splits[split], max_length) for split in ("train", *task.splits)}
+    _check_lengths(encoded, model.config)
+    train = encoded["train"]
     if max_train is not None and max_train < len(train):
         train = subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
     total = epochs * -(-len(train) // batch_size)
@@ -90,12 +99,14 @@ def finetune_task(
     )
     optimizer, schedule = adam["optimizer"], adam["lr_scheduler"]["scheduler"]
     autocast = torch.autocast(device, torch.bfloat16, enabled=bf16)
+    first_bad = torch.full((), total, device=device)  # looked at once: every look waits for the device
     try:
         for step, which in enumerate(_all_batches(train, batch_size, seed, epochs, total, progress)):
             torch.manual_seed(derived_seed(seed, "dropout", step))
             with autocast:
                 logits = _logits(model, train, which, tokenizer.pad_token_id, device)
             loss = _loss(logits.float(), train.labels[torch.from_numpy(which)].to(device))
+            first_bad = torch.where(torch.isfinite(loss.detach()), first_bad, first_bad.clamp(max=step))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -103,11 +114,22 @@ def finetune_task(
             schedule.step()
     except torch.OutOfMemoryError as error:
         raise out_of_memory(error, "--batch_size or --max_length") from None
+    if (bad := int(first_bad)) < total:
+        raise UserError(f"the loss is NaN or infinite from step {bad} of {total} on; lower --lr, or give --warmup 0.1")
     scores = {}
     for split in task.splits:
-        data = encode(tokenizer, splits[split], max_length)
+        data = encoded[split]
         scores[split] = score(task, predict(model, data, tokenizer.pad_token_id, device, bf16), data.labels.numpy())
     return scores
+
+
+def _check_lengths(encoded: dict[str, Encoded], config: Any) -> None:
+    """Refuse examples that are longer than the model's positions."""
+    longest = max(int(data.lengths().max()) for data in encoded.values())
+    if longest > usable_positions(config):
+        raise UserError(
+            f"an example has {longest} tokens, and the model takes {usable_positions(config)}; lower --max_length"
+        )
 
 
 def _all_batches(
@@ -122,17 +144,15 @@ def _all_batches(
 
 def _classifier(name: str | Path, n_labels: int) -> tuple[Any, Any]:
     """Return (model, tokenizer): the pretrained body with a new classifier, or all of it new."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
     text = str(name)
     settings = {"num_labels": n_labels} | ({"problem_type": "regression"} if n_labels == 1 else {})
     if not text.startswith("scratch:"):
         return load_pretrained(name, "AutoModelForSequenceClassification", **settings)
-    _, tokenizer = load_pretrained(text.removeprefix("scratch:"))
-    folder = Path(text.removeprefix("scratch:"))
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    config = AutoConfig.from_pretrained(place, **settings)
-    return AutoModelForSequenceClassification.from_config(config), tokenizer
+    from transformers import AutoModelForSequenceClassification
+
+    architecture = text.removeprefix("scratch:")
+    config, tokenizer = load_config(architecture, **settings), load_tokenizer(model_folder(architecture))
+    return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False), tokenizer
 
 
 def _logits(model: Any, data: Encoded, which: np.ndarray, pad_id: int, device: str) -> Tensor:
@@ -163,26 +183,45 @@ def finetune(config: Finetune) -> RunFolder:
     """Fine-tune every task with every seed and return the run folder; finished pairs are not done again.
 
     Raises:
-        UserError: model, task, data or device do not fit.
+        UserError: model, task, data or device do not fit, or were changed since an earlier call.
     """
-    device = resolve_device(config.device)
-    check_share("warmup", config.warmup)
-    # A run may be widened by tasks and seeds.
-    with open_run("r2mae-text", "finetune", config.out, resolved(config), free=("tasks", "seeds")) as run:
-        scheme, records = scheme_of(config.model), []
+    device, scheme = resolve_device(config.device), scheme_of(config.model)
+    for name in config.tasks:
+        check_task(name, config.text_columns)
+    model = Path(config.model.removeprefix("scratch:"))
+    if config.out is not None:
+        check_output(config.out, [model, *(Path(config.data) / name for name in config.tasks)])
+    sources = {name: task_sources(name, config.data, config.text_columns) for name in config.tasks}
+    facts = {"scheme": scheme, "weights": model_digest(config.model.removeprefix("scratch:"))}
+    # A run may be widened by tasks and seeds. Model and data are known by their content.
+    free = ("tasks", "seeds", "model", "data")
+    with open_run("r2mae-text", "finetune", config.out, resolved(config), facts=facts, free=free) as run:
+        records: list[Record] = []
         for name in config.tasks:
-            task, splits = None, {}
-            for seed in config.seeds:
-                part = run.path / "parts" / f"{name}-{seed}.json"
-                if not part.exists():
-                    if task is None:
-                        task, splits = load_task(name, config.data, config.text_columns)
-                        if config.progress:
-                            say(_described(name, splits))
-                    write_records(part, _records(config, name, task, splits, seed, scheme, device))
-                records += read_records(part)
+            records += _task_records(config, name, sources[name], run, scheme, device)
         run.write_results(records)
         return run
+
+
+def _task_records(
+    config: Finetune, name: str, sources: dict[str, str], run: RunFolder, scheme: str, device: str
+) -> list[Record]:
+    """Fine-tune on a task with the seeds that are missing, and return the records of all."""
+    parts = {seed: run.path / "parts" / f"{name}-{seed}.json" for seed in config.seeds}
+    missing = [seed for seed, part in parts.items() if not part.exists()]
+    for seed, part in parts.items():
+        if seed not in missing:
+            then = read_json(part).get("sources")
+            remedy = "put the data back as they were, or name another folder with --out"
+            refuse_changed(part, then if isinstance(then, dict) else {}, sources, remedy)
+    if missing:
+        task, splits = load_task(name, config.data, config.text_columns)
+        if config.progress:
+            say(_described(name, splits))
+        for seed in missing:
+            records = _records(config, name, task, splits, seed, scheme, device)
+            write_json(parts[seed], {"records": [asdict(record) for record in records], "sources": sources})
+    return [record for part in parts.values() for record in read_records(part)]
 
 
 def _records(

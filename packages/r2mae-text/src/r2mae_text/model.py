@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ def build_model(
         position_start: "default", or "sinusoidal": learned position embeddings start as sinusoids.
 
     Raises:
-        UserError: the name or a config key is unknown, or there are too few positions.
+        UserError: the name or a config key is unknown, a value does not fit, or there are too few positions.
     """
     from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
@@ -63,21 +62,34 @@ def build_model(
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": vocabulary}
     config = CONFIG_MAPPING[kind]()
-    if unknown := [key for key in settings if not hasattr(config, key)]:
+    foreign = [key for key in settings if "implementation" in key or key.startswith("_")]  # may fetch and run code
+    if unknown := [key for key in settings if not hasattr(config, key)] + foreign:
         raise UserError(f"{kind} has no config {', '.join(unknown)}; see transformers' {type(config).__name__}")
-    config = type(config)(**{**ids, **settings})
-    _check_positions(config, length)
+    with _fitting(kind, settings):
+        config = type(config)(**{**ids, **settings})
+        _check_positions(config, length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = AutoModelForMaskedLM.from_config(config)
-        except ValueError as error:
-            raise UserError(
-                f"{kind} is not a masked language model of transformers: {str(error).splitlines()[0]}"
-            ) from None
+        with _fitting(kind, settings):
+            model = AutoModelForMaskedLM.from_config(config, trust_remote_code=False)
     if position_start == "sinusoidal":
         _sinusoidal_positions(model)
     return model
+
+
+@contextlib.contextmanager
+def _fitting(kind: str, settings: dict[str, Any]) -> Iterator[None]:
+    """Answer what transformers raises about a config that makes no model."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "Unrecognized configuration class" in reason:
+            raise UserError(f"{kind} is not a masked language model of transformers: {reason}") from None
+        shown = ", ".join(f"{name} {value!r}" for name, value in settings.items())
+        raise UserError(f"there is no {kind} with {shown}: {type(error).__name__}: {reason[:200]}") from None
 
 
 def usable_positions(config: Any) -> int:
@@ -183,23 +195,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def load_checkpoint(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> Any:
-    """Load a transformers model from a folder or the hub.
-
-    Raises:
-        UserError: it is not there, is damaged, or the hub cannot be reached.
-    """
-    import transformers
-
-    local = Path(name).is_dir()
-    try:
-        with quiet():
-            return getattr(transformers, model_class).from_pretrained(str(name), local_files_only=local, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"{name} has no loadable model" if local else f"no model {str(name)!r} here or on the hub"
-        raise UserError(
-            f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder"
-        ) from None

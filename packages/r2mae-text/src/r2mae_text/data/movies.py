@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import atomic_path, write_text
+from r2mae_core import atomic_path, reading, write_text
 
 HERE = Path(__file__).parent
 DATA, PROVENANCE = HERE / "movies.tsv.gz", HERE / "movies.json"
@@ -27,18 +27,19 @@ _FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 def read_movies() -> dict[str, list[tuple[str, int]]]:
     """Return {"train": 9,000, "validation": 1,568} of (sentence, label); 1 is positive."""
     splits: dict[str, list[tuple[str, int]]] = {"train": [], "validation": []}
-    for line in gzip.decompress(DATA.read_bytes()).decode().splitlines():
-        split, label, sentence = line.split("\t")
-        splits[split].append((sentence, int(label)))
+    with reading(DATA, "the bundled sentences; install the package again"):
+        for line in gzip.decompress(DATA.read_bytes()).decode().splitlines():
+            split, label, sentence = line.split("\t")
+            splits[split].append((sentence, int(label)))
     return splits
 
 
 def make_movies(sdist: Path) -> bytes:
     """Return the bundled file's content from the source distribution: the sign of the mean rating is the label.
 
-    Sentences with a mean of exactly 0 are left out. The split is ours: drawn once with seed 0.
+    Sentences with a mean of exactly 0 are left out. The split is ours: drawn once with seed 0. Nothing is unpacked.
     """
-    with tarfile.open(sdist) as outer:
+    with reading(sdist, "vaderSentiment's source distribution"), tarfile.open(sdist) as outer:
         member = next(m for m in outer.getmembers() if m.name.endswith(_INNER))
         inner_bytes = outer.extractfile(member)
         assert inner_bytes is not None

