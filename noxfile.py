@@ -193,6 +193,16 @@ def fuzz(session):
     session.run("python", "-m", "tools.fuzz", *session.posargs, env=ONE_THREAD)
 
 
+@nox.session
+def reliability(session):
+    """Kill, move, fill, damage: every command must end as if nothing had happened. Writes docs/reliability.md.
+
+    Takes tens of minutes on two cores. `-- --only text --part kills` tries some of it.
+    """
+    sync(session, "--all-packages", "--all-extras", "--group=test")
+    session.run("python", "-m", "tools.reliability", *session.posargs, env=ONE_THREAD)
+
+
 @nox.session(venv_backend="none")
 def new(session):
     """Write the package of a new modality, with its tests: `-- NAME`."""

@@ -9,18 +9,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
-from tools.reliability import damage, disks, kills, refusals, sources
+from tools.reliability import damage, disks, kills, page, refusals, sources
+from tools.reliability.bench import Bench
+from tools.reliability.fuzzed import fuzz
+from tools.reliability.job import Failed, Job, NotTried, Outcome
 from tools.reliability.jobs import PACKAGES
 from tools.reliability.shell import Shell
-from tools.reliability.trials import Bench, Failed, Job, NotTried, Outcome, Trial, attempt
+from tools.reliability.trials import Trial, attempt
+from tools.reliability.undisturbed import leave_unfinished, prepare
 
-Trials = Callable[[Bench, Job], Iterator[tuple[str, partial[None]]]]
-PARTS: dict[str, Trials] = {
+Test = Callable[[Trial], None]
+PARTS: Mapping[str, Callable[[Bench, Job], Iterator[tuple[str, Test]]]] = {
     "kills": kills.trials,
     "moves": kills.moved,
     "start-up": kills.startup,
@@ -31,81 +34,107 @@ PARTS: dict[str, Trials] = {
     "inputs": refusals.over_inputs,
     "starts": refusals.failed_starts,
 }
+Plan = tuple[Job, str, str, Test]
 
 
 def control(trial: Trial) -> None:
-    """The comparison must notice another result: a job with other options."""
+    """The comparison must notice another result: that of the job with other options."""
     trial.run([*trial.job.command(), *trial.job.other.split()], good=True)
     if not trial.differences():
         raise Failed("other", "the comparison does not notice another result")
 
 
-def run_package(bench: Bench, package: str, options: argparse.Namespace) -> list[Outcome]:
-    """Make the materials and the baselines of a package, then its trials."""
+def prepare_jobs(bench: Bench, package: str, parts: list[str], outcomes: list[Outcome]) -> list[Job]:
+    """Make the materials and the baselines of a package; return the jobs that work undisturbed."""
     write, listed = PACKAGES[package]
     bench.write_materials(package, write)
-    outcomes: list[Outcome] = []
     ready: list[Job] = []
     for job in listed():
+        outcome = Outcome(package, "undisturbed", job.name, "good", steps=(f"r2mae-{package} {job.words}",))
         try:
-            bench.prepare(job)
+            prepare(bench, job)
+            if "damage" in parts and job.damage and job.kills:
+                leave_unfinished(bench, job)
         except NotTried as reason:
-            outcomes.append(Outcome(package, "undisturbed", job.name, "not tried", str(reason)))
-            continue
+            outcome.verdict, outcome.message = "not tried", str(reason)
         except Failed as failed:
-            outcomes.append(Outcome(package, "undisturbed", job.name, failed.verdict, str(failed), (job.words,)))
-            print(package, job.name, failed)
-            continue
-        alone = bench.baseline(job)
-        print(f"{package} {job.name}: {alone.seconds:.1f} s undisturbed, {alone.n_changes} changes", flush=True)
-        ready.append(job)
-    planned = [
+            outcome.verdict, outcome.message = failed.verdict, str(failed)
+        else:
+            ready.append(job)
+        note(outcome)
+        outcomes.append(outcome)
+    return ready
+
+
+def plans(bench: Bench, ready: Iterable[Job], options: argparse.Namespace) -> list[Plan]:
+    """Return the trials that were asked for, and the controls that show that they can fail."""
+    tried = [job for job in ready if not job.maker]
+    found: list[Plan] = [
         (job, part, name, test)
-        for job in ready
-        if not job.maker
+        for job in tried
         for part in options.part
+        if part in PARTS
         for name, test in PARTS[part](bench, job)
         if options.trial in f"{job.name}: {name}"
     ]
-    draw = bench.random(package)
-    planned = [plan for plan in planned if draw.random() < options.share]
-    planned += [(job, "control", "another result", control) for job in ready if job.other]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(lambda plan: attempt(bench, plan[0], plan[1], plan[2], plan[3]), planned):
+    draw = bench.random("share")
+    found = [plan for plan in found if draw.random() < options.share]
+    return found + [(job, "control", "another result is noticed", control) for job in tried if job.other]
+
+
+def make(bench: Bench, planned: list[Plan], jobs: int) -> list[Outcome]:
+    """Make the trials, several at the same time."""
+    outcomes: list[Outcome] = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for outcome in pool.map(lambda plan: attempt(bench, *plan), planned):
+            note(outcome)
             outcomes.append(outcome)
-            if outcome.verdict != "good":
-                print(f"{package} {outcome.kind}: {outcome.name}: {outcome.verdict}: {outcome.message}", flush=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return outcomes
+
+
+def note(outcome: Outcome) -> None:
+    """Print what is not good, at once."""
+    if outcome.verdict != "good":
+        print(f"{outcome.package} {outcome.kind}: {outcome.name}: {outcome.verdict}: {outcome.message}", flush=True)
 
 
 def main() -> int:
     """Run what was asked for; 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="nox -s reliability --")
     parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES))
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--part", nargs="+", choices=[*PARTS, "fuzz"], default=[*PARTS, "fuzz"])
     parser.add_argument("--trial", default="", help="only those whose name has these words")
     parser.add_argument("--share", type=float, default=1.0, help="part of the trials that is made")
+    parser.add_argument("--n", type=int, default=100, help="fuzzed commands of each package")
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of interruption and of the damage")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of interruption and of the fuzz")
     parser.add_argument("--keep", type=Path, help="folder for what failed trials leave")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    started, outcomes, shell = time.monotonic(), [], Shell()
-    with tempfile.TemporaryDirectory(prefix="r2mae-reliability-") as folder:
-        bench = Bench(Path(folder), shell, options.seed, options.keep)
-        try:
-            for package in options.only:
-                outcomes += run_package(bench, package, options)
-        finally:
-            shell.close()
-    bad = [outcome for outcome in outcomes if outcome.verdict not in ("good", "not tried")]
-    for outcome in bad:
-        print(
-            f"\n{outcome.package}, {outcome.kind}, {outcome.name}\n  {outcome.verdict}: {outcome.message}",
-            *outcome.steps,
-            sep="\n  ",
-        )
-    print(f"\n{len(outcomes)} trials, {len(bad)} failures, {time.monotonic() - started:.0f} s")
+    whole = options.share == 1 and not options.trial and set(options.part) == {*PARTS, "fuzz"}
+    whole = whole and set(options.only) == set(PACKAGES)
+    started, outcomes = time.monotonic(), list[Outcome]()
+    with tempfile.TemporaryDirectory(prefix="r2mae-reliability-", ignore_cleanup_errors=True) as folder:
+        for package in options.only:
+            bench = Bench(Path(folder), Shell(), options.seed, options.keep)
+            try:
+                ready = prepare_jobs(bench, package, options.part, outcomes)
+                planned = plans(bench, ready, options)
+                print(f"{package}: {len(ready)} jobs, {len(planned)} trials", flush=True)
+                outcomes += make(bench, planned, options.jobs)
+            finally:
+                bench.shell.close()
+            if "fuzz" in options.part:
+                outcomes += fuzz(package, options.n, options.seed)
+    minutes = (time.monotonic() - started) / 60
+    bad = page.failures(outcomes)
+    print(page.table(outcomes), *map(page.described, bad), sep="\n\n")
+    print(f"\n{len(outcomes)} trials, {len(bad)} failures, {minutes:.0f} minutes")
+    if whole:
+        page.write(outcomes, minutes)
     return bool(bad)
 
 

@@ -6,7 +6,9 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 
-from tools.reliability.trials import Bench, Failed, Job, NotTried, Trial
+from tools.reliability.bench import Bench
+from tools.reliability.job import Failed, Job, NotTried
+from tools.reliability.trials import Trial
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _TIMES = (1, 2, 2, 5)

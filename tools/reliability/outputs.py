@@ -73,6 +73,8 @@ def _digest(file: Path) -> str:
             data = gzip.decompress(data)
         elif file.suffix == ".json":
             data = json.dumps(_lasting(json.loads(data)), sort_keys=True).encode()
+        elif file.suffix == ".yaml":
+            data = b"\n".join(line for line in data.splitlines() if not line.startswith(b"#"))
         elif file.name == "metrics.csv":
             data = _lasting_lines(data)
         elif file.suffix == ".h5ad":

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from tools.reliability.bench import Bench
+from tools.reliability.job import Failed, Job, NotTried
 from tools.reliability.outputs import raw
-from tools.reliability.trials import Bench, Failed, Job, NotTried, Trial
+from tools.reliability.trials import Trial
 
 
 def two_writers(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:

@@ -1,5 +1,6 @@
 """Start commands in warm or cold processes, send them signals, and wait for them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,10 +48,8 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal: SIGTERM as `kill PID` does; SIGINT as the terminal, and SIGKILL, to all of its processes."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             (os.kill if number == signal.SIGTERM else os.killpg)(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self, seconds: float = LIMIT) -> bool:
         """Return whether it has ended within so many seconds."""
@@ -58,7 +57,7 @@ class Process:
 
     def left(self) -> list[int]:
         """Return the processes of its group that still live."""
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _lives_in(pid, self.pid)]
+        return [int(place.name) for place in Path("/proc").glob("[0-9]*") if _lives_in(place, self.pid)]
 
     def left_after(self, seconds: float) -> list[int]:
         """Return what of its group still lives after so many seconds, and end that."""
@@ -70,9 +69,9 @@ class Process:
         return left
 
 
-def _lives_in(pid: int, group: int) -> bool:
+def _lives_in(place: Path, group: int) -> bool:
     try:
-        state, _, found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+        state, _, found = (place / "stat").read_text().rpartition(")")[2].split()[:3]
     except OSError:
         return False
     return int(found) == group and state not in "ZX"
@@ -166,6 +165,8 @@ class _Server:
             else:
                 process.code = answer["code"]
                 process.ended.set()
+        for process in self._processes:  # the warm process has ended: nobody waits for what is left of it
+            process.ended.set()
 
     def close(self) -> None:
         assert self._child.stdin is not None

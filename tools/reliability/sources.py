@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from tools.reliability.bench import Bench
+from tools.reliability.job import Failed, Job, NotTried
 from tools.reliability.kills import interrupt_once
 from tools.reliability.outputs import result
-from tools.reliability.trials import Bench, Failed, Job, NotTried, Trial
+from tools.reliability.trials import Trial
 
 
 def trials(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:

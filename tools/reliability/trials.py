@@ -1,177 +1,23 @@
 """A trial: one folder, the commands that are run in it, and what they must not do."""
 
-import random
 import shlex
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from tools.reliability.bench import Bench
+from tools.reliability.job import MATERIALS, PLACE, Failed, Job, NotTried, Outcome
 from tools.reliability.outputs import differences, hidden, raw, result, snapshot
-from tools.reliability.shell import Process, Shell
-
-Verdict = Literal["lost", "silently wrong", "traceback", "other"]
-_PICTURES = (".png", ".pdf", ".svg", ".md")
-MATERIALS = ".materials"
-"""Link to all materials in every trial's folder, from which a change may take another store."""
-PLACE = "place"
-"""Folder of the output in every trial: alone there, it can be watched, moved, or put on a disk of its own."""
-
-
-class Failed(Exception):  # noqa: N818  (an outcome)
-    """What a command must not do."""
-
-    def __init__(self, verdict: Verdict, message: str) -> None:
-        super().__init__(message)
-        self.verdict: Verdict = verdict
-
-
-class NotTried(Exception):  # noqa: N818  (an outcome)
-    """The trial could not be made, such as a kill after the command's end."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command that is tried."""
-
-    package: str
-    name: str
-    words: str
-    """The command without `--out`, with paths relative to the trial's folder."""
-    reads: tuple[str, ...]
-    """Files and folders that it reads: the user's, or what other jobs made."""
-    makes: str = ""
-    """Name of its output; "": it only prints."""
-    other: str = ""
-    """Further words that change the result: the comparison must notice."""
-    changes: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
-    """Changes to what it reads, each of which changes the result; called with the trial's folder."""
-    mistakes: tuple[str, ...] = ()
-    """Further words that are wrong, for a start that fails."""
-    kills: int = 0
-    """How many times it is interrupted, besides the other kinds."""
-    disk: bool = False
-    """Whether it is tried on a full disk."""
-    damage: bool = True
-    """Whether what it reads is damaged."""
-    maker: bool = False
-    """Whether it only makes material for other jobs."""
-    cold: bool = False
-    """Whether its processes are started anew, such as where it starts processes of its own."""
-
-    @property
-    def out(self) -> str:
-        """Its output in a trial's folder."""
-        return f"{PLACE}/{self.makes}"
-
-    def command(self, out: str | None = None) -> list[str]:
-        """Return the words of its command."""
-        where = ["--out", out or self.out] if self.makes else []
-        return [*shlex.split(self.words), *where]
-
-
-@dataclass
-class Baseline:
-    """What a job does when it is left alone."""
-
-    result: dict[str, str]
-    stdout: str
-    seconds: float
-    n_changes: int
-    """How often its output's folder was seen to change."""
-    n_bytes: int
-    files: tuple[str, ...] = ()
-    """The files of its output, in `PLACE`."""
-
-
-@dataclass
-class Outcome:
-    """How a trial ended."""
-
-    package: str
-    kind: str
-    name: str
-    verdict: Verdict | Literal["good", "not tried"]
-    message: str = ""
-    steps: tuple[str, ...] = ()
-
-
-class Bench:
-    """Where the trials of all packages run: materials, baselines, and a folder for each trial."""
-
-    def __init__(self, home: Path, shell: Shell, seed: int, keep: Path | None = None) -> None:
-        self.home, self.shell, self.seed, self.keep = home, shell, seed, keep
-        self.baselines: dict[str, Baseline] = {}
-        self._users: dict[str, set[str]] = {}
-        self._lock, self._n = threading.Lock(), 0
-
-    def write_materials(self, package: str, write: Callable[[Path], None]) -> None:
-        """Write what the user of a package brings."""
-        self.materials(package).mkdir(parents=True)
-        write(self.materials(package))
-        self._users[package] = {path.name for path in self.materials(package).iterdir()}
-
-    def materials(self, package: str) -> Path:
-        """Return the folder of what a package's jobs read."""
-        return self.home / package / "materials"
-
-    def users(self, package: str) -> set[str]:
-        """Return the names of what the user brings: the materials that no job made."""
-        return self._users[package]
-
-    def random(self, name: str) -> random.Random:
-        """Return the generator of one trial: the same in every run with this seed, whatever else is tried."""
-        return random.Random(f"{self.seed} {name}")
-
-    def baseline(self, job: Job) -> Baseline:
-        """Return what the job does when it is left alone."""
-        return self.baselines[f"{job.package} {job.name}"]
-
-    def prepare(self, job: Job) -> None:
-        """Run a job undisturbed: its baseline, and material for later jobs.
-
-        Raises:
-            Failed: it does not work even so.
-            NotTried: another job, which makes what it reads, did not work.
-        """
-        if missing := [name for name in job.reads if not (self.materials(job.package) / name).exists()]:
-            raise NotTried(f"{missing[0]} was not made")
-        trial = Trial(self, job, "baseline")
-        process = trial.start(job.command())
-        changes, last = 0, frozenset()
-        while not process.ended.is_set():
-            if (now := snapshot(trial.place)) != last:
-                changes, last = changes + 1, now
-            time.sleep(0.002)
-        seconds = time.monotonic() - process.started
-        trial.check(process, good=True)
-        n_bytes = sum(size for _, size, _, _ in snapshot(trial.place))
-        made = result(trial.out) if job.makes else {"stdout": process.stdout}
-        files = sorted(file for file in trial.place.rglob("*") if file.is_file() and file.suffix not in _PICTURES)
-        named = tuple(str(file.relative_to(trial.place)) for file in files)
-        self.baselines[f"{job.package} {job.name}"] = Baseline(made, process.stdout, seconds, changes, n_bytes, named)
-        if job.makes:
-            kept = self.materials(job.package) / job.makes
-            shutil.move(trial.out, kept)
-        trial.remove()
-
-    def folder(self, package: str) -> Path:
-        """Return a new folder for a trial."""
-        with self._lock:
-            self._n += 1
-            path = self.home / package / f"trial-{self._n}"
-        path.mkdir(parents=True)
-        return path
+from tools.reliability.shell import Process
 
 
 class Trial:
     """One folder with copies of what a job reads, and the commands that are run there."""
 
-    def __init__(self, bench: Bench, job: Job, kind: str) -> None:
+    def __init__(self, bench: Bench, job: Job) -> None:
         self.bench, self.job = bench, job
         self.folder = bench.folder(job.package)
         self.steps: list[str] = []
@@ -269,6 +115,12 @@ class Trial:
         if out is None and (left := hidden(self.place)):
             raise Failed("other", f"leaves {', '.join(left[:3])}")
 
+    def put(self, source: Path) -> None:
+        """Put what another run has left in the output's place."""
+        self.note(f"{self.job.out} is there from a run before")
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, self.out)
+
     def differences(self, process: Process | None = None, out: Path | None = None) -> list[str]:
         """Return which files are not as in the undisturbed run."""
         found = result(out or self.out) if self.job.makes else {"stdout": process.stdout if process else ""}
@@ -318,7 +170,7 @@ class Trial:
 
 def attempt(bench: Bench, job: Job, kind: str, name: str, test: Callable[[Trial], None]) -> Outcome:
     """Make one trial in a folder of its own."""
-    trial = Trial(bench, job, kind)
+    trial = Trial(bench, job)
     outcome = Outcome(job.package, kind, f"{job.name}: {name}", "good")
     try:
         test(trial)

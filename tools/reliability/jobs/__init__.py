@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs import dna, singlecell, text, theory, vision
-from tools.reliability.trials import Job
 
 PACKAGES: Mapping[str, tuple[Callable[[Path], None], Callable[[], list[Job]]]] = {
     "text": (text.materials, text.jobs),

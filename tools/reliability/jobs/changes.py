@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.reliability.trials import MATERIALS
+from tools.reliability.job import MATERIALS
 
 Change = Callable[[Path], None]
 """Called with the folder of a trial."""

@@ -3,8 +3,8 @@
 import gzip
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs.changes import put, replace
-from tools.reliability.trials import Job
 
 _LOW, _HIGH = 50_290_000, 50_330_000
 _MODEL = "--model tiny --n_hidden 32 --n_layers 1 --n_heads 2 --batch_size 16 --micro_batch_size 8"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs.changes import put
-from tools.reliability.trials import Job
 
 _TRAIN = "--epochs 4 --n-hidden 16 --n-latent 4 --batch-size 80 --device cpu --no-progress"
 _OFTEN = "--micro-batch-size 40 --checkpoint-every 7 --validate-every 6 --log-every 5"

@@ -4,8 +4,8 @@ import json
 import random
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs.changes import put, remove, reverse_words, write
-from tools.reliability.trials import Job
 
 _TRAIN = "--model tiny --length 32 --batch_size 16 --micro_batch_size 8"
 _OFTEN = "--steps 24 --checkpoint_every 7 --validate_every 6 --log_every 5 --no-progress"
@@ -27,6 +27,9 @@ def materials(folder: Path) -> None:
         halves = words[18:], words[:18]
         rows = [{"text": " ".join(draw.choices(halves[i % 2], k=6)), "label": i % 2} for i in range(n)]
         (folder / "tasks" / "topic" / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        rows = [{"sentence": row["text"], "label": row["label"]} for row in rows]  # as GLUE calls it
+        (folder / "tasks" / "sst2").mkdir(exist_ok=True)
+        (folder / "tasks" / "sst2" / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
 def jobs() -> list[Job]:
@@ -37,8 +40,8 @@ def jobs() -> list[Job]:
         "a file of the same size": reverse_words("texts/document-05.txt"),
     }
     reproduce = (
-        f"reproduce fig1f --data corpus --ratios [0.15,0.5] --models [tiny] --length 32 --tokens 6000 --glue tasks "
-        f"--batch_size 16 --micro_batch_size 8 --tasks [movies] --epochs 1 --seeds [0] --no-progress"
+        "reproduce fig1f --data corpus --ratios [0.15,0.3,0.4,0.8] --models [tiny] --length 32 --tokens 6000 "
+        "--batch_size 16 --micro_batch_size 8 --glue tasks --tasks [sst2] --epochs 1 --seeds [0] --no-progress"
     )
     return [
         Job("text", "prepare", f"prepare texts {_PREPARE} 1", ("texts",), "corpus", "--validation_share 0.5",

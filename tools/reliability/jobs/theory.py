@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs.changes import put
-from tools.reliability.trials import Job
 
 _SIZE = "--p 40 --n 30 --step 0.3"
 

@@ -1,13 +1,12 @@
 """Jobs of r2mae-vision."""
 
-import shlex
 from pathlib import Path
 
+from tools.reliability.job import Job
 from tools.reliability.jobs.changes import copy, put, remove
-from tools.reliability.trials import Job
 
 _VIT = (
-    '--model vit_tiny_patch16_224 --image_size 8 --patch_size 2 --no-flip --decoder_dim 16 --decoder_depth 1 '
+    "--model vit_tiny_patch16_224 --image_size 8 --patch_size 2 --no-flip --decoder_dim 16 --decoder_depth 1 "
     "--decoder_heads 2 --model_args '{depth: 1, embed_dim: 24, num_heads: 3}'"
 )
 _TRAIN = "--epochs 3 --batch_size 64 --micro_batch_size 32 --lr 1e-3 --warmup 0 --device cpu --no-progress"
@@ -35,6 +34,7 @@ def materials(folder: Path) -> None:
 def _write_faces(folder: Path, n: int) -> None:
     import numpy as np
     from PIL import Image
+
     from r2mae_vision.celeba.lists import N_ATTRIBUTES
 
     draw = np.random.default_rng(0)
@@ -44,7 +44,9 @@ def _write_faces(folder: Path, n: int) -> None:
         pixels = draw.integers(0, 255, (11, 9, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((178, 218)).save(folder / "img_align_celeba" / file)
     rows = [f"{file} " + " ".join(map(str, draw.choice([-1, 1], N_ATTRIBUTES))) for file in files]
-    (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), " ".join(f"Attribute_{i}" for i in range(N_ATTRIBUTES)), *rows]) + "\n")
+    (folder / "list_attr_celeba.txt").write_text(
+        "\n".join([str(n), " ".join(f"Attribute_{i}" for i in range(N_ATTRIBUTES)), *rows]) + "\n"
+    )
     parts = [f"{file} {0 if i < n - 16 else 1 if i < n - 8 else 2}" for i, file in enumerate(files)]
     (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
 
@@ -63,8 +65,12 @@ def jobs() -> list[Job]:
     tune = f"finetune run store {_TUNE} --crop_pct 1 --no-flip --seeds [0,1] --device cpu --no-progress --workers 0"
     probe = "probe run --epochs 3 --crop_pct 1 --device cpu --no-progress --workers 0"
     mnist = "reproduce-mnist fig2a --data digits --ratios [0.5] --ranges [[0.1,0.5]] --n_hidden [8] --n_latent [4]"
-    options = "{image_size: 8, patch_size: 2, decoder_dim: 16, decoder_depth: 1, decoder_heads: 2, batch_size: 64, flip: false, model: vit_tiny_patch16_224, model_args: {depth: 1, embed_dim: 24, num_heads: 3}}"
-    table = f"reproduce table1 --data store --schemes [fixed,r2mae] --epochs 1 --seeds [0] --evaluate [probe] --pretrain {shlex.quote(options)} --probe '{{epochs: 2, workers: 0}}'"
+    options = "{image_size: 8, patch_size: 2, decoder_dim: 16, decoder_depth: 1, decoder_heads: 2, batch_size: 64, "
+    options += "flip: false, model: vit_tiny_patch16_224, model_args: {depth: 1, embed_dim: 24, num_heads: 3}}"
+    table = (
+        "reproduce table1 --data store --schemes [fixed,r2mae] --epochs 1 --seeds [0] --evaluate [probe] "
+        f"--pretrain '{options}' --probe '{{epochs: 2, workers: 0}}'"
+    )
     faces = f"reproduce-celeba fig5 --data celeba --cache place/cache --workers 1 {_CELEBA}"
     return [
         Job("vision", "prepare", f"{prepare} 1", ("images",), "store", "--fit squash --image-size 6", images,
