@@ -1,3 +1,6 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +129,24 @@ def test_a_micro_batch_that_was_asked_for_is_taken_or_refused():
     for asked in (0, 100):
         with pytest.raises(UserError, match=f"2048 is not a multiple of --micro_batch_size {asked} × 4 devices"):
             micro_batch_size(asked, 2048, 4, 16)
+
+
+class Broken(torch.utils.data.Dataset):
+    def __init__(self, kill):
+        self.kill = kill
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        if self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("image 3 cannot be read")
+
+
+@pytest.mark.parametrize(("kill", "message"), [(False, r"^image 3 cannot be read$"), (True, "ended from outside")])
+def test_an_error_in_a_worker_is_one_line(kill, message):
+    loader = ResumableLoader(BatchOrder(8, 4), dataset=Broken(kill), num_workers=1)
+    with pytest.raises(UserError, match=message):
+        list(loader)
+    loader.close()

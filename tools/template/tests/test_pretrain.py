@@ -75,5 +75,5 @@ def test_bad_files_get_a_message(tmp_path, rows, message):
     np.save(tmp_path / "bad.npy", rows)
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path / "bad.npy")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="is not there"):
         read_rows(tmp_path / "missing.npy")

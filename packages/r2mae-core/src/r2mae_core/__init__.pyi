@@ -39,7 +39,7 @@ from .ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampl
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
 from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
 from .train.checkpoints import AtomicCheckpoints, read_weights
-from .train.data_order import BatchOrder, ResumableLoader, StepOrder, micro_batch_size, permutation
+from .train.data_order import BatchOrder, ResumableLoader, StepOrder, micro_batch_size, of_worker, permutation
 from .train.devices import (
     device_name,
     emulates_bfloat16,
@@ -158,6 +158,7 @@ __all__ = [
     "name_of_scheme",
     "nested_masks",
     "new_figure",
+    "of_worker",
     "one_thread",
     "one_writer",
     "open_run",

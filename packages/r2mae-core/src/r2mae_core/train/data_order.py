@@ -157,6 +157,19 @@ class _RestOfEpoch:
         return self.order.n_batches(rank_and_world_size()[1])
 
 
+def of_worker(error: Exception) -> Exception:
+    """Return an error of a loader's worker process as it was raised: torch puts the worker's traceback around it."""
+    text = str(error)
+    if isinstance(error, UserError) and "Traceback" in text:
+        return UserError(text.strip().splitlines()[-1].partition("Error: ")[2])
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
+        return UserError(
+            "a process that loads data was ended from outside, most often because the memory was full; use fewer "
+            "--workers"
+        )
+    return error
+
+
 class ResumableLoader:
     """Batches in the order of a `BatchOrder` or `StepOrder`, from any position.
 
@@ -207,8 +220,14 @@ class ResumableLoader:
         return len(self._rest)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = map(self._fetch, self._rest) if self._fetch is not None else self._loader
-        for batch in batches:  # pyright: ignore[reportOptionalIterable]
+        batches = iter(map(self._fetch, self._rest) if self._fetch is not None else self._loader or ())
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (UserError, RuntimeError) as error:
+                raise of_worker(error) from None
             self._rest.position += 1
             yield batch
 
