@@ -23,4 +23,4 @@ def test_help_and_failures(capsys):
     assert call("pretrain", "--help") == 0
     assert "--mask_ratio" in capsys.readouterr().out
     assert call("pretrain", "missing.npy") == 1
-    assert "no file missing.npy" in capsys.readouterr().err
+    assert "missing.npy is not there" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The folder of one run: what was asked, with which versions, and all that came out."""
 
 import contextlib
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,8 +155,10 @@ class RunFolder:
     def save_figure(self, name: str, figure: Any) -> Path:
         """Save a matplotlib figure as `figures/<name>` (the suffix sets the format) and return its path."""
         target = self.path / "figures" / name
+        drawn = io.BytesIO()  # matplotlib's writers turn a full disk into errors of their own
+        figure.savefig(drawn, format=target.suffix.removeprefix(".") or None, dpi=150, bbox_inches="tight")
         with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+            temporary.write_bytes(drawn.getbuffer())
         return target
 
 
