@@ -28,8 +28,8 @@ from tools.fuzz.inputs import PACKAGES, write_inputs
 from tools.fuzz.processes import QUIET, Job, Outcome, run_all, warm_up
 from tools.fuzz.verdict import Failure, judge, snapshot
 
-LIMIT, LONG_LIMIT = 30.0, 5.0
-"""Seconds for a command, and for one that was asked to work for ever."""
+LIMIT, LONG_LIMIT = 60.0, 5.0
+"""Seconds for a command, of which each needs about one, and for one that was asked to work for ever."""
 SHOWN = 6
 """Lines of a failed command's message in the report."""
 

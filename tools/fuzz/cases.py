@@ -5,7 +5,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def make_case(package: str, number: int, seed: int, home: Path, work: Path) -> C
     return case
 
 
-def inputs_of(argv: Iterator[str] | tuple[str, ...] | list[str], home: Path) -> list[str]:
+def inputs_of(argv: Iterable[str], home: Path) -> list[str]:
     """Return the words of a command that are inputs, by the first part of their path, without repetition."""
     tops = [word.partition("/")[0] for word in argv]
     return [name for name in dict.fromkeys(tops) if name not in ("", ".", "..") and (home / name).exists()]
@@ -94,19 +94,12 @@ def _give(case: Case, name: str, value: str, rng: random.Random) -> None:
     case.long |= any(word in value for word in LONG_WORK)
 
 
-def _flagged(case: Case) -> list[Option]:
-    """Return the options that are given by a flag: those with a default."""
-    commands = importlib.import_module(f"r2mae_{case.package}.cli").COMMANDS
-    return [o for o in _options(case) if hasattr(commands[_verb(case)].config, o.name) or o.is_sampler]
-
-
 def _value(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     """Give one or two options odd values."""
     for option in rng.sample(_options(case), k=min(rng.choice((1, 1, 1, 2)), len(_options(case)))):
         value = odd_value(option, rng)
-        given = len(case.argv)
         _give(case, option.name, value, rng)
-        case.must_fail |= option.is_wrong(value) and len(case.argv) > given
+        case.must_fail |= option.is_wrong(value)
 
 
 def _flags(case: Case, base: Base, work: Path, rng: random.Random) -> None:
@@ -146,20 +139,8 @@ def _output(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     inputs = inputs_of(base.argv, work)
     for i, name in enumerate(inputs):
         (work / f"link{i}").symlink_to(name)
-    places = [
-        "file",
-        "full",
-        "dangling",
-        "loop",
-        "file/x",
-        "loop/x",
-        "",
-        ".",
-        "..",
-        "x" * 300,
-        "/proc/x",
-        "new/\udcff/[x]",
-    ]
+    places = ["file", "full", "dangling", "loop", "file/x", "loop/x", "", ".", "..", "x" * 300, "/proc/x"]
+    places += ["new/\udcff/[x]"]
     places += [*inputs, *inputs, *(f"./full/../{name}" for name in inputs), *(f"link{i}" for i in range(len(inputs)))]
     _give(case, "out", rng.choice(places), rng)
 
@@ -207,7 +188,8 @@ def _input(case: Case, base: Base, work: Path, rng: random.Random) -> None:
     sealed = how == "a flipped bit" and (file.suffix == ".ckpt" or (file.parent / "SHA256SUMS").exists())
     damage(file, how, rng)
     # Without its model a run is taken from its checkpoint, and without that training starts anew: both are right.
-    unfinished = how in MISSING and (file.suffix == ".ckpt" or (work / "run" / "checkpoints").exists())
+    trained = work / "run" in file.parents and (work / "run" / "checkpoints").exists()
+    unfinished = how in MISSING and (file.suffix == ".ckpt" or trained)
     ruined = how in RUINS and not (plain and how == "truncated") and not unfinished
     case.must_fail = file in needed and (ruined or sealed)
 

@@ -20,7 +20,7 @@ MEMORY = 6 << 30
 """Bytes that a command may take beyond what this process has: an absurd size fails there, not in the machine."""
 PROCESSES = 24
 """More at once in one command are too many."""
-GRACE = 10.0
+GRACE = 20.0
 """Seconds to answer an interruption."""
 QUIET = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
