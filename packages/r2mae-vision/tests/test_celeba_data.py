@@ -10,7 +10,7 @@ from torchvision.datasets import CelebA as TorchvisionCelebA
 
 from r2mae_core import UserError
 from r2mae_vision import open_celeba, prepare_celeba
-from r2mae_vision.celeba import data
+from r2mae_vision.celeba import prepare as data
 from r2mae_vision.celeba.model import scale
 
 
@@ -75,7 +75,7 @@ def test_bad_images_are_left_out_counted_and_named_and_others_become_rgb(root, c
     assert store.left_out == {"missing": 1, "unreadable": 3}
     assert store.named["000002.jpg"] == "missing"
     assert "truncated" in store.named["000005.jpg"]
-    assert "cannot identify image file" in store.named["000042.jpg"]
+    assert "not an image" in store.named["000042.jpg"]
     assert "left out: 1 missing, 3 unreadable (000002.jpg: missing" in store.summary()
     kept = [0, 2, 3, *range(5, 40)]
     assert torch.equal(store.attributes("train"), clean.attributes("train")[kept])

@@ -84,7 +84,10 @@ def test_saved_models_load_with_their_shape(tmp_path, few):
     images = scale(few.images("test"))
     assert torch.allclose(loaded(images), model(images), atol=1e-6)
     (run.path / "model" / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="holds no U-Net of r2mae-vision"):
+    with pytest.raises(UserError, match=r"model.safetensors is damaged: its checksum is not that in SHA256SUMS"):
+        load_unet(run)
+    (run.path / "model" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=r"model.safetensors cannot be read: it is damaged, or not a U-Net of r2mae"):
         load_unet(run)
     with pytest.raises(UserError, match="no finished model"):
         load_unet(RunFolder(tmp_path / "empty", {}))

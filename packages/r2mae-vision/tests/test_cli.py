@@ -187,9 +187,15 @@ def test_reproduce_does_the_grid_once_and_draws_both_figures(call, tmp_path, dig
         ),
         (["demo", "--data", "."], "no train-images-idx3-ubyte or"),
         (["reproduce-mnist", "fig2a"], "mnist needs --data DIR"),
-        (["reproduce-mnist", "fig2a", "--ratios", "[-1]", "--data", "digits"], "ratio must be a number in [0, 1], got"),
-        (["pretrain", "digits", "--warmup", "5"], "--warmup is a share of the steps, between 0 and 1, got 5"),
-        (["finetune", "scratch:vit_tiny_patch16_224", "digits", "--warmup", "5"], "--warmup is a share of the steps"),
+        (
+            ["reproduce-mnist", "fig2a", "--ratios", "[-1]", "--data", "digits"],
+            "--ratios must be at least 0 and at most 1, got -1",
+        ),
+        (["pretrain", "digits", "--warmup", "5"], "--warmup must be at least 0 and at most 1, got 5"),
+        (
+            ["finetune", "scratch:vit_tiny_patch16_224", "digits", "--warmup", "5"],
+            "--warmup must be at least 0 and at most 1",
+        ),
         (["demo", "--device", "cuda"], "'cuda' was requested, but torch"),
         (["probe", "nowhere"], "'nowhere' is neither a folder nor a file nor a model of timm"),
         (["reconstruct", "nowhere"], "no mae.json in nowhere"),

@@ -170,7 +170,9 @@ def test_sizes_may_be_dynamic_without_compiling_again_and_again(tiny_model, imag
         ({"model": "eva02_tiny_patch14_224"}, "not a plain VisionTransformer"),
         ({"image_size": 30}, "image size 30 is not a multiple of .* patch size 4"),
         ({"decoder_dim": 30}, "decoder_dim 30 is not a multiple of decoder_heads"),
-        ({"model_args": {"deep": 3}}, "timm cannot build"),
+        ({"model_args": {"deep": 3}}, "deep is not an argument of a VisionTransformer; known: embed_dim, depth,"),
+        ({"model_args": {"num_heads": 0}}, "timm cannot build vit_tiny_patch16_224 with"),
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "checkpoint_path is not an argument of a VisionTransformer"),
         ({"model_args": {"embed_dim": 54, "num_heads": 3}}, "multiple of 4, not 54"),
     ],
 )

@@ -106,10 +106,13 @@ def test_files_that_do_not_fit(tiny_model, tmp_path):
     with pytest.raises(UserError, match=r"checkpoint of another size: encoder.* is \(.*96.*\) there and"):
         load_published(tmp_path / "wide.safetensors", tiny_model)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "wide.safetensors").read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"cut.safetensors is damaged or not a file of weights"):
+    with pytest.raises(UserError, match=r"cut.safetensors cannot be read: it is damaged, or not a file of weights"):
         read_tensors(tmp_path / "cut.safetensors")
     torch.save({"model": facebook_state(tiny_model), "args": argparse.Namespace(lr=1.0)}, tmp_path / "foreign.pth")
-    with pytest.raises(UserError, match="holds more than tensors and plain data, so loading it could run foreign code"):
+    with pytest.raises(
+        UserError,
+        match=r"foreign.pth is damaged, or holds more than tensors.*; if you trust it, convert it once: torch.save\(",
+    ):
         read_tensors(tmp_path / "foreign.pth")
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
     with pytest.raises(UserError, match="holds no VisionTransformer blocks"):

@@ -1,4 +1,5 @@
-from .celeba.data import CelebA, open_celeba, prepare_celeba
+from .celeba.data import CelebA, open_celeba
+from .celeba.prepare import prepare_celeba
 from .celeba.evaluate import attribute_probe, evaluate_unet
 from .celeba.model import UNet
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet

@@ -10,6 +10,7 @@ from r2mae_core import (
     Fixed,
     Record,
     RunFolder,
+    check_output,
     device_name,
     open_run,
     refuse_options,
@@ -43,8 +44,11 @@ def demo_mlp(config: Demo) -> RunFolder:
     """Pretrain every scheme, evaluate it, print the table, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
+    if config.out is not None:
+        check_output(config.out, [config.data])
     data = load_digits_or_mnist(config.data, config.download)
-    with open_run("r2mae-vision", "demo", config.out, resolved(config)) as run:
+    settings = resolved(config)
+    with open_run("r2mae-vision", "demo", config.out, settings, sources=data.identity, free=("data",)) as run:
         samplers = [*(scheme(name, "vision") for name in SCHEMES), *map(Fixed, CURVE)]
         members = [
             Member(scheme_name(sampler, "vision"), with_seed(sampler, seed), seed)
@@ -124,7 +128,8 @@ def demo_vit(config: Demo) -> RunFolder:
         pretrained = pretrain(options)
         title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
         report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
-        figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=run.path / "figures" / "demo.png"))
+        target = run.path / "figures" / "demo.png"
+        figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=target, overwrite=True))
         say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
         return run
 

@@ -5,7 +5,7 @@ partition: a line per image) and Kaggle's `.csv`, with a header line.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,12 @@ def read_listing(root: Path) -> Listing:
     return Listing(files, names, values, split, digest[:16])
 
 
+def list_files(root: Path) -> list[Path]:
+    """Return the files of the two lists, those that are there."""
+    names = [f"{stem}.{suffix}" for stem in ("list_attr_celeba", "list_eval_partition") for suffix in ("txt", "csv")]
+    return [root / name for name in names if (root / name).is_file()]
+
+
 def find_images(root: Path) -> Path:
     """Return the folder of the images: `img_align_celeba`, or Kaggle's folder of that name inside it."""
     outer = root / "img_align_celeba"
@@ -85,7 +91,15 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if line.strip():
                     yield number, [word.strip() for word in line.strip().split(separator)]
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file ({error.reason})") from None
+        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _check_name(name: str, seen: Container[str], file: Path, number: int) -> None:
+    """Refuse what is not the name of a file in the images' folder, or was listed before."""
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise UserError(f"{file}, line {number}: {name[:60]!r} is not the name of an image in the images' folder")
+    if name in seen:
+        raise UserError(f"{file}, line {number}: {name} is listed twice")
 
 
 def _read_attributes(root: Path) -> tuple[list[str], dict[str, np.ndarray], Path]:
@@ -94,12 +108,14 @@ def _read_attributes(root: Path) -> tuple[list[str], dict[str, np.ndarray], Path
     announced = None
     if file.suffix == ".txt":
         _, words = next(lines, (1, [""]))
-        if len(words) != 1 or not words[0].isdigit():
+        if len(words) != 1 or not words[0].isdecimal() or len(words[0]) > 12:
             raise UserError(f"{file}, line 1: the number of images should be here, not {' '.join(words)[:40]!r}")
         announced = int(words[0])
     number, names = next(lines, (2, []))
     if file.suffix == ".csv":
         names = names[1:]  # image_id
+    if len(set(names)) != len(names):
+        raise UserError(f"{file}, line {number}: an attribute is named twice")
     if len(names) != N_ATTRIBUTES:
         raise UserError(f"{file}, line {number}: {len(names)} attribute names, CelebA has {N_ATTRIBUTES}")
     rows: dict[str, np.ndarray] = {}
@@ -110,8 +126,7 @@ def _read_attributes(root: Path) -> tuple[list[str], dict[str, np.ndarray], Path
                 f"{file}, line {number}: a file name and {N_ATTRIBUTES} values of 1 or -1 should be here, "
                 f"found {len(values)}: {' '.join(values)[:60]}"
             )
-        if words[0] in rows:
-            raise UserError(f"{file}, line {number}: {words[0]} is listed twice")
+        _check_name(words[0], rows, file, number)
         rows[words[0]] = np.array([value == "1" for value in values], dtype=np.uint8)
     if announced is not None and announced != len(rows):
         raise UserError(f"{file}: line 1 announces {announced} images, but {len(rows)} listed; the file is incomplete")
@@ -132,8 +147,7 @@ def _read_partition(root: Path) -> tuple[dict[str, int], Path]:
                 f"{file}, line {number}: a file name and 0 (train), 1 (valid) or 2 (test) should be here, "
                 f"not {' '.join(words)[:60]!r}"
             )
-        if words[0] in rows:
-            raise UserError(f"{file}, line {number}: {words[0]} is listed twice")
+        _check_name(words[0], rows, file, number)
         rows[words[0]] = int(words[1])
     if not rows:
         raise UserError(f"{file} lists no image")

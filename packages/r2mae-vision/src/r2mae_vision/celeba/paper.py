@@ -17,6 +17,7 @@ from r2mae_core import (
     RunFolder,
     UserError,
     cell_name,
+    check_output,
     compare,
     device_name,
     open_run,
@@ -29,11 +30,12 @@ from r2mae_core import (
     walk_grid,
     with_seed,
 )
-from r2mae_vision.celeba.data import CelebA, prepare_celeba
+from r2mae_vision.celeba.data import CelebA
 from r2mae_vision.celeba.evaluate import evaluate_unet
 from r2mae_vision.celeba.model import UNet, check_side, pixel_mask, scale
 from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
+from r2mae_vision.celeba.prepare import prepare_celeba
 from r2mae_vision.celeba.pretrain import pretrain_unet
 from r2mae_vision.grid import fixed_ratio, grid_samplers, report_cells
 
@@ -84,14 +86,15 @@ def reproduce(config: ReproduceCeleba) -> RunFolder | None:
     if config.dry_run:
         _dry_run(config, grid, device)
         return None
+    if config.out is not None:
+        check_output(config.out, [config.data, config.cache])
     store = _open(config)
     say(store.summary())
     settings = {**resolved(config), "precision": precision(config.precision, device)}
     # The four figures share their models, and a grid may grow.
     grid_only = ("target", "data", "cache", "base_channels", "ratios", "ranges", "seeds")
-    facts = {"data_digest": store.digest}
     with open_run(
-        "r2mae-vision", "reproduce-celeba", config.out, settings, facts=facts, free=grid_only, shared=True
+        "r2mae-vision", "reproduce-celeba", config.out, settings, sources=store.identity, free=grid_only, shared=True
     ) as run:
         say(f"{len(grid)} models of {config.epochs} epochs on {device_name(device)}")
         work = {cell.name: partial(_evaluated, cell, store, run, device, config.progress) for cell in grid}
@@ -162,7 +165,7 @@ def _evaluated(cell: Cell, store: CelebA, run: RunFolder, device: str, progress:
     """Train one model in its folder and return its records."""
     start, shared = time.perf_counter(), {key: run.config[key] for key in OF_CELL}
     own = {"base_channels": cell.base_channels, "mask_ratio": sampler_to_config(cell.sampler), "seed": cell.seed}
-    folder = RunFolder(home / "pretrain", {**shared, **own}, facts=run.facts)
+    folder = RunFolder(home / "pretrain", {**shared, **own}, sources=store.identity)
     model = pretrain_unet(
         store,
         cell.sampler,

@@ -18,18 +18,23 @@ from r2mae_core import (
     ResumableLoader,
     RunFolder,
     UserError,
-    atomic_path,
+    check_checksums,
     device_name,
     fit,
+    reading,
     resolve_device,
+    save_tensors,
     scheme_name,
     stamped,
     unfinished,
+    whole_folder,
+    write_checksums,
 )
 from r2mae_core import precision as precision_of
 from r2mae_vision.celeba.data import CelebA, resident
 from r2mae_vision.celeba.evaluate import held_out_loss
 from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
+from r2mae_vision.data.tensors import check_finite
 
 
 class UNetPretraining(MaskedModule):
@@ -80,7 +85,7 @@ def pretrain_unet(
 ) -> UNet:
     """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
 
-    Resumes from the run folder's last checkpoint if there is one, and leaves `model/` and `results.json` there: the
+    Resumes from the run folder's last checkpoint if there is one, reads a finished model back, and leaves `model/` and `results.json` there: the
     loss on validation images (test images if there are none) at fixed ratios.
 
     Args:
@@ -105,6 +110,9 @@ def pretrain_unet(
         raise UserError(f"the U-Net has no curriculum weights; leave out {scheme_name(sampler, 'vision')}")
     check_side(store.side)
     device = resolve_device(device)
+    if _file(run).exists():
+        # In the same order of memory as after training, or the last bits of an evaluation differ.
+        return load_unet(run).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     module = UNetPretraining(UNet(base_channels, output=output, seed=seed), sampler, lr=lr, seed=seed)
     order = BatchOrder(store.counts["train"], batch_size, seed)
     loader = ResumableLoader(order, batch_reader(store.images("train"), device))
@@ -131,12 +139,11 @@ def _file(run: RunFolder) -> Path:
 
 
 def save_unet(model: UNet, run: RunFolder) -> None:
-    """Write `model/model.safetensors`, with the model's shape in its header."""
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(_file(run)) as temporary:
-        save_file(state, temporary, {"base_channels": str(model.base_channels), "output": model.output})
+    """Write `model/model.safetensors`, with the model's shape in its header, and its checksum."""
+    shape = {"base_channels": str(model.base_channels), "output": model.output}
+    with whole_folder(_file(run).parent) as folder:
+        save_tensors(model.state_dict(), folder / _file(run).name, shape)
+        write_checksums(folder)
 
 
 def load_unet(run: RunFolder) -> UNet:
@@ -145,16 +152,26 @@ def load_unet(run: RunFolder) -> UNet:
     Raises:
         UserError: there is none, or the file was not written by `save_unet`.
     """
-    from safetensors import SafetensorError, safe_open
-
     file = _file(run)
     if not file.exists():
         raise unfinished(run.path)
-    try:
-        with safe_open(file, "pt") as saved:
-            shape = saved.metadata() or {}
-            model = UNet(int(shape["base_channels"]), output=shape["output"])  # pyright: ignore[reportArgumentType]
-            model.load_state_dict({name: saved.get_tensor(name) for name in saved.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise UserError(f"{file} holds no U-Net of r2mae-vision: {error}") from None
-    return model.eval()
+    check_checksums(file.parent)
+    with reading(file, "a U-Net of r2mae-vision"):
+        return _read(file).eval()
+
+
+def _read(file: Path) -> UNet:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as saved:
+        shape = saved.metadata() or {}
+        channels, output = int(shape["base_channels"]), shape["output"]
+        state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    if (
+        output not in ("sigmoid", "linear") or state["head.weight"].shape[1] != channels
+    ):  # before anything large is made
+        raise ValueError("its header does not state its shape")
+    check_finite(state, file)
+    model = UNet(channels, output=output)  # pyright: ignore[reportArgumentType]
+    model.load_state_dict(state)
+    return model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import UserError
+from r2mae_core import UserError, read_text, reading
 from r2mae_vision.data.store import ImageStore
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -80,13 +80,14 @@ def _cifar(home: Path, name: str, n_label_bytes: int, train: list[str], test: st
     for file in [home / part for part in (train if split == "train" else [test])]:
         if not file.exists():
             raise UserError(f"{home} holds {name} but {file.name} is missing; unpack its archive again")
-        content = np.fromfile(file, np.uint8)
+        with reading(file, "a file of CIFAR"):
+            content = np.fromfile(file, np.uint8)
         if len(content) == 0 or len(content) % row:
             raise UserError(f"{file} is truncated: {len(content)} bytes are not a multiple of {row}; fetch it again")
         parts.append(content.reshape(-1, row))
     rows = np.concatenate(parts)
     names = home / ("batches.meta.txt" if name == "cifar10" else "fine_label_names.txt")
-    classes = tuple(names.read_text().split()) if names.exists() else CIFAR_CLASSES
+    classes = tuple(read_text(names).split()) if names.exists() else CIFAR_CLASSES
     labels = rows[:, n_label_bytes - 1].astype(np.int64)
     if labels.max() >= len(classes):
         raise UserError(f"{home}: a label is {labels.max()}, but there are {len(classes)} classes; is it {name}?")

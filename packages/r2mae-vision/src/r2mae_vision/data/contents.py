@@ -18,9 +18,7 @@ Contents = Mapping[str, Mapping[str, Any]]
 
 def contents_of(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what the index of a prepared set keeps of its files."""
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in names
-    }
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in names}
 
 
 def check_contents(folder: Path, contents: Any, remedy: str) -> None:
@@ -65,4 +63,6 @@ def identity_of_arrays(*arrays: np.ndarray) -> str:
 
 def identity_of_contents(contents: Contents) -> str:
     """Return a digest of a prepared set: it names the data wherever the folder lies."""
-    return hashlib.sha256("\n".join(f"{name} {contents[name]['sha256']}" for name in sorted(contents)).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\n".join(f"{name} {contents[name]['sha256']}" for name in sorted(contents)).encode()
+    ).hexdigest()[:16]

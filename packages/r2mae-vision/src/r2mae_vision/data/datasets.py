@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed
+from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.sources import ImageFiles, Source
 from r2mae_vision.data.store import ImageStore
@@ -115,23 +115,10 @@ def from_workers(loader: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except (UserError, RuntimeError) as error:
-        raise plain_error(error) from None
+        raise of_worker(error) from None
     finally:
         if hasattr(batches, "_shutdown_workers"):  # at once, not when the garbage is collected
             batches._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def plain_error(error: Exception) -> Exception:
-    """Return what a worker process raised as it raised it: torch puts the worker's traceback into the message."""
-    text = str(error)
-    if isinstance(error, UserError):
-        return UserError(text.strip().splitlines()[-1].partition("UserError: ")[2]) if "Traceback" in text else error
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
-        return UserError(
-            "a process that decodes images was ended from outside, most often because the memory was full; use fewer "
-            "--workers"
-        )
-    return error
 
 
 def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:

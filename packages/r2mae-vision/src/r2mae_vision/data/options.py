@@ -18,8 +18,10 @@ TwoOrMore = Annotated[int, Bound(2)]
 """Samples of a step of a network with batch norm."""
 Area = Annotated[float, Bound(0, 1, above=True)]
 """Part of a picture's area."""
-PartOfSide = Annotated[float, Bound(0, 1, above=True)]
-"""Part of a picture's side, or a factor that shrinks."""
+PartOfSide = Annotated[float, Bound(0.05, 1)]
+"""Part of a picture's side."""
+Factor = Annotated[float, Bound(0, 1, above=True)]
+"""A factor that makes smaller, or leaves as it is."""
 BelowOne = Annotated[float, Bound(0, 0.999999)]
 """A share of less than the whole."""
 
@@ -30,7 +32,9 @@ def check_text(config: Any, *names: str) -> None:
     Raises:
         UserError: one of them is empty.
     """
-    if empty := [name for name in names if getattr(config, name) is not None and not str(getattr(config, name)).strip()]:
+    if empty := [
+        name for name in names if getattr(config, name) is not None and not str(getattr(config, name)).strip()
+    ]:
         raise UserError(f"--{empty[0]} is empty")
 
 

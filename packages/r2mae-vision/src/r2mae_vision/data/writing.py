@@ -21,7 +21,9 @@ Row = tuple[np.ndarray | None, int, str]
 """(pixels or None, label, why it was skipped)."""
 
 
-def refuse_other(folder: Path, there: Mapping[str, Any], sources: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+def refuse_other(
+    folder: Path, there: Mapping[str, Any], sources: Mapping[str, str], settings: Mapping[str, Any]
+) -> None:
     """Refuse to go on with a part that was begun, or to take one that was written, otherwise or from other data.
 
     Args:

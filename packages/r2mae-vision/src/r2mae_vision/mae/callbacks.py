@@ -6,30 +6,39 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from r2mae_core import say
+from r2mae_core import read_text, say
 from r2mae_vision.data.sources import Source
 
 
 class UnreadableImages(pl.Callback):
-    """Counts and names the images that could not be decoded; the file appears with the first of them."""
+    """Counts and names the images that could not be decoded; the file appears with the first of them.
+
+    A run that goes on meets the same images again after its last checkpoint, so the file needs no place in it.
+    """
 
     def __init__(self, source: Source, file: Path) -> None:
-        self.source, self.file, self.seen = source, file, set()
+        self.source, self.file, self.seen = source, file, dict[str, None]()
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.global_rank:
             self.file = self.file.with_stem(f"{self.file.stem}.rank{trainer.global_rank}")
+        if not self.file.exists():
+            return
+        if trainer.global_step == 0:  # of a start that was cut off before its first checkpoint
+            self.file.unlink()
+            return
+        whole = read_text(self.file).rpartition("\n")[0]  # a line may have been cut off
+        self.seen.update(dict.fromkeys(whole.splitlines()))
+        self.file.write_text("".join(f"{name}\n" for name in self.seen), encoding="utf-8")
 
     @override
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if len(batch) < 3 or not batch[2].numel():
             return
-        if self.file.exists():  # of the run before an interruption
-            self.seen.update(self.file.read_text(encoding="utf-8").splitlines())
         names = dict.fromkeys(self.source.file_name(index) for index in batch[2].tolist())  # pyright: ignore[reportAttributeAccessIssue]
         if new := [name for name in names if name not in self.seen]:
-            self.seen.update(new)
+            self.seen.update(dict.fromkeys(new))
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in new)
 

@@ -77,20 +77,30 @@ class Classifier(FiniteLoss):
         return loss
 
     @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Where an optimizer step ends: move the average of the weights, and log the mean loss since the last log."""
-        accumulated = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if not (accumulated or self.trainer.is_last_batch):
-            return
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """Take the step, move the average of the weights, and log the mean loss since the last log.
+
+        Here and not in `on_train_batch_end`, which comes after the checkpoint of the step.
+        """
+        super().optimizer_step(*arguments, **settings)
         if self.average:
             self.average[0].update(self.model)  # pyright: ignore[reportCallIssue]
-        step, every = self.global_step, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        step, every = self.global_step + 1, self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if step % every == 0 or step == self.trainer.estimated_stepping_batches:
             self.check_finite()
-            loss = float(torch.stack(self._losses).mean())
+            loss = float(torch.stack([loss.to(self.device) for loss in self._losses]).mean())
             self._losses = []
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss}, step)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["loss_window"] = [float(loss) for loss in self._losses]
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._losses = [torch.tensor(loss) for loss in checkpoint.get("loss_window", [])]
 
     @override
     def configure_optimizers(self) -> Any:

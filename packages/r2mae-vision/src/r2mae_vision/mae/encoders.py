@@ -1,16 +1,16 @@
 """Any ViT as an encoder: a run, a file or folder of weights, a timm model, or a newly initialised one."""
 
-import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, derived_seed, run_identity, unfinished
+from r2mae_core import RunFolder, UserError, check_checksums, derived_seed, read_json, run_identity, unfinished
 from r2mae_vision.data.tensors import read_tensors
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
-from r2mae_vision.mae.weights import fit_positions, load_mae, to_ours
+from r2mae_vision.mae.weights import fit_positions, identity_of_weights, load_mae, to_ours
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,13 @@ class EncoderSpec:
     """The data of its pretraining, if a run folder states it."""
     seed: int = 0
     """The seed of its pretraining, if a run folder states it."""
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What names this model: its weights, not their place."""
+        if self.weights is None:
+            return {"model": f"{self.shape.model}, newly initialised"}
+        return {"model": f"{self.shape.model}, {len(self.weights)} tensors, {identity_of_weights(self.weights)}"}
 
 
 def open_encoder(
@@ -73,6 +80,8 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
                 f"{place}: name the VisionTransformer of timm that it is, with --timm_model vit_base_patch16_224"
             )
         file = place / "model.safetensors" if place.is_dir() else place
+        if place.is_dir():
+            check_checksums(place)
         state = to_ours(read_tensors(file))
         encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
         # MAE's published weights want ImageNet's normalisation, whatever timm's own weights of that name want.
@@ -88,13 +97,23 @@ def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
     file = place / "preprocessor_config.json"
     if not place.is_dir() or not file.exists():
         return shape
-    stated = json.loads(file.read_text(encoding="utf-8"))
-    return replace(
-        shape,
-        mean=tuple(stated.get("image_mean") or shape.mean),
-        std=tuple(stated.get("image_std") or shape.std),
-        image_size=(stated.get("size") or {}).get("height", shape.image_size),
-    )
+    stated = read_json(file)
+    size = stated.get("size")
+    side = size.get("height") if isinstance(size, dict) else size
+    found = {
+        "mean": _numbers(file, "image_mean", stated.get("image_mean")),
+        "std": _numbers(file, "image_std", stated.get("image_std")),
+        "image_size": side if isinstance(side, int) and not isinstance(side, bool) else None,
+    }
+    return replace(shape, **{name: value for name, value in found.items() if value is not None})
+
+
+def _numbers(file: Path, name: str, value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(type(number) in (int, float) for number in value):
+        raise UserError(f"{file}: {name} must be a list of numbers, got {str(value)[:60]}")
+    return tuple(value)
 
 
 def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
@@ -121,7 +140,11 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init") % 2**63)
         plain = create_encoder(shape)  # refuses what is not a ViT of timm
-        model: Any = timm.create_model(shape.model, **settings)
+        try:
+            model: Any = timm.create_model(shape.model, **settings)
+        except Exception as error:  # such as a class token asked of a model that has none
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"timm cannot build {shape.model} with {arguments}: {reason}") from None
         set_norm_eps(model, shape.norm_eps)
     own = model.state_dict()
     state = spec.weights
@@ -157,7 +180,7 @@ def _changed(
 
 def is_mlp(place: Path) -> bool:
     """Return whether a folder is a run of `pretrain-mlp`."""
-    return (place / "config.yaml").exists() and "n_hidden" in RunFolder.open(place).config
+    return (place / "config.yaml").is_file() and "n_hidden" in RunFolder.open(place).config
 
 
 def _named(place: Path) -> tuple[str, str | None, int]:
@@ -165,7 +188,8 @@ def _named(place: Path) -> tuple[str, str | None, int]:
     if not (place / "config.yaml").exists():
         return place.name, None, 0
     scheme, seed = run_identity(place, "vision")
-    return scheme, RunFolder.open(place).config.get("data"), seed
+    data = RunFolder.open(place).config.get("data")
+    return scheme, data if isinstance(data, str) else None, seed
 
 
 def _timm_shape(name: str) -> MAEShape:
@@ -173,7 +197,10 @@ def _timm_shape(name: str) -> MAEShape:
 
     if not timm.is_model(name):
         raise UserError(f"{name!r} is neither a folder nor a file nor a model of timm")
-    settings = timm.get_pretrained_cfg(name)
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except Exception as error:  # an unknown tag after the dot
+        raise UserError(f"timm does not know {name}: {' '.join(str(error).split())}") from None
     if settings is None:
         return MAEShape(name)
     side = settings.input_size[-1]
@@ -187,7 +214,8 @@ def _fetched(name: str) -> dict[str, torch.Tensor]:
     try:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:  # no weights, no network: many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"timm could not get the weights of {name} ({str(error).splitlines()[0]}); give a file with "
+            f"timm could not get the weights of {name} ({reason}); give a file with "
             f"--timm_model {name}, or scratch:{name}"
         ) from None

@@ -1,6 +1,5 @@
 """Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup, layer decay (paper, 4.1, C.5)."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +14,10 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     UserError,
-    check_share,
+    as_json,
+    check_output,
     device_name,
+    file_digest,
     first_rank,
     fit,
     micro_batch_size,
@@ -27,15 +28,15 @@ from r2mae_core import (
     report,
     resolve_device,
     resolved,
+    save_tensors,
     say,
     stamped,
     write_records,
     write_text,
 )
-from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, n_workers, train_loader
-from r2mae_vision.data.sources import Source, open_pair
+from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, from_workers, n_workers, train_loader
+from r2mae_vision.data.sources import Source, identity, open_pair
 from r2mae_vision.data.store import ImageStore
-from r2mae_vision.data.tensors import save_tensors
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.classifier import Classifier
@@ -44,22 +45,36 @@ from r2mae_vision.mae.options import Finetune
 from r2mae_vision.mae.shape import MAEShape, pixel_scale
 
 
+# Seeds may be added; model and data are compared by content: they may have been moved.
+FREE = ("seeds", "model", "data", "validation")
+
+
 def train_transform(config: Finetune, shape: MAEShape) -> Any:
-    """Return timm's training transform: PIL image → (C, H, W) uint8."""
+    """Return timm's training transform: PIL image → (C, H, W) uint8.
+
+    Raises:
+        UserError: timm does not know the policy.
+    """
     from timm.data.transforms_factory import create_transform
 
     policy = config.auto_augment if config.auto_augment != "none" else None
-    return create_transform(
-        (shape.image_size, shape.image_size),
-        is_training=True,
-        mean=shape.mean,  # the colour that rotations leave behind
-        use_prefetcher=True,
-        scale=config.crop_scale,
-        hflip=0.5 if config.flip else 0.0,
-        color_jitter=0.0,
-        auto_augment=policy,
-        interpolation="bicubic",
-    )
+    try:
+        return create_transform(
+            (shape.image_size, shape.image_size),
+            is_training=True,
+            mean=shape.mean,  # the colour that rotations leave behind
+            use_prefetcher=True,
+            scale=config.crop_scale,
+            hflip=0.5 if config.flip else 0.0,
+            color_jitter=0.0,
+            auto_augment=policy,
+            interpolation="bicubic",
+        )
+    except Exception as error:  # timm's parser of policies raises what it stumbles over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"--auto_augment {policy}: timm does not know this policy ({reason}); such as rand-m9-mstd0.5-inc1, or none"
+        ) from None
 
 
 def crop_pct(asked: float | None, spec: EncoderSpec) -> float:
@@ -89,7 +104,8 @@ def eval_batches(
         return
     dataset = AugmentedImages(source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0)
     keys: Any = [(i, 0) for i in range(len(source))]
-    for images, labels, bad in DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers):
+    loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers)
+    for images, labels, bad in from_workers(loader):
         yield images, labels, bad.numel()
 
 
@@ -127,7 +143,9 @@ def finetune(config: Finetune) -> RunFolder:
     """
     device, world = resolve_device(config.device), config.world_size
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
-    check_share("warmup", config.warmup)
+    if config.out is not None:
+        check_output(config.out, [config.model.removeprefix("scratch:"), config.data, config.validation])
+    train_transform(config, spec.shape)
     train_source, val_source = open_pair(config.data, config.validation)
     largest, even = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
     micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, largest, even=even)
@@ -136,7 +154,10 @@ def finetune(config: Finetune) -> RunFolder:
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     # A step's randomness depends on how it is divided, so a run resumes in the same parts.
     settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
-    with open_run("r2mae-vision", "finetune", config.out, settings, n_processes=world, free=("seeds",)) as run:
+    sources = identity(train_source, val_source) | spec.identity
+    with open_run(
+        "r2mae-vision", "finetune", config.out, settings, n_processes=world, sources=sources, free=FREE
+    ) as run:
         for seed in seeds:
             if not (run.path / "parts" / f"seed{seed}.json").exists():
                 _one(config, spec, train_source, val_source, seed, micro, device, run)
@@ -179,7 +200,7 @@ def _one(
         num_workers=workers,
         device=device,
     )
-    home = RunFolder(run.path / f"seed{seed}", run.config, free=("seeds",))
+    home = RunFolder(run.path / f"seed{seed}", run.config, free=FREE)
     trainer = fit(
         module,
         loader,
@@ -193,14 +214,16 @@ def _one(
         accumulate_grad_batches=order.micro_batches(config.world_size),
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every,
-        callbacks=[UnreadableImages(train_source, run.path / "skipped.txt")],
+        callbacks=[UnreadableImages(train_source, home.path / "skipped.txt")],
         description="fine-tuning",
         progress=config.progress,
     )
     if trainer.is_global_zero:
         records = _evaluate_and_save(config, spec, module, train_source.name, val_source, device, home)
         # What timm.create_model needs to open these files.
-        write_text(home.path / "timm.json", json.dumps(description, indent=2) + "\n")
+        write_text(home.path / "timm.json", as_json(description, indent=2))
+        made = [home.path / "timm.json", *sorted(home.path.glob("model*.safetensors"))]
+        write_text(home.path / "SHA256SUMS", "".join(f"{file_digest(file)}  {file.name}\n" for file in made))
         write_records(
             run.path / "parts" / f"seed{seed}.json", stamped(records, device_name(device), time.perf_counter() - start)
         )

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from r2mae_core import (
+    Bound,
     Count,
     Device,
     NonNegative,
@@ -16,10 +17,24 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    UserError,
     Workers,
     check_bounds,
 )
-from r2mae_vision.data.options import Area, BelowOne, PartOfSide, Side, Width, check_crop, check_list, check_text
+from r2mae_vision.data.options import (
+    Area,
+    BelowOne,
+    Factor,
+    PartOfSide,
+    Side,
+    Width,
+    check_crop,
+    check_list,
+    check_text,
+)
+
+MOST_SHOWN, MOST_RATIOS = 200, 30
+"""Images and ratios of one picture of `reconstruct`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +159,7 @@ class Finetune(RunOptions):
     """Where the cosine ends."""
     warmup: Share = 0.05
     """Share of the steps in which the rate rises; it then falls as a cosine."""
-    layer_decay: PartOfSide = 0.65
+    layer_decay: Factor = 0.65
     """Factor on the learning rate from each layer to the one below."""
     weight_decay: NonNegative = 0.05
     """AdamW's, on matrices."""
@@ -240,7 +255,7 @@ class Reconstruct:
     """Run folder of pretrain, or its model folder."""
     images: tuple[str, ...] = ()
     """Image files; default some of the run's validation images."""
-    n_images: Count = 6
+    n_images: Annotated[int, Bound(1, MOST_SHOWN)] = 6
     """How many of the run's images."""
     ratios: tuple[Share, ...] = (0.5, 0.75, 0.9)
     """Fractions hidden."""
@@ -258,6 +273,8 @@ class Reconstruct:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_list("ratios", self.ratios)
+        if len(self.images) > MOST_SHOWN or len(self.ratios) > MOST_RATIOS:
+            raise UserError(f"one picture shows at most {MOST_SHOWN} images at {MOST_RATIOS} ratios; draw several")
 
 
 @dataclass(frozen=True)

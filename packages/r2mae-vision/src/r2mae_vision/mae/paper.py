@@ -1,10 +1,11 @@
 """Table 1 of the paper as a grid of experiments, and `reproduce`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
@@ -13,6 +14,7 @@ from r2mae_core import (
     RunFolder,
     UserError,
     cell_name,
+    check_output,
     device_name,
     first_rank,
     open_run,
@@ -24,7 +26,7 @@ from r2mae_core import (
     seconds_of,
     walk_grid,
 )
-from r2mae_vision.data.sources import open_source
+from r2mae_vision.data.sources import Source, held_out, identity, open_pair, open_source
 from r2mae_vision.grid import report_cells
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.flops import train_flops
@@ -58,12 +60,14 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         return None
     device, start = resolve_device(config.device), time.perf_counter()
     grid = [(name, seed) for seed in config.seeds for name in config.schemes]
+    _check(config, grid, device)
     if config.dry_run:
         _dry_run(config, grid, device)
         return None
-    _check(config, grid, device)
+    free = ("seeds", "schemes", "data")  # the data is compared by its content
+    sources = identity(*_parts(config.data, config.evaluate))
     with open_run(
-        "r2mae-vision", "reproduce", config.out, resolved(config), free=("seeds", "schemes"), shared=True
+        "r2mae-vision", "reproduce", config.out, resolved(config), sources=sources, free=free, shared=True
     ) as run:
         records = walk_grid(
             run, {cell_name(name, seed): partial(_cell, config, name, seed, device) for name, seed in grid}
@@ -76,6 +80,11 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         say(f"Figure: {figure}, {curves}")
         say(f"Done: {run.path} (results.json, {config.target}.md) in {time.perf_counter() - start:.0f} s")
         return run
+
+
+def _parts(data: str, evaluate: Sequence[str]) -> tuple[Source, Source]:
+    """Return training and validation part; every evaluation needs classes, and is refused without them."""
+    return open_pair(data) if evaluate else (open_source(data, "train"), held_out(data)[0])
 
 
 def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> list[Record]:
@@ -103,8 +112,11 @@ def _of_grid(config: Reproduce, model: Path, seed: int, out: Path, device: str) 
 
 def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
     """Refuse wrong options before anything is done."""
+    if config.out is not None:
+        check_output(config.out, [config.data])
     unused = Path("unused")
     for name, seed in grid:
+        sampler_from_config(name, "vision")
         pretrain_options(config, name, seed, unused, device)
     _options(Finetune, config.finetune, _of_grid(config, unused, 0, unused, device))
     _options(Probe, config.probe, _of_grid(config, unused, 0, unused, device))
@@ -127,9 +139,25 @@ def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any])
         raise UserError(f"{flag} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     if clash := [key for key in given if key in common]:
         raise UserError(f"{flag} {', '.join(clash)} is set by the grid; leave it out")
-    # YAML and JSON have lists where the options have tuples.
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return kind(**common, **given)
+    return kind(**common, **_typed(kind, given, flag))
+
+
+def _typed(kind: type[Options], given: dict[str, Any], flag: str) -> dict[str, Any]:
+    """Return options from a dictionary as the command line would read them.
+
+    Raises:
+        UserError: a value is of another kind.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    hints = get_type_hints(kind, include_extras=True)
+    for name in given:
+        parser.add_argument(f"--{name}", type=hints[name])
+    try:
+        return vars(parser.parse_object(given, defaults=False))
+    except ArgumentError as error:
+        raise UserError(f"{flag}: {' '.join(str(error).split())}") from None
 
 
 def _is_the_papers(config: Reproduce) -> bool:

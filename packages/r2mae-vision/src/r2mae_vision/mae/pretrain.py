@@ -25,15 +25,16 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     adamw,
-    check_share,
+    check_output,
+    file_digest,
     micro_batch_size,
     run_pretraining,
     say,
     without_prefix,
 )
 from r2mae_vision.data.augment import random_resized_crop, resize
-from r2mae_vision.data.datasets import n_workers, sample_images, train_loader
-from r2mae_vision.data.sources import Source, held_out, open_source
+from r2mae_vision.data.datasets import check_channels, n_workers, sample_images, train_loader
+from r2mae_vision.data.sources import Source, held_out, identity, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
@@ -42,7 +43,7 @@ from r2mae_vision.mae.masking import check_visible, pack_patches, split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Pretrain
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
-from r2mae_vision.mae.weights import load_published, save_mae
+from r2mae_vision.mae.weights import load_published, save_mae, weights_file
 
 
 def pretrain(config: Pretrain) -> RunFolder:
@@ -59,14 +60,20 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
     """Pretraining on images."""
 
     program, name, unit = "r2mae-vision", "vision", "images"
-    marker, free = "mae.json", ("validate_every",)
+    # Data and start are compared by content: they may have been moved.
+    marker, free = "mae.json", ("validate_every", "data", "start")
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
-        check_share("warmup", config.warmup)
+        if config.out is not None:
+            check_output(config.out, [config.data, config.start])
         self.source, (held_out_source, self.part) = open_source(config.data, "train"), held_out(config.data)
+        self.held_out_source = held_out_source
         self.n_samples = len(self.source)
         self.model = MaskedAutoencoder(shape_of(config, self.source), config.seed)
+        if isinstance(self.source, ImageStore):
+            check_channels(self.source, self.model.shape.in_chans)
+        self.missing = [] if config.start is None else load_published(config.start, self.model)
         shape, self.task = self.model.shape, held_out_source.name
         self.images = sample_images(held_out_source, N_IMAGES, shape.image_size, shape.in_chans)
 
@@ -91,11 +98,17 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
         return {"micro_batch_size": micro_batch_size}
 
     @override
+    def sources(self) -> dict[str, str]:
+        found = identity(self.source, self.held_out_source)
+        start = self.config.start
+        return found if start is None else {**found, "start": f"weights, {file_digest(weights_file(start))[:16]}"}
+
+    @override
     def build(self, sampler: RatioSampler) -> MaskedModule:
         config = self.config
-        if config.start is not None and (missing := load_published(config.start, self.model)):
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            say(f"{config.start} has no {missing[0]}{more}: newly initialised")
+        if self.missing:
+            more = f" and {len(self.missing) - 1} more" if self.missing[1:] else ""
+            say(f"{config.start} has no {self.missing[0]}{more}: newly initialised")
         return MaskedImageModule(
             self.model,
             sampler,

@@ -13,6 +13,7 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
+    check_output,
     cosine,
     derived_seed,
     device_name,
@@ -26,7 +27,7 @@ from r2mae_core import (
     stamped,
 )
 from r2mae_vision.data.datasets import n_workers
-from r2mae_vision.data.sources import Source, open_pair
+from r2mae_vision.data.sources import Source, identity, open_pair
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
 from r2mae_vision.mae.finetune import crop_pct, eval_batches
@@ -79,9 +80,14 @@ def extract_features(
         unreadable += bad
     if unreadable:
         say(f"{source.name}: {unreadable:,} images could not be decoded; their neighbours were used instead")
-    return torch.cat(parts), torch.cat(labels).to(device)
+    features = torch.cat(parts)
+    if not torch.isfinite(features).all():
+        raise UserError(f"features of {spec.scheme} on {source.name} are NaN or infinite; use --precision 32-true")
+    return features, torch.cat(labels).to(device)
 
 
+# Model and data are compared by content: they may have been moved.
+FREE = ("model", "data", "validation")
 MOST_FOR_LOGISTIC = 100_000
 
 
@@ -158,7 +164,10 @@ def lars_accuracy(
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        return top_k(head(held_out), val[1])
+        scores = head(held_out)
+    if not torch.isfinite(scores).all():
+        raise UserError("the linear probe diverged: its answers are NaN or infinite; lower --base_lr")
+    return top_k(scores, val[1])
 
 
 def top_k(scores: Tensor, labels: Tensor) -> dict[str, float]:
@@ -179,15 +188,21 @@ def knn_accuracy(
         UserError: there are fewer training images than neighbours.
     """
     if k > len(train[0]):
-        raise UserError(f"kNN with k = {k} needs at least as many training images, there are {len(train[0])}")
+        raise too_many_neighbours(k, len(train[0]))
     n_classes = int(max(train[1].max(), val[1].max())) + 1
     keys = F.normalize(train[0], dim=1)
     votes = []
     for part in val[0].split(block):
         similarity, index = (F.normalize(part, dim=1) @ keys.T).topk(k, dim=1)
         vote = part.new_zeros(len(part), n_classes)
-        votes.append(vote.scatter_add_(1, train[1][index], (similarity / temperature).exp()))
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()  # of the nearest 1, so that nothing overflows
+        votes.append(vote.scatter_add_(1, train[1][index], weight))
     return top_k(torch.cat(votes), val[1])
+
+
+def too_many_neighbours(k: int, n: int) -> UserError:
+    """Return the message for a k that is larger than the number of training images."""
+    return UserError(f"kNN with k = {k} needs at least as many training images, there are {n}; lower --k")
 
 
 def probe(config: Probe) -> RunFolder:
@@ -205,9 +220,17 @@ def probe(config: Probe) -> RunFolder:
     data = config.data or spec.data
     if data is None:
         raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
+    if config.out is not None:
+        check_output(config.out, [config.model.removeprefix("scratch:"), data, config.validation])
     train_source, val_source = open_pair(data, config.validation)
+    if len(train_source.classes) < 2:
+        raise UserError(f"{data} has a single class, {train_source.classes[0]}; a probe needs two")
+    if (largest := max(config.k, default=0)) > len(train_source):
+        raise too_many_neighbours(largest, len(train_source))
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
-    with open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": data, "seeds": seeds}) as run:
+    settings = {**resolved(config), "data": data, "seeds": seeds}
+    sources = identity(train_source, val_source) | spec.identity
+    with open_run("r2mae-vision", "probe", config.out, settings, sources=sources, free=FREE) as run:
         if run.results():
             return run
         start = time.perf_counter()

@@ -7,7 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import RunFolder, UserError, atomic_path, default_run_path, derived_seed, resolve_device, say
+from r2mae_core import (
+    RunFolder,
+    UserError,
+    atomic_path,
+    check_output,
+    default_run_path,
+    derived_seed,
+    one_writer,
+    resolve_device,
+    say,
+)
 from r2mae_vision.data.datasets import sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import held_out
@@ -16,6 +26,9 @@ from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Reconstruct
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.weights import load_mae
+
+
+FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
 
 
 def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
@@ -83,6 +96,10 @@ def reconstruct(config: Reconstruct) -> Path:
     for ratio in config.ratios:
         if not 0 < ratio < 1:
             raise UserError(f"a ratio must lie between 0 and 1, got {ratio:g}")
+    target = config.out or default_run_path("r2mae-vision", "reconstruct").with_suffix(".png")
+    if target.suffix.lower() not in FORMATS:
+        raise UserError(f"{target}: the picture's suffix must be one of {', '.join(FORMATS)}")
+    check_output(target, config.images, overwrite=config.overwrite)
     device = resolve_device(config.device)
     model = load_mae(config.run).to(device)
     side, in_chans = model.shape.image_size, model.shape.in_chans
@@ -94,8 +111,7 @@ def reconstruct(config: Reconstruct) -> Path:
     filled = reconstructions(model, images, config.ratios, config.seed)
     colours = feature_colours(model, images) if config.features else None
     figure = plot_reconstructions(images, config.ratios, filled, colours)
-    target = config.out or default_run_path("r2mae-vision", "reconstruct").with_suffix(".png")
-    with atomic_path(target) as temporary:
+    with one_writer(target, folder=False), atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return target
 
@@ -104,7 +120,10 @@ def _data_of(run: Path) -> str:
     """Return the data that a run was trained on."""
     if not (run / "config.yaml").exists():
         raise UserError(f"{run} does not state what it was trained on; name image files with --images")
-    return RunFolder.open(run).config["data"]
+    data = RunFolder.open(run).config.get("data")
+    if not isinstance(data, str):
+        raise UserError(f"{run} does not state what it was trained on; name image files with --images")
+    return data
 
 
 def reconstruct_command(config: Reconstruct) -> None:

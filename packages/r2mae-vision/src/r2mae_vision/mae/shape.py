@@ -1,12 +1,16 @@
 """The shape of a masked autoencoder, and timm's encoder of that shape."""
 
-from dataclasses import asdict, dataclass, field
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import NoneType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from r2mae_core import UserError
+from r2mae_core import Positive, UserError, check_bounds
+from r2mae_vision.data.options import Side, Width
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -17,32 +21,68 @@ class MAEShape:
 
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
-    image_size: int = 224
-    patch_size: int | None = None
+    image_size: Side = 224
+    patch_size: Side | None = None
     """None: the model's own."""
-    in_chans: int = 3
+    in_chans: Width = 3
     model_args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm's model, such as {"depth": 6, "embed_dim": 256}."""
-    decoder_dim: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    decoder_dim: Width = 512
+    decoder_depth: Width = 8
+    decoder_heads: Width = 16
     norm_pix_loss: bool = True
     """Predict each patch's pixels after taking off the patch's own mean and dividing by its deviation."""
     positions: Literal["sincos", "learned"] = "sincos"
     mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    std: tuple[Positive, ...] = IMAGENET_STD
     """Pixels in [0, 1] are normalised by these before anything else."""
-    norm_eps: float | None = None
+    norm_eps: Positive | None = None
     """Epsilon of every layer norm; None: timm's, 1e-6."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return asdict(self)
 
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> "MAEShape":
-        """Return the shape that `plain` wrote."""
-        return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+    def of(cls, plain: Mapping[str, Any]) -> "MAEShape":
+        """Return the shape that `plain` wrote.
+
+        Raises:
+            UserError: something is missing, unknown or of another kind.
+        """
+        known = {field.name for field in fields(cls)}
+        if differs := sorted(known ^ set(plain)):
+            raise UserError(f"{differs[0]} is {'missing' if differs[0] in known else 'unknown'}")
+        found = {**plain, **{name: tuple(plain[name]) if _is_list(plain[name]) else plain[name] for name in _LISTS}}
+        for name, kinds in _KINDS.items():
+            value = found[name]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise UserError(f"{name} is {value!r}")
+        if any(isinstance(number, bool) or not isinstance(number, int | float) for n in _LISTS for number in found[n]):
+            raise UserError("mean and std must be lists of numbers")
+        if found["positions"] not in ("sincos", "learned"):
+            raise UserError(f"positions is {found['positions']!r}")
+        return cls(**found)
+
+
+_LISTS = ("mean", "std")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "patch_size": (int, NoneType),
+    "model_args": (dict,),
+    "norm_pix_loss": (bool,),
+    "positions": (str,),
+    "norm_eps": (int, float, NoneType),
+    **dict.fromkeys(_LISTS, (tuple,)),
+    **dict.fromkeys(("image_size", "in_chans", "decoder_dim", "decoder_depth", "decoder_heads"), (int,)),
+}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def pixel_scale(shape: MAEShape, device: str | None = None) -> tuple[Tensor, Tensor]:
@@ -65,12 +105,13 @@ def create_encoder(shape: MAEShape) -> Any:
     }
     if shape.patch_size is not None:
         arguments["patch_size"] = shape.patch_size
+    check_model_args(shape.model_args)
     if not timm.is_model(shape.model):
         near = ", ".join(timm.list_models(f"*{shape.model.split('_')[0]}*patch16_224")[:4]) or "vit_base_patch16_224"
         raise UserError(f"timm has no model {shape.model!r}; there are, for example, {near}")
     try:
         encoder: Any = timm.create_model(shape.model, **{**arguments, **shape.model_args})
-    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever a network does with sizes that do not fit
         raise UserError(f"timm cannot build {shape.model} with {arguments | shape.model_args}: {error}") from None
     if type(encoder) is not VisionTransformer or type(encoder.patch_embed) is not PatchEmbed:
         raise UserError(f"{shape.model} is not a plain VisionTransformer of timm, as these models must be")
@@ -87,6 +128,30 @@ def create_encoder(shape: MAEShape) -> Any:
         positions = sincos_positions(encoder.embed_dim, encoder.patch_embed.grid_size, n_prefix)
         encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
     return encoder
+
+
+_OURS = ("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "device", "dtype")
+_CODE = ("embed_layer", "block_fn", "mlp_layer")  # classes, which an option cannot name
+
+
+def check_model_args(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of timm's model that are no plain sizes and switches of a VisionTransformer.
+
+    `timm.create_model` takes others that read files or fetch weights, and these may come from a file.
+
+    Raises:
+        UserError: one is named.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    known = [name for name in inspect.signature(VisionTransformer).parameters if name not in (*_OURS, *_CODE)]
+    for name, value in arguments.items():
+        if name in ("img_size", "patch_size", "in_chans"):
+            raise UserError(f"model_args: {name} has an option of its own, --{name.replace('img', 'image')}")
+        if name not in known:
+            raise UserError(f"model_args: {name} is not an argument of a VisionTransformer; known: {', '.join(known)}")
+        if not isinstance(value, str | int | float | NoneType):
+            raise UserError(f"model_args: {name} must be a number, a switch or a name, got {value!r}")
 
 
 def sincos_positions(width: int, grid: tuple[int, int], n_prefix: int = 0) -> Tensor:

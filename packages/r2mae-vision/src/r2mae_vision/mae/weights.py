@@ -4,7 +4,7 @@ Everything is safetensors + JSON. Other people's files are matched by name, in t
 (also that of facebookresearch/mae, whose decoder's names start with `decoder_`), transformers' and our own.
 """
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError, write_text
-from r2mae_vision.data.tensors import State, read_tensors, save_tensors
+from r2mae_core import UserError, as_json, check_checksums, read_json, save_tensors, write_json, write_text
+from r2mae_vision.data.contents import identity_of_arrays
+from r2mae_vision.data.tensors import State, read_tensors
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.shape import MAEShape, set_norm_eps
 
@@ -53,7 +54,7 @@ _ALONE = {
 def save_mae(model: MaskedAutoencoder, folder: Path) -> Path:
     """Write `model.safetensors` and `mae.json` (the shape) into a folder and return it."""
     save_tensors(model.state_dict(), folder / "model.safetensors")
-    write_text(folder / "mae.json", json.dumps(model.shape.plain(), indent=2) + "\n")
+    write_json(folder / "mae.json", model.shape.plain(), indent=2)
     return folder
 
 
@@ -64,14 +65,15 @@ def load_mae(folder: Path) -> MaskedAutoencoder:
         UserError: there is no finished model, or its files are damaged.
     """
     home = folder / "model" if (folder / "model" / "mae.json").exists() else folder
-    try:
-        shape = MAEShape.of(json.loads((home / "mae.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not (home / "mae.json").exists():
         raise UserError(
             f"no mae.json in {folder} or {folder / 'model'}; give a folder that r2mae-vision pretrain has finished"
-        ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{home / 'mae.json'} is damaged ({error})") from None
+        )
+    check_checksums(home)
+    try:
+        shape = MAEShape.of(read_json(home / "mae.json"))
+    except UserError as error:
+        raise UserError(f"{home / 'mae.json'} is damaged: {error}") from None
     model = MaskedAutoencoder(shape)
     file = home / "model.safetensors"
     state, own = read_tensors(file), model.state_dict()
@@ -88,15 +90,19 @@ def export_timm(model: MaskedAutoencoder, file: Path) -> Path:
     return file
 
 
+class UnfitError(UserError):
+    """A model that another library's layout cannot hold."""
+
+
 def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
     """Write a folder that `ViTMAEForPreTraining.from_pretrained` and `ViTMAEModel.from_pretrained` load.
 
     Raises:
-        UserError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
+        UnfitError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
     """
     shape, encoder = model.shape, model.encoder
     if encoder.num_prefix_tokens != 1 or encoder.no_embed_class or not model.has_cls:
-        raise UserError(
+        raise UnfitError(
             f"transformers' ViTMAE has exactly one class token, unlike {shape.model}; export to timm instead"
         )
     state: State = {}
@@ -104,7 +110,7 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
         state |= _to_transformers(name, value)
     attention = encoder.blocks[0].attn
     if attention.qkv.bias is None:
-        raise UserError(
+        raise UnfitError(
             f"{shape.model} has no biases in its attention but the decoder has; ViTMAE has one setting for both"
         )
     config = {
@@ -140,8 +146,9 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
         "image_std": list(shape.std),
     }
     save_tensors(state, folder / "model.safetensors")
-    write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    # Other programs read these two: without a checksum inside.
+    write_text(folder / "preprocessor_config.json", as_json(processor, indent=2))
+    write_text(folder / "config.json", as_json(config, indent=2))
     return folder
 
 
@@ -155,9 +162,9 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
     Raises:
         UserError: the file is damaged or a foreign pickle, holds nothing that fits, or tensors of other sizes.
     """
-    if place.is_dir() and not (place / "model.safetensors").exists() and (place / "model").is_dir():
-        place = place / "model"  # a run folder
-    file = place / "model.safetensors" if place.is_dir() else place
+    file = weights_file(place)
+    if place.is_dir():
+        check_checksums(file.parent)
     state = to_ours(read_tensors(file))
     own = model.state_dict()
     state = {name: value for name, value in state.items() if name in own}
@@ -169,12 +176,29 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
             state[name] = fit_positions(state[name], model.grid, prefix, file)
     check_sizes(state, own, file)
     model.load_state_dict({**own, **state})
-    config = place / "config.json"
+    config = file.parent / "config.json"
     if place.is_dir() and config.exists():
-        eps = json.loads(config.read_text(encoding="utf-8")).get("layer_norm_eps")
+        eps = read_json(config).get("layer_norm_eps")
+        if eps is not None and not (isinstance(eps, float) and eps > 0):
+            raise UserError(f"{config} is damaged: layer_norm_eps is {eps!r}")
         model.shape = replace(model.shape, norm_eps=eps)
         set_norm_eps(model, eps)
     return sorted(set(own) - set(state))
+
+
+def weights_file(place: Path) -> Path:
+    """Return the file of weights of a run folder, a folder of a model, or a file itself."""
+    if place.is_dir() and not (place / "model.safetensors").exists() and (place / "model").is_dir():
+        place = place / "model"
+    return place / "model.safetensors" if place.is_dir() else place
+
+
+def identity_of_weights(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of weights: it names them wherever their file lies."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {identity_of_arrays(value.detach().cpu().float().numpy())}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file: Path) -> Tensor:
@@ -185,10 +209,12 @@ def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file:
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
+    if positions.dim() != 3:
+        raise UserError(f"{file} has positions of shape {tuple(positions.shape)}, not (1, patches, width)")
     n_patches = positions.shape[1] - n_prefix
     if n_patches == grid[0] * grid[1]:
         return positions
-    if round(n_patches**0.5) ** 2 != n_patches:
+    if n_patches < 1 or round(n_patches**0.5) ** 2 != n_patches:
         raise UserError(
             f"{file} has positions for {n_patches} patches, which do not form a square; they cannot be resampled"
         )
@@ -231,14 +257,14 @@ def _to_transformers(name: str, value: Tensor) -> State:
         return {_ALONE[name]: value}
     found = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if found is None:
-        raise UserError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
+        raise UnfitError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
     side, i, part, kind = found.groups()
     home = f"vit.encoder.layer.{i}" if side == "encoder" else f"decoder.decoder_layers.{i}"
     if part == "attn.qkv":
         names = [f"{home}.attention.attention.{word}.{kind}" for word in ("query", "key", "value")]
         return dict(zip(names, value.chunk(3), strict=True))
     if part not in _LAYER:
-        raise UserError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
+        raise UnfitError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
     return {f"{home}.{_LAYER[part]}.{kind}": value}
 
 

@@ -1,18 +1,23 @@
 """Small image sets that live on the device as a whole: scikit-learn's digits and MNIST (paper, C.3)."""
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError
+from r2mae_core import UserError, reading
+from r2mae_vision.data.contents import identity_of_arrays
 
 _IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_N_CLASSES = 10
 _MNIST_FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -44,6 +49,16 @@ class ImageData:
     def n_classes(self) -> int:
         """Classes: labels are 0 … n_classes - 1."""
         return int(self.train_labels.max()) + 1
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What names this data: its content, not its place."""
+        train = identity_of_arrays(self.train_images.numpy(), self.train_labels.numpy())
+        test = identity_of_arrays(self.test_images.numpy(), self.test_labels.numpy())
+        return {
+            "training images": f"{len(self.train_images):,} of {self.name}, {train}",
+            "test images": f"{len(self.test_images):,} of {self.name}, {test}",
+        }
 
     def to(self, device: str) -> "ImageData":
         """Return the set on a device."""
@@ -99,18 +114,24 @@ def _mnist(root: Path | None, download: bool) -> ImageData:
         )
     if download:
         _download_mnist(root)
-    arrays = {}
-    for part, name in _MNIST_FILES.items():
-        array = read_idx(_find(root, name))
-        if part.endswith("images") and (array.ndim != 3 or array.shape[1] != array.shape[2]):
-            raise UserError(f"{name} should hold square images, but its shape is {array.shape}")
-        if part.endswith("labels") and array.ndim != 1:
-            raise UserError(f"{name} should hold labels, but its shape is {array.shape}")
-        arrays[part] = array
+    files = {part: _find(root, name) for part, name in _MNIST_FILES.items()}
+    arrays = {part: read_idx(file) for part, file in files.items()}
+    for part, array in arrays.items():
+        if part.endswith("images"):
+            if array.ndim != 3 or array.shape[1] != array.shape[2] or array.dtype != np.uint8 or not array.size:
+                raise UserError(f"{files[part]} should hold square images of bytes, but it holds {_described(array)}")
+        elif array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            raise UserError(f"{files[part]} should hold labels, but it holds {_described(array)}")
+        elif array.min() < 0 or array.max() >= _N_CLASSES:
+            bad = int(np.flatnonzero((array < 0) | (array >= _N_CLASSES))[0])
+            raise UserError(f"{files[part]}: label {bad} is {array[bad]}, not one of 0 … {_N_CLASSES - 1}")
     for split in ("train", "test"):
         n_images, n_labels = len(arrays[f"{split}_images"]), len(arrays[f"{split}_labels"])
         if n_images != n_labels:
             raise UserError(f"{root}: {n_images} {split} images but {n_labels} {split} labels")
+    sides = [arrays[f"{split}_images"].shape[1] for split in ("train", "test")]
+    if sides[0] != sides[1]:
+        raise UserError(f"{root}: training images have {sides[0]} pixels a side, test images {sides[1]}")
     return ImageData(
         "mnist",
         arrays["train_images"].shape[1],
@@ -120,6 +141,10 @@ def _mnist(root: Path | None, download: bool) -> ImageData:
         torch.from_numpy(arrays["test_images"].reshape(len(arrays["test_images"]), -1)),
         torch.from_numpy(arrays["test_labels"].astype(np.int64)),
     )
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype.name} of shape {array.shape}"
 
 
 def _find(root: Path, name: str) -> Path:
@@ -152,21 +177,36 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is not IDX, is truncated, or holds more than its header says.
     """
-    try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES or content[3] == 0:
-        raise UserError(f"{path} is not an IDX file: it starts with {content[:4].hex(' ') or 'nothing'}")
-    n_dims = content[3]
-    header = 4 + 4 * n_dims
-    if len(content) < header:
-        raise UserError(f"{path} is truncated: {len(content)} bytes, its header alone needs {header}")
-    shape = struct.unpack(f">{n_dims}I", content[4:header])
-    dtype = np.dtype(_IDX_TYPES[content[2]])
-    expected = header + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(content) != expected:
-        state = "truncated" if len(content) < expected else "too long"
-        raise UserError(f"{path} is {state}: {len(content)} bytes, its header says {expected}; fetch it again")
-    return np.frombuffer(content, dtype, offset=header).reshape(shape).copy()
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with reading(path, "an IDX file"):
+        try:
+            # A packed file is read as far as its header says: it may unpack to any size.
+            with gzip.open(path, "rb") if packed else path.open("rb") as file:
+                return _read(path, file, None if packed else path.stat().st_size)  # pyright: ignore[reportArgumentType]
+        except (EOFError, OSError, zlib.error) as error:
+            raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from None
+
+
+def _read(path: Path, file: BinaryIO, size: int | None) -> np.ndarray:
+    """Read an IDX file that is open; `size` is that of the file where it is known."""
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES or start[3] == 0:
+        raise UserError(f"{path} is not an IDX file: it starts with {start.hex(' ') or 'nothing'}")
+    n_dims = start[3]
+    rest, header = file.read(4 * n_dims), 4 + 4 * n_dims
+    if len(rest) < 4 * n_dims:
+        raise UserError(f"{path} is truncated: {4 + len(rest)} bytes, its header alone needs {header}")
+    shape = struct.unpack(f">{n_dims}I", rest)
+    dtype = np.dtype(_IDX_TYPES[start[2]])
+    expected = header + math.prod(shape) * dtype.itemsize
+    if size is not None and size != expected:
+        content, found = b"", size
+    else:
+        content = file.read(min(expected - header + 1, 2**62))
+        found = header + len(content)
+    if found != expected:
+        state = "truncated" if found < expected else "too long"
+        more = "at least " if size is None and found > expected else ""
+        raise UserError(f"{path} is {state}: {more}{found} bytes, its header says {expected}; fetch it again")
+    return np.frombuffer(content, dtype).reshape(shape).copy()

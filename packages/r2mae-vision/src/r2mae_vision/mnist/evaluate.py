@@ -11,6 +11,8 @@ from torch import Tensor
 from r2mae_core import (
     Record,
     RunFolder,
+    UserError,
+    check_output,
     device_name,
     nested_masks,
     open_run,
@@ -21,6 +23,7 @@ from r2mae_core import (
     stamped,
 )
 from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.weights import identity_of_weights
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
 
@@ -195,10 +198,16 @@ def evaluate_members(
 def probe_mlp(config: Probe) -> RunFolder:
     """Evaluate an MLP run by the protocol of C.3 and return the run folder with the records."""
     pretrained, device = RunFolder.open(config.model), resolve_device(config.device)
-    source = config.data or pretrained.config["data"]
+    source = config.data or pretrained.config.get("data")
+    if not isinstance(source, str):
+        raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
+    if config.out is not None:
+        check_output(config.out, [config.model, source])
     data = load_digits_or_mnist(source)
     model = load_model(pretrained, data.n_pixels).to(device)
-    with open_run("r2mae-vision", "probe", config.out, {**resolved(config), "data": source}) as run:
+    sources = {**data.identity, "model": f"MLP, {identity_of_weights(model.state_dict())}"}
+    settings = {**resolved(config), "data": source}
+    with open_run("r2mae-vision", "probe", config.out, settings, sources=sources, free=("model", "data")) as run:
         if not run.results():
             scheme, _ = run_identity(pretrained.path, "vision")
             run.write_results(evaluate_members(model, data, [scheme], ratios=(), device=device))

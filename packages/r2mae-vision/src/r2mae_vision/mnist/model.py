@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import RunFolder, derived_seed, unfinished
+from r2mae_core import RunFolder, UserError, check_checksums, derived_seed, unfinished
 from r2mae_vision.data.tensors import read_tensors
 
 
@@ -125,10 +125,23 @@ def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:
     """Read the model that `pretrain_mlp` saved.
 
     Raises:
-        UserError: the folder holds no finished pretraining.
+        UserError: the folder holds no finished pretraining, or a damaged one, or that of other images.
     """
     if not model_file(run).exists():
         raise unfinished(run.path)
-    model = MLPAutoencoder(n_pixels, tuple(run.config["n_hidden"]), (run.config["seed"],))
-    model.load_state_dict(read_tensors(model_file(run)))
+    check_checksums(model_file(run).parent)
+    hidden, seed = run.config.get("n_hidden"), run.config.get("seed")
+    if not (
+        isinstance(hidden, list) and len(hidden) == 2 and all(type(n) is int and n > 0 for n in [*hidden, seed or 1])
+    ):
+        raise UserError(f"{run.path / 'config.yaml'} is damaged: n_hidden is {hidden!r} and seed {seed!r}")
+    model, state = MLPAutoencoder(n_pixels, (hidden[0], hidden[1]), (seed,)), read_tensors(model_file(run))
+    sizes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if wrong := sorted(name for name in {*sizes, *found} if sizes.get(name) != found.get(name)):
+        raise UserError(
+            f"{model_file(run)} does not fit {n_pixels} pixels and hidden layers of {hidden[0]} and {hidden[1]}: "
+            f"{wrong[0]} is {found.get(wrong[0])} there and {sizes.get(wrong[0])} here"
+        )
+    model.load_state_dict(state)
     return model.eval()

@@ -10,7 +10,9 @@ import torch
 from r2mae_core import (
     Record,
     RunFolder,
+    UserError,
     cell_name,
+    check_output,
     device_name,
     nested_masks,
     open_run,
@@ -50,13 +52,18 @@ def reproduce(config: ReproduceMNIST) -> RunFolder | None:
     if config.dry_run:
         _dry_run(config, device)
         return None
+    grid, stack = shapes(config), members(config)
+    if not stack:
+        raise UserError("the grid is empty: give at least one of --ratios and --ranges")
+    if config.out is not None:
+        check_output(config.out, [config.data])
     data = load_digits_or_mnist(config.data, config.download)
+    free = ("target", "data")  # the data is compared by its content
     # Both figures come from the same models.
     with open_run(
-        "r2mae-vision", "reproduce-mnist", config.out, resolved(config), free=("target",), shared=True
+        "r2mae-vision", "reproduce-mnist", config.out, resolved(config), sources=data.identity, free=free, shared=True
     ) as run:
-        grid = shapes(config)
-        say(f"{len(grid)} shapes × {len(members(config))} models of {config.epochs} epochs on {device_name(device)}")
+        say(f"{len(grid)} shapes × {len(stack)} models of {config.epochs} epochs on {device_name(device)}")
         records = walk_grid(
             run, {cell_name(*shape): partial(_cell, config, run, shape, data, device) for shape in grid}
         )
@@ -84,7 +91,8 @@ def _cell(
     """Train the models of one shape in their folder and return their records."""
     start, stack = time.perf_counter(), members(config)
     common = {"epochs": config.epochs, "batch_size": BATCH_SIZE, "lr": LR, "device": device}
-    cell = RunFolder(home, {**{key: run.config[key] for key in OF_CELL}, "n_hidden": shape})
+    settings = {**{key: run.config[key] for key in OF_CELL}, "n_hidden": shape}
+    cell = RunFolder(home, settings, sources=data.identity, free=("data",))
     model = pretrain_members(data, stack, cell, hidden=shape, progress=config.progress, **common)
     names, task = [member.scheme for member in stack], f"{data.name} {shape[0]}-{shape[1]}"
     seconds = time.perf_counter() - start

@@ -17,6 +17,7 @@ from r2mae_core import (
     ResumableLoader,
     RunFolder,
     UserError,
+    check_output,
     device_name,
     fit,
     nested_masks,
@@ -25,12 +26,14 @@ from r2mae_core import (
     resolved,
     sampler_from_config,
     sampler_to_config,
+    save_tensors,
     say,
     scheme_name,
     stamped,
+    whole_folder,
     with_seed,
+    write_checksums,
 )
-from r2mae_vision.data.tensors import save_tensors
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import loss_records
 from r2mae_vision.mnist.model import MLPAutoencoder, model_file
@@ -157,8 +160,7 @@ def pretrain_members(
         UserError: a member's scheme needs curriculum weights, which this model does not have; a device is
             unavailable; or the run was interrupted.
     """
-    if curricula := [member.scheme for member in members if isinstance(member.sampler, Curriculum)]:
-        raise UserError(f"the MLP autoencoder has no curriculum weights; leave out {', '.join(curricula)}")
+    refuse_curricula(members)
     device = resolve_device(device)
     data = data.to(device)
     module = StackedPretraining(
@@ -174,33 +176,52 @@ def pretrain_members(
     return module.model.to(device).eval()
 
 
+def refuse_curricula(members: Sequence[Member]) -> None:
+    """Refuse schemes that need curriculum weights.
+
+    Raises:
+        UserError: they are named.
+    """
+    if curricula := [member.scheme for member in members if isinstance(member.sampler, Curriculum)]:
+        raise UserError(f"the MLP autoencoder has no curriculum weights; leave out {', '.join(curricula)}")
+
+
 def pretrain_mlp(config: PretrainMLP) -> RunFolder:
     """Pretrain one MLP as the config describes and return the run folder: `model/`, metrics, checkpoints, results.
 
     Raises:
         UserError: the data is neither the digits nor a folder of MNIST's files; or as `pretrain_members`.
     """
+    if config.out is not None:
+        check_output(config.out, [config.data])
     data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
     sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
+    member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
+    refuse_curricula([member])
     settings = {**resolved(config), "mask_ratio": sampler_to_config(sampler)}
-    with open_run("r2mae-vision", "pretrain-mlp", config.out, settings) as run:
-        if model_file(run).exists():
-            return run
-        member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
-        model = pretrain_members(
-            data,
-            [member],
-            run,
-            hidden=config.n_hidden,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            device=device,
-            progress=config.progress,
-        )
-        run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
-        save_tensors(model.state_dict(), model_file(run))  # last: with it the run is finished
+    with open_run("r2mae-vision", "pretrain-mlp", config.out, settings, sources=data.identity, free=("data",)) as run:
+        if not model_file(run).exists():
+            _train(config, data, member, run, device)
         return run
+
+
+def _train(config: PretrainMLP, data: ImageData, member: Member, run: RunFolder, device: str) -> None:
+    """Train the model of a run, evaluate it and save it."""
+    model = pretrain_members(
+        data,
+        [member],
+        run,
+        hidden=config.n_hidden,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        device=device,
+        progress=config.progress,
+    )
+    run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
+    with whole_folder(model_file(run).parent) as folder:  # last: with it the run is finished
+        save_tensors(model.state_dict(), folder / model_file(run).name)
+        write_checksums(folder)
 
 
 def pretrain_mlp_command(config: PretrainMLP) -> None:
