@@ -7,16 +7,15 @@ low = high consumes the same random numbers as the fixed ratio: bit for bit the 
 """
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from r2mae_core import in_processes
 from r2mae_theory.arguments import array, check_memory, finite, flag, number, seed_number, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.conditional import conditional_targets
@@ -111,6 +110,13 @@ def _repeat(
     return _Repeat(risk, covariance.quadratic(estimate), estimate, bias, variance, solver.fell_back)
 
 
+def _several(
+    job: Callable[[np.random.SeedSequence], _Repeat], seeds: list[np.random.SeedSequence], size: int, start: int
+) -> list[_Repeat]:
+    """Do the repeats that one process takes at a time: the covariance is sent to it once for all of them."""
+    return [job(seed) for seed in seeds[start : start + size]]
+
+
 def simulate_risk(
     covariance: Covariance,
     beta: ArrayLike,
@@ -140,6 +146,7 @@ def simulate_risk(
 
     Raises:
         TheoryError: for input of the wrong shape or range.
+        UserError: a process was ended from outside, such as by a full memory.
     """
     vector = array("beta", beta, as_covariance(covariance).p)
     spread = number("sigma", sigma, least=0)
@@ -154,8 +161,11 @@ def simulate_risk(
     if n_jobs == 1:
         repeats = [job(s) for s in seeds]
     else:
-        with _single_threaded_children(), ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn")) as pool:
-            repeats = list(pool.map(job, seeds, chunksize=max(1, n_repeats // (4 * n_jobs))))
+        size = max(1, n_repeats // (4 * n_jobs))
+        starts = range(0, n_repeats, size)
+        with _single_threaded_children():
+            done = dict(in_processes(partial(_several, job, seeds, size), starts, n_jobs))
+        repeats = [repeat for start in starts for repeat in done[start]]
     found = _summary(repeats, covariance, vector, decompose)
     finite("the simulated risk", found.samples, found.sd, found.mean_bias, found.magnitude)
     return found
