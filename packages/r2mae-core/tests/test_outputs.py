@@ -54,6 +54,9 @@ def test_an_output_is_never_an_input(tmp_path, monkeypatch):
     (tmp_path / "old").touch()
     with pytest.raises(UserError, match="old is there already; give --overwrite"):
         check_output(Path("old"), [source], overwrite=False)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop is there already"):
+        check_output(Path("loop"), [source, Path("loop")], overwrite=False)
     check_output(Path("old"), [source], overwrite=True)
     check_output(Path("new"), [source, tmp_path / "data"], overwrite=False)
 
@@ -222,6 +225,7 @@ def test_a_start_that_was_killed_gives_way_to_another(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir()
     assert RunFolder(tmp_path / "run", {"lr": 2}).config == {"lr": 2}
     assert RunFolder.open(tmp_path / "run").config == {"lr": 2}
+    RunFolder(tmp_path / "run", {"lr": 2}, sources={"a": "1 bytes, x"})
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError, match="lr is 2 there and 3 here"):
         RunFolder(tmp_path / "run", {"lr": 3})

@@ -38,8 +38,8 @@ def _same(one: Path, other: Path) -> bool:
     """Return whether two paths lead to one file, through whatever links."""
     if one.exists() and one.samefile(other):
         return True
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)  # not resolve: a link to itself is no error here
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents

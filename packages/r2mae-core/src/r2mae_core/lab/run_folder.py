@@ -13,7 +13,7 @@ from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import atomic_path
 from r2mae_core.lab.locks import one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
-from r2mae_core.lab.sealed import read_json, read_yaml, write_json, write_yaml
+from r2mae_core.lab.sealed import SUMS, read_json, read_yaml, write_json, write_yaml
 from r2mae_core.lab.sources import refuse_changed
 from r2mae_core.lab.stamps import versions
 from r2mae_core.lab.terminal import first_rank
@@ -60,34 +60,32 @@ class RunFolder:
         self.made = False
         # Listed before the config is looked for: another process may write the files in between.
         files = _files(self.path)
-        there = self._config_there() if (self.path / "config.yaml").exists() else None
-        differs = "" if there is None else self._differences(there, {*FREE, *free})
-        if there is not None and not differs:
-            if sources is not None:
-                remedy = "put it back as it was, or name another folder with --out"
-                refuse_changed(self.path, _facts(self.path).get("sources", {}), sources, remedy)
-        elif not first_rank():  # it is the first one's to write
-            if there is not None:
-                raise UserError(differs)
-        elif there is not None and not holds_nothing(self.path):
-            raise UserError(differs)
-        elif there is None and not all(map(_may_be_there, files)):
-            raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
+        if not (self.path / "config.yaml").exists():
+            if not all(map(_may_be_there, files)):
+                raise UserError(f"{self.path} is not empty and has no config.yaml of a run; name another folder")
         else:
+            try:
+                self._refuse_other({*FREE, *free}, sources)
+                return
+            except UserError:
+                if not holds_nothing(self.path):
+                    raise  # else nothing is lost: a start that was cut off gives way to this one
+        if first_rank():
             self._make({**self.facts, **({} if sources is None else {"sources": dict(sources)})})
 
-    def _config_there(self) -> dict[str, Any]:
+    def _refuse_other(self, free: set[str], sources: Mapping[str, str] | None) -> None:
         facts = _facts(self.path)
-        return {**read_yaml(self.path / "config.yaml"), **{k: v for k, v in facts.items() if k != "sources"}}
-
-    def _differences(self, there: Mapping[str, Any], free: set[str]) -> str:
-        """Return the message about a run of another config, or an empty text."""
-        old, new = _flat(there), _flat({**self.config, **self.facts})
+        made_from = facts.pop("sources", {})
+        old = _flat({**read_yaml(self.path / "config.yaml"), **facts})
+        new = _flat({**self.config, **self.facts})
         keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key not in free]
-        shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
-        more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
-        where = f"{self.path} holds a run with another config"
-        return f"{where}: {shown}{more}; name another folder with --out" if keys else ""
+        if keys:
+            shown = "; ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:4])
+            more = f" (and {len(keys) - 4} more)" if len(keys) > 4 else ""
+            where = f"{self.path} holds a run with another config"
+            raise UserError(f"{where}: {shown}{more}; name another folder with --out")
+        if sources is not None:
+            refuse_changed(self.path, made_from, sources, "put it back as it was, or name another folder with --out")
 
     def _make(self, facts: Mapping[str, Any]) -> None:
         self.made = not (self.path / "config.yaml").exists()
@@ -102,12 +100,11 @@ class RunFolder:
         """Remove the folder again if this process made it and nothing has been computed in it."""
         if not self.made or not holds_nothing(self.path):
             return
-        for name in _OF_START:
-            (self.path / name).unlink(missing_ok=True)
-        for folder in sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True):
-            folder.rmdir()
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        for file in [file for file in self.path.rglob("*") if file.name in _OF_START]:
+            file.unlink(missing_ok=True)
+        for folder in [*sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True), self.path]:
+            with contextlib.suppress(OSError):  # a lock is still in it
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -134,10 +131,14 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one: the newest file or complete folder of shards."""
-        files = [self.checkpoints / "last.ckpt", *self.checkpoints.glob("sharded-*.ckpt/meta.pt")]
-        newest = max((file for file in files if file.exists()), key=lambda file: file.stat().st_mtime_ns, default=None)
-        return newest if newest is None or newest.suffix == ".ckpt" else newest.parent
+        """The checkpoint to resume from, if there is one: the file, or the last complete folder of shards."""
+        file = self.checkpoints / "last.ckpt"
+        if file.exists():
+            return file
+        # By step and checksums, not by times: a copied folder has other times.
+        folders = [meta.parent for meta in self.checkpoints.glob("sharded-*.ckpt/meta.pt")]
+        whole = [folder for folder in folders if (folder / SUMS).exists()] or folders
+        return max(whole, key=lambda folder: int(folder.stem.rpartition("=")[2]), default=None)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write a JSON object beside the results and return its path; numbers that are not finite become null."""
