@@ -17,34 +17,46 @@ def flipped(data: bytes, share: float) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
+CUTS: Mapping[str, Callable[[bytes], bytes]] = {
     "emptied": lambda data: b"",
     "cut in half": lambda data: data[: len(data) // 2],
     "without its last byte": lambda data: data[:-1],
+}
+BITS: Mapping[str, Callable[[bytes], bytes]] = {
     "a bit at 5 %": partial(flipped, share=0.05),
     "a bit in the middle": partial(flipped, share=0.503),
     "a bit at 97 %": partial(flipped, share=0.97),
+}
+TYPES: Mapping[str, Callable[[bytes], bytes]] = {
     "another type": lambda data: _PNG,
     "a JSON list": lambda data: b"[1, 2]\n",
     "not UTF-8": lambda data: data[: len(data) // 3] + b"\xff\xfe" + data[len(data) // 3 :],
 }
+DAMAGES = {**CUTS, **BITS, **TYPES}
 
 
 def trials(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
-    """Return the damages of each file that other commands made and this one reads, and of its own unfinished output."""
+    """Return damages of each file that other commands made and this one reads, and of what it left itself.
+
+    The seed chooses one of each sort for a file.
+    """
     if not job.damage:
         return
-    made = {path.name for path in bench.materials(job.package).iterdir()} - bench.users(job.package)
+    home = bench.materials(job.package)
     for name in job.reads:
-        for file in _files(bench.materials(job.package), name) if name in made else ():
-            for damage in DAMAGES:
+        for file in _files(home, name) if name not in bench.users(job.package) else ():
+            for damage in _chosen(bench, job, file):
                 yield f"{file} {damage}", partial(_damaged, file=file, damage=damage)
-    finished = bench.materials(job.package) / job.makes
-    for whole, path in ((True, finished), (False, bench.unfinished(job))) if job.kills else ():
+    for whole, path in ((True, home / job.makes), (False, bench.unfinished(job))) if job.kills else ():
         for file in _files(path.parent, job.makes):
-            for damage in DAMAGES:
-                name = f"its own {file}{'' if whole else ' of an unfinished run'} {damage}"
-                yield name, partial(_own, before=path, file=file, damage=damage)
+            shown = f"its own {file}{'' if whole else ' of an unfinished run'}"
+            for damage in _chosen(bench, job, shown):
+                yield f"{shown} {damage}", partial(_own, before=path, file=file, damage=damage)
+
+
+def _chosen(bench: Bench, job: Job, file: str) -> list[str]:
+    draw = bench.random(f"{job.package} {job.name} {file}")
+    return [draw.choice(list(sort)) for sort in (CUTS, BITS, TYPES)]
 
 
 def _files(home: Path, name: str) -> list[str]:
