@@ -237,7 +237,7 @@ class ResumableLoader:
         if self._fetch is not None:
             return indices, self._fetch(indices)
         loader: Any = self._loader
-        return indices, loader.collate_fn([loader.dataset[int(index)] for index in indices])
+        return indices, loader.collate_fn([loader.dataset[index] for index in indices])
 
     def close(self) -> None:
         """Stop the workers. Left to the garbage collector, each would hold up the process for five seconds."""

@@ -1,9 +1,11 @@
 """Stops a training whose loss is NaN or infinite, before a checkpoint of it is written."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from r2mae_core.train.data_order import ResumableLoader
 
 class FiniteLoss(pl.LightningModule):
     """Stops a training whose loss is NaN or infinite, without waiting for the device in every step."""
+
+    remedies = "lower the learning rate (--lr), clip gradients (--clip), or train in float32 (--precision 32-true)"
+    """What a user can do about a loss that is not finite, in the options of the module's command."""
 
     _first_bad: Tensor | None = None
 
@@ -37,14 +42,16 @@ class FiniteLoss(pl.LightningModule):
 
     def _cause(self, step: int) -> str:
         """Return why a loss is not finite, as far as it can be known, and what to do."""
-        loader = self.trainer.train_dataloader
-        rows = broken_rows(loader, step, self.trainer) if isinstance(loader, ResumableLoader) else []
+        rows: list[int] = []
+        with contextlib.suppress(Exception):  # a search that fails must not hide what it is about
+            loader = self.trainer.train_dataloader
+            rows = broken_rows(loader, step, self.trainer) if isinstance(loader, ResumableLoader) else []
         if rows:
             shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
             return f"its batch holds NaN or infinite values: training sample {shown}, counted from 0; correct the data"
         if step == 0:
-            return "no weight had changed by then: a value in the data is too large, or --precision 32-true is needed"
-        return "lower the learning rate (--lr), clip gradients (--clip), or train in float32 (--precision 32-true)"
+            return f"no weight had changed by then: look for values in the data that are too large, or {self.remedies}"
+        return self.remedies
 
     def describe_step(self, step: int) -> str:
         """Return how a step is named in the message."""
@@ -60,8 +67,8 @@ class FiniteLoss(pl.LightningModule):
         broken = [name for name, value in self.named_parameters() if not all_finite(value)]
         if broken:
             raise UserError(
-                f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; lower the learning "
-                "rate (--lr), or clip gradients (--clip). The last checkpoint is from before that step"
+                f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; {self.remedies}. "
+                "The last checkpoint is from before that step"
             )
 
 
@@ -76,7 +83,7 @@ def broken_rows(loader: ResumableLoader, step: int, trainer: pl.Trainer) -> list
             for value in tensors_in(batch)
             if value.is_floating_point() and value.ndim and len(value) == len(indices) and not value.is_sparse
         ]
-        found += [int(index) for mask in broken for index in indices[mask.numpy()]]
+        found += [int(np.atleast_1d(index)[0]) for mask in broken for index in indices[mask.numpy()]]
     return sorted(set(found))
 
 
