@@ -11,6 +11,7 @@ from r2mae_theory.advice import _valley, standardise
 from r2mae_theory.covariance import shrunk_moment
 from r2mae_theory.data import RawTable, clean
 from r2mae_theory.targets import Targets
+from r2mae_theory.validate import held_out_rows
 
 DATA = {"digits": load_digits().data, "cancer": load_breast_cancer().data}
 
@@ -289,3 +290,22 @@ def test_a_flat_curve_has_no_clear_minimum(n, clear):
     assert v.is_clear == clear
     assert v.steps_apart == round(abs(v.measured_ratio - v.predicted_ratio) / 0.05)
     assert (v.n_samples, v.n_targets) == (n, 24)
+
+
+@pytest.mark.parametrize(
+    ("n", "planned", "held_out"),
+    [(100, 20, 50), (100, 50, 50), (100, 70, 30), (100, 80, 20), (100, 95, 20), (10, 9, 5)],
+)
+def test_as_many_rows_are_held_out_as_the_planned_size_leaves(n, planned, held_out):
+    assert held_out_rows(n, planned) == held_out
+
+
+@pytest.mark.parametrize(
+    ("planned", "at", "said"), [(40, 40, False), (70, 70, False), (None, 80, True), (500, 80, True)]
+)
+def test_the_validation_is_at_the_planned_size_or_says_at_which(planned, at, said):
+    found = advise(DATA["cancer"][:100, :8], planned, [0.2, 0.4], n_bootstrap=0, validate=True)
+    assert found.validation is not None
+    assert found.validation.n_samples == at
+    notes = [note for note in found.notes if "validated at n = 80, not at the planned" in note]
+    assert len(notes) == said

@@ -71,3 +71,34 @@ def test_a_range_can_beat_the_best_fixed_ratio():
     assert ranged.risk < 0.98 * fixed.risk
     measured = [simulate_risk(cov, beta, 0.6, 1000, best.mask, 600, seed=1).mean for best in (ranged, fixed)]
     assert measured == pytest.approx([ranged.risk, fixed.risk], rel=0.08)
+
+
+@pytest.mark.parametrize(("p", "n"), [(20, 10**6), (400, 10**6), (200, 10**8)])
+def test_a_search_without_bounds_goes_as_far_as_the_minimum(p, n):
+    """Theorem 1 without noise below the threshold is r·γ/((1 - r)(r - γ)), whose minimum is at r = √γ."""
+    best = optimal_ratio(covariance.isotropic(p), np.ones(p), 0.0, n)
+    assert isinstance(best.mask, Fixed)
+    assert best.mask.ratio == pytest.approx((p / n) ** 0.5, rel=0.01)
+    assert best.note == ""
+
+
+def test_a_search_that_ends_at_a_bound_says_so():
+    cov, beta = covariance.isotropic(20), np.ones(20)
+    assert "lower bound, 0.05" in optimal_ratio(cov, beta, 0.0, 10**6, (0.05, 0.5)).note
+    assert "upper bound, 0.002" in optimal_ratio(cov, beta, 0.0, 10**6, (0.001, 0.002)).note
+    assert "lower bound, 0.05" in optimal_range(cov, beta, 0.0, 10**6, (0.05, 0.5)).note
+    assert optimal_ratio(SPIKED, BETA, 0.5, 100, (0.1, 0.9)).note == ""
+    assert optimal_range(SPIKED, BETA, 0.5, 100, (0.1, 0.9), 0.1).note == ""
+
+
+def test_an_optimum_that_is_worse_than_no_masks_says_so():
+    cov, beta = covariance.isotropic(20), np.ones(20) / 20**0.5
+    for best in (optimal_ratio(cov, beta, 50.0, 200), optimal_ratio(cov, beta, 50.0, 40_000)):
+        assert best.normalized > 1
+        assert "predicting nothing" in best.note
+
+
+def test_bounds_within_which_every_risk_is_infinite_are_refused(monkeypatch):
+    monkeypatch.setattr("r2mae_theory.risk.divergence", lambda *_: "at the threshold")
+    with pytest.raises(TheoryError, match="infinite for every mask"):
+        optimal_ratio(SPIKED, BETA, 0.5, 100)

@@ -56,18 +56,18 @@ def _optional(name: str, need: str) -> Any:
 
 
 def _npy(file: Path) -> RawTable:
-    found = np.load(file, allow_pickle=False)
+    with file.open("rb") as content:  # numpy leaves a file open that turns out to be damaged
+        found = np.load(content, allow_pickle=False)
     if not isinstance(found, np.ndarray):
-        found.close()
         raise DataError("it is an archive of arrays; name it .npz")
     return RawTable(found)
 
 
 def _npz(file: Path) -> RawTable:
-    archive = np.load(file, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise DataError("it is a single array; name it .npy")
-    with archive:
+    with file.open("rb") as content:
+        archive = np.load(content, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DataError("it is a single array; name it .npy")
         if "X" in archive.files:
             return RawTable(archive["X"])
         arrays = {name: archive[name] for name in archive.files}
