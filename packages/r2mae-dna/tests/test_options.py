@@ -8,7 +8,18 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from r2mae_core import KeepBest, PretrainOptions, RunFolder, StepCheckpoints, StepOrder, UserError, read_metrics, scheme
+from r2mae_core import (
+    KeepBest,
+    PretrainOptions,
+    RunFolder,
+    StepCheckpoints,
+    StepOrder,
+    UserError,
+    read_json,
+    read_metrics,
+    scheme,
+    write_json,
+)
 from r2mae_dna.masking import MaskingConfig
 from r2mae_dna.model import AlignmentModel
 from r2mae_dna.options import Prepare, Pretrain
@@ -154,13 +165,13 @@ def test_resuming_with_other_options_is_refused(config, change):
 
 def test_data_of_another_digest_are_refused(config, data):
     pretrain(replace(config, steps=2, validate_every=2))
-    info = (data / "windows.json").read_text()
+    before = (data / "windows.json").read_bytes()
     try:
-        (data / "windows.json").write_text(info.replace(DnaModality(config).info.digest, "0" * 16))
+        write_json(data / "windows.json", {**read_json(data / "windows.json"), "digest": "0" * 16})
         with pytest.raises(UserError, match="windows_digest is"):
             pretrain(replace(config, steps=2, validate_every=2))
     finally:
-        (data / "windows.json").write_text(info)
+        (data / "windows.json").write_bytes(before)
 
 
 def test_shared_options_are_the_cores():

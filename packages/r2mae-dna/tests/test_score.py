@@ -388,7 +388,7 @@ def test_the_real_variants_have_no_reference_mismatch(apes, tmp_path):
     assert dict(zip(STATUS, counts.status.tolist(), strict=True)) == {
         "scored": 6653, "not_snv": 407, "ref_mismatch": 0, "outside": 0, "no_alignment": 3316,
     }  # fmt: skip
-    assert score_variants(replace(config, min_defined=1.0)).status[0] == 6064
+    assert score_variants(replace(config, min_defined=1.0, overwrite=True)).status[0] == 6064
 
 
 def test_the_default_output_has_the_inputs_suffix(toy, variants):

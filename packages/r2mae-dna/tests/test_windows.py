@@ -160,6 +160,6 @@ def test_splits_that_are_not_there_are_named(toy, tmp_path):
         WindowSet(tmp_path / "w", "validation")
     with pytest.raises(UserError, match="no windows at"):
         WindowSet(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="exists, and window was 64 there and is 128 here; give --overwrite"):
         prepare(Prepare(toy[0], out=tmp_path / "w"))
     assert json.loads((tmp_path / "w" / "windows.json").read_text())["window"] == 64

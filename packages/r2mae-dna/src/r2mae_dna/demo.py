@@ -24,6 +24,7 @@ from r2mae_core import (
 )
 from r2mae_dna.bundled import TASK, Bundled, evaluation, grid, small_recipe, timed
 from r2mae_dna.data.codes import TOKEN_BITS, decode
+from r2mae_dna.data.samples import samples_digest
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.evaluate import RANK_BY, load_labelled
@@ -58,7 +59,8 @@ def demo(config: Demo) -> RunFolder:
     with one_thread():
         device = resolve_device(config.device)
         rows = {name: scheme_name(scheme(name, "dna"), "dna") for name in config.schemes}  # refused before any training
-        with open_run("r2mae-dna", "demo", config.out, resolved(config), shared=True) as run:
+        facts = {"samples": samples_digest()}
+        with open_run("r2mae-dna", "demo", config.out, resolved(config), facts=facts, shared=True) as run:
             bundled = Bundled.prepare(run.path, config.window, device)
             info = WindowSet(bundled.data).info
             say(
@@ -97,7 +99,10 @@ def _figure(config: Demo, run: RunFolder, bundled: Bundled, rows: dict[str, str]
 
     first = config.seeds[0]
     curves = {
-        row: {str(seed): read_metrics(home(name, seed) / "pretrain" / "metrics.csv")["loss"] for seed in config.seeds}
+        row: {
+            str(seed): read_metrics(home(name, seed) / "pretrain" / "metrics.csv").get("loss", [])
+            for seed in config.seeds
+        }
         for name, row in rows.items()
     }
     scored = {row: home(name, first) for name, row in rows.items()} | {FREQUENCIES: run.path / FREQUENCIES}

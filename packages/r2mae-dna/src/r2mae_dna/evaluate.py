@@ -10,7 +10,9 @@ from r2mae_core import (
     Direction,
     Record,
     UserError,
+    check_output,
     device_name,
+    fingerprint,
     left_out,
     open_run,
     print_comparison,
@@ -70,6 +72,8 @@ def parse_labels(values: Any, where: str) -> Any:
     """
     import polars as pl
 
+    if values.dtype.is_nested():
+        raise UserError(f"{where}: labels are needed, and it holds {values.dtype}")
     if values.dtype.is_float():
         values = values.fill_nan(None)
     text = values.cast(pl.String).str.to_lowercase().str.strip_chars()
@@ -93,14 +97,14 @@ def load_labelled(config: Evaluate) -> Labelled:
     frame, label, scores = _read(config)
     n_read = len(frame)
     truth = parse_labels(frame[label], f"{config.table}, column {label}")
-    frame = frame.with_columns(truth.alias("_truth"))
+    numbers = [_numbers(frame[name], f"{config.table}, column {name}") for name in scores]
+    frame = frame.with_columns(truth.alias("_truth"), *numbers)
     labelled = frame.filter(pl.col("_truth").is_not_null())
     n_unlabelled = n_read - len(labelled)
     unique = labelled
     if not config.keep_duplicates and all(name in frame.columns for name in TABLE_COLUMNS):
         unique = labelled.unique(list(TABLE_COLUMNS), keep="none", maintain_order=True)
-    numbers = [pl.col(name).cast(pl.Float64, strict=False).fill_nan(None) for name in scores]
-    complete = unique.with_columns(numbers).drop_nulls(scores)
+    complete = unique.drop_nulls(scores)
     labels = complete["_truth"].to_numpy()
     n_positive = int(labels.sum())
     if n_positive == 0 or n_positive == len(labels):
@@ -110,7 +114,11 @@ def load_labelled(config: Evaluate) -> Labelled:
             f"{len(unique) - len(complete)} with a missing score); both classes are needed"
         )
     sign = 1.0 if config.higher_is_worse else -1.0
-    groups = complete[config.group].cast(pl.String).to_numpy() if config.group in complete.columns else None
+    groups = None
+    if config.group in complete.columns:
+        if complete[config.group].dtype.is_nested():
+            raise UserError(f"{config.table}, column {config.group}: names of classes are needed")
+        groups = complete[config.group].cast(pl.String).to_numpy()
     return Labelled(
         labels,
         {name: sign * complete[name].to_numpy() for name in scores},
@@ -122,6 +130,29 @@ def load_labelled(config: Evaluate) -> Labelled:
     )
 
 
+def _numbers(values: Any, where: str) -> Any:
+    """Return a polars series of floats, null where there is none.
+
+    Raises:
+        UserError: a value is not a number, or is infinite.
+    """
+    import polars as pl
+
+    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
+        raise UserError(f"{where}: numbers are needed, and it holds {values.dtype}")
+    if values.dtype == pl.String:
+        values = values.str.strip_chars().replace([".", ""], None)
+    numbers = values.cast(pl.Float64, strict=False)
+    for wrong, what in (
+        (numbers.is_null() & values.is_not_null(), "is not a number"),
+        (numbers.is_infinite().fill_null(False), "is infinite"),
+    ):
+        if wrong.any():
+            row = int(wrong.arg_max() or 0)
+            raise UserError(f"{where}, row {row + 1}: {values[row]!r} {what}")
+    return numbers.fill_nan(None)
+
+
 def _read(config: Evaluate) -> tuple[Any, str, list[str]]:
     """Return (frame, name of the label column, score columns)."""
     import polars as pl
@@ -131,7 +162,7 @@ def _read(config: Evaluate) -> tuple[Any, str, list[str]]:
             raise UserError("--preset rare-common reads a VCF with AC and AN in its INFO")
         scores = list(config.scores) or _vcf_scores(config)
         frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])))
-        copies, share = pl.col("AC"), pl.col("AC") / pl.col("AN")
+        copies, share = pl.col("AC"), (pl.col("AC") / pl.col("AN")).fill_nan(None)
         rare = copies.is_between(1, RARE_COPIES)
         common = pl.min_horizontal(share, 1 - share) > COMMON_FREQUENCY
         label = pl.when(rare).then(True).when(common).then(False).alias("label")
@@ -208,8 +239,11 @@ def evaluate_command(config: Evaluate) -> None:
     """`r2mae-dna evaluate`."""
     from r2mae_dna.plots import plot_curves
 
+    if config.out is not None:
+        check_output(config.out, [config.table])
+    before = fingerprint(config.table) if config.table.is_file() else {}
     records, intervals, data = evaluate_table(config)
-    with open_run("r2mae-dna", "evaluate", config.out, resolved(config)) as run:
+    with open_run("r2mae-dna", "evaluate", config.out, resolved(config), sources=before) as run:
         names = list(dict.fromkeys(record.scheme for record in records))
         curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
         figure = run.save_figure("curves.png", curves)

@@ -38,7 +38,7 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         mask, random = self.mask_share, self.random_share
         if not (mask >= 0 and random >= 0 and mask + random <= 1):
-            raise UserError(f"mask_share and random_share are at most 1 together, got {mask} and {random}")
+            raise UserError(f"--mask_share and --random_share are at most 1 together, got {mask} and {random}")
         if not 0 <= self.label_flip <= 1 or self.soft_mask_weight < 0:
             raise UserError(f"label_flip must be in [0, 1] and soft_mask_weight at least 0, got {self}")
 

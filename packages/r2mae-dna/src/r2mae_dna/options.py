@@ -15,6 +15,7 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    UserError,
     check_bounds,
 )
 from r2mae_dna.limits import Layers, Ratio, Width, Window, refuse_repeats
@@ -257,6 +258,10 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.scheme is not None and not 1 <= len(self.scheme) <= 100:
+            raise UserError(f"--scheme is a name of 1 to 100 characters, got {len(self.scheme):,}")
+        if self.scores:
+            refuse_repeats("scores", self.scores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
+    check_output,
     device_name,
+    fingerprint,
     first_rank,
     micro_batch_size,
     one_thread,
@@ -28,6 +30,8 @@ from r2mae_core import (
     walk_grid,
 )
 from r2mae_dna.bundled import Bundled, Measure, grid, small_recipe, timed
+from r2mae_dna.data.samples import samples_digest
+from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.windows import read_info
 from r2mae_dna.evaluate import RANK_BY, evaluate_table
 from r2mae_dna.masking import MaskingConfig, mask_windows
@@ -96,10 +100,15 @@ def reproduce(config: Reproduce) -> RunFolder:
     """
     _check(config)
     device = resolve_device(config.device)
-    free = ("schemes", "seeds", "devices")  # the grid may grow
+    own = [config.data, config.msa, config.clinvar, config.omim]
+    if config.out is not None:
+        check_output(config.out, own)
     with open_run(
-        "r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, free=free, shared=True
-    ) as run:
+        "r2mae-dna", "reproduce", config.out, resolved(config), n_processes=config.devices, facts=_facts(config),
+        sources=fingerprint([path for path in own[2:] if path is not None]),
+        free=("schemes", "seeds", "devices"),  # the grid may grow
+        shared=True,
+    ) as run:  # fmt: skip
         if config.data is not None and config.msa is not None:
             _full(config, run, config.data, config.msa, device)
             return run
@@ -109,6 +118,13 @@ def reproduce(config: Reproduce) -> RunFolder:
             floor = {FREQUENCIES: timed(bundled.floor, device)}
             _walk(run, floor | grid(config.schemes, config.seeds, recipe, bundled.pretrain, device))
         return run
+
+
+def _facts(config: Reproduce) -> dict[str, str]:
+    """Return what names the data of the grid."""
+    if config.data is None or config.msa is None:
+        return {"samples": samples_digest()}
+    return {"windows_digest": read_info(config.data).digest, "alignment_digest": AlignmentStore(config.msa).digest}
 
 
 def _check(config: Reproduce) -> None:
@@ -121,6 +137,9 @@ def _check(config: Reproduce) -> None:
         refuse_options(config, {"model": "your own alignment"}, "the bundled alignment")
     else:
         refuse_options(config, dict.fromkeys(("n_hidden", "n_layers"), "the bundled one"), "your own alignment")
+    for table in (config.clinvar, config.omim):
+        if table is not None and not table.is_file():
+            raise UserError(f"no file {table}")
     for name in config.schemes:
         scheme(name, "dna")
 
@@ -137,7 +156,7 @@ def _full(config: Reproduce, run: RunFolder, data: Path, msa: Path, device: str)
         for task, table in tables.items() if first_rank() else ():
             scored = home / f"{task}.parquet"
             score = Score(str(model), msa, table, out=scored, device=config.device, progress=config.progress)
-            score_variants(replace(score, precision=config.precision), alone=True)
+            score_variants(replace(score, precision=config.precision, overwrite=True), alone=True)
             preset: Any = task
             row = rows[str(options.mask_ratio)]
             records += evaluate_table(Evaluate(scored, preset=preset, scheme=row, seed=options.seed, bootstrap=0))[0]

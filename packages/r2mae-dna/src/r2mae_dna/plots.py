@@ -14,6 +14,7 @@ def _draw_curves(roc: Any, pr: Any, labels: np.ndarray, damage: Mapping[str, np.
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     for i, (name, values) in enumerate(damage.items()):
+        name = name if len(name) <= 40 else f"{name[:39]}…"
         false, true, _ = roc_curve(labels, values)
         precision, recall, _ = precision_recall_curve(labels, values)
         roc.plot(false, true, color=f"C{i}", label=name)
@@ -108,7 +109,7 @@ def plot_demo(
     colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline is grey
     for name, seeds in curves.items():
         for j, points in enumerate(seeds.values()):
-            steps, values = zip(*points, strict=True)
+            steps, values = [step for step, _ in points], [value for _, value in points]
             loss.plot(steps, values, color=colours[name], alpha=0.8, linewidth=1, label=name if j == 0 else None)
     loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
     loss.legend(fontsize="small", frameon=False)

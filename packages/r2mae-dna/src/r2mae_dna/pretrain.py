@@ -28,7 +28,7 @@ from r2mae_core import (
     StepOrder,
     UserError,
     adamw,
-    check_share,
+    check_output,
     derived_seed,
     n_masked,
     read_weights,
@@ -145,7 +145,8 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
-        check_share("warmup", config.warmup)
+        if config.out is not None:
+            check_output(config.out, [config.data])
         self.masking = MaskingConfig(
             config.mask_share, config.random_share, config.soft_mask_weight, config.conservation_weights,
             config.label_flip,

@@ -9,6 +9,7 @@ from torch import Tensor
 from r2mae_core import (
     Record,
     RunFolder,
+    check_output,
     derived_seed,
     device_name,
     open_run,
@@ -178,12 +179,15 @@ def probe(config: Probe) -> RunFolder:
         UserError: the model or the windows are missing, or do not fit each other.
     """
     device = resolve_device(config.device)
+    if config.out is not None:
+        check_output(config.out, [config.model, config.data])
     pretrained = load_model(config.model)
     train, held_out = WindowSet(config.data), WindowSet(config.data, config.split)
     pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.data))
     run_of = (config.model / "config.yaml").exists()  # else a published model
     scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
-    with open_run("r2mae-dna", "probe", config.out, resolved(config)) as run:
+    facts = {"model_digest": pretrained.digest, "windows_digest": held_out.info.digest}
+    with open_run("r2mae-dna", "probe", config.out, resolved(config), facts=facts) as run:
         values = probe_model(
             pretrained.model, train, held_out, ratios=config.ratios, max_windows=config.max_windows,
             batch_size=config.batch_size, device=device,

@@ -4,7 +4,7 @@ Sites are scored, not variants: one forward pass gives the logits of all four ba
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,18 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from r2mae_core import UserError, default_run_path, device_name, precision, resolve_device, say
+from r2mae_core import (
+    UserError,
+    check_output,
+    default_run_path,
+    device_name,
+    fingerprint,
+    one_writer,
+    precision,
+    refuse_changed,
+    resolve_device,
+    say,
+)
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.parts import Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
@@ -169,52 +180,80 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         alone: score everything in this process, even if it is one of several ranks.
 
     Raises:
-        UserError: a file is malformed, the model does not fit the alignment, most reference alleles disagree, no
-            chromosome is known, there is no variant, or (strict) an allele could not be scored.
+        UserError: the output is there already or is an input, another process writes it, a file is malformed or was
+            changed meanwhile, the model does not fit the alignment, most reference alleles disagree, no chromosome is
+            known, there is no variant, or (strict) an allele could not be scored.
     """
     rank, world_size = (0, 1) if alone else (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     device = _device(config, world_size)
-    if config.window < 2 or config.chunk < 1 or config.batch_size < 1:
-        raise UserError("window must be at least 2, chunk and batch_size at least 1")
     if world_size > 1 and config.out is None:
         raise UserError("several devices need --out FILE: each of their processes must write to the same output")
     out, column = output_path(config), score_column(config.name)
-    variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
-    store = AlignmentStore(config.msa)
-    scorer = open_scorer(config, store, device)
-    source = {
-        "Model": scorer.name,
-        "ModelDigest": scorer.digest,
-        "Alignment": store.path.name,
-        "AlignmentDigest": store.digest,
-        "Window": config.window,
-    }
-    settings = {name: getattr(config, name) for name in ("chunk", "min_defined", "precision")}
-    parts, counts = Parts(config.variants, out, {**source, **settings}), Counts(out)
-    guard = BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
-    n_chunks = 0
-    with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
-        for n_chunks, n_alleles, stretch in _ahead(variants, parts, store, config, rank, world_size):
-            if stretch is not None:
-                guard.check(stretch.status)
-                counts.absent |= stretch.absent
-                counts.sites += len(stretch.windows)
-                parts.save(n_chunks - 1, run_scorer(stretch, scorer, config.batch_size))
-            bar.update(n_alleles)
-    if world_size > 1:
-        _wait_for_all()
-    if rank > 0:
-        return counts
-    for result in parts.load(n_chunks):
-        counts.status += np.bincount(result.status, minlength=len(STATUS))
-    try:
-        _refuse(counts, n_chunks, store, config)
-    except UserError:
-        parts.remove()
-        raise
-    variants.write(out, parts.load(n_chunks), config.chunk, column, source)
-    parts.remove()
+    model = None if config.model == FREQUENCIES else config.model
+    check_output(out, [config.variants, config.msa, model], overwrite=config.overwrite)
+    with one_writer(out, folder=False):
+        before = fingerprint(config.variants) if config.variants.is_file() else {}
+        variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
+        store = AlignmentStore(config.msa)
+        scorer = open_scorer(config, store, device)
+        source = {
+            "Model": scorer.name,
+            "ModelDigest": scorer.digest,
+            "Alignment": store.path.name,
+            "AlignmentDigest": store.digest,
+            "Window": config.window,
+        }
+        kept = {
+            "chunk": config.chunk,
+            "min_defined": config.min_defined,
+            "precision": precision(config.precision, device),
+            "variants": before,
+        }
+        parts = Parts(out, {**source, **kept})
+        counts, sizes = _score_stretches(variants, parts, store, scorer, config, Counts(out), rank, world_size)
+        if world_size > 1:
+            _wait_for_all()
+        if rank == 0:
+            remedy = "it was changed while it was scored: run the command again"
+            refuse_changed(out, before, fingerprint(config.variants), remedy)
+            results = [parts.load(i, n) for i, n in enumerate(sizes)]
+            try:
+                _refuse(counts, results, store, config)
+            except UserError:
+                parts.remove()
+                raise
+            variants.write(out, results, config.chunk, column, source)
+            parts.remove()
     return counts
+
+
+def _score_stretches(
+    variants: VcfFile | TableFile,
+    parts: Parts,
+    store: AlignmentStore,
+    scorer: SiteScorer,
+    config: Score,
+    counts: Counts,
+    rank: int,
+    world_size: int,
+) -> tuple[Counts, list[int]]:
+    """Score the stretches of this rank that are not done, and return the counts and every stretch's alleles."""
+    guard, sizes = _guard(store, config), list[int]()
+    with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
+        for job in _ahead(variants, parts, store, config, rank, world_size):
+            counts.absent |= job.absent
+            if job.status is not None:
+                guard.check(job.status)
+            if job.stretch is not None:
+                counts.sites += len(job.stretch.windows)
+                parts.save(len(sizes), run_scorer(job.stretch, scorer, config.batch_size))
+            sizes.append(job.n_alleles)
+            bar.update(job.n_alleles)
+    return counts, sizes
+
+
+def _guard(store: AlignmentStore, config: Score) -> BuildGuard:
+    return BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
 
 
 def _device(config: Score, world_size: int) -> str:
@@ -226,18 +265,33 @@ def _device(config: Score, world_size: int) -> str:
     return device
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A stretch of the variants."""
+
+    n_alleles: int
+    absent: set[str]
+    """Chromosomes that are not in the store."""
+    status: np.ndarray | None = None
+    """Of its alleles; None: another rank's."""
+    stretch: Stretch | None = None
+    """What is to be scored; None: another rank's, or done before."""
+
+
 def _ahead(
     variants: VcfFile | TableFile, parts: Parts, store: AlignmentStore, config: Score, rank: int, world_size: int
-) -> Iterator[tuple[int, int, Stretch | None]]:
-    """Yield (stretches so far, alleles in this one, the stretch or None if it is another rank's or was done before).
+) -> Iterator[_Job]:
+    """Yield the stretches in order. The next one is read while the device computes this one."""
 
-    The next stretch is read while the device computes this one.
-    """
-
-    def job(item: tuple[int, Alleles]) -> tuple[int, int, Stretch | None]:
+    def job(item: tuple[int, Alleles]) -> _Job:
         i, alleles = item
-        wanted = i % world_size == rank and not parts.has(i)
-        return i + 1, len(alleles), read_stretch(alleles, store, config.window, config.min_defined) if wanted else None
+        absent = {name for name in set(alleles.chromosome) if store.chromosome(name) is None}
+        if i % world_size != rank:
+            return _Job(len(alleles), absent)
+        if (done := parts.finished(i, len(alleles))) is not None:
+            return _Job(len(alleles), absent, done.status)
+        stretch = read_stretch(alleles, store, config.window, config.min_defined)
+        return _Job(len(alleles), absent, stretch.status, stretch)
 
     stretches = enumerate(variants.chunks(config.chunk))
     with ThreadPoolExecutor(1) as pool:
@@ -247,9 +301,14 @@ def _ahead(
             yield done
 
 
-def _refuse(total: Counts, n_chunks: int, store: AlignmentStore, config: Score) -> None:
-    if n_chunks == 0:
+def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, config: Score) -> None:
+    """Refuse scores that say nothing, once all stretches of all ranks are there; count them."""
+    if not results:
         raise UserError(f"{config.variants} contains no variants")
+    guard = _guard(store, config)
+    for result in results:
+        guard.check(result.status)
+        total.status += np.bincount(result.status, minlength=len(STATUS))
     n = int(total.status.sum())
     if total.absent and total.status[OUTSIDE] == n:
         raise UserError(

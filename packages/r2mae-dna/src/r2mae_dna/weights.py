@@ -4,9 +4,6 @@ What is saved here loads in the `gpn` package, and published models load here. T
 read, and the output bias is `cls.predictions.bias`, the one that published files have.
 """
 
-import hashlib
-import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError, atomic_path, write_text
+from r2mae_core import (
+    UserError,
+    as_json,
+    check_checksums,
+    file_digest,
+    load_tensors,
+    read_json,
+    reading,
+    save_tensors,
+    write_text,
+)
 from r2mae_dna.data.codes import N_LETTERS, N_TOKENS
+from r2mae_dna.data.contents import digest_of
 from r2mae_dna.limits import MAX_POSITIONS
 from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
 
@@ -62,14 +70,20 @@ def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: st
     def take(name: str) -> Tensor:
         if name not in weights:
             raise UserError(f"{source} has no weight {name!r}; it is not a GPN-MSA (GPNRoFormer) checkpoint")
-        return weights[name]
+        value = weights[name]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise UserError(f"{source}: the weight {name!r} does not hold floating-point numbers")
+        if not value.isfinite().all():
+            raise UserError(f"{source}: the weight {name!r} holds NaN or infinite values; the file is damaged")
+        return value
 
     state: dict[str, Tensor] = {}
     for i in range(model.config.n_layers):
         home = f"model.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             parts = [take(f"{home}.attention.self.{name}.{kind}") for name in ("query", "key", "value")]
-            state[f"layers.{i}.qkv.{kind}"] = torch.cat(parts)
+            with reading(f"{source} (layer {i})", "a GPN-MSA checkpoint of the shapes of its config.json"):
+                state[f"layers.{i}.qkv.{kind}"] = torch.cat(parts)
             for own, theirs in _LAYER.items():
                 state[f"layers.{i}.{own}.{kind}"] = take(f"{home}.{theirs}.{kind}")
     for own, theirs in _HEAD.items():
@@ -85,8 +99,6 @@ def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: st
 
 def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | None) -> None:
     """Write `config.json` (with the species, the reference first) and `model.safetensors`."""
-    from safetensors.torch import save_file
-
     config = model.config
     values: dict[str, Any] = {
         "model_type": "GPNRoFormer",
@@ -108,9 +120,8 @@ def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | Non
         "rotary_value": False,
         "species": None if species is None else list(species),
     }
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(to_published(model), temporary, metadata={"format": "pt"})
-    write_text(folder / "config.json", json.dumps(values, indent=1) + "\n")
+    save_tensors(to_published(model), folder / "model.safetensors")
+    write_text(folder / "config.json", as_json(values))
 
 
 class Pretrained:
@@ -154,13 +165,19 @@ def load_model(folder: Path) -> Pretrained:
     if not (home / "config.json").exists():
         hint = "; its pretraining is not finished" if (folder / "config.yaml").exists() else ""
         raise UserError(f"no model at {folder}{hint}: a config.json and model.safetensors are needed")
-    values = json.loads((home / "config.json").read_text(encoding="utf-8"))
+    check_checksums(home)
+    values = read_json(home / "config.json")
     config = _config(values, home)
-    weights, digest = _read_weights(home)
-    model = AlignmentModel(config)
-    load_published(model, weights, str(home))
-    species = values.get("species")
-    return Pretrained(model.eval(), None if species is None else tuple(species), digest, str(folder))
+    file = _weights_file(home)
+    with reading(home / "config.json", "the description of a GPN-MSA model"):
+        species = values.get("species")
+        names = None if species is None else tuple(map(str, species))
+        model = AlignmentModel(config)
+    load_published(model, load_tensors(file), str(file))
+    if names is not None and len(names) != config.n_species + 1:
+        raise UserError(f"{home / 'config.json'} names {len(names)} species, and its model has {config.n_species + 1}")
+    digest = digest_of({"weights": file_digest(file), "config": values})
+    return Pretrained(model.eval(), names, digest, str(folder))
 
 
 def _config(values: dict[str, Any], home: Path) -> ModelConfig:
@@ -171,27 +188,26 @@ def _config(values: dict[str, Any], home: Path) -> ModelConfig:
     for key, expected in known.items():
         if values.get(key, expected) != expected:
             raise UserError(f"{home}/config.json: {key} is {values[key]!r}; only {expected!r} is known here")
-    return ModelConfig(
-        n_species=values["n_aux_features"] // N_LETTERS,
-        n_hidden=values.get("hidden_size", 768),
-        n_layers=values.get("num_hidden_layers", 12),
-        n_heads=values.get("num_attention_heads", 12),
-        intermediate=values.get("intermediate_size", 3072),
-        dropout=values.get("hidden_dropout_prob", 0.1),
-    )
+    counts = {
+        "n_aux_features": None,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    }
+    found = {key: values.get(key, default) for key, default in counts.items()}
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 65_536:
+            raise UserError(f"{home}/config.json: {key} is {value!r}; a whole number from 1 to 65,536 is needed")
+    dropout = values.get("hidden_dropout_prob", 0.1)
+    if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        raise UserError(f"{home}/config.json: hidden_dropout_prob is {dropout!r}; a number from 0 to 1 is needed")
+    n_aux, n_hidden, n_layers, n_heads, intermediate = found.values()
+    return ModelConfig(n_aux // N_LETTERS, n_hidden, n_layers, n_heads, intermediate, dropout)
 
 
-def _read_weights(home: Path) -> tuple[dict[str, Tensor], str]:
-    from safetensors.torch import load_file
-
+def _weights_file(home: Path) -> Path:
     file = next((home / name for name in ("model.safetensors", "pytorch_model.bin") if (home / name).exists()), None)
     if file is None:
         raise UserError(f"{home} has a config.json but neither model.safetensors nor pytorch_model.bin")
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
-    if file.suffix == ".safetensors":
-        return load_file(file), digest
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True), digest
-    except pickle.UnpicklingError:
-        raise UserError(f"{file} holds more than tensors; such a file can run code and is not loaded") from None
+    return file

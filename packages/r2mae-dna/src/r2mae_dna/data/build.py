@@ -8,9 +8,10 @@ allocated before it is written to: a full disk would end the process when a hole
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -153,21 +154,33 @@ def build_alignment(
             block; the store exists; there is not enough space; or more than 5 % of the reference's bases differ from
             the FASTA file.
     """
+    made = made_from(mafs, reference, species, fasta)
     inputs = [*mafs, *([] if fasta is None else [fasta])]
     check_output(out, inputs)
-    if missing := [file for file in inputs if not file.is_file()]:
-        raise UserError(f"no file {missing[0]}")
     with one_writer(out, folder=False):
         check_new_folder(out, store_entries, "an alignment store", overwrite=overwrite)
-        before = fingerprint(inputs)
         scan = scan_blocks(mafs, reference, SHARD_ROWS)
         columns = _columns(scan.species, reference, species, mafs)
         check_space(out.parent, _bytes_needed(scan, len(columns), whole=fasta is not None), f"building {out.name}")
         with whole_folder(out) as folder:
-            report = _build(mafs, folder, columns, fasta, progress)
-            refuse_changed(out, before, fingerprint(inputs), "it was changed while it was read: run the command again")
+            report = _build(mafs, folder, columns, fasta, made, progress)
+            remedy = "it was changed while it was read: run the command again"
+            refuse_changed(out, made["sources"], fingerprint(inputs), remedy)
     report.without_blocks = tuple(name for name in columns if name not in scan.species)
     return report
+
+
+def made_from(mafs: Sequence[Path], reference: str, species: Sequence[str], fasta: Path | None) -> dict[str, Any]:
+    """Return what a store is made from, as its index keeps it.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    inputs = [*mafs, *([] if fasta is None else [fasta])]
+    if missing := [file for file in inputs if not file.is_file()]:
+        raise UserError(f"no file {missing[0]}")
+    files = {"mafs": [file.name for file in mafs], "fasta": None if fasta is None else fasta.name}
+    return {"reference": reference, "species": list(species), **files, "sources": fingerprint(inputs)}
 
 
 def _bytes_needed(scan: Scan, n_columns: int, *, whole: bool) -> int:
@@ -180,7 +193,12 @@ def _bytes_needed(scan: Scan, n_columns: int, *, whole: bool) -> int:
 
 
 def _build(
-    mafs: Sequence[Path], folder: Path, columns: dict[str, int], fasta: Path | None, progress: bool
+    mafs: Sequence[Path],
+    folder: Path,
+    columns: dict[str, int],
+    fasta: Path | None,
+    made: Mapping[str, Any],
+    progress: bool,
 ) -> BuildReport:
     counts, check = BlockCounts(), _FastaCheck()
     writer = StoreWriter(folder, list(columns))
@@ -197,12 +215,13 @@ def _build(
         raise UserError(f"no block of {', '.join(map(str, mafs))} has a base of the reference {next(iter(columns))!r}")
     if fasta is not None:
         check.run(fasta, canvas.chromosomes)
-    for name, chromosome in canvas.chromosomes.items():
+    for name in list(canvas.chromosomes):
+        chromosome = canvas.chromosomes.pop(name)
         writer.write(name, chromosome.codes, chromosome.shards)
+        del chromosome  # the maps, before their files
     overlaps = canvas.overlaps
-    del canvas, chromosome  # the maps, before their files
     shutil.rmtree(scratch)
-    info = writer.close(counts.left_out() | {OVERLAPS: overlaps})
+    info = writer.close(counts.left_out() | {OVERLAPS: overlaps}, made)
     return BuildReport(info, counts, overlaps, (), check.checked, check.mismatches, check.filled, tuple(check.absent))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, as_json, file_digest
+from r2mae_core import UserError, as_json, file_digest, refuse_changed
 
 CHECKED_BYTES = 1 << 30
 """A folder of at most so many bytes is read whole when it is opened; of a larger one the sizes are compared."""
@@ -56,6 +56,28 @@ def digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(as_json(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+_REMEDY = "give --overwrite to replace it, or name another --out"
+
+
+def refuse_other(out: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse to take a folder that is there for what a command would make.
+
+    Args:
+        out: the folder.
+        there: what its index says that it was made with: options, and "sources" as `fingerprint` names them.
+        here: the same of the command.
+
+    Raises:
+        UserError: they differ; with what differs.
+    """
+    if not there:
+        raise UserError(f"{out} exists, of an earlier version that did not note what it was made from; {_REMEDY}")
+    for name, value in here.items():
+        if name != "sources" and as_json(there.get(name)) != as_json(value):
+            raise UserError(f"{out} exists, and {name} was {there.get(name)!r} there and is {value!r} here; {_REMEDY}")
+    refuse_changed(out, there["sources"], here["sources"], _REMEDY)
+
+
 def check_new_folder(out: Path, own: Callable[[Path], set[str]], what: str, *, overwrite: bool) -> None:
     """Refuse to write a folder over another, unless it is of the same kind and may be replaced.
 
@@ -78,4 +100,4 @@ def check_new_folder(out: Path, own: Callable[[Path], set[str]], what: str, *, o
     if foreign := there - own(out):
         raise UserError(f"{out} exists and holds {min(foreign)}, which is not of {what}; name another --out")
     if not overwrite:
-        raise UserError(f"{out} exists and holds {what}; give --overwrite to replace it, or name another --out")
+        raise UserError(f"{out} exists and holds {what}; {_REMEDY}")

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
-from r2mae_dna.data.build import BuildReport, build_alignment
+from r2mae_dna.data.build import BuildReport, build_alignment, made_from
 from r2mae_dna.data.codes import TOKEN_BITS, decode
+from r2mae_dna.data.contents import refuse_other
 from r2mae_dna.data.regions import parse_region
-from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.store import AlignmentStore, store_entries
 from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
 
 MAX_SHOWN = 10_000
@@ -18,13 +19,18 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 
 def build_command(config: MsaBuild) -> None:
     """`r2mae-dna msa build`."""
-    out = config.out or default_run_path("r2mae-dna", "msa-build")
-    check_output(out, [config.species])
+    out, species = config.out or default_run_path("r2mae-dna", "msa-build"), species_names(config.species)
+    check_output(out, [config.species if os.path.isfile(config.species) else None])  # noqa: PTH113
+    if not config.overwrite and store_entries(out):
+        made = made_from(config.mafs, config.reference, species, config.fasta)
+        refuse_other(out, AlignmentStore(out).made, made)
+        say(f"Done before: {out} was made by the same command from the same files")
+        return
     report = build_alignment(
         config.mafs,
         out,
         reference=config.reference,
-        species=species_names(config.species),
+        species=species,
         fasta=config.fasta,
         overwrite=config.overwrite,
         progress=config.progress,

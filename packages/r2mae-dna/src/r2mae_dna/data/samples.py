@@ -1,12 +1,16 @@
 """The bundled samples: real alignments and variants, small. `sample_data/PROVENANCE.md` states their sources."""
 
+import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from r2mae_core import atomic_path
+from r2mae_core import UserError, file_digest, first_rank, one_writer, read_text, write_text
 from r2mae_dna.data.build import build_alignment
+from r2mae_dna.data.contents import digest_of
+from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.vcf import COMMON_FREQUENCY, RARE_COPIES, VcfFile, info_values
-from r2mae_dna.data.windows import prepare
+from r2mae_dna.data.windows import prepare, read_info
 from r2mae_dna.options import Prepare
 
 VERTEBRATES, APES = "vertebrates-mm9-chr10.maf.gz", "apes-hg19-chr22.maf.gz"
@@ -27,24 +31,36 @@ def prepare_apes(folder: Path, window: int = 128) -> tuple[Path, Path, Path]:
         paths of the store, the windows (the variants' half as test), and the VCF.
     """
     store, windows, variants = folder / "apes.zarr", folder / f"windows-{window}", folder / "variants.vcf"
-    if not store.exists():
-        build_alignment([sample_path(APES)], store, reference="Hsap")
-    if not windows.exists():
-        prepare(
-            Prepare(store, out=windows, window=window, step=window // 2, only=APES_TRAINING, test_regions=APES_VARIANTS)
-        )
-    if not variants.exists():
-        write_rare_and_common(sample_path(VARIANTS), variants)
+    while not first_rank() and not variants.exists():  # the first rank writes it, last
+        time.sleep(0.1)
+    with one_writer(folder / "samples", folder=False, wait=True):
+        if not store.exists():
+            build_alignment([sample_path(APES)], store, reference="Hsap")
+        if not windows.exists():
+            cut = Prepare(store, out=windows, window=window, step=window // 2)
+            prepare(replace(cut, only=APES_TRAINING, test_regions=APES_VARIANTS))
+        if read_info(windows).store_digest != AlignmentStore(store).digest:
+            raise UserError(f"{windows} are not of {store}; remove both and run the command again")
+        chosen = rare_and_common(sample_path(VARIANTS))
+        if not variants.exists():
+            write_text(variants, chosen)
+        elif read_text(variants) != chosen:
+            raise UserError(f"{variants} is damaged or was edited; remove it and run the command again")
     return store, windows, variants
 
 
-def write_rare_and_common(source: Path, out: Path) -> None:
-    """Write the records of a VCF whose AC and AN make them rare or common, as `evaluate --preset rare-common` does."""
+def samples_digest() -> str:
+    """Return what names the bundled files, which may differ between versions of the package."""
+    return digest_of({name: file_digest(sample_path(name)) for name in (APES, VARIANTS)})
+
+
+def rare_and_common(source: Path) -> str:
+    """Return the records of a VCF whose AC and AN make them rare or common, as `evaluate --preset rare-common` does."""
     file = VcfFile(source)
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as target:
-        target.writelines(f"{line}\n" for line in [*file.meta, "#" + "\t".join(file.columns)])
-        for fields in file.records():
-            info = info_values(fields)
-            copies, total = int(info["AC"]), int(info["AN"])
-            if 1 <= copies <= RARE_COPIES or min(copies, total - copies) > COMMON_FREQUENCY * total:
-                target.write("\t".join(fields) + "\n")
+    lines = [*file.meta, "#" + "\t".join(file.columns)]
+    for fields in file.records():
+        info = info_values(fields)
+        copies, total = int(info["AC"]), int(info["AN"])
+        if 1 <= copies <= RARE_COPIES or min(copies, total - copies) > COMMON_FREQUENCY * total:
+            lines.append("\t".join(fields))
+    return "".join(f"{line}\n" for line in lines)

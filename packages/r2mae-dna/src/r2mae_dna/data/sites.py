@@ -30,8 +30,6 @@ class Stretch:
     """For each of these, its window."""
     windows: np.ndarray
     """(sites, L, 1 + S) bytes, sorted by site: alleles of one site share one."""
-    absent: set[str]
-    """Chromosomes that are not in the store."""
 
 
 _BASES = {letter: token for token, pair in enumerate(("Aa", "Cc", "Gg", "Tt"), start=1) for letter in pair}
@@ -66,8 +64,7 @@ def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defin
     status[rows] = np.where(no_base, NO_ALIGNMENT, np.where(centre == reference[rows], SCORED, REF_MISMATCH))
     ready = status[rows] == SCORED
     kept, window_of = np.unique(which[ready], return_inverse=True)
-    absent = {name for name, own_name in found.items() if own_name is None}
-    return Stretch(status, reference, alternative, rows[ready], window_of, windows[kept], absent)
+    return Stretch(status, reference, alternative, rows[ready], window_of, windows[kept])
 
 
 def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.ndarray:

@@ -7,6 +7,7 @@ no attributes) are read as well.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -53,6 +54,8 @@ class StoreInfo:
     digest: str
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason → what the build skipped."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """Options of the build, and its "sources" as `fingerprint` names them."""
     files: Contents = field(default_factory=dict)
     """Sizes and checksums of the store's files; none in stores of before they were noted."""
 
@@ -72,6 +75,11 @@ class AlignmentStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr's, about files that are not its own
+            self._open()
+
+    def _open(self) -> None:
         group = _open_group(self.path)
         try:
             attributes: Any = group.attrs.get(ATTRIBUTE)
@@ -104,6 +112,11 @@ class AlignmentStore:
     def species(self) -> tuple[str, ...] | None:
         """Names, the reference first; None if the store does not name them (published layout)."""
         return self.info.species if self.info is not None else None
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the store was made from; nothing if that is not noted."""
+        return self.info.made if self.info is not None else {}
 
     @cached_property
     def digest(self) -> str:
@@ -188,6 +201,7 @@ def _info(attributes: Any, path: Path) -> StoreInfo:
         shards={name: list(shards) for name, shards in attributes["shards"].items()},
         digest=attributes["digest"],
         left_out=dict(attributes.get("left_out", {})),
+        made=dict(attributes.get("made", {})),
         files=dict(attributes.get("files", {})),
     )
 
@@ -274,11 +288,12 @@ class StoreWriter:
         self._soft_masked += int(np.count_nonzero(columns[0] > TOKEN_BITS))
         self._depth += np.bincount(depth[covered], minlength=len(self.species))
 
-    def close(self, left_out: Mapping[str, int] | None = None) -> StoreInfo:
+    def close(self, left_out: Mapping[str, int] | None = None, made: Mapping[str, Any] | None = None) -> StoreInfo:
         """Write the attributes and return them.
 
         Args:
             left_out: reason → what was skipped.
+            made: what the store is made from; see `StoreInfo.made`.
         """
         info = StoreInfo(
             self.species,
@@ -289,6 +304,7 @@ class StoreWriter:
             self._shards,
             self._hash.hexdigest()[:16],
             dict(left_out or {}),
+            dict(made or {}),
             note_contents(self._path, skip=_INDEX),
         )
         attributes = {"version": 2, **asdict(info), "seal": None}

@@ -11,6 +11,8 @@ from r2mae_core import UserError
 MAX_LENGTH = 10**11
 """Longest sequence that is believed: ten times the longest chromosome known."""
 
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the bytes of each line of a plain or gzipped file.
@@ -20,6 +22,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     if not path.is_file():
         raise UserError(f"no file {path}")
+    refuse_cut_bgzf(path)
     number = 0
     try:
         with open_bytes(path) as lines:
@@ -34,6 +37,21 @@ def open_bytes(path: Path) -> BinaryIO:
     with path.open("rb") as start:
         zipped = start.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
+
+
+def refuse_cut_bgzf(path: Path) -> None:
+    """Refuse a file of bgzip's without its end mark: cut off between two of its blocks, it reads as if it were whole.
+
+    Raises:
+        UserError: it is one.
+    """
+    with path.open("rb") as content:
+        head = content.read(18)
+        if head[:4] != b"\x1f\x8b\x08\x04" or head[12:14] != b"BC":
+            return
+        content.seek(max(path.stat().st_size - len(_BGZF_END), 0))
+        if content.read() != _BGZF_END:
+            raise UserError(f"{path} is damaged or cut off: bgzip's mark of the end is missing; compress it again")
 
 
 def whole_number(text: str | bytes) -> int:

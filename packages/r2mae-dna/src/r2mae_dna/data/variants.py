@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path
+from r2mae_dna.data.text_files import read_lines, refuse_cut_bgzf
 
 SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
 STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")
@@ -86,7 +87,13 @@ class TableFile:
         self.path, self.frame = path, read_frame(path)
         if missing := [name for name in TABLE_COLUMNS if name not in self.frame.columns]:
             raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(self.frame.columns)}")
-        position = self.frame["pos"].cast(pl.Int64, strict=False)
+        column = self.frame["pos"]
+        position = column.cast(pl.Int64, strict=False) if column.dtype in (pl.String, pl.Null) else column
+        if not (position.dtype.is_numeric() or position.dtype == pl.Null):
+            raise UserError(f"{path}: the column pos holds {column.dtype} instead of whole numbers")
+        if not position.dtype.is_integer():  # 1.5 is no position
+            position = position.set(position != position.cast(pl.Int64, strict=False), None)
+        position = position.cast(pl.Int64, strict=False)
         if position.null_count():
             row = int(position.is_null().arg_max() or 0)
             raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is not a whole number")
@@ -144,15 +151,39 @@ def read_frame(path: Path) -> Any:
     try:
         if kind == "parquet":
             return pl.read_parquet(path)
-        return pl.read_csv(
+        refuse_cut_bgzf(path)
+        frame = pl.read_csv(
             path,
             separator=_TABLES[kind],
             schema_overrides={"chrom": pl.String, "ref": pl.String, "alt": pl.String},
             infer_schema_length=None,
             null_values=["", "NA", "nan", "NaN"],
         )
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        if kind != "parquet" and path.stat().st_size:
+            _refuse_ragged(path, _TABLES[kind])
         raise UserError(f"{path} is not a {kind.lstrip('.')} table: {str(error).splitlines()[0]}") from None
+    if frame.width and frame[frame.columns[-1]].null_count():  # where a line that is too short would show
+        _refuse_ragged(path, _TABLES[kind])
+    return frame
+
+
+def _refuse_ragged(path: Path, separator: str) -> None:
+    """Name the first line that is no UTF-8, or has another number of fields than the first line.
+
+    Raises:
+        UserError: there is one.
+    """
+    expected = 0
+    for number, line in read_lines(path):
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(f"{path}, line {number} is not UTF-8 text") from None
+        n = text.count(separator) + 1
+        expected = expected or n
+        if text and '"' not in text and n != expected:
+            raise UserError(f"{path}, line {number}: {n} fields instead of {expected}; is the file cut off?")
 
 
 def write_frame(frame: Any, out: Path) -> None:

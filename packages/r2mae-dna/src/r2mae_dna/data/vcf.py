@@ -1,5 +1,6 @@
 """VCF: read as text, streamed, and written again with scores; everything else is kept unchanged."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path
-from r2mae_dna.data.text_files import read_lines
+from r2mae_dna.data.text_files import read_lines, whole_number
 from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
@@ -59,6 +60,10 @@ class VcfFile:
         Raises:
             UserError: a record is cut short, or its position is not a number.
         """
+        return (fields for _, fields in self.numbered_records())
+
+    def numbered_records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the line and the fields of each record; the errors are those of `records`."""
         for number, line in self._lines():
             if not line or line[0] == "#":
                 continue
@@ -68,9 +73,13 @@ class VcfFile:
                     f"{self.path}, line {number}: {len(fields)} fields instead of {len(self.columns)}; is the file cut "
                     "off, or not separated by tabs?"
                 )
-            if not fields[1].isdecimal():
-                raise UserError(f"{self.path}, line {number}: the position {fields[1]!r} is not a number")
-            yield fields
+            try:
+                whole_number(fields[1])
+            except ValueError:
+                raise UserError(
+                    f"{self.path}, line {number}: the position {fields[1][:40]!r} is not a number"
+                ) from None
+            yield number, fields
 
     def chunks(self, size: int) -> Iterator[Alleles]:
         """Yield stretches of `size` records."""
@@ -184,15 +193,18 @@ def info_values(fields: Sequence[str]) -> dict[str, str]:
 
 
 def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
-    """Read a VCF as a table, a row per allele, with some INFO fields as numbers (NaN where absent).
+    """Read a VCF as a table, a row per allele, with some INFO fields as numbers (null where absent).
 
     A field with one value per allele is split over the rows; a single value is repeated in all.
+
+    Raises:
+        UserError: a field's value is no number, or it has another number of values.
     """
     import polars as pl
 
     file = VcfFile(path)
     data: dict[str, list[Any]] = {name: [] for name in (*TABLE_COLUMNS, *info)}
-    for fields in file.records():
+    for number, fields in file.numbered_records():
         values = info_values(fields)
         alternatives = fields[4].split(",")
         for i, alternative in enumerate(alternatives):
@@ -200,13 +212,18 @@ def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
                 data[name].append(value)
             for name in info:
                 parts = values.get(name, "").split(",")
-                data[name].append(_number(parts[i] if len(parts) == len(alternatives) else parts[0]))
+                if len(parts) not in (1, len(alternatives)):
+                    raise UserError(
+                        f"{path}, line {number}: {name} has {len(parts)} values for {len(alternatives)} alleles"
+                    )
+                try:
+                    data[name].append(_number(parts[i] if len(parts) == len(alternatives) else parts[0]))
+                except ValueError:
+                    raise UserError(f"{path}, line {number}: {name}={values[name][:40]} is not a number") from None
     schema = {"chrom": pl.String, "pos": pl.Int64, "ref": pl.String, "alt": pl.String}
     return pl.DataFrame(data, schema={**schema, **dict.fromkeys(info, pl.Float64)})
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+def _number(text: str) -> float | None:
+    value = float("nan") if text in ("", ".") else float(text)
+    return None if math.isnan(value) else value

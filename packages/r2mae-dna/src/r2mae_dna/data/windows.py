@@ -1,7 +1,7 @@
 """Training windows: cut once from a store into one flat memory map, so that training steps read no archive."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from r2mae_core import (
     check_output,
     check_space,
     default_run_path,
+    fingerprint,
     left_out,
     one_writer,
     read_json,
@@ -24,12 +25,13 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_dna.data.conservation import Track, conserved_windows
-from r2mae_dna.data.contents import Contents, check_contents, check_new_folder, digest_of, note_contents
+from r2mae_dna.data.contents import Contents, check_contents, check_new_folder, digest_of, note_contents, refuse_other
 from r2mae_dna.data.regions import assign_windows, parse_regions, refuse_overlap, window_starts
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.options import Prepare
 
 _INDEX = "windows.json"
+_TRACKS = ("phastcons", "phylop")
 SPLITS = ("train", "validation", "test")
 
 
@@ -52,6 +54,8 @@ class WindowsInfo:
     """Of the content of all windows."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason → windows of defined bases that are in no split."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """Options of `prepare`, and its "sources"."""
     files: Contents = field(default_factory=dict)
     """Sizes and checksums of the files; none in folders of before they were noted."""
 
@@ -155,6 +159,8 @@ Tracks = tuple[Track, Track] | None
 def prepare(config: Prepare) -> Path:
     """Cut the windows that the config describes, and return their folder.
 
+    Windows that are there already, of the same options and the same data, are kept.
+
     Raises:
         UserError: the store, a region or a track is invalid, the output exists, there is not enough space, or no window
             is left in a split.
@@ -162,9 +168,14 @@ def prepare(config: Prepare) -> Path:
     out = config.out or default_run_path("r2mae-dna", "prepare")
     check_output(out, [config.msa, config.phastcons, config.phylop])
     with one_writer(out, folder=False):
+        tracks, store = _tracks(config), AlignmentStore(config.msa)
+        made = _made_from(config, store)
+        if not config.overwrite and window_entries(out):
+            info = read_info(out)
+            check_contents(out, info.files)
+            refuse_other(out, info.made, made)
+            return out
         check_new_folder(out, window_entries, "a folder of windows", overwrite=config.overwrite)
-        tracks = _tracks(config)
-        store = AlignmentStore(config.msa)
         for track in tracks or ():
             track.check_lengths(store.lengths, str(store.path))
         plan, skipped = _plan(config, store, tracks)
@@ -172,13 +183,21 @@ def prepare(config: Prepare) -> Path:
         n = sum(len(starts) for parts in plan.values() for _, starts in parts)
         check_space(out.parent, n * per_window, f"{n:,} windows")
         with whole_folder(out) as folder:
-            _write(folder, store, plan, tracks, config, skipped)
+            info = _write(folder, store, plan, tracks, config, skipped)
+            write_json(folder / _INDEX, asdict(replace(info, made=made)))
     return out
+
+
+def _made_from(config: Prepare, store: AlignmentStore) -> dict[str, Any]:
+    options = {field.name: getattr(config, field.name) for field in fields(config)}
+    own = {name: value for name, value in options.items() if name not in ("msa", "out", "overwrite", *_TRACKS)}
+    tracks = [Path(options[name]) for name in _TRACKS if options[name] is not None]
+    return {**own, "sources": {"the alignment store": store.digest, **fingerprint(tracks)}}
 
 
 def _tracks(config: Prepare) -> Tracks:
     if config.phastcons is None and config.phylop is None:
-        foreign = dict.fromkeys(("top", "rest", "quantile"), "--phastcons and --phylop")
+        foreign: dict[str, str] = dict.fromkeys(("top", "rest", "quantile"), "--phastcons and --phylop")
         refuse_options(config, foreign, "windows without conservation tracks")
         return None
     if config.phastcons is None or config.phylop is None:
@@ -231,7 +250,7 @@ def _reference(store: AlignmentStore, name: str) -> np.ndarray:
 
 def _write(
     folder: Path, store: AlignmentStore, plan: Plan, tracks: Tracks, config: Prepare, skipped: dict[str, int]
-) -> None:
+) -> WindowsInfo:
     counts: dict[str, int] = {}
     for split, parts in plan.items():
         n = counts[split] = sum(len(starts) for _, starts in parts)
@@ -257,11 +276,10 @@ def _write(
         del codes, values  # written back before they are read again for their checksums
     files = note_contents(folder)
     content = {"species": store.species, "files": {name: file["sha256"] for name, file in files.items()}}
-    info = WindowsInfo(
+    return WindowsInfo(
         config.window, config.step, store.species, store.n_species, store.digest, counts, tracks is not None,
-        digest_of(content), {reason: count for reason, count in skipped.items() if count}, files,
+        digest_of(content), {reason: count for reason, count in skipped.items() if count}, files=files,
     )  # fmt: skip
-    write_json(folder / _INDEX, asdict(info))
 
 
 def _new_array(file: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
