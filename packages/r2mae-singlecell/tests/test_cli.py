@@ -113,7 +113,7 @@ def test_pretraining_runs_are_compared(call, prepared, run):
 
 
 def test_held_out_loss_is_that_of_the_same_model_read_back(prepared, run):
-    from r2mae_singlecell.data.prepare import read_prepared
+    from r2mae_singlecell.data.prepared import read_prepared
     from r2mae_singlecell.data.splitter import pretraining_split
     from r2mae_singlecell.pretrain import load_run
     from r2mae_singlecell.reconstruction import held_out_loss
@@ -222,7 +222,7 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("pretrain", prepared, "--batch-size", 100, "--micro_batch_size", 30): "is not a multiple of",
             ("pretrain", prepared, "--micro_batch_size", 1): "micro-batches of one cell are too small",
             ("compare", tmp_path): "no results at",
-            ("simulate", "--n-donors", 2): "n_donors must be at least 6",
+            ("simulate", "--n-donors", 2): "--n_donors must be at least 6",
         }.items()
     ):
         code, _, err = call(*argv, *(("--out", f"out{i}") if argv[0] not in ("compare", "simulate") else ()))
@@ -242,7 +242,7 @@ def test_damaged_file(call, prepared, tmp_path):
     (tmp_path / "cut.h5ad").write_bytes(prepared.read_bytes()[:3000])
     code, _, err = call("pretrain", tmp_path / "cut.h5ad")
     assert code == 1
-    assert "cannot be read as h5ad; it may be incomplete" in err
+    assert "cannot be read: it is damaged, or not an h5ad file that `r2mae-singlecell prepare` wrote" in err
 
 
 def test_unfinished_run_is_named(call, prepared, tmp_path):

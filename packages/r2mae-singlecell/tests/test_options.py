@@ -14,6 +14,7 @@ import r2mae_core.train.pretraining as core
 from r2mae_core import (
     Curriculum,
     Fixed,
+    StepCheckpoints,
     Uniform,
     UserError,
     permutation,
@@ -22,7 +23,7 @@ from r2mae_core import (
     scheme,
 )
 from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, simulate_atlas
-from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.prepared import read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.evaluate import RANK_BY
 from r2mae_singlecell.options import Pretrain, Reproduce
@@ -97,7 +98,7 @@ def test_options_reach_the_optimizer_the_loader_and_the_trainer(data, built):
     metrics = read_metrics(run.metrics_file)
     assert [step + 1 for step, _ in metrics["val_loss/ratio_0.3"]] == [4, 8]
     assert [step for step, _ in metrics["cells_per_second"]] == [2, 4, 6, 8]
-    assert [callback._every_n_train_steps for callback in trainer.checkpoint_callbacks] == [5]
+    assert [c.every for c in trainer.callbacks if isinstance(c, StepCheckpoints)] == [5]
 
 
 def test_batches_are_the_training_cells_in_the_order_of_the_seed(data, built):
@@ -216,8 +217,8 @@ def test_resuming_with_other_options_is_refused(data, other):
 
 
 def test_weights_that_are_not_finite_are_not_saved(data):
-    with pytest.raises(UserError, match=r"log_theta is not finite after step 0"):
-        pretrain(options(data, lr=float("inf"), out=Path("run")))
+    with pytest.raises(UserError, match=r"is not finite after step|the loss is NaN or infinite from step"):
+        pretrain(options(data, lr=1e38, out=Path("run")))
     assert not Path("run/model").exists()
 
 
@@ -247,7 +248,7 @@ def test_results_of_other_settings_are_not_mixed(data, tmp_path):
 
     run, cell = RunFolder(tmp_path / "run", {}), Cell("fixed", 0, Fixed(0.25))
     for target in ("table6", "table8"):
-        _evaluation(Reproduce(target, data, n_splits=5), run, cell)
+        _evaluation(Reproduce(target, data, n_splits=5), run, cell).write_results([])
     with pytest.raises(UserError, match="n_splits is 5 there and 4 here"):
         _evaluation(Reproduce("table6", data, n_splits=4), run, cell)
     _evaluation(Reproduce("table8", data, n_splits=4), run, cell)  # which does not divide donors

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from r2mae_core import UserError
 
 NAMES = ("log-norm", "pca", "scvi", "scvi=N", "obsm:KEY", "shuffled")
+LARGEST_LATENT = 65_536
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,37 @@ def log_normalized(counts: Any, target_sum: float = 1e4) -> sp.csr_matrix:
     return scaled.log1p().tocsr()
 
 
-def check_baseline(name: str) -> None:
-    """Refuse a name that is not a baseline.
+def check_baseline(name: str, adata: Any = None) -> None:
+    """Refuse a name that is not a baseline, or is none in these data.
 
     Raises:
-        UserError: it is not one.
+        UserError: it is not one, or `obsm` has no such embedding.
     """
+    if name.startswith("obsm:") and adata is not None:
+        _given_embedding(name.removeprefix("obsm:"), adata)
     if name in ("log-norm", "pca", "scvi", "shuffled") or name.startswith("obsm:"):
         return
-    if name.startswith("scvi=") and name.removeprefix("scvi=").isdigit():
+    size = name.removeprefix("scvi=")
+    if size != name and size.isascii() and size.isdigit() and len(size) < 10 and 1 <= int(size) <= LARGEST_LATENT:
         return
-    raise UserError(f"unknown baseline {name!r}; known: {', '.join(NAMES)} (N: latent size)")
+    raise UserError(
+        f"unknown baseline {name!r}; known: {', '.join(NAMES)} (N: latent size, from 1 to {LARGEST_LATENT:,})"
+    )
+
+
+def _given_embedding(key: str, adata: Any) -> np.ndarray:
+    """Return an embedding of the user's.
+
+    Raises:
+        UserError: there is none of this name, or it is not a table of numbers.
+    """
+    if key not in adata.obsm:
+        raise UserError(f"adata.obsm has no {key!r}; its keys: {', '.join(adata.obsm) or 'none'}")
+    values = adata.obsm[key]
+    values = np.asarray(values.toarray() if sp.issparse(values) else values)
+    if values.ndim != 2 or values.dtype.kind not in "biuf" or not values.shape[1]:
+        raise UserError(f"adata.obsm[{key!r}] is {values.dtype} of shape {values.shape}; cells × numbers are needed")
+    return values
 
 
 def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any:
@@ -54,24 +75,27 @@ def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any
     Raises:
         UserError: the name is unknown, or `obsm` has no such key.
     """
-    check_baseline(name)
+    check_baseline(name, adata)
     if name in ("log-norm", "shuffled"):
         return log_normalized(adata.X[:])
     if name == "pca":
         return pca(log_normalized(adata.X[:]), settings.n_components, settings.seed)
     if name.startswith("obsm:"):
-        key = name.removeprefix("obsm:")
-        if key not in adata.obsm:
-            raise UserError(f"adata.obsm has no {key!r}; its keys: {list(adata.obsm) or 'none'}")
-        return np.asarray(adata.obsm[key])
+        return _given_embedding(name.removeprefix("obsm:"), adata)
     return train_scvi(name, adata, settings).get_latent_representation()
 
 
 def pca(X: Any, n_components: int, seed: int = 0) -> np.ndarray:
-    """Return principal components of sparse data, centred without making it dense."""
+    """Return principal components of sparse data, centred without making it dense.
+
+    Raises:
+        UserError: there are fewer than two cells or genes.
+    """
     from sklearn.decomposition import PCA
 
     n_components = min(n_components, min(X.shape) - 1)
+    if n_components < 1:
+        raise UserError(f"{X.shape[0]} cells × {X.shape[1]} genes have no principal components; leave out pca")
     return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(X)
 
 
@@ -79,11 +103,14 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
     """Return scVI trained on the counts with its batches: its own size, or an equal latent size (`scvi=512`).
 
     It trains on the same 90 % of the cells as the masked models.
+
+    Raises:
+        UserError: scvi-tools cannot train on these counts.
     """
     import scvi
 
     from r2mae_core import quiet_lightning
-    from r2mae_singlecell.data.splitter import pretraining_split
+    from r2mae_singlecell.data.splitter import check_training_cells, pretraining_split
 
     data = adata.to_memory() if adata.isbacked else adata.copy()
     n_latent = int(name.removeprefix("scvi=")) if name.startswith("scvi=") else 10
@@ -92,13 +119,21 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
         scvi.model.SCVI.setup_anndata(data, batch_key="batch" if "batch" in data.obs else None)
         model = scvi.model.SCVI(data, n_latent=n_latent, gene_likelihood="nb")
         split = [*pretraining_split(data.n_obs), np.array([], dtype=int)]
-        model.train(
-            max_epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
-            enable_progress_bar=False,
-            datasplitter_kwargs={"drop_last": True, "external_indexing": split},
-        )
+        check_training_cells(len(split[0]))
+        try:
+            model.train(
+                max_epochs=settings.epochs,
+                # With fewer cells than a batch, and the last batch left out, scVI would silently train on nothing.
+                batch_size=min(settings.batch_size, len(split[0])),
+                accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
+                enable_progress_bar=False,
+                datasplitter_kwargs={"drop_last": True, "external_indexing": split},
+            )
+        except (ValueError, FloatingPointError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"{name} cannot be trained on these counts ({reason}); leave it out of --baselines"
+            ) from None
     return model
 
 

@@ -1,47 +1,87 @@
 """Checkpoints after each epoch, so that an interrupted `R2MAE.train` continues as if it had not been interrupted."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
 from scvi.train._logger import SimpleLogger
+from typing_extensions import override
 
-from r2mae_core import AtomicCheckpoints, LoaderPosition, MetricsCSV, ResumableLoader
+from r2mae_core import AtomicCheckpoints, LoaderPosition, MetricsCSV, ResumableLoader, StepCheckpoints, UserError
 
 
-class EpochCheckpoint(pl.Callback):
-    """Writes the whole state at the end of each epoch. Not a `ModelCheckpoint`, which scvi-tools would replace."""
+class EpochCheckpoints(StepCheckpoints, Checkpoint):
+    """Keeps the newest state of a training at the end of each epoch, after early stopping has decided.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    A `Checkpoint` by name alone: those come after all others. Lightning's `ModelCheckpoint` would be replaced by
+    scvi-tools.
 
+    Args:
+        folder: gets `last.ckpt`.
+        metrics: the log.
+        made_from: what the training depends on: its data and options. A checkpoint of others is refused.
+    """
+
+    def __init__(self, folder: Path, metrics: MetricsCSV, made_from: Mapping[str, str]) -> None:
+        super().__init__(folder, metrics=metrics)
+        self.made_from, self.stopped = dict(made_from), False
+
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let the trainer write whole files, and read nothing but weights."""
-        trainer.strategy.checkpoint_io = AtomicCheckpoints()
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()  # writes whole files, and reads nothing but weights
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; every rank takes part, the first one writes."""
-        trainer.save_checkpoint(self.file, weights_only=False)
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "made_from": self.made_from, "stopped": self.stopped}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        there = state_dict.get("made_from", {})
+        if differs := [name for name in self.made_from if there.get(name) != self.made_from[name]]:
+            name = differs[0]
+            values = f" ({there.get(name)} there, {self.made_from[name]} here)" if name not in _DIGESTS else ""
+            raise UserError(
+                f"{self.folder / 'last.ckpt'} is of a training with another {', another '.join(differs)}{values}; "
+                "resume with the same, or name another folder with resume=..."
+            )
+        self.stopped = bool(state_dict.get("stopped"))
+        super().load_state_dict(state_dict)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    @override
+    def save(self, trainer: pl.Trainer) -> None:
+        self.stopped = bool(trainer.should_stop)
+        super().save(trainer)
 
 
-def resumable(folder: Path, loader: Any, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the trainer's arguments with checkpoints in `folder`, and with the one to resume from if there is one.
+_DIGESTS = ("data", "missing_genes")
+
+
+def resumable(
+    folder: Path, loader: Any, trainer_kwargs: dict[str, Any], made_from: Mapping[str, str]
+) -> tuple[dict[str, Any], list[pl.Callback]]:
+    """Return the trainer's arguments with the checkpoint to resume from if there is one, and the callbacks of the plan.
 
     Args:
         folder: gets `checkpoints/last.ckpt` and `metrics.csv`.
         loader: its position is kept, if it is a `ResumableLoader`.
         trainer_kwargs: what the user gave.
+        made_from: see `EpochCheckpoints`.
 
     Raises:
         UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
     """
-    last = folder / "checkpoints" / "last.ckpt"
-    callbacks = [*trainer_kwargs.get("callbacks", ()), EpochCheckpoint(last)]
-    if isinstance(loader, ResumableLoader):
-        callbacks.append(LoaderPosition(loader))
+    checkpoints, metrics = folder / "checkpoints", MetricsCSV(folder / "metrics.csv")
+    callbacks: list[pl.Callback] = [LoaderPosition(loader)] if isinstance(loader, ResumableLoader) else []
     loggers = trainer_kwargs.get("logger") or SimpleLogger()
     loggers = loggers if isinstance(loggers, list) else [loggers]
-    arguments = {**trainer_kwargs, "callbacks": callbacks, "logger": [*loggers, MetricsCSV(folder / "metrics.csv")]}
-    if last.exists():
-        arguments["ckpt_path"] = last
-    return arguments
+    arguments = {**trainer_kwargs, "logger": [*loggers, metrics]}
+    if (checkpoints / "last.ckpt").exists():
+        arguments["ckpt_path"] = checkpoints / "last.ckpt"
+    return arguments, [*callbacks, EpochCheckpoints(checkpoints, metrics, made_from)]

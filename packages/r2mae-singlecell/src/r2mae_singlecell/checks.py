@@ -1,7 +1,9 @@
 """Checks of the data before a model sees them: what is refused, and what is only warned about."""
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,16 @@ from r2mae_core import UserError
 logger = logging.getLogger(__name__)
 
 
-def check_counts(adata: Any, layer: str | None) -> None:
+def check_counts(adata: Any, layer: str | None, *, warn: bool = True) -> None:
     """Refuse counts that cannot be counts; scvi-tools itself warns of fractional ones.
 
     Args:
         adata: the data.
         layer: key of `adata.layers`, or None for `adata.X`. Data in backed mode is not read here: `prepare` checks it.
+        warn: of cells without counts.
 
     Raises:
-        UserError: the layer is missing, a count is negative or NaN, or a gene's name appears twice.
+        UserError: the layer is missing, a count is negative, NaN or infinite, or a gene's name appears twice.
     """
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     if layer is not None and layer not in adata.layers:
@@ -34,22 +37,41 @@ def check_counts(adata: Any, layer: str | None) -> None:
         )
     X = adata.X if layer is None else adata.layers[layer]
     if sp.issparse(X) or isinstance(X, np.ndarray):
-        check_matrix(X, where)
+        check_values(X, where, adata.obs_names, adata.var_names)
+        if warn:
+            _warn_of_empty(X, where)
 
 
-def check_matrix(X: Any, where: str) -> None:
-    """Refuse negative counts and NaN, and warn of empty cells.
+def check_values(X: Any, where: str, cells: Sequence[str], genes: Sequence[str]) -> None:
+    """Refuse counts that are negative, NaN or infinite.
+
+    Args:
+        X: cells × genes.
+        where: how the message calls them.
+        cells: their names.
+        genes: their names.
 
     Raises:
-        UserError: a count is negative or NaN.
+        UserError: with the first such cell and gene.
     """
     values = X.data if sp.issparse(X) else X
-    if values.size and not values.min() >= 0:  # NaN fails the comparison
-        n_bad = int((~(values >= 0)).sum())
-        raise UserError(
-            f"{where} has {n_bad:,} negative or missing values, so it does not hold counts; give the layer with raw "
-            "counts (setup_anndata(adata, layer=...)): scaled or normalised data cannot be used"
-        )
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"{where} holds {values.dtype}, not numbers")
+    if not values.size or (values.min() >= 0 and np.isfinite(values.max())):  # NaN fails the comparison
+        return
+    table = X.tocoo() if sp.issparse(X) else None
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    cell, gene = (table.row[bad[0]], table.col[bad[0]]) if table is not None else np.unravel_index(bad[0], X.shape)
+    value = table.data[bad[0]] if table is not None else X[cell, gene]
+    what = "infinite" if value == np.inf else "negative or missing"
+    raise UserError(
+        f"{where} has {len(bad):,} {what} values, the first of them {value:g} in cell "
+        f"{cells[cell]!r}, gene {genes[gene]!r}, so it does not hold counts; give the layer with raw counts "
+        "(setup_anndata(adata, layer=...)): scaled or normalised data cannot be used"
+    )
+
+
+def _warn_of_empty(X: Any, where: str) -> None:
     n_empty = int((np.asarray(X.sum(axis=1)).ravel() == 0).sum())
     if n_empty:
         warnings.warn(
@@ -63,8 +85,78 @@ def check_matrix(X: Any, where: str) -> None:
         logger.info("%d genes of %s have no counts in any cell.", n_silent, where)
 
 
-def check_genes(adata: Any, names: Any) -> None:
+def check_setup_columns(adata: Any, setup: Mapping[str, Any]) -> None:
+    """Refuse columns of `obs` that are missing or have gaps, which would train on NaN or on a category of their own.
+
+    Args:
+        adata: the data.
+        setup: arguments of `setup_anndata`.
+
+    Raises:
+        UserError: with the column, and its first cell without a value.
+    """
+    if setup.get("labels_key") is not None:  # not used in training: labels may be missing
+        _column(adata, setup["labels_key"])
+    for name in (setup.get("batch_key"), *(setup.get("categorical_covariate_keys") or ())):
+        if name is not None:
+            _refuse_gaps(adata, name, _column(adata, name).isna(), "missing values")
+    for name in setup.get("continuous_covariate_keys") or ():
+        _refuse_gaps(adata, name, ~np.isfinite(_numbers(adata, name)), "missing or infinite values")
+    if (name := setup.get("size_factor_key")) is not None:
+        sizes = _numbers(adata, name)
+        _refuse_gaps(adata, name, ~(np.isfinite(sizes) & (sizes > 0)), "values that are not above 0")
+
+
+def _column(adata: Any, name: str) -> Any:
+    if name not in adata.obs:
+        raise UserError(f"adata.obs has no column {name!r}; its columns: {', '.join(map(str, adata.obs)) or 'none'}")
+    return adata.obs[name]
+
+
+def _numbers(adata: Any, name: str) -> np.ndarray:
+    try:
+        return _column(adata, name).to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"adata.obs[{name!r}] is {adata.obs[name].dtype}, not numbers") from None
+
+
+def _refuse_gaps(adata: Any, name: str, bad: Any, what: str) -> None:
+    bad = np.asarray(bad)
+    if bad.any():
+        first = adata.obs_names[int(np.argmax(bad))]
+        raise UserError(
+            f"adata.obs[{name!r}] has {int(bad.sum()):,} {what}, the first of them in cell {first!r}; correct them, or "
+            "leave the cells out"
+        )
+
+
+@contextlib.contextmanager
+def naming_unknown_categories() -> Iterator[None]:
+    """Turn scvi-tools' error about a category that a model does not know into a message.
+
+    Raises:
+        UserError: a category (such as a batch) was not in the training data.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "not found in source registry" not in str(error):
+            raise
+        raise UserError(
+            f"{error} The model does not know this category. R2MAE.load_query_data(adata, model) returns a model "
+            "that can learn it; or give the cells a category that it knows."
+        ) from None
+
+
+def check_genes(adata: Any, names: Any, remedy: str = "") -> None:
     """Refuse data whose genes are not the model's, in its order.
+
+    Args:
+        adata: the data.
+        names: the model's genes.
+        remedy: what to do; "": what a user of Python does.
 
     Raises:
         UserError: genes are missing, surplus or in another order.
@@ -73,7 +165,5 @@ def check_genes(adata: Any, names: Any) -> None:
         return
     missing, surplus = len(set(names) - set(adata.var_names)), len(set(adata.var_names) - set(names))
     what = f"{missing:,} are missing and {surplus:,} are unknown to it" if missing or surplus else "the order differs"
-    raise UserError(
-        f"the genes are not those of the model: {what}; call R2MAE.prepare_query_anndata(adata, model), which sorts "
-        "them and treats missing genes as hidden"
-    )
+    in_python = "call R2MAE.prepare_query_anndata(adata, model), which sorts them and treats missing genes as hidden"
+    raise UserError(f"the genes are not those of the model: {what}; {remedy or in_python}")

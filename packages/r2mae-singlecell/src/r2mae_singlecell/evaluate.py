@@ -16,10 +16,13 @@ from r2mae_core import (
     RunFolder,
     UserError,
     atomic_path,
+    check_output,
     default_run_path,
     device_name,
+    one_writer,
     open_run,
     print_comparison,
+    read_text,
     report,
     resolve_device,
     resolved,
@@ -36,9 +39,10 @@ from r2mae_singlecell.baselines import (
     scvi_predictor,
     train_scvi,
 )
-from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.prepared import data_digest, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
-from r2mae_singlecell.pretrain import load_run
+from r2mae_singlecell.data.stores import new_h5, table_bytes
+from r2mae_singlecell.pretrain import check_run, load_run, model_digest
 from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
 from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
 
@@ -71,27 +75,53 @@ def probe(config: options.Probe) -> RunFolder:
         The run folder: `results.json`, and `notes.txt` if there is something to note.
 
     Raises:
-        UserError: what `probe_embedding` refuses; a folder holds no finished model; a baseline is unknown.
+        UserError: what `probe_embedding` refuses; a folder holds no finished model, or one of other genes; a baseline
+            is unknown; the output is an input.
     """
-    refuse_data(config.runs, "probe RUN... DATA")
-    identities = run_identities(config.runs, "singlecell")
-    adata = read_prepared(config.data)
-    tasks = [task for task in TASKS[str(adata.uns["r2mae"]["preset"])] if task.name in config.tasks]
+    identities, adata, facts = _opened(config, "probe RUN... DATA")
     for name in config.baselines:
-        check_baseline(name)
-    device = resolve_device(config.device)
-    with open_run("r2mae-singlecell", "probe", config.out, resolved(config)) as run:
-        protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
-        result = ProbeResult()
-        for path, (scheme, seed) in identities.items():
-            embedding = load_run(path, adata, device).get_latent_representation()
-            result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
-        settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
-        for name in config.baselines:
-            result.add(probe_baseline(name, adata, tasks, protocol, settings))
+        check_baseline(name, adata)
+    device, free = resolve_device(config.device), ("runs", "data")
+    with open_run("r2mae-singlecell", "probe", config.out, resolved(config), facts=facts, free=free) as run:
+        result = _probed(config, identities, adata, device)
         write_notes(run, result.notes)
         run.write_results(stamped(result.records, device_name(device)))
         return run
+
+
+def _opened(
+    config: options.Probe | options.Reconstruct, usage: str
+) -> tuple[dict[Path, tuple[str, int]], Any, dict[str, Any]]:
+    """Open what an evaluation reads, and refuse what does not fit before anything is written.
+
+    Returns:
+        Run folder → (scheme, seed); the data; and what names the content of both, wherever it lies.
+
+    Raises:
+        UserError: a folder holds no finished model, or one of other genes; two have the same name in tables; the output
+            is an input.
+    """
+    refuse_data(config.runs, usage)
+    if config.out is not None:
+        check_output(config.out, [*config.runs, config.data])
+    identities = run_identities(config.runs, "singlecell")
+    adata = read_prepared(config.data)
+    for path in identities:
+        check_run(path, adata)
+    models = [model_digest(path) for path in identities]
+    return identities, adata, {"data_digest": data_digest(adata), "models": models}
+
+
+def _probed(config: options.Probe, identities: dict[Path, tuple[str, int]], adata: Any, device: str) -> "ProbeResult":
+    tasks = [task for task in TASKS[str(adata.uns["r2mae"]["preset"])] if task.name in config.tasks]
+    protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
+    settings, result = BaselineSettings(config.epochs, device=device, seed=config.seed), ProbeResult()
+    for path, (scheme, seed) in identities.items():
+        embedding = load_run(path, adata, device).get_latent_representation()
+        result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
+    for name in config.baselines:
+        result.add(probe_baseline(name, adata, tasks, protocol, settings))
+    return result
 
 
 def probe_command(config: options.Probe) -> None:
@@ -110,31 +140,48 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
         The run folder, with `results.json`.
 
     Raises:
-        UserError: a folder holds no finished model, or a baseline does not predict genes.
+        UserError: a folder holds no finished model, or one of other genes; a baseline does not predict genes; no cell
+            is held out; the output is an input.
     """
-    refuse_data(config.runs, "reconstruct RUN... DATA")
-    identities = run_identities(config.runs, "singlecell")
-    adata = read_prepared(config.data)
     for name in config.baselines:
         if not name.startswith("scvi"):
             raise UserError(f"{name!r} does not predict genes; scvi and scvi=N do")
         check_baseline(name)
-    device = resolve_device(config.device)
-    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config)) as run:
-        cells = pretraining_split(adata.n_obs)[1][: config.max_cells]
-        counts = adata.to_memory().X if adata.isbacked else adata.X
-        common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
-        records: list[Record] = []
-        for path, (scheme, seed) in identities.items():
-            predict = load_run(path, adata, device).predict_proportions
-            records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
-        for name in config.baselines:
-            model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
-            records += reconstruction_pearson(
-                scvi_predictor(model), counts, cells, scheme=name, seed=config.seed, **common
-            )
+    identities, adata, facts = _opened(config, "reconstruct RUN... DATA")
+    cells = held_out_cells(adata)[: config.max_cells]
+    device, free = resolve_device(config.device), ("runs", "data")
+    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config), facts=facts, free=free) as run:
+        records = _reconstructed(config, identities, adata, cells, device)
         run.write_results(stamped(records, device_name(device)))
         return run
+
+
+def _reconstructed(
+    config: options.Reconstruct, identities: dict[Path, tuple[str, int]], adata: Any, cells: np.ndarray, device: str
+) -> list[Record]:
+    counts = adata.to_memory().X if adata.isbacked else adata.X
+    common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
+    records: list[Record] = []
+    for path, (scheme, seed) in identities.items():
+        predict = load_run(path, adata, device).predict_proportions
+        records += reconstruction_pearson(predict, counts, cells, scheme=scheme, seed=seed, **common)
+    for name in config.baselines:
+        model = train_scvi(name, adata, BaselineSettings(config.epochs, device=device, seed=config.seed))
+        predict = scvi_predictor(model)
+        records += reconstruction_pearson(predict, counts, cells, scheme=name, seed=config.seed, **common)
+    return records
+
+
+def held_out_cells(adata: Any) -> np.ndarray:
+    """Return the cells that no model was trained on.
+
+    Raises:
+        UserError: there are none.
+    """
+    cells = pretraining_split(adata.n_obs)[1]
+    if not len(cells):
+        raise UserError(f"{adata.n_obs} cells are too few: none of them is held out from the training")
+    return cells
 
 
 def reconstruct_command(config: options.Reconstruct) -> None:
@@ -145,16 +192,26 @@ def reconstruct_command(config: options.Reconstruct) -> None:
 
 
 def embed(config: options.Embed) -> Path:
-    """Write the embedding of every cell as h5ad and return its path."""
-    import anndata
+    """Write the embedding of every cell as h5ad and return its path.
 
-    refuse_data([config.run], "embed RUN DATA")
-    adata = read_prepared(config.data)
-    z = load_run(config.run, adata, config.device).get_latent_representation()
+    Raises:
+        UserError: the folder holds no finished model, or one of other genes; the file is there already, is an input, or
+            does not fit on the disk.
+    """
+    import anndata
+    from anndata.io import write_elem
+
     path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
-    with atomic_path(path) as temporary:
-        embedding: Any = {"X_r2mae": z}
-        anndata.AnnData(obs=adata.obs, obsm=embedding).write_h5ad(temporary)
+    refuse_data([config.run], "embed RUN DATA")
+    check_output(path, [config.run, config.data], overwrite=config.overwrite)
+    run_identities([config.run], "singlecell")
+    adata = read_prepared(config.data)
+    model = load_run(config.run, adata, config.device)
+    with one_writer(path, folder=False):
+        embedding: Any = {"X_r2mae": model.get_latent_representation()}
+        n_bytes = embedding["X_r2mae"].nbytes + table_bytes(adata.obs)
+        with atomic_path(path) as temporary, new_h5(temporary, n_bytes) as file:
+            write_elem(file, "/", anndata.AnnData(obs=adata.obs, obsm=embedding))
     return path
 
 
@@ -188,7 +245,7 @@ def write_notes(run: RunFolder, lines: Sequence[str]) -> None:
 def notes(run: RunFolder) -> list[str]:
     """Return what `write_notes` wrote."""
     file = run.path / "notes.txt"
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return read_text(file).splitlines() if file.exists() else []
 
 
 def probe_baseline(
@@ -220,11 +277,13 @@ def probe_embedding(
         seed: seed of the method's pretraining.
 
     Raises:
-        UserError: shapes differ, a column is missing, there are too few donors, or nothing is labelled.
+        UserError: shapes differ, a value is NaN or infinite, a column is missing, there are too few donors, nothing is
+            labelled, or no probe can be fitted.
     """
     protocol = protocol or Protocol()
     if embedding.shape[0] != len(obs):
         raise UserError(f"the embedding has {embedding.shape[0]} cells and obs has {len(obs)}")
+    _refuse_gaps(embedding, obs, scheme)
     result = ProbeResult()
     for task in tasks:
         if task.name not in obs:
@@ -232,7 +291,12 @@ def probe_embedding(
         for split in range(protocol.n_splits):
             start = time.perf_counter()
             train, test = donor_split(obs, task, protocol, split)
-            measured, note = measure(embedding, obs, task, protocol, split, train, test)
+            try:
+                measured, note = measure(embedding, obs, task, protocol, split, train, test)
+            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+                raise UserError(
+                    f"{scheme}, {task.name}, donor division {split}: no probe can be fitted: {error}"
+                ) from None
             if note:
                 result.notes.append(f"{task.name}, donors {split}: {note}")
             seconds = time.perf_counter() - start
@@ -241,3 +305,20 @@ def probe_embedding(
                 for metric, (value, n) in measured.items()
             ]
     return result
+
+
+def _refuse_gaps(embedding: Any, obs: pd.DataFrame, scheme: str) -> None:
+    """Refuse an embedding with NaN or infinite values.
+
+    Raises:
+        UserError: with the first such cell.
+    """
+    values = embedding.data if hasattr(embedding, "indptr") else np.asarray(embedding)
+    if np.isfinite(values).all():
+        return
+    table = embedding.toarray() if hasattr(embedding, "indptr") else values
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    raise UserError(
+        f"{scheme} has NaN or infinite values in {len(bad):,} cells, the first of them {obs.index[bad[0]]!r}; correct "
+        "the embedding, or leave it out"
+    )

@@ -12,7 +12,7 @@ from scvi.model.base import BaseModelClass
 from torch import Tensor
 
 from r2mae_core import UserError
-from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.checks import check_counts, check_genes, check_setup_columns, naming_unknown_categories
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
@@ -40,15 +40,12 @@ class ImputationMixin(BaseModelClass):
             return
         if adata is not None:
             check_genes(adata, self._genes)
-        try:
+            registry: Any = self.registry_ or {}
+            setup = registry.get("setup_args", {})
+            check_counts(adata, setup.get("layer"), warn=False)
+            check_setup_columns(adata, setup)
+        with naming_unknown_categories():
             adata = self._validate_anndata(adata)
-        except ValueError as error:
-            if "not found in source registry" not in str(error):
-                raise
-            raise UserError(
-                f"{error} The model does not know this category. R2MAE.load_query_data(adata, model) returns a model "
-                "that can learn it; or give the cells a category that it knows."
-            ) from None
         manager: Any = self.get_anndata_manager(adata, required=True)
         cells = np.arange(adata.n_obs) if indices is None else _as_positions(indices)
         fetch = batch_maker(CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)), covariate_tensors(manager))

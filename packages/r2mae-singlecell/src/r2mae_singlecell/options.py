@@ -2,25 +2,68 @@
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from r2mae_core import Device, Precision, PretrainOptions, RatioSampler, RunOptions
+from r2mae_core import (
+    Bound,
+    Count,
+    Device,
+    Natural,
+    NonNegative,
+    Positive,
+    Precision,
+    PretrainOptions,
+    RatioSampler,
+    RunOptions,
+    Seed,
+    Share,
+    UserError,
+    check_bounds,
+)
+
+Width = Annotated[int, Bound(1, 65_536)]
+"""Units of a layer."""
+Size = Annotated[int, Bound(1, 10_000_000)]
+"""Things that are drawn or kept in memory."""
+
+
+def check_lists(config: Any, *names: str, empty: bool = False) -> None:
+    """Refuse lists in which a value stands twice, whose results a table would mix up, and empty ones.
+
+    Args:
+        config: a command's options.
+        names: its lists.
+        empty: whether they may be empty.
+
+    Raises:
+        UserError: with the option.
+    """
+    for name in names:
+        values = [f"{value:g}" if isinstance(value, float) else value for value in getattr(config, name)]
+        if not values and not empty:
+            raise UserError(f"--{name} is empty; give at least one")
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise UserError(f"--{name} has {twice[0]} more than once; leave out the repeats")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(RunOptions):
     """R2MAE against fixed ratios, scVI and PCA on 700 real blood cells."""
 
-    n_hidden: int = 128
+    n_hidden: Width = 128
     """Width of the hidden layers."""
-    n_latent: int = 64
+    n_latent: Width = 64
     """Width of the latent space."""
-    epochs: int = 60
+    epochs: Count = 60
     """Passes over the data."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Bound(2)] = 64
     """Cells of an optimizer step."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds for initialisation, masks and data order; each method is trained once with each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lists(self, "seeds")
 
 
 @dataclass(frozen=True)
@@ -29,24 +72,29 @@ class Simulate:
 
     layout: Literal["hlca", "seaad", "seaad-allen"] = "hlca"
     """Columns and counts as in the Human Lung Cell Atlas, or as in SEA-AD from CELLxGENE or the Allen Institute."""
-    n_donors: int = 40
+    n_donors: Annotated[int, Bound(6, 100_000)] = 40
     """Donors."""
-    n_cells: int = 20_000
+    n_cells: Size = 20_000
     """Cells."""
-    n_genes: int = 2000
+    n_genes: Annotated[int, Bound(20, 100_000)] = 2000
     """Genes."""
-    n_types: int = 8
+    n_types: Annotated[int, Bound(2, 1000)] = 8
     """Cell types."""
-    donor_effect: float = 0.2
+    donor_effect: Annotated[float, Bound(0, 10)] = 0.2
     """Strength of the effect of each donor."""
-    age_effect: float = 0.12
+    age_effect: Annotated[float, Bound(0, 10)] = 0.12
     """Strength of the age programme."""
-    disease_effect: float = 0.35
+    disease_effect: Annotated[float, Bound(0, 10)] = 0.35
     """Strength of the disease programmes."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for everything that is drawn."""
     out: Path | None = None
     """The h5ad file to write; default runs/r2mae-singlecell-simulate-TIME.h5ad."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -69,16 +117,21 @@ class Prepare:
     """Column of the disease."""
     age: str | None = None
     """Column of the age in years."""
-    n_genes: int = 5000
+    n_genes: Count = 5000
     """Variable genes to keep."""
-    min_genes: int | None = None
+    min_genes: Natural | None = None
     """Drop cells with fewer non-zero variable genes; default: the preset's (20 for HLCA)."""
-    target_sum: float | None = None
+    target_sum: Positive | None = None
     """Total to which cells are normalised before genes are selected; default: the median, as in scanpy."""
     out: Path | None = None
     """The h5ad file to write; default runs/r2mae-singlecell-prepare-TIME.h5ad."""
+    overwrite: bool = False
+    """Replace a file that is there."""
     progress: bool = True
     """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -95,21 +148,21 @@ class Pretrain(PretrainOptions):
     """Draw the ratio once per optimizer step, or for each micro-batch."""
     scale_curriculum: bool = True
     """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of this training."""
-    n_hidden: int = 1024
+    n_hidden: Width = 1024
     """Width of the hidden layers."""
-    n_latent: int = 512
+    n_latent: Width = 512
     """Width of the latent space."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the data."""
-    batch_size: int = 400
+    batch_size: Annotated[int, Bound(2)] = 400
     """Cells of an optimizer step, over all devices; at most the number of training cells."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Cells that one device computes at once, with a batch norm of their own; default: its whole share of the batch."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Adam's learning rate."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     """Adam's weight decay."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Adam's epsilon."""
 
 
@@ -127,6 +180,8 @@ class Embed:
     out: Path | None = None
     """The h5ad file to write: obs, and the embedding in obsm["X_r2mae"]; default
     runs/r2mae-singlecell-embed-TIME.h5ad."""
+    overwrite: bool = False
+    """Replace a file that is there."""
 
 
 @dataclass(frozen=True)
@@ -142,22 +197,27 @@ class Probe:
     """log-norm, pca, scvi, scvi=N (latent size N), obsm:KEY (an embedding of yours), shuffled (chance)."""
     tasks: tuple[Literal["cell_type", "disease", "age"], ...] = ("cell_type", "disease", "age")
     """What to predict."""
-    n_splits: int = 5
+    n_splits: Annotated[int, Bound(1, 1000)] = 5
     """Random divisions of the donors."""
-    train_share: float = 0.5
+    train_share: Share = 0.5
     """Share of the donors to train on."""
-    max_cells: int = 1000
+    max_cells: Count = 1000
     """Most cells of a donor."""
     standardize: bool = True
     """Scale the features by the training cells."""
-    epochs: int = 50
+    epochs: Count = 50
     """Epochs of scVI."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the divisions of the donors, and for scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
     """Run folder; default runs/r2mae-singlecell-probe-TIME."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_lists(self, "tasks")
+        check_lists(self, "baselines", empty=True)
 
 
 @dataclass(frozen=True)
@@ -173,18 +233,23 @@ class Reconstruct:
     """scvi, or scvi=N."""
     genes: Literal["hidden", "all"] = "hidden"
     """Correlate over the hidden genes or over all."""
-    max_cells: int = 20_000
+    max_cells: Count = 20_000
     """Most validation cells."""
-    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
+    ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
     """Fractions hidden."""
-    epochs: int = 50
+    epochs: Count = 50
     """Epochs of scVI."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for scVI."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
     """Run folder; default runs/r2mae-singlecell-reconstruct-TIME."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_lists(self, "ratios")
+        check_lists(self, "baselines", empty=True)
 
 
 @dataclass(frozen=True)
@@ -196,9 +261,9 @@ class Reproduce(RunOptions):
     data: Path
     """The prepared atlas; a simulated one shows that the code runs, not the paper's figures."""
     _: KW_ONLY
-    n_splits: int = 5
+    n_splits: Annotated[int, Bound(1, 1000)] = 5
     """Random divisions of the donors."""
-    max_cells: int = 1000
+    max_cells: Count = 1000
     """Most cells of a donor."""
     schemes: tuple[str, ...] = (
         "fixed", "low", "high", "mdlm", "dynamic", "cl", "cl-k0", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0",
@@ -206,15 +271,15 @@ class Reproduce(RunOptions):
     """Schemes of the table's rows."""
     baselines: tuple[str, ...] = ("log-norm", "scvi")
     """Rows without masks."""
-    n_hidden: int = 1024
+    n_hidden: Width = 1024
     """Width of the hidden layers."""
-    n_latent: int = 512
+    n_latent: Width = 512
     """Width of the latent space."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the data."""
-    batch_size: int = 400
+    batch_size: Annotated[int, Bound(2)] = 400
     """Cells of an optimizer step."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds for initialisation, masks, dropout and data order."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
@@ -223,3 +288,8 @@ class Reproduce(RunOptions):
     out: Path | None = None
     """Run folder; default runs/r2mae-singlecell-reproduce-TIME. Finished cells there are kept; tables of one atlas may
     share a folder, and so their models."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lists(self, "seeds")
+        check_lists(self, "schemes", "baselines", empty=True)

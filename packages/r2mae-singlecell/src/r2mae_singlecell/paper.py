@@ -1,5 +1,6 @@
 """`reproduce`: computes the tables of `published` again (section 4.2, C.8)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from r2mae_core import (
     RatioSampler,
     Record,
     RunFolder,
+    UserError,
     cell_name,
+    check_output,
     device_name,
     finished_records,
     open_run,
@@ -29,10 +32,17 @@ from r2mae_core import (
     walk_grid,
     with_seed,
 )
-from r2mae_singlecell.baselines import BaselineSettings, scvi_predictor, train_scvi
-from r2mae_singlecell.data.prepare import read_prepared
-from r2mae_singlecell.data.splitter import pretraining_split
-from r2mae_singlecell.evaluate import RANK_BY, ProbeResult, notes, probe_baseline, probe_embedding, write_notes
+from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
+from r2mae_singlecell.data.prepared import data_digest, read_prepared
+from r2mae_singlecell.evaluate import (
+    RANK_BY,
+    ProbeResult,
+    held_out_cells,
+    notes,
+    probe_baseline,
+    probe_embedding,
+    write_notes,
+)
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
 from r2mae_singlecell.probing import TASKS, Protocol
@@ -74,7 +84,9 @@ def grid(config: Reproduce) -> list[Cell]:
 
 def reproduce_command(config: Reproduce) -> None:
     """Run `r2mae-singlecell reproduce`."""
-    preset = str(read_prepared(config.data).uns["r2mae"]["preset"])
+    adata = read_prepared(config.data)
+    _check_cells(config, adata, grid(config))
+    preset = str(adata.uns["r2mae"]["preset"])
     if not preset.startswith(ATLAS[config.target]):
         say(f"Note: {config.target} is of {ATLAS[config.target]}, and {config.data} is laid out as {preset}.")
     if config.dry_run:
@@ -92,17 +104,39 @@ def reproduce_command(config: Reproduce) -> None:
 
 def reproduce(config: Reproduce) -> RunFolder:
     """Train and evaluate what is missing of a table, with a line for each cell, and return the run folder."""
+    if config.out is not None:
+        check_output(config.out, [config.data])
     adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
+    _check_cells(config, adata, cells)
     # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
-    free = ("target", "schemes", "baselines", "seeds", "n_splits", "max_cells")
-    with open_run("r2mae-singlecell", "reproduce", config.out, resolved(config), free=free, shared=True) as run:
+    free, facts = (*_OF_GRID, "target", "n_splits", "max_cells"), {"data_digest": data_digest(adata)}
+    with open_run(
+        "r2mae-singlecell", "reproduce", config.out, resolved(config), facts=facts, free=free, shared=True
+    ) as run:
         for cell in cells:
-            _evaluation(
-                config, run, cell
-            )  # refused before anything is trained, if it was evaluated with other settings
+            _evaluation(config, run, cell)  # refused before anything is trained, if its settings were others
         measures = {cell.folder: partial(_measure, config, adata, run, device, cell) for cell in cells}
         walk_grid(run, measures, part=config.target, tidy=lambda own: finished(run))
         return run
+
+
+_OF_GRID = ("schemes", "baselines", "seeds", "data")
+"""Options that say which cells there are, and where the data lie; the data themselves have a digest."""
+
+
+def _check_cells(config: Reproduce, adata: Any, cells: Sequence[Cell]) -> None:
+    """Refuse a grid that has nothing to do, or that would stop at a later cell.
+
+    Raises:
+        UserError: a baseline is not one, or is none of this table; nothing is left.
+    """
+    for cell in cells:
+        if cell.sampler is None:
+            check_baseline(cell.name, adata)
+    if not cells:
+        raise UserError(f"{config.target} has no rows: give --schemes, or baselines that predict what it measures")
+    if config.target not in PROBES:
+        held_out_cells(adata)
 
 
 def finished(run: RunFolder, target: str | None = None) -> list[Record]:
@@ -116,9 +150,10 @@ def finished(run: RunFolder, target: str | None = None) -> list[Record]:
 
 def _evaluation(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
     """Return the folder of a cell's results in this table."""
-    others = {"schemes", "baselines", "seeds"} | (set() if config.target in PROBES else {"n_splits", "max_cells"})
+    others = {*_OF_GRID, *(() if config.target in PROBES else ("n_splits", "max_cells"))}
     settings = {key: value for key, value in resolved(config).items() if key not in others}
-    return RunFolder(run.path / cell.folder / config.target, settings, facts={"method": cell.name, "seed": cell.seed})
+    facts = {"method": cell.name, "seed": cell.seed, "data_digest": run.facts.get("data_digest")}
+    return RunFolder(run.path / cell.folder / config.target, settings, facts=facts)
 
 
 def _measure(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell, home: Path) -> list[Record]:
@@ -143,7 +178,7 @@ def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell:
     else:
         predict = _model(config, adata, run, cell).predict_proportions
     counts = adata.to_memory().X if adata.isbacked else adata.X
-    cells, task = pretraining_split(adata.n_obs)[1], ATLAS[config.target]
+    cells, task = held_out_cells(adata), ATLAS[config.target]
     return ProbeResult(reconstruction_pearson(predict, counts, cells, task=task, scheme=cell.scheme, seed=cell.seed))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class MaskedPlan(MaskedModule):
         ratio_per: see `MaskedModule`.
         validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
         candidates: int64 indices of the genes that may be hidden; None: all.
+        callbacks: what the trainer shall call besides its own, such as `EpochCheckpoints`.
     """
 
     module: MaskedAutoencoder
@@ -58,13 +60,16 @@ class MaskedPlan(MaskedModule):
         ratio_per: Literal["step", "micro_batch"] = "step",
         validation_ratios: Sequence[float] = VALIDATION_RATIOS,
         candidates: Tensor | None = None,
+        callbacks: Sequence[pl.Callback] = (),
     ) -> None:
         super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=validation_ratios)
         self.module = module
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self.candidates = candidates
+        self._callbacks = callbacks
         self._sum: Tensor | float = 0.0
         self._n_batches = 0
+        self._epoch_loss: Tensor | None = None
 
     @override
     def sharded_blocks(self) -> Iterable[nn.Module]:
@@ -117,14 +122,42 @@ class MaskedPlan(MaskedModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
         self._sum, self._n_batches = self._sum + loss.detach(), self._n_batches + 1
+        if self.trainer.is_last_batch:
+            self._end_epoch()  # here, and not at the epoch's end: before whatever checkpoint is written of this step
         return loss
 
-    def on_train_epoch_end(self) -> None:
+    def _end_epoch(self) -> None:
         """Log the epoch's mean loss under scvi-tools' names, and stop if it is NaN or infinite."""
         self.check_finite()
-        loss = torch.as_tensor(self._sum) / max(self._n_batches, 1)
-        self._sum, self._n_batches = 0.0, 0
-        self._log_both("train_loss", "reconstruction_loss_train", loss)
+        mean = torch.as_tensor(self._sum, device=self.device) / self._n_batches
+        reduced: Any = self.trainer.strategy.reduce(mean, reduce_op="mean")
+        self._epoch_loss, self._sum, self._n_batches = reduced, 0.0, 0
+        values = dict.fromkeys(("train_loss", "reconstruction_loss_train"), float(reduced))
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        """Tell callbacks and progress bar the epoch's mean loss."""
+        if self._n_batches:  # stopped within the epoch
+            self._end_epoch()
+        if self._epoch_loss is not None:
+            self._log_both("train_loss", "reconstruction_loss_train", self._epoch_loss, logger=False)
+            self._epoch_loss = None
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["epoch_loss"] = [float(self._sum), self._n_batches]
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        total, n = checkpoint.get("epoch_loss", (0.0, 0))
+        self._sum, self._n_batches = torch.tensor(total, device=self.device), int(n)
+
+    @override
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return list(self._callbacks)
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -132,10 +165,13 @@ class MaskedPlan(MaskedModule):
         self._log_both("validation_loss", "reconstruction_loss_validation", loss, self.n_samples(batch))
         return loss
 
-    def _log_both(self, name: str, alias: str, value: Tensor, n: int = 1) -> None:
+    def _log_both(self, name: str, alias: str, value: Tensor, n: int = 1, *, logger: bool = True) -> None:
         sync = rank_and_world_size()[1] > 1
         for key in (name, alias):
-            self.log(key, value, prog_bar=key == name, on_step=False, on_epoch=True, batch_size=n, sync_dist=sync)
+            self.log(
+                key, value, prog_bar=key == name, logger=logger, on_step=False, on_epoch=True, batch_size=n,
+                sync_dist=sync,
+            )  # fmt: skip
 
 
 def as_sampler(mask_ratio: Any, curriculum: str | None = None, seed: int = 0) -> RatioSampler:

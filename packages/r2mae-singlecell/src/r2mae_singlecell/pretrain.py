@@ -24,14 +24,18 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     UserError,
+    check_output,
+    file_digest,
     quiet_lightning,
     resolve_device,
     run_pretraining,
     unfinished,
     without_prefix,
 )
+from r2mae_core.lab.sealed import SUMS
+from r2mae_singlecell.checks import check_genes
 from r2mae_singlecell.data.counts import CountMatrix
-from r2mae_singlecell.data.prepare import read_prepared
+from r2mae_singlecell.data.prepared import data_digest, read_prepared
 from r2mae_singlecell.data.splitter import (
     batch_maker,
     check_training_cells,
@@ -42,6 +46,7 @@ from r2mae_singlecell.options import Pretrain
 from r2mae_singlecell.plan import MaskedPlan
 from r2mae_singlecell.r2mae import R2MAE
 from r2mae_singlecell.reconstruction import held_out_loss
+from r2mae_singlecell.weights import read_description
 
 PAPER_STEPS = 243_000
 """Steps of the paper's HLCA run (2,161,082 cells, 90 %, batches of 400, 50 epochs), to which its marks belong."""
@@ -69,9 +74,12 @@ class SingleCells(Modality[Pretrain, R2MAE]):
 
     program, name, unit = "r2mae-singlecell", "singlecell", "cells"
     has_curriculum, marker = True, "model.json"
+    free = ("data",)  # its digest counts, not its place
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
+        if config.out is not None:
+            check_output(config.out, [config.data])
         scvi.settings.verbosity = 30  # warnings
         self.adata = self.opened()
         R2MAE.setup_anndata(self.adata, batch_key="batch" if "batch" in self.adata.obs else None)
@@ -81,6 +89,10 @@ class SingleCells(Modality[Pretrain, R2MAE]):
     def opened(self) -> Any:
         """Return the counts as AnnData."""
         return read_prepared(self.config.data)
+
+    @override
+    def facts(self) -> dict[str, Any]:
+        return {"data_digest": data_digest(self.adata)}
 
     @property
     @override
@@ -194,9 +206,41 @@ def load_run(path: Path, adata: Any, device: str) -> R2MAE:
     """Return the model of a run folder, to be used with prepared data.
 
     Raises:
-        UserError: the folder holds no finished model.
+        UserError: the folder holds no finished model, a damaged one, or one of other genes or batches.
     """
     scvi.settings.verbosity = 30
+    check_run(path, adata)
+    return R2MAE.from_export(path / "model", adata, device=resolve_device(device))
+
+
+def check_run(path: Path, adata: Any) -> None:
+    """Refuse a run whose model cannot be used with prepared data, without loading it.
+
+    Raises:
+        UserError: the folder holds no finished model, or one of other genes or batches.
+    """
     if not (path / "model" / SingleCells.marker).exists():
         raise unfinished(path)
-    return R2MAE.from_export(path / "model", adata, device=resolve_device(device))
+    described = read_description(path / "model")
+    remedy = f"name the file that {path} was trained on, or pretrain on this one"
+    check_genes(adata, described.genes, remedy)
+    if "batch" in adata.obs and (known := described.batches) is not None:
+        unknown = sorted(set(adata.obs["batch"].astype(str)) - set(known))
+        if unknown:
+            raise UserError(
+                f"{path} was not trained on the batch {unknown[0]!r}, one of {len(unknown):,} here; {remedy}"
+            )
+
+
+def model_digest(path: Path) -> str:
+    """Return what names the model of a run folder, wherever the folder lies.
+
+    Raises:
+        UserError: the folder holds no finished model.
+    """
+    sums = path / "model" / SUMS
+    if not sums.exists():
+        sums = path / "model" / SingleCells.marker
+    if not sums.exists():
+        raise unfinished(path)
+    return file_digest(sums)

@@ -1,6 +1,7 @@
 """New data for a trained model: other genes, other batches."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from anndata import AnnData
 from scvi.model.base import ArchesMixin
 
 from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.saved import check_saved
 
 logger = logging.getLogger(__name__)
 MISSING = "r2mae_missing"
@@ -39,7 +41,11 @@ class QueryMixin(ArchesMixin):
             reference_model: a model, or the folder of a saved one.
             return_reference_var_names: return only the reference's genes.
             inplace: change `adata`, or return a new one.
+
+        Raises:
+            UserError: what `load` refuses of a saved model.
         """
+        reference_model = _checked(reference_model)
         names: Any = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
         if return_reference_var_names:
             return names
@@ -65,8 +71,9 @@ class QueryMixin(ArchesMixin):
             **kwargs: scvi-tools' options of what is frozen.
 
         Raises:
-            UserError: the genes are not the reference's.
+            UserError: the genes are not the reference's, or what `load` refuses of a saved model.
         """
+        reference_model = _checked(reference_model)
         if adata is not None and reference_model is not None:
             names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
             check_genes(adata, names)
@@ -75,3 +82,11 @@ class QueryMixin(ArchesMixin):
         if adata is not None and MISSING in adata.var:
             model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
         return model
+
+
+def _checked(reference: Any) -> Any:
+    """Return a model, or the folder of a saved one as scvi-tools takes it, checked before it is read."""
+    if not isinstance(reference, str | Path):
+        return reference
+    check_saved(reference)
+    return str(reference)

@@ -1,5 +1,6 @@
 """`R2MAE`: the masked autoencoder behind scvi-tools' interface."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,20 +26,22 @@ from r2mae_core import (
     Curriculum,
     MaskRatioSampler,
     RatioSampler,
+    one_writer,
     sampler_to_config,
 )
 from r2mae_singlecell.checkpoints import resumable
-from r2mae_singlecell.checks import check_counts
+from r2mae_singlecell.checks import check_counts, check_setup_columns
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plan import MaskedPlan, as_sampler
 from r2mae_singlecell.query import QueryMixin
+from r2mae_singlecell.saved import SavedMixin
 from r2mae_singlecell.weights import ExportMixin
 
 
-class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
 
     Args:
@@ -137,10 +140,12 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             **kwargs: scvi-tools' own, when it transfers a registry.
 
         Raises:
-            UserError: there are negative counts, or gene names appear twice.
+            UserError: there are negative or missing counts, gene names appear twice, or a column is missing or has
+                gaps.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check_counts(adata, layer)
+        check_setup_columns(adata, setup_method_args["setup_args"])
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
@@ -190,7 +195,8 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             **trainer_kwargs: of scvi-tools' and Lightning's trainer.
 
         Raises:
-            UserError: the checkpoint is damaged, the loss is NaN or infinite, or there are too few cells.
+            UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
+                too few cells.
         """
         seed = int(scvi.settings.seed or 0)
         plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
@@ -213,20 +219,39 @@ class R2MAE(ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin,
             )
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
-        if resume is not None:
-            trainer_kwargs = resumable(Path(resume), getattr(datamodule, "train_loader", None), trainer_kwargs)
-        self.module.train()  # a loaded model is in evaluation mode
-        trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            early_stopping=early_stopping,
-            plan_kwargs=plan_kwargs,
-            datamodule=datamodule,
-            precision=precision,
-            **trainer_kwargs,
-        )
+        with contextlib.ExitStack() as stack:
+            if resume is not None:
+                stack.enter_context(one_writer(Path(resume)))
+                length = {"max_epochs": max_epochs, "batch_size": batch_size, "precision": precision}
+                made_from = self._made_from(datamodule, plan_kwargs, **length)
+                loader = getattr(datamodule, "train_loader", None)
+                trainer_kwargs, callbacks = resumable(Path(resume), loader, trainer_kwargs, made_from)
+                plan_kwargs["callbacks"] = [*plan_kwargs.get("callbacks", ()), *callbacks]
+            self.module.train()  # a loaded model is in evaluation mode
+            trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                early_stopping=early_stopping,
+                plan_kwargs=plan_kwargs,
+                datamodule=datamodule,
+                precision=precision,
+                **trainer_kwargs,
+            )
+
+    def _made_from(self, datamodule: Any, plan_kwargs: dict[str, Any], **length: Any) -> dict[str, str]:
+        """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, its data are unknown."""
+        left_out = ("registry", "datamodule", "candidates", "callbacks")
+        given = {**self.init_params_["non_kwargs"], **plan_kwargs, **length}
+        options = {
+            name: value.describe() if isinstance(value, MaskRatioSampler) else str(value)
+            for name, value in given.items()
+            if name not in left_out
+        }
+        data = datamodule.digest() if isinstance(datamodule, CountSplitter) else ""
+        missing = [] if self.missing_genes_ is None else self.missing_genes_.tolist()
+        return {"data": data, "missing_genes": str(missing), **options}
 
     @torch.inference_mode()
     def get_latent_representation(

@@ -80,10 +80,8 @@ def reconstruction_pearson(
             values.append(_row_pearson(truth[:, columns], guess[:, columns]))
         each = np.concatenate(values)
         each = each[np.isfinite(each)]  # a cell without any count among these genes has no correlation
-        seconds = time.perf_counter() - start
-        records.append(
-            Record(task, f"pearson@{ratio:g}", float(each.mean()), scheme, seed, len(each), "validation", seconds)
-        )
+        mean, seconds = float(each.mean()) if len(each) else float("nan"), time.perf_counter() - start
+        records.append(Record(task, f"pearson@{ratio:g}", mean, scheme, seed, len(each), "validation", seconds))
     return records
 
 

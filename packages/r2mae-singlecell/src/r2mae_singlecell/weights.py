@@ -1,52 +1,94 @@
-"""Saving without pickle: `model.safetensors` and `model.json`."""
+"""Saving without pickle: `model.safetensors` and `model.json`, with their checksums."""
 
-import json
-import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
-from r2mae_core import UserError, atomic_path, write_text
+from r2mae_core import (
+    UserError,
+    check_checksums,
+    load_tensors,
+    read_json,
+    reading,
+    save_tensors,
+    whole_folder,
+    write_checksums,
+    write_json,
+)
+from r2mae_singlecell.checks import check_genes, naming_unknown_categories
 
-logger = logging.getLogger(__name__)
 FORMAT = 1
+_KIND = "a model that export wrote"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `model.json` holds."""
+
+    arguments: dict[str, Any]
+    """Of the model's class."""
+    genes: list[str]
+    missing_genes: np.ndarray | None
+    registry: dict[str, Any]
+    """scvi-tools' description of the data."""
+
+    batches: list[str] | None
+    """Batches of the training data; None: it had no column of them."""
+
+
+def read_description(folder: Path) -> Description:
+    """Read the `model.json` of an exported model.
+
+    Raises:
+        UserError: it is missing, damaged, or not what `export` writes.
+    """
+    file = folder / "model.json"
+    if not file.is_file():
+        raise UserError(f"no exported model in {folder}: {file.name} is missing")
+    content = read_json(file)
+    if (version := content.get("format")) != FORMAT:
+        raise UserError(f"{file} has the format {version!r}; this version reads format {FORMAT}")
+    with reading(file, _KIND):
+        missing, restored = content["missing_genes"], _restored(content)
+        genes, registry, arguments = content["genes"], restored["registry"], restored["arguments"]
+        if not all(isinstance(name, str) for name in genes) or not isinstance(arguments, dict):
+            raise TypeError("its genes or its arguments are of another type")
+        positions = None if missing is None else np.array(missing, dtype=np.int64)
+        batches = None
+        if registry["setup_args"].get("batch_key"):
+            field = registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]
+            batches = list(map(str, field["state_registry"]["categorical_mapping"]))
+        return Description(arguments, list(genes), positions, registry, batches)
 
 
 class ExportMixin(BaseModelClass):
-    """Methods of `R2MAE` that write and read models."""
+    """Methods of `R2MAE` that write and read models without pickle."""
 
     module: Any
     init_params_: Any
     missing_genes_: Any
 
-    @classmethod
-    def load(cls, dir_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load what `save` wrote. It is a pickle, as for every scvi-tools model: load only files that you trust.
+    def export(self, folder: Path | str, *, overwrite: bool = False) -> Path:
+        """Write `model.safetensors` (weights), `model.json` (arguments, genes, registry) and their checksums.
 
-        The arguments are those of scvi-tools. `from_export` reads models that hold nothing but numbers and text.
+        Args:
+            folder: where; a new or an empty folder.
+            overwrite: replace an exported model that is there.
 
-        Raises:
-            UserError: the file is damaged.
-        """
-        logger.warning("%s/model.pt is a pickle, which can run code: load only what you trust.", dir_path)
-        try:
-            return super().load(dir_path, *args, **kwargs)
-        except (EOFError, RuntimeError) as error:
-            if "zip archive" not in str(error) and "PytorchStreamReader" not in str(error):
-                raise
-            raise UserError(f"the saved model in {dir_path} is damaged: {error}") from None
-
-    def export(self, folder: Path | str) -> Path:
-        """Write `model.safetensors` (weights) and `model.json` (arguments, genes, registry), and return the folder.
+        Returns:
+            The folder.
 
         Raises:
-            UserError: the mask-ratio sampler cannot be written as plain data.
+            UserError: the mask-ratio sampler cannot be written as plain data, the folder holds something else, or the
+                disk is full: then an older model is as it was.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
+        _check_folder(folder, overwrite=overwrite)
         arguments = self.init_params_["non_kwargs"]
         arguments = {key: value for key, value in arguments.items() if key not in ("registry", "datamodule")}
         description = {
@@ -58,18 +100,18 @@ class ExportMixin(BaseModelClass):
             "registry": self.registry_,
         }
         try:
-            text = json.dumps(description, default=_plain, indent=1)
+            description = _plain(description)
         except TypeError as error:
             raise UserError(f"this model cannot be exported: {error}; save() can write it") from None
-        tensors = {name: value.contiguous().cpu() for name, value in self.module.state_dict().items()}
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
-        write_text(folder / "model.json", text + "\n")
+        with whole_folder(folder) as temporary:
+            save_tensors(self.module.state_dict(), temporary / "model.safetensors")
+            write_json(temporary / "model.json", description)
+            write_checksums(temporary)
         return folder
 
     @classmethod
     def from_export(cls, folder: Path | str, adata: Any = None, device: str = "cpu") -> Any:
-        """Read what `export` wrote.
+        """Read what `export` wrote; nothing in it is run or imported.
 
         Args:
             folder: holds `model.safetensors` and `model.json`.
@@ -77,43 +119,71 @@ class ExportMixin(BaseModelClass):
             device: the network's device.
 
         Raises:
-            UserError: a file is missing or damaged, or the genes of `adata` are not the model's.
+            UserError: a file is missing or damaged, or the genes or categories of `adata` are not the model's.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        from r2mae_singlecell.checks import check_genes
-
         folder = Path(folder)
-        try:
-            described = json.loads((folder / "model.json").read_text(encoding="utf-8"), object_hook=_restored)
-            tensors = load_file(folder / "model.safetensors")
-            registry, arguments = described["registry"], described["arguments"]
-        except FileNotFoundError as error:
-            raise UserError(f"no exported model in {folder}: {Path(error.filename).name} is missing") from None
-        except (ValueError, KeyError, SafetensorError) as error:
-            raise UserError(f"the exported model in {folder} is damaged: {error}") from None
+        described = read_description(folder)
+        check_checksums(folder)
+        tensors = load_tensors(folder / "model.safetensors")
+        broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise UserError(f"{folder / 'model.safetensors'} is damaged: {broken[0]} holds NaN or infinite values")
+        registry = described.registry
         if adata is not None:
-            check_genes(adata, described["genes"])
-            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
-        model = cls(adata, registry=None if adata is not None else registry, **arguments)
-        model.module.load_state_dict(tensors)
-        model.missing_genes_ = None if described["missing_genes"] is None else np.array(described["missing_genes"])
+            check_genes(adata, described.genes)
+            with naming_unknown_categories():
+                cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+        with reading(folder / "model.json", _KIND):
+            model = cls(adata, registry=None if adata is not None else registry, **described.arguments)
+        with reading(folder / "model.safetensors", f"the weights of {folder / 'model.json'}"):
+            model.module.load_state_dict(tensors)
+        model.missing_genes_ = described.missing_genes
         model.is_trained_ = True
         model.to_device(device)
         model.module.eval()
         return model
 
 
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but an exported model, and that too unless it shall be replaced.
+
+    Raises:
+        UserError: with the way out.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the model")
+    names = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    if not names:
+        return
+    if not names <= {"model.json", "model.safetensors", "SHA256SUMS"}:
+        raise UserError(f"{folder} holds files that are not of an exported model; name another folder")
+    if not overwrite:
+        raise UserError(f"{folder} holds a model already; name another folder, or give overwrite=True")
+
+
 def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; arrays keep their type.
+
+    Raises:
+        TypeError: it cannot.
+    """
     if isinstance(value, np.ndarray):
-        return {"__array__": value.tolist(), "dtype": "object" if value.dtype == object else value.dtype.str}
+        kind = "object" if value.dtype == object else value.dtype.str
+        return {"__array__": [_plain(item) for item in value.tolist()], "dtype": kind}
     if isinstance(value, np.generic):
         return value.item()
-    if hasattr(value, "to_dict"):
-        return dict(value)
+    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+        return {str(key): _plain(item) for key, item in dict(value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     raise TypeError(f"{type(value).__name__} is not plain data")
 
 
-def _restored(item: dict[str, Any]) -> Any:
-    return np.array(item["__array__"], dtype=item["dtype"]) if "__array__" in item else item
+def _restored(item: Any) -> Any:
+    if isinstance(item, dict):
+        if "__array__" in item:
+            return np.array(item["__array__"], dtype=item["dtype"])
+        return {key: _restored(value) for key, value in item.items()}
+    return [_restored(value) for value in item] if isinstance(item, list) else item

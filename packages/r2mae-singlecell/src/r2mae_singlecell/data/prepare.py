@@ -4,22 +4,30 @@ The file is read in blocks of cells four times: totals, moments of the genes, co
 is counted.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from tqdm import tqdm
 
-from r2mae_core import UserError, atomic_path, default_run_path, left_out, say
+from r2mae_core import (
+    UserError,
+    atomic_path,
+    check_output,
+    default_run_path,
+    fingerprint,
+    left_out,
+    one_writer,
+    reading,
+    refuse_changed,
+    say,
+)
 from r2mae_singlecell import options
+from r2mae_singlecell.data.blocks import CountBlocks, dispersion, totals_and_highest
+from r2mae_singlecell.data.prepared import content_digest
 from r2mae_singlecell.data.presets import PRESETS, AtlasPreset, detect, numeric_age
-from r2mae_singlecell.data.variable_genes import normalized_dispersion
+from r2mae_singlecell.data.stores import new_h5, opened, table_bytes
 
 BLOCK = 20_000
 
@@ -54,6 +62,7 @@ def prepare(config: options.Prepare) -> Prepared:
         min_genes=config.min_genes,
         target_sum=config.target_sum,
         progress=config.progress,
+        overwrite=config.overwrite,
     )
 
 
@@ -78,6 +87,7 @@ def prepare_atlas(
     target_sum: float | None = None,
     block: int = BLOCK,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Prepared:
     """Select variable genes and write counts and standard columns.
 
@@ -92,29 +102,36 @@ def prepare_atlas(
         target_sum: total to which cells are normalised for the choice of genes; None: their median, scanpy's default.
         block: cells read at a time.
         progress: show a progress bar.
+        overwrite: replace a target that is there.
 
     Raises:
-        UserError: the file is unreadable, fits no preset, or holds no counts where they should be.
+        UserError: the file is unreadable, fits no preset, or holds no counts where they should be; the target is the
+            source, is there already, or does not fit on the disk.
     """
-    with _opened(source) as file:
+    check_output(target, [source], overwrite=overwrite)
+    with opened(source) as file, one_writer(target, folder=False):
+        before = fingerprint(source)
         obs, var = _table(file, "obs", source), _table(file, "var", source)
         atlas = _layout(preset, set(obs.columns), columns or {})
-        counts = _Counts(file, atlas.counts, source, block)
+        counts = CountBlocks(file, atlas.counts, source, block)
         if counts.in_raw:
             var = _table(file, "raw/var", source)
-        if counts.shape != (len(obs), len(var)):
-            raise UserError(
-                f"{source}: {atlas.counts} is {counts.shape}, but there are {len(obs)} cells × {len(var)} genes"
-            )
-        totals, highest = _totals(counts, progress)
+        _check_tables(obs, var, atlas, counts)
+        totals, highest = totals_and_highest(counts, progress)
         if not (totals > 0).any():
             raise UserError(f"{source}: {atlas.counts} holds no counts at all")
-        score = _dispersion(counts, totals, target_sum, progress)
+        score = dispersion(counts, totals, target_sum, progress)
         genes = np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int(np.isfinite(score).sum()))])
+        if not len(genes):
+            raise UserError(f"{source}: no gene of {atlas.counts} varies between its {len(obs):,} cells")
         minimum = atlas.min_genes if min_genes is None else min_genes
         n_expressed = np.concatenate([np.diff(part.indptr) for part in counts.blocks(genes, "counting", progress)])
         empty = n_expressed == 0
         keep = ~empty & (n_expressed >= minimum)
+        if not keep.any():
+            raise UserError(
+                f"{source}: no cell has {max(minimum, 1)} of the {len(genes):,} variable genes; lower --min_genes"
+            )
         standard = atlas.standard_obs(obs).loc[keep]
         skipped = {
             "cells without a count in the variable genes": int(empty.sum()),
@@ -123,93 +140,40 @@ def prepare_atlas(
         about = {"preset": atlas.name, "left_out": skipped}
         with atomic_path(target) as temporary:
             _write(temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], about, progress)
+            refuse_changed(target, before, fingerprint(source), "it changed while it was read: run the command again")
     unlabelled = {name: int(standard[name].isna().sum()) for name in ("cell_type", "disease", "age")}
     return Prepared(target, atlas.name, int(keep.sum()), len(genes), skipped, unlabelled)
 
 
-def read_prepared(path: Path) -> Any:
-    """Return a prepared file as AnnData in backed mode: its counts stay on disk and are memory-mapped.
+def _check_tables(obs: pd.DataFrame, var: pd.DataFrame, atlas: AtlasPreset, counts: CountBlocks) -> None:
+    """Refuse tables that do not belong to the counts, or leave open which gene, donor or batch is meant.
 
     Raises:
-        UserError: the file is missing, damaged, or was not prepared.
+        UserError: with the first gene or cell.
     """
-    import anndata
-
-    if not path.exists():
-        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad --out {path}` makes one")
-    try:
-        adata = anndata.read_h5ad(path, backed="r")
-    except (OSError, KeyError, ValueError, anndata._io.utils.AnnDataReadError) as error:
-        raise UserError(f"{path} cannot be read as h5ad; it may be incomplete ({error})") from None
-    if "r2mae" not in adata.uns:
-        raise UserError(f"{path} was not prepared; run `r2mae-singlecell prepare {path}` first")
-    return adata
-
-
-class _Counts:
-    """The counts of a file, block by block."""
-
-    def __init__(self, file: Any, path: str, source: Path, block: int) -> None:
-        from anndata.io import sparse_dataset
-
-        if path not in file:
-            raise UserError(f"{source} has no counts at {path}; give their place with --counts, such as layers/counts")
-        self.source, self.path, self.block = source, path, block
-        self.in_raw = path.startswith("raw/")
-        element = file[path]
-        self.matrix: Any = sparse_dataset(element) if hasattr(element, "keys") else element
-        self.shape: tuple[int, int] = (self.matrix.shape[0], self.matrix.shape[1])
-        if getattr(self.matrix, "format", "csr") != "csr":
-            raise UserError(
-                f"{source}: {path} is stored by genes (CSC); rewrite it by cells: adata.X = adata.X.tocsr()"
-            )
-
-    def blocks(self, genes: np.ndarray | None, what: str, progress: bool) -> Iterator[Any]:
-        """Yield the blocks of cells, with all genes or with some."""
-        starts = range(0, self.shape[0], self.block)
-        for start in tqdm(starts, desc=what, unit="block", disable=not progress):
-            part = sp.csr_matrix(self.matrix[start : start + self.block])
-            part.eliminate_zeros()
-            yield part if genes is None else part[:, genes]
-
-
-def _totals(counts: _Counts, progress: bool) -> tuple[np.ndarray, int]:
-    """Return the total of every cell and the highest count, and check that they are counts."""
-    totals, highest = [], 0
-    for i, part in enumerate(counts.blocks(None, "checking", progress)):
-        where = f"{counts.source}: {counts.path}, cells {i * counts.block:,} to {i * counts.block + part.shape[0]:,}"
-        if part.nnz and not part.data.min() >= 0:
-            raise UserError(f"{where}: negative or missing values; raw counts are needed (--counts names their place)")
-        if part.nnz and not (part.data == np.floor(part.data)).all():
-            raise UserError(
-                f"{where}: fractional values such as {part.data[part.data != np.floor(part.data)][0]:g}; these are "
-                "normalised, and raw counts are needed (--counts names their place)"
-            )
-        totals.append(np.asarray(part.sum(axis=1), dtype=np.float64).ravel())
-        highest = max(highest, int(part.data.max(initial=0)))
-    return np.concatenate(totals), highest
-
-
-def _dispersion(counts: _Counts, totals: np.ndarray, target_sum: float | None, progress: bool) -> np.ndarray:
-    """Return scanpy's normalised dispersion of every gene."""
-    aim = float(np.median(totals[totals > 0])) if target_sum is None else target_sum
-    factors = np.divide(aim, totals, out=np.zeros_like(totals), where=totals > 0)
-    sums, squares = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
-    for i, part in enumerate(counts.blocks(None, "choosing genes", progress)):
-        scaled: Any = sp.diags_array(factors[i * counts.block : i * counts.block + part.shape[0]]) @ part.astype(
-            np.float64
+    source = counts.source
+    if counts.shape != (len(obs), len(var)):
+        raise UserError(
+            f"{source}: {atlas.counts} is {counts.shape}, but there are {len(obs)} cells × {len(var)} genes"
         )
-        sums += np.asarray(scaled.sum(axis=0)).ravel()
-        squares += np.asarray(scaled.power(2).sum(axis=0)).ravel()
-    n = counts.shape[0]
-    mean = sums / n
-    variance = np.maximum(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
-    return normalized_dispersion(mean, variance)
+    twice = var.index[var.index.duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{source}: {len(twice):,} gene names stand twice, such as {twice[0]!r}; make them unique and write the "
+            "file again (adata.var_names_make_unique())"
+        )
+    for option, column in (("donor", atlas.donor), ("batch", atlas.batch)):
+        missing = obs.index[obs[column].isna()]
+        if len(missing):
+            raise UserError(
+                f"{source}: {len(missing):,} cells have no value in obs column {column!r}, such as {missing[0]!r}; "
+                f"fill it, leave the cells out, or name another column with --{option}"
+            )
 
 
 def _write(
     path: Path,
-    counts: _Counts,
+    counts: CountBlocks,
     genes: np.ndarray,
     keep: np.ndarray,
     n_expressed: np.ndarray,
@@ -219,17 +183,18 @@ def _write(
     about: dict[str, Any],
     progress: bool,
 ) -> None:
-    """Write an ordinary h5ad whose X is contiguous on disk."""
+    """Write an ordinary h5ad whose X is contiguous on disk, with its digest."""
     from anndata.io import write_elem
 
     indptr = np.concatenate([[0], np.cumsum(n_expressed[keep], dtype=np.int64)])
     index_type = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64
     value_type = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
-    with h5py.File(path, "w") as out:
+    each = np.dtype(index_type).itemsize + np.dtype(value_type).itemsize
+    n_bytes = int(indptr[-1]) * each + indptr.nbytes + table_bytes(obs) + table_bytes(var)
+    with new_h5(path, n_bytes) as out:
         out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(out, "obs", obs)
         write_elem(out, "var", var)
-        write_elem(out, "uns", {"r2mae": about})
         for empty in ("obsm", "varm", "obsp", "varp", "layers"):
             write_elem(out, empty, {})
         x = out.create_group("X")
@@ -245,6 +210,7 @@ def _write(
             data[at : at + part.nnz] = part.data.astype(value_type)
             indices[at : at + part.nnz] = part.indices
             at += part.nnz
+        write_elem(out, "uns", {"r2mae": {**about, "digest": content_digest(out)}})
 
 
 def _layout(preset: str, columns: set[str], named: dict[str, str | None]) -> AtlasPreset:
@@ -270,26 +236,8 @@ def _table(file: Any, name: str, source: Path) -> pd.DataFrame:
 
     if name not in file:
         raise UserError(f"{source} is not an AnnData file: it has no {name}")
-    table: Any = read_elem(file[name])
+    with reading(source, f"an AnnData file with a table {name}"):
+        table: Any = read_elem(file[name])
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"{name} is no table")
     return table
-
-
-@contextlib.contextmanager
-def _opened(source: Path) -> Iterator[Any]:
-    """Open an h5ad file or a zarr store for reading."""
-    if not source.exists():
-        raise UserError(f"no file {source}")
-    if source.is_dir():
-        import zarr
-
-        try:
-            yield zarr.open(str(source), mode="r")
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(f"{source} is not a zarr store: {error}") from None
-        return
-    try:
-        file = h5py.File(source, "r")
-    except OSError as error:
-        raise UserError(f"{source} cannot be read as h5ad; it may be incomplete ({error})") from None
-    with file:
-        yield file

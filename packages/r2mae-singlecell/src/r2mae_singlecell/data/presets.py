@@ -22,8 +22,9 @@ def exact_age(stages: pd.Series) -> pd.Series:
 
 
 def numeric_age(ages: pd.Series) -> pd.Series:
-    """Return numbers where there are numbers, NaN elsewhere ("90+" among them)."""
-    return pd.Series(pd.to_numeric(ages.astype(str), errors="coerce"))
+    """Return numbers where there are numbers, NaN elsewhere ("90+" and infinity among them)."""
+    numbers = pd.Series(pd.to_numeric(ages.astype(str), errors="coerce"))
+    return numbers.where(np.isfinite(numbers))
 
 
 def known_labels(labels: pd.Series) -> pd.Series:

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from r2mae_core import UserError, atomic_path, default_run_path, say
+from r2mae_core import UserError, atomic_path, check_output, default_run_path, one_writer, say
 from r2mae_singlecell import options
+from r2mae_singlecell.data.stores import new_h5, table_bytes
 
 Layout = Literal["hlca", "seaad", "seaad-allen"]
 LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
@@ -121,13 +122,21 @@ def simulate(config: options.Simulate) -> Path:
     """Write a simulated atlas as h5ad and return its path.
 
     Raises:
-        UserError: there are too few donors, cells, genes or types.
+        UserError: there are too few donors, cells, genes or types; the file is there already, or does not fit.
     """
-    names = [name for name in Simulation.__dataclass_fields__ if hasattr(config, name)]
-    adata = simulate_atlas(Simulation(**{name: getattr(config, name) for name in names}), config.layout)
+    from anndata.io import write_elem
+
     path = config.out or default_run_path("r2mae-singlecell", "simulate").with_suffix(".h5ad")
-    with atomic_path(path) as temporary:
-        adata.write_h5ad(temporary)
+    check_output(path, [], overwrite=config.overwrite)
+    names = [name for name in Simulation.__dataclass_fields__ if hasattr(config, name)]
+    simulation = Simulation(**{name: getattr(config, name) for name in names})
+    with one_writer(path, folder=False):
+        adata = simulate_atlas(simulation, config.layout)
+        counts = adata.X
+        both = 2 * (counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
+        n_bytes = both + table_bytes(adata.obs) + 2 * table_bytes(adata.var)
+        with atomic_path(path) as temporary, new_h5(temporary, n_bytes) as file:
+            write_elem(file, "/", adata)
     return path
 
 

@@ -1,5 +1,6 @@
 """scvi-tools' split of the cells, with loaders that resume, know their rank, and yield sparse rows."""
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,9 @@ class CountSplitter(DataSplitter):
         super().setup()
         check_training_cells(len(self.train_idx))
         counts = CountMatrix(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(device)
-        fetch = batch_maker(counts, covariate_tensors(adata_manager))
+        covariates = covariate_tensors(adata_manager)
+        self._content = counts, covariates
+        fetch = batch_maker(counts, covariates)
         train_idx, val_idx = np.asarray(self.train_idx), np.asarray(self.val_idx)
         # The last, smaller batch is left out: one cell alone would break batch norm, and ranks stay together.
         order = BatchOrder(len(train_idx), min(batch_size, len(train_idx)), seed)
@@ -54,6 +57,16 @@ class CountSplitter(DataSplitter):
 
     def setup(self, stage: str | None = None) -> None:
         """Do nothing: the constructor makes the split."""
+
+    def digest(self) -> str:
+        """Return what names the counts, the covariates and the split, for a training that resumes."""
+        counts, covariates = self._content
+        found: Any = hashlib.sha256()
+        parts = (counts.csr.indptr, counts.csr.indices, counts.csr.data, self.train_idx, self.val_idx)
+        for part in (*parts, *(values.numpy() for values in covariates.values())):
+            found.update(f"{part.shape} ".encode())
+            found.update(np.ascontiguousarray(part))
+        return found.hexdigest()
 
     def train_dataloader(self) -> Any:
         """Return the training loader (a `ResumableLoader`), always the same one."""

@@ -1,0 +1,153 @@
+"""The file that `prepare` writes: its digest, which names its content wherever it lies, and how it is read back."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from r2mae_core import UserError, reading
+from r2mae_singlecell.data.presets import PRESETS, STANDARD
+from r2mae_singlecell.data.stores import refuse_links
+
+CHECKED = 2**30
+"""Files up to this size are compared with their digest when they are opened."""
+KIND = "an h5ad file that `r2mae-singlecell prepare` wrote"
+_PIECE = 2**24
+_ARRAYS = ("indptr", "indices", "data")
+
+
+def read_prepared(path: Path) -> Any:
+    """Return a prepared file as AnnData in backed mode: its counts stay on disk and are memory-mapped.
+
+    The sizes of its parts are checked always. If the file is not larger than `CHECKED`, its content is compared with
+    the digest that `prepare` noted; in larger files, counts that the disk has changed are not noticed. A file of an
+    older version, without a digest, is read unchecked.
+
+    Raises:
+        UserError: the file is missing, damaged, was edited, or was not prepared.
+    """
+    import anndata
+
+    if not path.exists():
+        raise UserError(f"no file {path}; `r2mae-singlecell prepare ATLAS.h5ad --out {path}` makes one")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file that `r2mae-singlecell prepare` wrote")
+    status = path.stat()
+    _check(path.resolve(), path, status.st_size, status.st_mtime_ns)
+    with reading(path, KIND):
+        return anndata.read_h5ad(path, backed="r")
+
+
+@functools.lru_cache(maxsize=64)
+def _check(resolved: Path, path: Path, size: int, changed: int) -> None:
+    """Check a file, once for each state that it has on the disk."""
+    del resolved, changed
+    with reading(path, KIND):
+        file = h5py.File(path, "r")
+    with file:
+        refuse_links(file, path)
+        if "uns" not in file or "r2mae" not in file["uns"]:  # pyright: ignore[reportOperatorIssue]
+            raise UserError(f"{path} was not prepared; run `r2mae-singlecell prepare {path} --out PREPARED.h5ad` first")
+        with reading(path, KIND):
+            _check_parts(file, path)
+            noted = noted_digest(file)
+            damaged = noted is not None and size <= CHECKED and content_digest(file) != noted
+    if damaged:
+        raise UserError(
+            f"{path} is damaged or was edited: it is not what prepare wrote; run `r2mae-singlecell prepare` again"
+        )
+
+
+def _check_parts(file: Any, path: Path) -> None:
+    """Compare the sizes of all parts.
+
+    Raises:
+        UserError: they do not fit together.
+    """
+    preset = _text(file["uns/r2mae/preset"])
+    if preset not in ("none", *PRESETS):
+        raise UserError(f"{path} is damaged: it has the unknown layout {preset[:40]!r}")
+    if missing := [name for name in STANDARD if name not in file["obs"]]:
+        raise UserError(f"{path} has no column {missing[0]!r} in obs; run `r2mae-singlecell prepare` again")
+    x, n_cells, n_genes = file["X"], len(_index(file["obs"])), len(_index(file["var"]))
+    indptr, indices, data = (x[name] for name in _ARRAYS)
+    whole = all(np.issubdtype(part.dtype, np.integer) for part in (indptr, indices))
+    n_values = int(indptr[-1]) if whole and len(indptr) else -1
+    fits = tuple(x.attrs["shape"]) == (n_cells, n_genes) and len(indptr) == n_cells + 1
+    fits = fits and len(indices) == len(data) == n_values and int(indptr[0]) == 0
+    if not fits or (np.diff(indptr[:]) < 0).any():
+        raise UserError(f"{path} is damaged: the parts of its counts do not fit together; prepare it again")
+
+
+def content_digest(file: Any) -> str:
+    """Return the SHA-256 of counts, genes, cells' names and standard columns of an open file that `prepare` writes."""
+    found: Any = hashlib.sha256()
+    for name in _ARRAYS:
+        part = file["X"][name]
+        found.update(f"{name} {part.dtype.str} {len(part)}\n".encode())
+        for at in range(0, len(part), _PIECE):
+            found.update(np.ascontiguousarray(part[at : at + _PIECE]))
+    for group in ("obs", "var"):
+        _add_text(found, group, _index(file[group]))
+    for name in STANDARD:
+        _add_column(found, name, file["obs"][name])
+    return found.hexdigest()
+
+
+def _add_column(found: Any, name: str, column: Any) -> None:
+    if isinstance(column, h5py.Group):
+        _add_text(found, name, column["categories"])
+        column = column["codes"]
+    found.update(f"{name} {len(column)}\n".encode())
+    found.update(np.ascontiguousarray(column[:], dtype=np.float64))
+
+
+def _add_text(found: Any, name: str, values: Any) -> None:
+    values = _strings(values)
+    found.update(f"{name} {len(values)}\n".encode())
+    found.update(b"\0".join(_bytes(value) for value in values[:]))
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _text(element: Any) -> str:
+    return _bytes(element[()]).decode()
+
+
+def _index(table: Any) -> Any:
+    """Return the names of a table's rows, whatever anndata calls them."""
+    return _strings(table[table.attrs["_index"]])
+
+
+def _strings(element: Any) -> Any:
+    """Return the text of an array, which anndata may write together with marks of what is missing."""
+    return element["values"] if isinstance(element, h5py.Group) else element
+
+
+def noted_digest(file: Any) -> str | None:
+    """Return the digest that `prepare` noted in an open file, or None in one of an older version."""
+    element = file["uns/r2mae"].get("digest")
+    return None if element is None else _text(element)
+
+
+def data_digest(adata: Any) -> str:
+    """Return what names the counts, genes and labels that a model is trained or evaluated on, wherever they lie.
+
+    Args:
+        adata: prepared data, or any other whose counts are sparse and in memory.
+    """
+    about: Any = adata.uns.get("r2mae", {})
+    if "digest" in about:
+        return str(about["digest"])
+    found: Any = hashlib.sha256()
+    counts = adata.to_memory().X if adata.isbacked else adata.X
+    for part in (counts.indptr, counts.indices, counts.data):
+        found.update(np.ascontiguousarray(part))
+    for names in (adata.obs_names, adata.var_names, *(adata.obs[name].astype(str) for name in sorted(adata.obs))):
+        found.update("\0".join(map(str, names)).encode())
+    return found.hexdigest()
