@@ -1,7 +1,7 @@
 from .celeba.data import CelebA, open_celeba
-from .celeba.prepare import prepare_celeba
 from .celeba.evaluate import attribute_probe, evaluate_unet
 from .celeba.model import UNet
+from .celeba.prepare import prepare_celeba
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet
 from .data.sources import open_pair, open_source
 from .data.store import ImageStore

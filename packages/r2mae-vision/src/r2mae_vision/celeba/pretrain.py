@@ -85,8 +85,8 @@ def pretrain_unet(
 ) -> UNet:
     """Train a U-Net on the training split to reconstruct hidden pixels, and return it in evaluation mode (paper, C.4).
 
-    Resumes from the run folder's last checkpoint if there is one, reads a finished model back, and leaves `model/` and `results.json` there: the
-    loss on validation images (test images if there are none) at fixed ratios.
+    Resumes from the run folder's last checkpoint if there is one, reads a finished model back, and leaves `model/` and
+    `results.json` there: the loss on validation images (test images if there are none) at fixed ratios.
 
     Args:
         store: the prepared images.

@@ -243,7 +243,8 @@ def _part(folder: Path, split: str) -> Path:
 def _files(place: Path) -> ImageFiles:
     from timm.data.readers.reader_factory import create_reader
 
-    kind, settings = "a folder of images or a .tar of one", {}
+    kind = "a folder of images or a .tar of one"
+    settings: dict[str, Any] = {}
     if place.is_file():
         if place.suffix != ".tar":
             raise UserError(f"{place} is not {kind}; data can be {KNOWN}")

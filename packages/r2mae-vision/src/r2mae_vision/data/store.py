@@ -110,7 +110,8 @@ def _map(folder: Path) -> ImageStore:
     size, classes = (folder / "images.u8").stat().st_size, index["classes"]
     if size != int(np.prod(shape)) or labels.shape != shape[:1] or labels.dtype != np.int64:
         raise UserError(
-            f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; {AGAIN}"
+            f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; "
+            f"{AGAIN}"
         )
     if labels.min() < -1 or labels.max() >= max(len(classes), 1):
         raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")

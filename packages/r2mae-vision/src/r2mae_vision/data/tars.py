@@ -16,9 +16,12 @@ def check_tar(file: Path) -> None:
     Raises:
         UserError: it is no tar, truncated or damaged.
     """
-    with reading(file, "a .tar archive"):
-        with file.open("rb") as handle, tarfile.open(fileobj=handle, mode="r:") as archive:
-            _check(archive, handle, file)
+    with (
+        reading(file, "a .tar archive"),
+        file.open("rb") as handle,
+        tarfile.open(fileobj=handle, mode="r:") as archive,
+    ):
+        _check(archive, handle, file)
 
 
 def _check(archive: tarfile.TarFile, handle: Any, file: Path) -> None:

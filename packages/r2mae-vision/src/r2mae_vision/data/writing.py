@@ -5,10 +5,9 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from typing_extensions import Self
 
 from r2mae_core import UserError, atomic_path, read_json, refuse_changed, saying_disk_full, write_json, write_text
 from r2mae_vision.data.contents import contents_of

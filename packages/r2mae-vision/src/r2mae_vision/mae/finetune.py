@@ -44,7 +44,6 @@ from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, model_argument
 from r2mae_vision.mae.options import Finetune
 from r2mae_vision.mae.shape import MAEShape, pixel_scale
 
-
 # Seeds may be added; model and data are compared by content: they may have been moved.
 FREE = ("seeds", "model", "data", "validation")
 

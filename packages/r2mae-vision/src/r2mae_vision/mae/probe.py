@@ -224,7 +224,7 @@ def probe(config: Probe) -> RunFolder:
         check_output(config.out, [config.model.removeprefix("scratch:"), data, config.validation])
     train_source, val_source = open_pair(data, config.validation)
     if len(train_source.classes) < 2:
-        raise UserError(f"{data} has a single class, {train_source.classes[0]}; a probe needs two")
+        raise UserError(f"{data} has a single class, {', '.join(train_source.classes)}; a probe needs two")
     if (largest := max(config.k, default=0)) > len(train_source):
         raise too_many_neighbours(largest, len(train_source))
     seeds = config.seeds if config.seeds is not None else (spec.seed,)

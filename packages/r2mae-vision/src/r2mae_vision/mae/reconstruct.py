@@ -27,7 +27,6 @@ from r2mae_vision.mae.options import Reconstruct
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.weights import load_mae
 
-
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
 
 
