@@ -20,7 +20,7 @@ def check_output(out: Path, inputs: Iterable[Path | str | None], *, overwrite: b
         UserError: with the path that is in the way.
     """
     for given in inputs:
-        if given is None or not (source := Path(given)).exists():
+        if given in (None, "") or not (source := Path(given)).exists():  # pyright: ignore[reportArgumentType]
             continue
         if _same(out, source):
             raise UserError(f"{out} is an input of this command and would be overwritten; name another output")
