@@ -206,12 +206,13 @@ def embed(config: options.Embed) -> Path:
     check_output(path, [config.run, config.data], overwrite=config.overwrite)
     run_identities([config.run], "singlecell")
     adata = read_prepared(config.data)
+    obs = adata.obs.copy()  # scvi-tools adds columns of its own
     model = load_run(config.run, adata, config.device)
     with one_writer(path, folder=False):
         embedding: Any = {"X_r2mae": model.get_latent_representation()}
-        n_bytes = embedding["X_r2mae"].nbytes + table_bytes(adata.obs)
-        with atomic_path(path) as temporary, new_h5(temporary, n_bytes) as file:
-            write_elem(file, "/", anndata.AnnData(obs=adata.obs, obsm=embedding))
+        n_bytes = embedding["X_r2mae"].nbytes + table_bytes(obs)
+        with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
+            write_elem(file, "/", anndata.AnnData(obs=obs, obsm=embedding))
     return path
 
 

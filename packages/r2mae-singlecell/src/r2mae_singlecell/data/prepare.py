@@ -139,7 +139,8 @@ def prepare_atlas(
         }
         about = {"preset": atlas.name, "left_out": skipped}
         with atomic_path(target) as temporary:
-            _write(temporary, counts, genes, keep, n_expressed, highest, standard, var.iloc[genes], about, progress)
+            tables = standard, var.iloc[genes]
+            _write(temporary, target, counts, genes, keep, n_expressed, highest, tables, about, progress)
             refuse_changed(target, before, fingerprint(source), "it changed while it was read: run the command again")
     unlabelled = {name: int(standard[name].isna().sum()) for name in ("cell_type", "disease", "age")}
     return Prepared(target, atlas.name, int(keep.sum()), len(genes), skipped, unlabelled)
@@ -172,26 +173,27 @@ def _check_tables(obs: pd.DataFrame, var: pd.DataFrame, atlas: AtlasPreset, coun
 
 
 def _write(
-    path: Path,
+    temporary: Path,
+    target: Path,
     counts: CountBlocks,
     genes: np.ndarray,
     keep: np.ndarray,
     n_expressed: np.ndarray,
     highest: int,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
+    tables: tuple[pd.DataFrame, pd.DataFrame],
     about: dict[str, Any],
     progress: bool,
 ) -> None:
     """Write an ordinary h5ad whose X is contiguous on disk, with its digest."""
     from anndata.io import write_elem
 
+    obs, var = tables
     indptr = np.concatenate([[0], np.cumsum(n_expressed[keep], dtype=np.int64)])
     index_type = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64
     value_type = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
     each = np.dtype(index_type).itemsize + np.dtype(value_type).itemsize
     n_bytes = int(indptr[-1]) * each + indptr.nbytes + table_bytes(obs) + table_bytes(var)
-    with new_h5(path, n_bytes) as out:
+    with new_h5(temporary, n_bytes, target) as out:
         out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(out, "obs", obs)
         write_elem(out, "var", var)

@@ -135,7 +135,7 @@ def simulate(config: options.Simulate) -> Path:
         counts = adata.X
         both = 2 * (counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
         n_bytes = both + table_bytes(adata.obs) + 2 * table_bytes(adata.var)
-        with atomic_path(path) as temporary, new_h5(temporary, n_bytes) as file:
+        with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
             write_elem(file, "/", adata)
     return path
 

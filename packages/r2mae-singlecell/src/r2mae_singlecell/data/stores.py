@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 
-from r2mae_core import UserError, reading, reserve
+from r2mae_core import UserError, check_space, reading, reserve
 
 H5AD = "an h5ad file"
 _CODECS = frozenset(
@@ -111,20 +111,23 @@ def _codecs(described: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_h5(path: Path, n_bytes: int) -> Iterator[h5py.File]:
+def new_h5(path: Path, n_bytes: int, target: Path) -> Iterator[h5py.File]:
     """Give a new HDF5 file to write to, whose space is taken beforehand: HDF5 can crash when the disk is full.
 
     Args:
         path: the file; give the temporary one of `atomic_path`.
         n_bytes: at least what it will hold; what is not needed is given back.
+        target: what messages call it.
 
     Raises:
         UserError: there is not enough space.
     """
+    n_bytes += 1_000_000  # for what HDF5 itself writes
+    check_space(target.parent, n_bytes, target.name)
     content = io.BytesIO()
     h5py.File(content, "w").close()
     path.write_bytes(content.getvalue())
-    reserve(path, n_bytes + 1_000_000)  # for what HDF5 itself writes
+    reserve(path, n_bytes)
     with h5py.File(path, "r+") as file:
         yield file
 
