@@ -34,6 +34,14 @@ PARTS: Mapping[str, Callable[[Bench, Job], Iterator[tuple[str, Test]]]] = {
     "inputs": refusals.over_inputs,
     "starts": refusals.failed_starts,
 }
+
+
+def repeated(trial: Trial) -> None:
+    """The same command, undisturbed once more: what is not the same then cannot be tried."""
+    process = trial.run(trial.job.command(), good=True)
+    trial.expect_baseline(process)
+
+
 Plan = tuple[Job, str, str, Test]
 
 
@@ -79,6 +87,7 @@ def plans(bench: Bench, ready: Iterable[Job], options: argparse.Namespace) -> li
     ]
     draw = bench.random("share")
     found = [plan for plan in found if draw.random() < options.share]
+    found += [(job, "control", "the same result again", repeated) for job in tried]
     return found + [(job, "control", "another result is noticed", control) for job in tried if job.other]
 
 

@@ -12,7 +12,7 @@ from tools.reliability.job import Outcome
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _KINDS = {
     "undisturbed": "undisturbed",
-    "control": "control: other options, another result",
+    "control": "control: the same again, and another result",
     "kills": "interrupted once, twice, five times",
     "moves": "interrupted, moved, resumed",
     "start-up": "interrupted while starting",

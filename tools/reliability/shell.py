@@ -14,6 +14,13 @@ from pathlib import Path
 
 LIMIT = 180
 """Seconds after which a command counts as hanging."""
+
+
+def patience() -> float:
+    """Return how many seconds a command may take to end: 3 on a machine whose cores are free, else in proportion."""
+    return 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "1"),
@@ -59,9 +66,9 @@ class Process:
         """Return the processes of its group that still live."""
         return [int(place.name) for place in Path("/proc").glob("[0-9]*") if _lives_in(place, self.pid)]
 
-    def left_after(self, seconds: float) -> list[int]:
-        """Return what of its group still lives after so many seconds, and end that."""
-        until = time.monotonic() + seconds
+    def left_over(self) -> list[int]:
+        """Return what of its group still lives after a while, and end that."""
+        until = time.monotonic() + patience()
         while (left := self.left()) and time.monotonic() < until:
             time.sleep(0.05)
         if left:

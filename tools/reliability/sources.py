@@ -37,7 +37,8 @@ def _changed(trial: Trial, bench: Bench, name: str, change: Callable[[Path], Non
     process = trial.start(job.command())
     trial.check(process)
     if process.code:
-        if not any(Path(word).name in process.stderr for word in (*job.reads, *_changed_names(before, trial.inputs()))):
+        names = (*job.reads, *_changed_names(before, trial.inputs()), "changed")
+        if not any(Path(name).name in process.stderr for name in names):
             raise Failed("other", f"the message does not say what changed: {process.stderr.strip()[:200]}")
         return
     found = result(trial.out)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tools.reliability.bench import Bench
 from tools.reliability.job import MATERIALS, PLACE, Failed, Job, NotTried, Outcome
 from tools.reliability.outputs import differences, hidden, raw, result, snapshot
-from tools.reliability.shell import Process
+from tools.reliability.shell import Process, patience
 
 
 class Trial:
@@ -81,7 +81,7 @@ class Trial:
             raise Failed("other", f"exit code {process.code} without a message")
         if process.code == 1 and len(error.strip().splitlines()) > 6:
             raise Failed("other", f"a message of {len(error.strip().splitlines())} lines")
-        if left := process.left_after(3):
+        if left := process.left_over():
             raise Failed("other", f"leaves {len(left)} processes")
 
     def run(self, words: list[str], *, good: bool | None = None) -> Process:
@@ -152,7 +152,7 @@ class Trial:
             raise NotTried("it had ended before")
         self.note(f"{number.name} after {time.monotonic() - process.started:.2f} s")
         process.send(number)
-        if not process.wait(3):
+        if not process.wait(patience()):
             process.send(signal.SIGKILL)
             process.wait()
             raise Failed("other", f"goes on for more than 3 s after {number.name}")
@@ -160,7 +160,7 @@ class Trial:
             raise NotTried("it ended before the signal came")
         if "Traceback (most recent call last)" in process.stderr:
             raise Failed("traceback", _raised(process.stderr))
-        if left := process.left_after(3):
+        if left := process.left_over():
             raise Failed("other", f"{len(left)} processes go on for more than 3 s after {number.name}")
 
     def remove(self) -> None:
