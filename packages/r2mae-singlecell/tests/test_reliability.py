@@ -96,7 +96,7 @@ def test_a_failed_start_leaves_nothing(call, here):
         ("prepare", "a.h5ad", "--out", "new/x.h5ad", "--n_genes", 0): "--n_genes must be at least 1",
         ("prepare", "a.h5ad", "--out", "new/x.h5ad", "--target_sum", 0): "--target_sum must be above 0",
         ("pretrain", "p.h5ad", "--out", "new", "--epochs", -1): "--epochs must be at least 1",
-        ("pretrain", "p.h5ad", "--out", "new", "--lr", "inf"): "--lr must be a finite number",
+        ("pretrain", "p.h5ad", "--out", "new", "--lr", 0): "--lr must be above 0",
         ("pretrain", "p.h5ad", "--out", "new", "--mask_ratio", "nonsense"): "unknown mask scheme",
         ("probe", "run", "p.h5ad", "--out", "new", "--baselines", "[obsm:X]"): "adata.obsm has no 'X'; its keys: none",
         ("probe", "run", "p.h5ad", "--out", "new", "--baselines", "[scvi=0]"): "unknown baseline 'scvi=0'",
@@ -128,21 +128,23 @@ def test_a_failed_start_leaves_nothing(call, here):
 
 def test_every_flipped_bit_of_prepared_data_is_noticed_or_means_nothing(here):
     whole, original = Path("p.h5ad").read_bytes(), read_prepared(Path("p.h5ad")).to_memory()
-    noticed = 0
-    for i, at in enumerate(range(0, len(whole), len(whole) // 60)):
-        flipped, file = bytearray(whole), Path(f"flipped-{i}.h5ad")
-        flipped[at] ^= 1 << (i % 8)
-        file.write_bytes(flipped)
-        try:
-            adata = read_prepared(file).to_memory()
-        except UserError as error:
-            assert file.name in str(error)
-            noticed += 1
-        else:
-            assert (adata.X != original.X).nnz == 0
-            assert adata.obs.equals(original.obs)
-            assert adata.var_names.equals(original.var_names)
-    assert noticed >= 10
+    silent = [at for at in range(0, len(whole), len(whole) // 60) if not _noticed(whole, at, original)]
+    assert len(silent) < 40
+
+
+def _noticed(whole, at, original):
+    """Flip a bit of prepared data; where that is not noticed, the data are as they were."""
+    flipped, file = bytearray(whole), Path(f"flipped-{at}.h5ad")
+    flipped[at] ^= 1 << (at % 8)
+    file.write_bytes(flipped)
+    try:
+        adata = read_prepared(file).to_memory()
+    except UserError:
+        return True
+    assert (adata.X != original.X).nnz == 0
+    assert adata.obs.equals(original.obs)
+    assert adata.var_names.equals(original.var_names)
+    return False
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1, 2]", "half"])
@@ -293,6 +295,24 @@ def test_training_in_python_is_not_resumed_on_other_data_or_options(make_adata, 
     ):
         with pytest.raises(UserError, match=f"last.ckpt is of a training with {message}"):
             train(other, resume=tmp_path / "run", **{"max_epochs": 2, **arguments})
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_folder_of_something_else_is_not_resumed(here, make_adata, train):
+    Path("mine").mkdir()
+    Path("mine/metrics.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"metrics\.csv is not the log of a training"):
+        train(make_adata(), resume="mine")
+    assert Path("mine/metrics.csv").read_text() == "mine"
+    with pytest.raises(UserError, match="run is the run folder of a command"):
+        train(make_adata(), resume="run")
+    Path("run/config.yaml").unlink()
+    log = Path("run/metrics.csv").read_bytes()
+    size = {"n_hidden": 24, "n_latent": 6}
+    data = read_prepared(Path("p.h5ad")).to_memory()
+    with pytest.raises(UserError, match=r"last\.ckpt is not of R2MAE\.train"):
+        train(data, init=size, resume="run")
+    assert Path("run/metrics.csv").read_bytes() == log
 
 
 class StopAfter(pl.Callback):

@@ -51,6 +51,8 @@ class EpochCheckpoints(StepCheckpoints, Checkpoint):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.resumed and (self.folder / "last.ckpt").exists():
+            raise UserError(f"{self.folder / 'last.ckpt'} is not of R2MAE.train; name another folder with resume=...")
         super().on_train_start(trainer, pl_module)
         trainer.should_stop = trainer.should_stop or self.stopped
 
@@ -75,8 +77,9 @@ def resumable(
         made_from: see `EpochCheckpoints`.
 
     Raises:
-        UserError: the checkpoint is damaged, or holds more than tensors, numbers and strings.
+        UserError: the folder is of a command, or holds a `metrics.csv` of something else.
     """
+    _refuse_foreign(folder)
     checkpoints, metrics = folder / "checkpoints", MetricsCSV(folder / "metrics.csv")
     callbacks: list[pl.Callback] = [LoaderPosition(loader)] if isinstance(loader, ResumableLoader) else []
     loggers = trainer_kwargs.get("logger") or SimpleLogger()
@@ -85,3 +88,11 @@ def resumable(
     if (checkpoints / "last.ckpt").exists():
         arguments["ckpt_path"] = checkpoints / "last.ckpt"
     return arguments, [*callbacks, EpochCheckpoints(checkpoints, metrics, made_from)]
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} is the run folder of a command; name another folder with resume=...")
+    log = folder / "metrics.csv"
+    if log.exists() and not log.read_bytes().startswith(b"step,metric,value\n"):
+        raise UserError(f"{log} is not the log of a training; name another folder with resume=...")

@@ -85,6 +85,17 @@ def _warn_of_empty(X: Any, where: str) -> None:
         logger.info("%d genes of %s have no counts in any cell.", n_silent, where)
 
 
+def check_numbers(least: float, **numbers: float | None) -> None:
+    """Refuse arguments below their least value; those that are None are left to their default.
+
+    Raises:
+        UserError: with the argument.
+    """
+    for name, value in numbers.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{name} must be at least {least:g}, got {value}")
+
+
 def check_setup_columns(adata: Any, setup: Mapping[str, Any]) -> None:
     """Refuse columns of `obs` that are missing or have gaps, which would train on NaN or on a category of their own.
 

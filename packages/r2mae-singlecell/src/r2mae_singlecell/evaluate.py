@@ -41,7 +41,7 @@ from r2mae_singlecell.baselines import (
 )
 from r2mae_singlecell.data.prepared import data_digest, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
-from r2mae_singlecell.data.stores import new_h5, table_bytes
+from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest
 from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
 from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
@@ -102,6 +102,8 @@ def _opened(
             is an input.
     """
     refuse_data(config.runs, usage)
+    if not config.runs and not config.baselines:
+        raise UserError("there is nothing to evaluate: give run folders or --baselines")
     if config.out is not None:
         check_output(config.out, [*config.runs, config.data])
     identities = run_identities(config.runs, "singlecell")
@@ -199,7 +201,6 @@ def embed(config: options.Embed) -> Path:
             does not fit on the disk.
     """
     import anndata
-    from anndata.io import write_elem
 
     path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
     refuse_data([config.run], "embed RUN DATA")
@@ -212,7 +213,7 @@ def embed(config: options.Embed) -> Path:
         embedding: Any = {"X_r2mae": model.get_latent_representation()}
         n_bytes = embedding["X_r2mae"].nbytes + table_bytes(obs)
         with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
-            write_elem(file, "/", anndata.AnnData(obs=obs, obsm=embedding))
+            write_adata(file, anndata.AnnData(obs=obs, obsm=embedding))
     return path
 
 

@@ -78,8 +78,6 @@ class SingleCells(Modality[Pretrain, R2MAE]):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
-        if config.out is not None:
-            check_output(config.out, [config.data])
         scvi.settings.verbosity = 30  # warnings
         self.adata = self.opened()
         R2MAE.setup_anndata(self.adata, batch_key="batch" if "batch" in self.adata.obs else None)
@@ -87,7 +85,13 @@ class SingleCells(Modality[Pretrain, R2MAE]):
         self.n_samples = check_training_cells(len(self.cells))
 
     def opened(self) -> Any:
-        """Return the counts as AnnData."""
+        """Return the counts as AnnData.
+
+        Raises:
+            UserError: what `read_prepared` refuses; the data would be written over.
+        """
+        if self.config.out is not None:
+            check_output(self.config.out, [self.config.data])
         return read_prepared(self.config.data)
 
     @override

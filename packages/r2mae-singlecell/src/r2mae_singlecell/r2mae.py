@@ -30,7 +30,7 @@ from r2mae_core import (
     sampler_to_config,
 )
 from r2mae_singlecell.checkpoints import resumable
-from r2mae_singlecell.checks import check_counts, check_setup_columns
+from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
@@ -78,6 +78,8 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         curriculum: Literal["easy-to-hard", "k0"] | None = None,
         datamodule: Any = None,
     ) -> None:
+        check_numbers(1, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
+        check_numbers(0, dropout_rate=dropout_rate)
         super().__init__(adata, registry)
         self.mask_ratio = as_sampler(mask_ratio, curriculum, seed=int(scvi.settings.seed or 0))
         if isinstance(mask_ratio, RatioSampler) and hasattr(mask_ratio, "__dataclass_fields__"):
@@ -198,6 +200,8 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
             UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
                 too few cells.
         """
+        check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
+        check_numbers(2, batch_size=batch_size)  # batch norm
         seed = int(scvi.settings.seed or 0)
         plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
         if self.is_query_:

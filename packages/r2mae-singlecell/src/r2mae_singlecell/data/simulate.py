@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from r2mae_core import UserError, atomic_path, check_output, default_run_path, one_writer, say
 from r2mae_singlecell import options
-from r2mae_singlecell.data.stores import new_h5, table_bytes
+from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 
 Layout = Literal["hlca", "seaad", "seaad-allen"]
 LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
@@ -124,8 +124,6 @@ def simulate(config: options.Simulate) -> Path:
     Raises:
         UserError: there are too few donors, cells, genes or types; the file is there already, or does not fit.
     """
-    from anndata.io import write_elem
-
     path = config.out or default_run_path("r2mae-singlecell", "simulate").with_suffix(".h5ad")
     check_output(path, [], overwrite=config.overwrite)
     names = [name for name in Simulation.__dataclass_fields__ if hasattr(config, name)]
@@ -136,7 +134,7 @@ def simulate(config: options.Simulate) -> Path:
         both = 2 * (counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
         n_bytes = both + table_bytes(adata.obs) + 2 * table_bytes(adata.var)
         with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
-            write_elem(file, "/", adata)
+            write_adata(file, adata)
     return path
 
 

@@ -132,6 +132,15 @@ def new_h5(path: Path, n_bytes: int, target: Path) -> Iterator[h5py.File]:
         yield file
 
 
+def write_adata(file: h5py.File, adata: Any) -> None:
+    """Write an AnnData object into a new file."""
+    from anndata.io import write_elem
+
+    write_elem(file, "/", adata)
+    if adata.raw is None and "raw" in file:  # an empty one, which older versions of anndata do not read
+        del file["raw"]
+
+
 def table_bytes(table: Any) -> int:
     """Return at least what a data frame takes in a file."""
     return int(table.memory_usage(deep=True).sum()) + 65_536 * (1 + table.shape[1])
