@@ -202,7 +202,7 @@ def test_a_bad_value_is_refused_or_the_result_is_finite(name, argument):
         (lambda: predict_risk(ISO, np.zeros(P), 1, 30, 0.3).normalized, "null risk .* is 0"),
         (lambda: r2mae_theory.simulate_risk(ISO, np.zeros(P), 1, 20, 0.3, 2).normalized, "null risk .* is 0"),
         (lambda: r2mae_theory.simulate_risk(ISO, DIRECTION, 1, 10**14, 0.3, 2), "GiB of memory"),
-        (lambda: covariance.uniform_spectrum(10**8), "GiB of memory"),
+        (lambda: covariance.uniform_spectrum(10**7), "GiB of memory"),
         (lambda: covariance.haar(3, np.random.default_rng(0), 4), "k must be a whole number from 0 to 3, got 4"),
         (lambda: covariance.DenseCovariance.from_spectrum([1, 2], [[1, 0], [1, 1]]), "orthonormal"),
         (lambda: covariance.LowRankCovariance(2, 1.0, [[2.0], [0.0]], [1.0]), "orthonormal"),

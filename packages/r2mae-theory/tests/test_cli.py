@@ -327,15 +327,15 @@ def test_a_minimum_at_the_end_of_the_grid_is_said(tmp_path, capsys):
 
 
 BAD_OPTIONS = {
-    "risk": ["p=0", "p=1", "p=99999999999", "n=0", "n=-1", "sigma=-1", "sigma=nan", "strength=nan", "strength=1e300",
-             "strength=-5", "rank=-1", "alignment=nan", "quantile=-1", "low=0", "high=1", "high=0.01", "step=0",
-             "step=1e-20", "width=nan", "width=2", "seed=-1", "covariance=isotropic --p=1000000000"],
+    "risk": ["p=0", "p=1", "p=99999999999", "n=0", "n=-1", "sigma=-1", "sigma=.nan", "strength=.nan", "strength=1e300",
+             "strength=-5", "rank=-1", "alignment=.nan", "quantile=-1", "low=0", "high=1", "high=0.01", "step=0",
+             "step=1e-20", "width=.nan", "width=2", "seed=-1", "covariance=uniform --p=10000000"],
     "simulate": ["repeats=1", "repeats=100000000000000000000", "workers=0", "workers=100000000000000000000",
                  "n=100000000000", "seed=-1"],
     "demo": ["repeats=0", "seed=-1"],
-    "reproduce fig1f": ["repeats=0", "step=0", "step=nan", "workers=-1", "seeds=[]", "seeds=[-1]", "seed=-1"],
-    "advise x.npy": ["n_samples=0", "n_samples=100000000000000000000", "step=0", "step=nan", "targets=[]",
-                     "targets=[9]", "targets=[-1]", "targets=[1,1]", "shrinkage=2", "shrinkage=nan", "bootstrap=-1",
+    "reproduce fig1f": ["repeats=0", "step=0", "step=.nan", "workers=-1", "seeds=[]", "seeds=[-1]", "seed=-1"],
+    "advise x.npy": ["n_samples=0", "n_samples=100000000000000000000", "step=0", "step=.nan", "targets=[]",
+                     "targets=[9]", "targets=[-1]", "targets=[1,1]", "shrinkage=2", "shrinkage=.nan", "bootstrap=-1",
                      "bootstrap=100000000000000000000", "seed=-1"],
 }  # fmt: skip
 

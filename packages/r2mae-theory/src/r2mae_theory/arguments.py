@@ -21,7 +21,7 @@ SMALLEST, LARGEST = 1e-50, 1e50
 MAX_SAMPLES = 10**15
 """Above it the differences between sample sizes approach the rounding of double precision."""
 _MAX_SEED = 2**63 - 1
-_MAX_FEATURES = 10**9
+_MAX_FEATURES = 10**7
 
 
 def number(
@@ -179,6 +179,11 @@ def check_memory(what: str, n_numbers: float) -> None:
         raise TheoryError(
             f"{what} needs about {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f} GiB"
         )
+
+
+def check_vectors(p: int) -> None:
+    """Refuse more features than the memory can hold vectors of: a few are in use at the same time."""
+    check_memory(f"p = {p} features", 10.0 * p)
 
 
 def _memory() -> float:

@@ -7,7 +7,17 @@ or `DenseCovariance`, which holds the matrix.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from r2mae_theory.arguments import array, check_memory, features, generator, number, seed_number, shown, whole
+from r2mae_theory.arguments import (
+    array,
+    check_memory,
+    check_vectors,
+    features,
+    generator,
+    number,
+    seed_number,
+    shown,
+    whole,
+)
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.representations import Covariance, DenseCovariance, LowRankCovariance
@@ -127,7 +137,7 @@ def _random(seed: int) -> np.random.Generator:
 
 
 def _vector_length(p: int) -> int:
-    check_memory(f"a vector of p = {p} entries", 4.0 * features(p))
+    check_vectors(features(p))
     return features(p)
 
 

@@ -25,7 +25,7 @@ def risk(config: options.RiskCurve) -> RunFolder:
 def simulate(config: options.Simulate) -> RunFolder:
     """Simulate a curve beside its prediction, print its table, draw it, and return the run folder."""
     check_bounds(config)
-    check_size(config.n, config.p)
+    check_size(config.n, config.p, min(config.workers, config.repeats))
     return _curve("simulate", config, config.repeats, config.workers)
 
 

@@ -8,7 +8,7 @@ from r2mae_core import Bound, Natural, NonNegative, Seed, Share
 
 Samples = Annotated[int, Bound(1, 10**15)]
 """Training samples."""
-Features = Annotated[int, Bound(2, 10**9)]
+Features = Annotated[int, Bound(2, 10**7)]
 """Features of a covariance."""
 Repeats = Annotated[int, Bound(2, 10**7)]
 """Independent training sets; a single one has no spread."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from r2mae_theory.arguments import array, check_memory, features, finite, generator, number, whole
+from r2mae_theory.arguments import array, check_memory, check_vectors, features, finite, generator, number, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 
@@ -199,7 +199,7 @@ class LowRankCovariance(Covariance):
             TheoryError: for arguments out of range, and directions that are not orthonormal.
         """
         self.p = features(p)
-        check_memory(f"a covariance of p = {p} features", 2.0 * self.p)
+        check_vectors(self.p)
         self.level = number("the level of the identity", level, above=0)
         self.strengths, self.directions = np.zeros(0), np.zeros((self.p, 0))
         if (directions is None) != (strengths is None):

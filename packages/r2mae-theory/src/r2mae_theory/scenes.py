@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2mae_theory import covariance as models
-from r2mae_theory.arguments import features, number, seed_number
+from r2mae_theory.arguments import check_vectors, features, number, seed_number
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.representations import Covariance
@@ -30,7 +30,8 @@ class Scene:
 
 def random_unit(p: int, seed: int) -> Floats:
     """Draw a vector of uniform entries and normalise it (figure 1A)."""
-    vector = np.random.default_rng(seed_number(seed)).uniform(size=features(p))
+    check_vectors(features(p))
+    vector = np.random.default_rng(seed_number(seed)).uniform(size=p)
     return vector / np.linalg.norm(vector)
 
 

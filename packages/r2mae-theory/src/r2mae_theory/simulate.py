@@ -153,7 +153,7 @@ def simulate_risk(
     n, n_test = whole("the number of samples n", n, 1), whole("n_test", n_test)
     n_repeats, n_jobs = whole("n_repeats", n_repeats, 2, _MAX_REPEATS), whole("n_jobs", n_jobs, 1, _MAX_PROCESSES)
     law, decompose = as_mask(mask), flag("decompose", decompose)
-    check_size(n, covariance.p, n_test)
+    check_size(max(n, n_test), covariance.p, min(n_jobs, n_repeats))
     setting = {"covariance": covariance, "beta": vector, "sigma": spread, "n": n, "mask": law}
     job = partial(_repeat, **setting, n_test=n_test, decompose=decompose)
     seeds = np.random.SeedSequence(seed_number(seed)).spawn(n_repeats)
@@ -171,13 +171,13 @@ def simulate_risk(
     return found
 
 
-def check_size(n: int, p: int, n_test: int = 0) -> None:
-    """Refuse training or test sets that the memory cannot hold.
+def check_size(n: int, p: int, processes: int) -> None:
+    """Refuse training or test sets of n rows that the memory cannot hold, one in each process.
 
     Raises:
         TheoryError: if there is less than one of them needs.
     """
-    check_memory(f"a simulation of n = {max(n, n_test)} samples of p = {p} features", 3.0 * max(n, n_test) * p)
+    check_memory(f"a simulation of n = {n} samples of p = {p} features", 4.0 * n * p * processes)
 
 
 def _summary(repeats: list[_Repeat], covariance: Covariance, beta: Floats, decompose: bool) -> RiskEstimate:
