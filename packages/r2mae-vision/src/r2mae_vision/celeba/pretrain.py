@@ -40,6 +40,8 @@ from r2mae_vision.data.tensors import check_finite
 class UNetPretraining(MaskedModule):
     """The Lightning module of the U-Net: batches are (B, H, W, 3) uint8, the loss is over the hidden pixels."""
 
+    remedies = "train in float32 (--precision 32-true), or lower lr of pretrain_unet in Python"
+
     def __init__(self, model: UNet, sampler: RatioSampler, *, lr: float = 1e-3, seed: int = 0) -> None:
         super().__init__(sampler, seed=seed)
         self.model, self.lr = model.to(memory_format=torch.channels_last), lr  # pyright: ignore[reportCallIssue]

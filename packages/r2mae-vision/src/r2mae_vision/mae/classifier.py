@@ -30,6 +30,8 @@ class Classifier(FiniteLoss):
         seed: for all randomness in training.
     """
 
+    remedies = "lower the learning rate (--base_lr), clip gradients (--clip), or train in float32 (--precision 32-true)"
+
     def __init__(self, model: Any, spec: EncoderSpec, config: Finetune, seed: int) -> None:
         super().__init__()
         self.model, self.config, self.seed = model, config, seed

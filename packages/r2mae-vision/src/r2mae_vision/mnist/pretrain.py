@@ -73,6 +73,8 @@ class StackedPretraining(MaskedModule):
     (n_seeds, B, pixels) in [0, 1].
     """
 
+    remedies = "lower the learning rate (--lr of pretrain-mlp and demo)"
+
     def __init__(self, model: MLPAutoencoder, members: Sequence[Member], lr: float) -> None:
         super().__init__(members[0].sampler)
         self.model, self.members, self.lr = model, tuple(members), lr
