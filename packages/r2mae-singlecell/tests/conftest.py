@@ -1,5 +1,8 @@
 import os
+import re
+import shutil
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, sklearn and numba load
 
@@ -102,5 +105,42 @@ def call(capsys):
             main([str(word) for word in argv])
         captured = capsys.readouterr()
         return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A simulated atlas a.h5ad, prepared as p.h5ad, and a run on it."""
+    from r2mae_singlecell import Simulation, prepare_atlas, simulate_atlas
+    from r2mae_singlecell.options import Pretrain
+    from r2mae_singlecell.pretrain import pretrain
+
+    folder = tmp_path_factory.mktemp("made")
+    atlas = Simulation(n_donors=20, n_cells=120, n_genes=40, unknown=0.0)
+    simulate_atlas(atlas).write_h5ad(folder / "a.h5ad")
+    prepare_atlas(folder / "a.h5ad", folder / "p.h5ad", n_genes=30, min_genes=0, progress=False)
+    size = {"n_hidden": 24, "n_latent": 6, "batch_size": 36, "device": "cpu", "progress": False}
+    pretrain(Pretrain(data=folder / "p.h5ad", epochs=1, out=folder / "run", **size))
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path):
+    """Copies of all that, in the current folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(call):
+    """A function that runs a command and expects a message, and no report of a fault."""
+
+    def run(argv, message):
+        code, _, err = call(*argv)
+        assert code == 1, (argv, err)
+        assert re.search(message, err), (argv, err)
+        assert "a fault in" not in err
+        assert not [*Path.cwd().glob("r2mae-fault-*")]
 
     return run

@@ -25,7 +25,7 @@ COMMANDS = {
     "pretrain": Command(
         options.Pretrain, "r2mae_singlecell.pretrain:pretrain_command", "Pretrain a masked autoencoder."
     ),
-    "embed": Command(options.Embed, "r2mae_singlecell.evaluate:embed_command", "Write the embedding of every cell."),
+    "embed": Command(options.Embed, "r2mae_singlecell.embedding:embed_command", "Write the embedding of every cell."),
     "probe": Command(
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
     ),

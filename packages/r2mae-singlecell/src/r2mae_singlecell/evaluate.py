@@ -1,4 +1,4 @@
-"""`probe`, `reconstruct`, `embed` and `compare`: prediction for unseen donors, and of hidden genes (C.8)."""
+"""`probe`, `reconstruct` and `compare`: prediction for unseen donors, and of hidden genes (C.8)."""
 
 import time
 from collections.abc import Sequence
@@ -15,11 +15,8 @@ from r2mae_core import (
     Record,
     RunFolder,
     UserError,
-    atomic_path,
     check_output,
-    default_run_path,
     device_name,
-    one_writer,
     open_run,
     print_comparison,
     read_text,
@@ -41,7 +38,6 @@ from r2mae_singlecell.baselines import (
 )
 from r2mae_singlecell.data.prepared import data_digest, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
-from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest
 from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
 from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
@@ -191,35 +187,6 @@ def reconstruct_command(config: options.Reconstruct) -> None:
     run = reconstruct(config)
     report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes")
     say(f"Done: {run.path} (results.json, table.md)")
-
-
-def embed(config: options.Embed) -> Path:
-    """Write the embedding of every cell as h5ad and return its path.
-
-    Raises:
-        UserError: the folder holds no finished model, or one of other genes; the file is there already, is an input, or
-            does not fit on the disk.
-    """
-    import anndata
-
-    path = config.out or default_run_path("r2mae-singlecell", "embed").with_suffix(".h5ad")
-    refuse_data([config.run], "embed RUN DATA")
-    check_output(path, [config.run, config.data], overwrite=config.overwrite)
-    run_identities([config.run], "singlecell")
-    adata = read_prepared(config.data)
-    obs = adata.obs.copy()  # scvi-tools adds columns of its own
-    model = load_run(config.run, adata, config.device)
-    with one_writer(path, folder=False):
-        embedding: Any = {"X_r2mae": model.get_latent_representation()}
-        n_bytes = embedding["X_r2mae"].nbytes + table_bytes(obs)
-        with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
-            write_adata(file, anndata.AnnData(obs=obs, obsm=embedding))
-    return path
-
-
-def embed_command(config: options.Embed) -> None:
-    """Run `r2mae-singlecell embed`."""
-    say(f"Done: {embed(config)} (obs, obsm['X_r2mae'])")
 
 
 def compare_command(config: Compare) -> None:

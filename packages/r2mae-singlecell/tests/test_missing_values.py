@@ -1,0 +1,100 @@
+"""Messages name the cell, the gene and the column; nothing goes on with values that are none."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from r2mae_core import UserError
+from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, probe_embedding, simulate_atlas
+from r2mae_singlecell.baselines import BaselineSettings, train_scvi
+from r2mae_singlecell.data.prepared import read_prepared
+from r2mae_singlecell.probing import TASKS
+
+ATLAS = Simulation(n_donors=20, n_cells=120, n_genes=40, unknown=0.0)
+
+
+def test_missing_values_are_named_where_they_enter(trained, adata, make_adata):
+    query = make_adata()
+    query.X.data[5] = np.nan
+    with pytest.raises(
+        UserError, match=r"1 negative or missing values, the first of them nan in cell 'cell0', gene 'gene"
+    ):
+        trained.get_latent_representation(query)
+    query.X = query.X.toarray()
+    query.X[:] = 1
+    query.X[7, 3] = np.inf
+    with pytest.raises(UserError, match=r"1 infinite values, the first of them inf in cell 'cell7', gene 'gene3'"):
+        trained.get_masked_nll(query)
+    adata.obs["size"], adata.obs["word"] = 1.0, "x"
+    adata.obs.loc["cell4", ["percent_mito", "size"]] = np.nan, 0.0
+    adata.obs.loc["cell5", "batch"] = None
+    for setup, message in (
+        ({"continuous_covariate_keys": ["percent_mito"]}, "'percent_mito'] has 1 missing or infinite .* cell 'cell4'"),
+        ({"size_factor_key": "size"}, "'size'] has 1 values that are not above 0, the first of them in cell 'cell4'"),
+        ({"batch_key": "batch"}, "'batch'] has 1 missing values, the first of them in cell 'cell5'"),
+        ({"batch_key": "nothing"}, "no column 'nothing'; its columns: kind"),
+        ({"continuous_covariate_keys": ["word"]}, "'word'] is .*, not numbers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            R2MAE.setup_anndata(adata, **setup)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "missing values, nan"),
+        (np.inf, "inf is more than a count can be"),
+        (3e9, "3e.09 is more"),
+        (0.5, "0.5"),
+    ],
+)
+def test_counts_that_are_none_are_named_by_cell_and_gene(here, value, message):
+    adata = simulate_atlas(ATLAS)
+    X = adata.raw.X.toarray()
+    X[23, 11] = value
+    adata.layers["c"] = sp.csr_matrix(X)
+    adata.write_h5ad("b.h5ad")
+    with pytest.raises(UserError, match=rf"layers/c, cell 23, gene 11 \(counted from 0\): .*{message}"):
+        prepare_atlas(Path("b.h5ad"), Path("x.h5ad"), "hlca", {"counts": "layers/c"}, block=10, progress=False)
+
+
+def test_cells_without_a_donor_or_genes_that_stand_twice_are_named(here):
+    adata = simulate_atlas(ATLAS)
+    adata.obs.loc["cell9", "donor_id"] = None
+    adata.write_h5ad("b.h5ad")
+    with pytest.raises(UserError, match="1 cells have no value in obs column 'donor_id', such as 'cell9'"):
+        prepare_atlas(Path("b.h5ad"), Path("x.h5ad"), progress=False)
+    raw = simulate_atlas(ATLAS).raw.to_adata()
+    raw.var_names = [*raw.var_names[:-1], raw.var_names[0]]
+    raw.write_h5ad("c.h5ad")
+    with pytest.raises(UserError, match="1 gene names stand twice, such as 'ENSG00000000000'"):
+        prepare_atlas(Path("c.h5ad"), Path("x.h5ad"), "hlca", {"counts": "X"}, progress=False)
+
+
+def test_data_with_an_unknown_batch_is_named(refused, here):
+    with h5py.File("p.h5ad", "r+") as file:
+        del file["uns/r2mae/digest"]  # as an older version wrote it: unchecked
+        file["obs/batch/categories"][0] = "elsewhere"
+    refused(("embed", "run", "p.h5ad", "--out", "x.h5ad"), "was not trained on the batch 'elsewhere'.*pretrain on")
+
+
+def test_an_embedding_with_gaps_is_not_probed(here):
+    obs = read_prepared(Path("p.h5ad")).obs
+    z = np.random.default_rng(0).normal(size=(len(obs), 3))
+    z[4, 1] = np.nan
+    with pytest.raises(
+        UserError, match=rf"mine has NaN or infinite values in 1 cells, the first of them '{obs.index[4]}'"
+    ):
+        probe_embedding(z, obs, TASKS["hlca"], scheme="mine")
+    z[4, 1], obs["cell_type"] = 0.0, "one"
+    with pytest.raises(UserError, match=r"mine, cell_type, donor division 0: .*only one class"):
+        probe_embedding(z, obs, TASKS["hlca"][:1], scheme="mine")
+
+
+def test_scvi_trains_also_on_fewer_cells_than_a_batch(make_adata):
+    untrained = train_scvi("scvi=2", make_adata(60), BaselineSettings(1, 400, device="cpu")).module.state_dict()
+    trained = train_scvi("scvi=2", make_adata(60), BaselineSettings(9, 400, device="cpu")).module.state_dict()
+    assert any(not untrained[name].equal(trained[name]) for name in trained)
