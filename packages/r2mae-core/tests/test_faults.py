@@ -142,3 +142,11 @@ def test_sigterm_is_answered_like_ctrl_c(number):
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (1, "prog work: interrupted\n")
     assert Path().exists()
+
+
+def test_ctrl_c_while_a_script_still_imports_is_a_line():
+    code = "import r2mae_core.interrupts, sys; sys.argv = ['bin/prog']; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode != 0, done.stderr) == (True, "prog: interrupted\n")
+    done = subprocess.run([sys.executable, "-c", code.replace("KeyboardInterrupt", "KeyError")], capture_output=True)
+    assert b"Traceback" in done.stderr

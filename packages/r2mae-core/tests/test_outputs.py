@@ -164,6 +164,18 @@ def test_a_full_disk_is_one_message_whoever_reports_it(tmp_path, error):
         raise ValueError("another")
 
 
+def test_a_folder_is_replaced_and_lost_at_no_moment(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "new").touch()
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["new"]
+    (tmp_path / "model").rename(tmp_path / ".previous-model")  # killed just before the second rename
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "model"):
+        raise RuntimeError("half way")
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["model", "model/new"]
+
+
 def test_sources_are_known_by_names_sizes_and_times(tmp_path):
     data = tmp_path / "data"
     (data / "cats").mkdir(parents=True)

@@ -202,6 +202,12 @@ def test_a_flipped_bit_of_a_model_is_noticed(tmp_path):
     (tmp_path / "model" / "tokens" / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"vocab\.txt is missing"):
         check_checksums(tmp_path / "model")
+    sums = tmp_path / "model" / "SHA256SUMS"
+    content = sums.read_bytes()
+    for changed in (b"", content[:100], *content.splitlines(keepends=True), *flips(content)):
+        sums.write_bytes(changed)
+        with pytest.raises(UserError, match=r"SHA256SUMS|is missing|is not UTF-8"):
+            check_checksums(tmp_path / "model")
     check_checksums(tmp_path)  # a folder without checksums is somebody's own
 
 

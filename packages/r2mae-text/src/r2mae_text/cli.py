@@ -2,6 +2,7 @@
 
 import sys
 
+import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
 from r2mae_core import Command, Compare, run
 from r2mae_text import options
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
+import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
 from r2mae_core import Command, Compare, run
 from r2mae_vision import options
 

@@ -47,11 +47,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder beside `target`, and rename it when the block ends without an error.
 
+    An older folder is replaced, and lost at no moment.
+
     Raises:
         UserError: the disk or the quota is full; nothing is left of the folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target)
+    previous = target.with_name(f".previous-{target.name}")
+    if previous.exists() and not target.exists():  # killed between the two renames
+        previous.rename(target)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_temporary_prefix(target)))
     try:
         with saying_disk_full(target):
@@ -59,11 +64,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
-            if target.exists():  # what an earlier version wrote in place, and did not finish
-                shutil.rmtree(target)
+            if target.exists():
+                target.rename(previous)
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
 
 
 def _temporary_prefix(target: Path) -> str:

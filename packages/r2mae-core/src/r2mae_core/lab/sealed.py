@@ -14,7 +14,7 @@ from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import read_text, write_text
 
 _SEAL = "sha256"
-_YAML_SEAL = "# sha256: "
+_COMMENT_SEAL = "# sha256: "
 SUMS = "SHA256SUMS"
 """The file of a folder's checksums, as `sha256sum --check` reads it."""
 
@@ -55,7 +55,7 @@ def _is_almost_a_seal(name: str) -> bool:
 def write_yaml(target: Path, content: Mapping[str, Any]) -> None:
     """Write a YAML mapping atomically, with a checksum in its last line that `read_yaml` checks."""
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_text(target, f"{text}{_YAML_SEAL}{_digest(text)}\n")
+    write_text(target, f"{text}{_COMMENT_SEAL}{_digest(text)}\n")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -65,10 +65,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: it is missing, is no YAML mapping, or is not what was written.
     """
     text = read_text(file)
-    body, mark, seal = text.rpartition(_YAML_SEAL)
+    body, mark, seal = text.rpartition(_COMMENT_SEAL)
     if not mark and re.search(r"\W[0-9a-f]{64}\s*\Z", text):  # the mark itself is damaged
         body = ""
-        mark = _YAML_SEAL
+        mark = _COMMENT_SEAL
     if mark and seal.strip() != _digest(body):
         raise UserError(f"{file} is damaged or was edited: its checksum is another; restore it, or name another folder")
     try:
@@ -106,11 +106,10 @@ def file_digest(file: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files in a folder and its subfolders into its `SHA256SUMS`."""
+    """Write the checksums of all files in a folder and its subfolders into its `SHA256SUMS`, sealed by a comment."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    write_text(
-        folder / SUMS, "".join(f"{file_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
-    )
+    lines = "".join(f"{file_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
+    write_text(folder / SUMS, f"{lines}{_COMMENT_SEAL}{_digest(lines)}\n")
 
 
 def check_checksums(folder: Path) -> None:
@@ -122,11 +121,12 @@ def check_checksums(folder: Path) -> None:
     sums = folder / SUMS
     if not sums.exists():
         return
-    for number, line in enumerate(read_text(sums).splitlines(), 1):
-        digest, mark, name = line.partition("  ")
+    lines, mark, seal = read_text(sums).rpartition(_COMMENT_SEAL)
+    if not mark or seal.strip() != _digest(lines):
+        raise UserError(f"{sums} is damaged or was edited; restore it, or make the folder anew")
+    for line in lines.splitlines():
+        digest, _, name = line.partition("  ")
         file = folder / name
-        if not mark or len(digest) != 64 or ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"{sums} is damaged: line {number} is not a checksum and a file's name")
         if not file.is_file():
             raise UserError(f"{file} is missing, though {sums} names it; restore it, or make the folder anew")
         if file_digest(file) != digest:

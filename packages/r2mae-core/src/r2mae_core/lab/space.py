@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ def saying_disk_full(target: Path) -> Iterator[None]:
         if is_disk_full(error):
             home = next(folder for folder in target.absolute().parents if folder.exists())
             free = as_bytes(shutil.disk_usage(home).free)
-            message = f"cannot write {target}: the disk or the quota is full ({free} free); make space and run it again"
+            # What is being written lies in a temporary folder, whose name tells nobody anything.
+            shown = re.sub(r"\.partial-([^/\\]*)-[\w.]+-\d+-\w+", r"\1", str(target))
+            message = f"cannot write {shown}: the disk or the quota is full ({free} free); make space and run it again"
             raise UserError(message) from None
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(target)
@@ -36,6 +39,7 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     # safetensors (Rust), HDF5 and torch put the system's error into their text.
     signs = ("no space left", "storagefull", "errno = 28", "os error 28", "code: 28", "quota exceeded", "os error 122")
+    signs += ("unexpected pos",)  # torch's writer
     text = str(error).lower()
     return any(sign in text for sign in signs)
 
