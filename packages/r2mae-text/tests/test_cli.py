@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_on_stderr(call, argv, message):
 )
 def test_old_spellings_are_answered_with_the_new_ones(call, argv, message):
     code, _, err = call(*argv)
-    assert (code, err) == (2, f"r2mae-text: {argv[0]}: {message}\n")
+    assert (code, err) == (2, f"r2mae-text {argv[0]}: {message}\n")
 
 
 def test_a_checkpoint_as_model_is_answered_with_start(call, corpus):

@@ -10,7 +10,7 @@ import torch
 
 import r2mae_text.finetune as finetune_module
 import r2mae_text.paper as paper_module
-from r2mae_core import Record, RunFolder, UserError, compare, derived_seed, permutation, read_records
+from r2mae_core import Record, RunFolder, StepCheckpoints, UserError, compare, derived_seed, permutation, read_records
 from r2mae_text import TASKS, build_model, export_run
 from r2mae_text.data.glue import Examples
 from r2mae_text.evaluate import RANK_BY
@@ -73,7 +73,7 @@ def test_pretraining_is_built_as_the_options_say(config, corpus, watch):
     assert (trainer.max_steps, trainer.accumulate_grad_batches) == (10, 4)
     assert (trainer.gradient_clip_val, trainer.precision) == (0.5, "bf16-mixed")
     assert (trainer.log_every_n_steps, trainer.val_check_interval) == (2, 5 * 4)
-    assert trainer.checkpoint_callback._every_n_train_steps == 3
+    assert next(c for c in trainer.callbacks if isinstance(c, StepCheckpoints)).every == 3
     rows, module = corpus.rows("train", 24), watch.module
     order = permutation(len(rows), 7, 0)
     assert [tuple(batch.shape) for batch in watch.batches] == [(4, 24)] * 40
@@ -212,17 +212,20 @@ def stages(monkeypatch):
     return calls
 
 
-def test_the_options_of_reproduce_reach_both_stages(stages, tmp_path):
+def test_the_options_of_reproduce_reach_both_stages(stages, corpus, tmp_path):
+    (tmp_path / "glue" / "sst2").mkdir(parents=True)
+    for split in ("train", "validation"):  # are only looked for
+        (tmp_path / "glue" / "sst2" / f"{split}.tsv").write_text("")
     shared = {"device": "cpu", "precision": "32-true", "progress": False}
     first = {"length": 64, "tokens": 1e6, "batch_size": 64, "micro_batch_size": 8, "lr": 1e-3, "compile": True}
     config = Reproduce(
-        "fig2c", tmp_path / "corpus", "glue", ("sst2",), ratios=(0.2,), models=("tiny",), epochs=2, finetune_lr=1e-4,
+        "fig2c", corpus.path, "glue", ("sst2",), ratios=(0.2,), models=("tiny",), epochs=2, finetune_lr=1e-4,
         seeds=(1,), out=tmp_path / "run", **first, **shared,
     )  # fmt: skip
     reproduce(config)
     home = tmp_path / "run" / "tiny-fixed-0.2-0"
     (trained,), (tuned,) = stages["pretrain"], stages["finetune"]
-    assert (trained.data, trained.model, trained.out) == (tmp_path / "corpus", "tiny", home / "pretrain")
+    assert (trained.data, trained.model, trained.out) == (corpus.path, "tiny", home / "pretrain")
     assert trained.mask_ratio.ratio == 0.2
     assert {name: getattr(trained, name) for name in (*first, *shared)} == {**first, **shared}
     assert (tuned.model, tuned.out) == (str(home / "pretrain"), home / "finetune")

@@ -252,7 +252,7 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"length": 100_000}, "less than one row of 100000"),
         ({"batch_size": 10**6}, "samples do not fill a batch of 1,000,000"),
         ({"micro_batch_size": 5}, "--batch_size 16 is not a multiple of --micro_batch_size 5"),
-        ({"mask_share": 0.9, "random_share": 0.2}, "sum to 1 at most"),
+        ({"mask_share": 0.9, "random_share": 0.2}, "must not add up to more than 1"),
         ({"model": "nosuch"}, "unknown model 'nosuch'; known: tiny, .* a checkpoint is given with --start nosuch"),
         ({"start": "nosuch"}, "--model .for new models., --model_args .for new models. does not apply to --start"),
         ({"start": "nosuch", "model": "medium", "model_args": {}}, "no model 'nosuch' here or on the hub"),

@@ -127,7 +127,7 @@ class Pretrain(PretrainOptions):
     micro_batch_size: Count | None = None
     """Samples that one device computes at once; default: the most that divides the batch, up to 16 on a CPU and 256 on
     a GPU. Without dropout the result does not depend on it."""
-    lr: Positive | None = None
+    lr: NonNegative | None = None
     """Peak learning rate; default 3e-4 for base (the paper's), 7e-4 otherwise (the paper's for medium)."""
     warmup: Share = 0.03
     """Share of the steps in which the rate rises; it then falls linearly to zero."""

@@ -28,7 +28,7 @@ from r2mae_text.masking import MaskingRule
 from r2mae_text.model import train_flops_per_token
 from r2mae_text.module import MaskedLanguageModule
 from r2mae_text.options import Pretrain
-from r2mae_text.weights import model_digest, save_model, start_model
+from r2mae_text.weights import model_digest, refuse_shape, save_model, start_model
 
 VALIDATION_ROWS, VALIDATION_BATCH = 256, 32
 """Rows of the validations during training, and how many are computed at once; the one at the end takes more."""
@@ -63,6 +63,7 @@ class TextPretraining(Modality[Pretrain, Any]):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
+        refuse_shape(config)
         if config.out is not None:
             check_output(config.out, [config.data, config.start])
         self.corpus = Corpus.open(config.data)

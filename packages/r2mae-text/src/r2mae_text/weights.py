@@ -70,8 +70,6 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
             pad_vocab_to=config.pad_vocab_to,
             position_start=config.position_start,
         )
-    shape: dict[str, str] = dict.fromkeys(("model", "model_args", "pad_vocab_to", "position_start"), "new models")
-    refuse_options(config, shape, "--start, whose weights fix the shape")
     rates = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     settings = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
     model, tokenizer = load_pretrained(config.start, **settings)
@@ -83,6 +81,17 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
             f"another word; prepare the corpus again with --tokenizer {model_folder(config.start)}"
         )
     return model.train()  # loaded models are in evaluation mode, without dropout
+
+
+def refuse_shape(config: Pretrain) -> None:
+    """Refuse options of new models beside --start.
+
+    Raises:
+        UserError: with their names.
+    """
+    if config.start is not None:
+        shape: dict[str, str] = dict.fromkeys(("model", "model_args", "pad_vocab_to", "position_start"), "new models")
+        refuse_options(config, shape, "--start, whose weights fix the shape")
 
 
 def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> tuple[Any, Any]:

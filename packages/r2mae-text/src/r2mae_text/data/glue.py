@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, file_digest, fingerprint
+from r2mae_core import UserError, file_digest
 from r2mae_text.data.movies import DATA, read_movies
 from r2mae_text.data.tables import read_table
 
@@ -124,18 +124,23 @@ def check_task(name: str, columns: tuple[str, ...] = ()) -> None:
 
 
 def task_sources(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return what names a task's data as they are now; see `fingerprint`.
+    """Return what names the content of a task's data, file by file.
 
     Raises:
         UserError: unknown task; files missing.
     """
     check_task(name, columns)
     if name == "movies":
-        return {DATA.name: file_digest(DATA)}
+        return {DATA.name: _content(DATA)}
     if data == "hub":
         return {name: "of the hub"}
     task = TASKS.get(name) or Task(columns, ())
-    return fingerprint(file for split in ("train", *task.splits) for file in _split_files(name, task, split, data)[0])
+    files = [file for split in ("train", *task.splits) for file in _split_files(name, task, split, data)[0]]
+    return {file.name: _content(file) for file in files}
+
+
+def _content(file: Path) -> str:
+    return f"{file.stat().st_size:,} bytes, {file_digest(file)[:16]}"
 
 
 def _read_split(name: str, task: Task, split: str, data: str, damaged: Counter[str]) -> list[dict[str, Any]]:

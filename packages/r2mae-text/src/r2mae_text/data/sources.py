@@ -4,6 +4,7 @@ The plan depends on the input alone, so that an interrupted `prepare` resumes wi
 workers.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,15 @@ class Plan:
     """The input, and its pieces in a fixed order."""
 
     pieces: list[Piece]
-    files: list[Path]
-    """Every local file that is read."""
+    files: dict[str, Path]
+    """Name, as it is told to the user → every local file that is read."""
     hub: dict[str, str]
     """Source on the hub → the revision that is read."""
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what names the input as it is now; see `r2mae_core.fingerprint`."""
-        return {**fingerprint(self.files), **self.hub}
+        """Return what names the input as it is now, wherever it lies: sizes and times of the last change."""
+        states = {name: file.stat() for name, file in self.files.items()}
+        return {name: f"{s.st_size:,} bytes, {s.st_mtime_ns}" for name, s in states.items()} | self.hub
 
 
 def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: int | None = None) -> Plan:
@@ -61,7 +63,8 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
     Raises:
         UserError: a source is missing, empty, of an unknown kind, or named twice.
     """
-    files = [file for source in sources if not _on_hub(source) for file in _files(source)]
+    named = _named_files(source for source in sources if not _on_hub(source))
+    files = list(named.values())
     _refuse_twice(files)
     if piece_bytes is None:
         total = sum(file.stat().st_size for file in files)
@@ -80,7 +83,7 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
             pieces += _row_groups(file, piece_bytes)
         else:
             pieces.append(Piece(kind, (str(file),), size=file.stat().st_size))
-    return Plan(pieces + _groups_of_files(texts, piece_bytes), files, hub)
+    return Plan(pieces + _groups_of_files(texts, piece_bytes), named, hub)
 
 
 def source_names(sources: tuple[Path, ...]) -> list[str]:
@@ -90,6 +93,17 @@ def source_names(sources: tuple[Path, ...]) -> list[str]:
 
 def _on_hub(source: Path) -> bool:
     return str(source).startswith("hub:")
+
+
+def _named_files(sources: Iterable[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for source in sources:
+        home = source.absolute()
+        for file in _files(source):
+            inside = file.is_relative_to(source) and file != source
+            name = f"{home.name}/{file.relative_to(source).as_posix()}" if inside else file.name
+            named[name if name not in named else f"{name} ({len(named)})"] = file
+    return named
 
 
 def _files(source: Path) -> list[Path]:
