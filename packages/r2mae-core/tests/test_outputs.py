@@ -206,6 +206,21 @@ def test_sources_are_known_by_names_sizes_and_times(tmp_path):
     changed(r"data/cats/ was 1 bytes and is 2 files, 2 bytes")
 
 
+def test_the_place_of_sources_does_not_count(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    files = [tmp_path / "two" / "a.txt", tmp_path / "one" / "a.txt"]
+    before = fingerprint(files)
+    assert fingerprint(files[::-1]) == before  # of equal names, too
+    assert len(before) == 2
+    monkeypatch.chdir(tmp_path / "one")
+    assert fingerprint(Path("a.txt")) == fingerprint(tmp_path / "one" / "a.txt")
+    alone = fingerprint(files[0])
+    (tmp_path / "two").rename(tmp_path / "three")
+    assert fingerprint(tmp_path / "three" / "a.txt") == alone
+
+
 def test_a_run_is_resumed_on_the_same_sources_only(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     RunFolder(tmp_path / "run", {"lr": 1}, sources=fingerprint(tmp_path / "a.txt")).write_results([])

@@ -1,6 +1,7 @@
 from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Share, Workers, check_bounds
 from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
+from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.errors import UserError
 from .lab.figures import new_figure
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
@@ -10,6 +11,7 @@ from .lab.outputs import check_output
 from .lab.records import Record, read_records, write_records
 from .lab.run_folder import RunFolder, default_run_path, open_run, resolved, unfinished
 from .lab.sealed import (
+    SUMS,
     as_json,
     check_checksums,
     file_digest,
@@ -73,6 +75,8 @@ from .train.tensor_files import load_tensors, save_tensors
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
+    "SUMS",
+    "VERIFIED",
     "AtomicCheckpoints",
     "BatchOrder",
     "Bound",
@@ -80,6 +84,7 @@ __all__ = [
     "Command",
     "Compare",
     "ComparisonTable",
+    "Contents",
     "Count",
     "Curriculum",
     "CurriculumWeights",
@@ -127,12 +132,14 @@ __all__ = [
     "cell_name",
     "check_bounds",
     "check_checksums",
+    "check_contents",
     "check_output",
     "check_share",
     "check_space",
     "compare",
     "compare_runs",
     "competition_ranks",
+    "contents_of",
     "cosine",
     "decay_groups",
     "default_run_path",
@@ -147,6 +154,7 @@ __all__ = [
     "fit",
     "gathered_state",
     "git_commit",
+    "identity_of_contents",
     "in_processes",
     "interrupted",
     "left_out",

@@ -24,19 +24,21 @@ def fingerprint(paths: Iterable[Path] | Path) -> dict[str, str]:
     if isinstance(paths, Path):
         paths = [paths]
     found: dict[str, str] = {}
-    for number, path in enumerate(sorted({Path(path) for path in paths}, key=lambda path: path.name)):
+    for number, path in enumerate(sorted({Path(path) for path in paths}, key=lambda path: (path.name, str(path)))):
         name = path.name if path.name not in found else f"{path.name} ({number})"
         if not path.is_dir():
-            found[name] = _of_files([path])
+            found[name] = _of_files(path.parent, [path])
             continue
         entries = sorted(path.iterdir(), key=lambda entry: entry.name)
         entries = [entry for entry in entries if not entry.name.startswith((".lock", ".partial-"))]
         files = [entry for entry in entries if not entry.is_dir()]
         if len(files) > _NAMED:
-            found[f"{name}/*"] = _of_files(files)
+            found[f"{name}/*"] = _of_files(path, files)
         else:
-            found.update({f"{name}/{file.name}": _of_files([file]) for file in files})
-        found.update({f"{name}/{folder.name}/": _of_files(_all_in(folder)) for folder in entries if folder.is_dir()})
+            found.update({f"{name}/{file.name}": _of_files(path, [file]) for file in files})
+        found.update(
+            {f"{name}/{folder.name}/": _of_files(folder, _all_in(folder)) for folder in entries if folder.is_dir()}
+        )
     return found
 
 
@@ -44,17 +46,16 @@ def _all_in(folder: Path) -> list[Path]:
     return sorted(Path(home) / name for home, _, names in os.walk(folder) for name in names)
 
 
-def _of_files(files: list[Path]) -> str:
+def _of_files(root: Path, files: list[Path]) -> str:
     size, digest = 0, hashlib.sha256()
     for file in files:
         try:
             status = file.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+            size += status.st_size
         except OSError:  # a link that leads nowhere
-            digest.update(f"{file.name} missing\n".encode("utf-8", "surrogateescape"))
-            continue
-        size += status.st_size
-        line = f"{file.parent.name}/{file.name} {status.st_size} {status.st_mtime_ns}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+            state = "missing"
+        digest.update(f"{file.relative_to(root).as_posix()} {state}\n".encode("utf-8", "surrogateescape"))
     count = "" if len(files) == 1 else f"{len(files):,} files, "
     return f"{count}{size:,} bytes, {digest.hexdigest()[:16]}"
 
