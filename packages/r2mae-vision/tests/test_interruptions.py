@@ -2,7 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from r2mae_core import Fixed, RunFolder, UserError, fit
-from r2mae_vision import Member, load_images, load_mae, pretrain_members
+from r2mae_core import UserError, fit
+from r2mae_vision import load_mae
 from r2mae_vision.mae import finetune as tuning
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe
@@ -160,10 +164,28 @@ def test_a_failed_start_leaves_the_folder_to_the_next(start, tmp_path):
     with pytest.raises(UserError, match="timm cannot build"):  # known only when the model is built
         finetune(replace(TUNED, model=str(start), pool="nonsense", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-    member = Member("cl", Fixed(0.5), 0)
-    with pytest.raises(UserError, match="do not fill a batch"):
-        data = load_images("digits")
-        pretrain_members(data, [member], RunFolder(tmp_path / "m", {}), hidden=(4, 4), batch_size=10**6, device="cpu")
+    with pytest.raises(UserError, match="1347 samples do not fill a batch"):
+        pretrain_mlp(PretrainMLP("digits", batch_size=10**6, device="cpu", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_do_not_outlive_a_caller_that_is_killed(tmp_path):
+    code = "import multiprocessing, os, sys, time\n"
+    code += "from r2mae_vision.data.datasets import end_with_caller\n"
+    code += "def work():\n    end_with_caller(0)\n    time.sleep(60)\n"
+    code += "process = multiprocessing.get_context('fork').Process(target=work); process.start()\n"
+    code += "print(process.pid, flush=True); time.sleep(60)"
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(caller.stdout.readline())
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    for _ in range(100):
+        state = Path(f"/proc/{worker}/stat")
+        if not state.exists() or ") Z " in state.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker lives")
 
 
 def test_a_broken_line_of_skipped_images_is_mended(tmp_path):

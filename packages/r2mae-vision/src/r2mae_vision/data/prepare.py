@@ -22,7 +22,7 @@ from r2mae_core import (
     say,
     write_json,
 )
-from r2mae_vision.data.datasets import from_workers, n_workers, read_image
+from r2mae_vision.data.datasets import end_with_caller, from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.sources import (
@@ -129,6 +129,7 @@ def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
             batch_size=64,
             num_workers=workers if len(source) - start > 512 else 0,
             collate_fn=list,
+            worker_init_fn=end_with_caller,
         )
         for batch in from_workers(loader):
             yield from batch

@@ -34,7 +34,15 @@ from r2mae_core import (
     write_records,
     write_text,
 )
-from r2mae_vision.data.datasets import AugmentedImages, check_channels, collate, from_workers, n_workers, train_loader
+from r2mae_vision.data.datasets import (
+    AugmentedImages,
+    check_channels,
+    collate,
+    end_with_caller,
+    from_workers,
+    n_workers,
+    train_loader,
+)
 from r2mae_vision.data.sources import Source, identity, open_pair
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import RANK_BY
@@ -103,7 +111,8 @@ def eval_batches(
         return
     dataset = AugmentedImages(source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0)
     keys: Any = [(i, 0) for i in range(len(source))]
-    loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, num_workers=workers)
+    settings: Any = {"num_workers": workers, "worker_init_fn": end_with_caller}
+    loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, **settings)
     for images, labels, bad in from_workers(loader):
         yield images, labels, bad.numel()
 

@@ -191,7 +191,7 @@ class MaskedImageModule(MaskedModule):
         seed: for masks and augmentation.
     """
 
-    remedies = "lower the learning rate (--lr or --base_lr), clip gradients (--clip), or train in float32 (--precision 32-true)"
+    remedies = "lower --lr or --base_lr, clip gradients (--clip), or train in float32 (--precision 32-true)"
 
     def __init__(
         self,
