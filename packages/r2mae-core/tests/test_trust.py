@@ -19,6 +19,8 @@ from r2mae_core import (
     Uniform,
     UserError,
     check_checksums,
+    check_contents,
+    contents_of,
     load_tensors,
     name_of_scheme,
     read_json,
@@ -209,6 +211,27 @@ def test_a_flipped_bit_of_a_model_is_noticed(tmp_path):
         with pytest.raises(UserError, match=r"SHA256SUMS|is missing|is not UTF-8"):
             check_checksums(tmp_path / "model")
     check_checksums(tmp_path)  # a folder without checksums is somebody's own
+
+
+def test_the_files_of_a_prepared_set_are_those_that_were_written(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    for name in ("train/a.bin", "b.bin"):
+        (tmp_path / name).write_bytes(bytes(range(200)))
+    contents = contents_of(tmp_path)
+    assert list(contents) == ["b.bin", "train/a.bin"]
+    check_contents(tmp_path, contents, "make it again")
+    (tmp_path / "b.bin").write_bytes(bytes(199) + b"x")
+    with pytest.raises(UserError, match=r"b\.bin is damaged: its checksum .*; make it again"):
+        check_contents(tmp_path, contents, "make it again")
+    check_contents(tmp_path, contents, "make it again", within="train/")
+    monkeypatch.setattr("r2mae_core.lab.contents.VERIFIED", 300)  # a large set: sizes alone
+    check_contents(tmp_path, contents, "make it again")
+    (tmp_path / "b.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"b\.bin is damaged: 1 bytes, but 200 were written"):
+        check_contents(tmp_path, contents, "make it again")
+    for wrong in (None, [], {"b.bin": 3}, {"../b.bin": contents["b.bin"]}, {"b.bin": {"bytes": "1", "sha256": "x"}}):
+        with pytest.raises(UserError, match="its index does not state its files"):
+            check_contents(tmp_path, wrong, "make it again")
 
 
 def test_a_flipped_bit_of_a_torch_file_is_noticed(tmp_path):
