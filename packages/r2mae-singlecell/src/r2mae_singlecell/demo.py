@@ -27,7 +27,7 @@ from r2mae_core import (
 )
 from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
 from r2mae_singlecell.data.pbmc import load_pbmc
-from r2mae_singlecell.data.prepared import data_digest
+from r2mae_singlecell.data.prepared import data_source
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.evaluate import RANK_BY
 from r2mae_singlecell.metrics import balanced_accuracy
@@ -56,8 +56,8 @@ def demo(config: Demo) -> RunFolder:
     start = time.perf_counter()
     device = resolve_device(config.device)
     adata = load_pbmc()
-    facts = {"data_digest": data_digest(adata)}
-    with open_run("r2mae-singlecell", "demo", config.out, resolved(config), facts=facts) as run:
+    sources = data_source(adata)
+    with open_run("r2mae-singlecell", "demo", config.out, resolved(config), sources=sources) as run:
         names = (*SCHEMES, "scvi", f"scvi={config.n_latent}")
         say(
             f"{len(names) * len(config.seeds)} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × "

@@ -36,7 +36,7 @@ from r2mae_singlecell.baselines import (
     scvi_predictor,
     train_scvi,
 )
-from r2mae_singlecell.data.prepared import data_digest, read_prepared
+from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest
 from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
@@ -74,11 +74,11 @@ def probe(config: options.Probe) -> RunFolder:
         UserError: what `probe_embedding` refuses; a folder holds no finished model, or one of other genes; a baseline
             is unknown; the output is an input.
     """
-    identities, adata, facts = _opened(config, "probe RUN... DATA")
+    identities, adata, sources = _opened(config, "probe RUN... DATA")
     for name in config.baselines:
         check_baseline(name, adata)
     device, free = resolve_device(config.device), ("runs", "data")
-    with open_run("r2mae-singlecell", "probe", config.out, resolved(config), facts=facts, free=free) as run:
+    with open_run("r2mae-singlecell", "probe", config.out, resolved(config), sources=sources, free=free) as run:
         result = _probed(config, identities, adata, device)
         write_notes(run, result.notes)
         run.write_results(stamped(result.records, device_name(device)))
@@ -87,7 +87,7 @@ def probe(config: options.Probe) -> RunFolder:
 
 def _opened(
     config: options.Probe | options.Reconstruct, usage: str
-) -> tuple[dict[Path, tuple[str, int]], Any, dict[str, Any]]:
+) -> tuple[dict[Path, tuple[str, int]], Any, dict[str, str]]:
     """Open what an evaluation reads, and refuse what does not fit before anything is written.
 
     Returns:
@@ -106,8 +106,8 @@ def _opened(
     adata = read_prepared(config.data)
     for path in identities:
         check_run(path, adata)
-    models = [model_digest(path) for path in identities]
-    return identities, adata, {"data_digest": data_digest(adata), "models": models}
+    models = {f"RUN {i}": f"weights, {model_digest(path)}" for i, path in enumerate(identities, 1)}
+    return identities, adata, {**data_source(adata), **models}
 
 
 def _probed(config: options.Probe, identities: dict[Path, tuple[str, int]], adata: Any, device: str) -> "ProbeResult":
@@ -145,10 +145,10 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
         if not name.startswith("scvi"):
             raise UserError(f"{name!r} does not predict genes; scvi and scvi=N do")
         check_baseline(name)
-    identities, adata, facts = _opened(config, "reconstruct RUN... DATA")
+    identities, adata, sources = _opened(config, "reconstruct RUN... DATA")
     cells = held_out_cells(adata)[: config.max_cells]
     device, free = resolve_device(config.device), ("runs", "data")
-    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config), facts=facts, free=free) as run:
+    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config), sources=sources, free=free) as run:
         records = _reconstructed(config, identities, adata, cells, device)
         run.write_results(stamped(records, device_name(device)))
         return run

@@ -33,7 +33,7 @@ from r2mae_core import (
     with_seed,
 )
 from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
-from r2mae_singlecell.data.prepared import data_digest, read_prepared
+from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.evaluate import (
     RANK_BY,
     ProbeResult,
@@ -109,9 +109,9 @@ def reproduce(config: Reproduce) -> RunFolder:
     adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
     _check_cells(config, adata, cells)
     # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
-    free, facts = (*_OF_GRID, "target", "n_splits", "max_cells"), {"data_digest": data_digest(adata)}
+    free, sources = (*_OF_GRID, "target", "n_splits", "max_cells"), data_source(adata)
     with open_run(
-        "r2mae-singlecell", "reproduce", config.out, resolved(config), facts=facts, free=free, shared=True
+        "r2mae-singlecell", "reproduce", config.out, resolved(config), sources=sources, free=free, shared=True
     ) as run:
         for cell in cells:
             _evaluation(config, run, cell)  # refused before anything is trained, if its settings were others
@@ -152,8 +152,7 @@ def _evaluation(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
     """Return the folder of a cell's results in this table."""
     others = {*_OF_GRID, *(() if config.target in PROBES else ("n_splits", "max_cells"))}
     settings = {key: value for key, value in resolved(config).items() if key not in others}
-    facts = {"method": cell.name, "seed": cell.seed, "data_digest": run.facts.get("data_digest")}
-    return RunFolder(run.path / cell.folder / config.target, settings, facts=facts)
+    return RunFolder(run.path / cell.folder / config.target, settings, facts={"method": cell.name, "seed": cell.seed})
 
 
 def _measure(config: Reproduce, adata: Any, run: RunFolder, device: str, cell: Cell, home: Path) -> list[Record]:

@@ -147,13 +147,16 @@ class MaskedPlan(MaskedModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["epoch_loss"] = [float(self._sum), self._n_batches]
+        own = torch.as_tensor(self._sum, dtype=torch.float32, device=self.device)
+        sums: Any = self.all_gather(own) if rank_and_world_size()[1] > 1 else own  # each rank has seen its own cells
+        checkpoint["epoch_loss"] = {"sums": sums.reshape(-1).tolist(), "n_batches": self._n_batches}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        total, n = checkpoint.get("epoch_loss", (0.0, 0))
-        self._sum, self._n_batches = torch.tensor(total, device=self.device), int(n)
+        kept = checkpoint.get("epoch_loss", {"sums": [0.0], "n_batches": 0})
+        own = kept["sums"][rank_and_world_size()[0] % len(kept["sums"])]
+        self._sum, self._n_batches = torch.tensor(own, device=self.device), int(kept["n_batches"])
 
     @override
     def configure_callbacks(self) -> list[pl.Callback]:

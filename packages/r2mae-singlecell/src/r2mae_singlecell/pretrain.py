@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from r2mae_core import (
+    SUMS,
     Curriculum,
     HeldOutLoss,
     InOrder,
@@ -32,10 +33,9 @@ from r2mae_core import (
     unfinished,
     without_prefix,
 )
-from r2mae_core.lab.sealed import SUMS
 from r2mae_singlecell.checks import check_genes
 from r2mae_singlecell.data.counts import CountMatrix
-from r2mae_singlecell.data.prepared import data_digest, read_prepared
+from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import (
     batch_maker,
     check_training_cells,
@@ -95,8 +95,8 @@ class SingleCells(Modality[Pretrain, R2MAE]):
         return read_prepared(self.config.data)
 
     @override
-    def facts(self) -> dict[str, Any]:
-        return {"data_digest": data_digest(self.adata)}
+    def sources(self) -> dict[str, str]:
+        return data_source(self.adata)
 
     @property
     @override

@@ -89,7 +89,7 @@ class ExportMixin(BaseModelClass):
         """
         folder = Path(folder)
         _check_folder(folder, overwrite=overwrite)
-        arguments = self.init_params_["non_kwargs"]
+        arguments, registry = self.init_params_["non_kwargs"], self._registry_to_keep()
         arguments = {key: value for key, value in arguments.items() if key not in ("registry", "datamodule")}
         description = {
             "format": FORMAT,
@@ -97,7 +97,7 @@ class ExportMixin(BaseModelClass):
             "arguments": arguments,
             "genes": list(map(str, self.get_var_names())),
             "missing_genes": None if self.missing_genes_ is None else self.missing_genes_.tolist(),
-            "registry": self.registry_,
+            "registry": registry,
         }
         try:
             description = _plain(description)
@@ -108,6 +108,11 @@ class ExportMixin(BaseModelClass):
             write_json(temporary / "model.json", description)
             write_checksums(temporary)
         return folder
+
+    def _registry_to_keep(self) -> dict[str, Any]:
+        """Return the registry without the number that is drawn for each: the same training gives the same file."""
+        registry: Any = self.registry_
+        return {key: value for key, value in registry.items() if key != "_scvi_uuid"}
 
     @classmethod
     def from_export(cls, folder: Path | str, adata: Any = None, device: str = "cpu") -> Any:

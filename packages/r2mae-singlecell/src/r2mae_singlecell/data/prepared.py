@@ -72,7 +72,7 @@ def _check_parts(file: Any, path: Path) -> None:
         raise UserError(f"{path} is damaged: it has the unknown layout {preset[:40]!r}")
     if missing := [name for name in STANDARD if name not in file["obs"]]:
         raise UserError(f"{path} has no column {missing[0]!r} in obs; run `r2mae-singlecell prepare` again")
-    x, n_cells, n_genes = file["X"], len(_index(file["obs"])), len(_index(file["var"]))
+    x, n_cells, n_genes = file["X"], *(len(_strings(_index(file[name]))) for name in ("obs", "var"))
     indptr, indices, data = (x[name] for name in _ARRAYS)
     whole = all(np.issubdtype(part.dtype, np.integer) for part in (indptr, indices))
     n_values = int(indptr[-1]) if whole and len(indptr) else -1
@@ -106,9 +106,12 @@ def _add_column(found: Any, name: str, column: Any) -> None:
 
 
 def _add_text(found: Any, name: str, values: Any) -> None:
-    values = _strings(values)
-    found.update(f"{name} {len(values)}\n".encode())
-    found.update(b"\0".join(_bytes(value) for value in values[:]))
+    texts = [_bytes(value) for value in _strings(values)[:]]
+    if isinstance(values, h5py.Group):  # which are missing is noted beside them
+        mask: Any = values["mask"]
+        texts = [b"\xff" if missing else text for text, missing in zip(texts, mask[:], strict=True)]
+    found.update(f"{name} {len(texts)}\n".encode())
+    found.update(b"\0".join(texts))
 
 
 def _bytes(value: Any) -> bytes:
@@ -121,7 +124,7 @@ def _text(element: Any) -> str:
 
 def _index(table: Any) -> Any:
     """Return the names of a table's rows, whatever anndata calls them."""
-    return _strings(table[table.attrs["_index"]])
+    return table[table.attrs["_index"]]
 
 
 def _strings(element: Any) -> Any:
@@ -135,15 +138,21 @@ def noted_digest(file: Any) -> str | None:
     return None if element is None else _text(element)
 
 
-def data_digest(adata: Any) -> str:
+def data_source(adata: Any) -> dict[str, str]:
     """Return what names the counts, genes and labels that a model is trained or evaluated on, wherever they lie.
 
     Args:
-        adata: prepared data, or any other whose counts are sparse and in memory.
+        adata: prepared data, or any other whose counts are sparse.
+
+    Returns:
+        For the `sources` of a run folder, as `fingerprint` gives for files.
     """
     about: Any = adata.uns.get("r2mae", {})
-    if "digest" in about:
-        return str(about["digest"])
+    digest = str(about["digest"]) if "digest" in about else _digest_of_arrays(adata)
+    return {"DATA": f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {digest}"}
+
+
+def _digest_of_arrays(adata: Any) -> str:
     found: Any = hashlib.sha256()
     counts = adata.to_memory().X if adata.isbacked else adata.X
     for part in (counts.indptr, counts.indices, counts.data):
