@@ -130,17 +130,18 @@ class Discrete(MaskDistribution):
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        values = tuple(
-            _ratio("a mask ratio", v) for v in sequence("the ratios of a discrete distribution", self.values)
-        )
-        given = (1.0,) * len(values) if self.weights is None else sequence("weights", self.weights)
-        weights = tuple(number("a weight", w, least=0) for w in given)
+        values = array("the ratios of a discrete distribution", sequence("the ratios", self.values), None)
+        if values.min() < 0 or values.max() > 1:
+            raise TheoryError(f"mask ratios must lie in [0, 1], got values from {values.min():g} to {values.max():g}")
+        weights = np.ones(len(values))
+        if self.weights is not None:
+            weights = array("weights", sequence("weights", self.weights), None)
         if len(weights) != len(values):
             raise TheoryError(f"{len(values)} ratios but {len(weights)} weights")
-        if not any(weights):
-            raise TheoryError(f"weights must not all be zero, got {weights}")
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "weights", weights)
+        if weights.min() < 0 or not weights.any():
+            raise TheoryError(f"weights must not be negative, nor all zero, got {shown(self.weights)}")
+        object.__setattr__(self, "values", tuple(values.tolist()))
+        object.__setattr__(self, "weights", tuple(weights.tolist()))
 
     @property
     def _probabilities(self) -> Floats:
