@@ -94,7 +94,8 @@ def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: st
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{source} does not have the shapes of its config.json: {error}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source} does not have the shapes of its config.json: {reason}") from None
 
 
 def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | None) -> None:
@@ -161,11 +162,11 @@ def load_model(folder: Path) -> Pretrained:
     Raises:
         UserError: there is no such model, it is of another kind, or its file holds more than tensors.
     """
-    home = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    home = folder if (folder / "config.json").exists() or not (folder / "model").is_dir() else folder / "model"
+    check_checksums(home)
     if not (home / "config.json").exists():
         hint = "; its pretraining is not finished" if (folder / "config.yaml").exists() else ""
         raise UserError(f"no model at {folder}{hint}: a config.json and model.safetensors are needed")
-    check_checksums(home)
     values = read_json(home / "config.json")
     config = _config(values, home)
     file = _weights_file(home)

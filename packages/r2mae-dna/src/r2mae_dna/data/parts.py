@@ -54,7 +54,8 @@ class Parts:
             UserError: it is missing or damaged.
         """
         file = self._file(i)
-        with reading(file, "a stretch of scores"), np.load(file, allow_pickle=False) as saved:
+        with reading(file, "a stretch of scores"), file.open("rb") as content:
+            saved = np.load(content, allow_pickle=False)
             llr, status = saved["llr"], saved["status"]
         whole = llr.dtype == np.float32 and status.dtype == np.uint8 and llr.shape == status.shape == (n,)
         if not whole or (status >= len(STATUS)).any():

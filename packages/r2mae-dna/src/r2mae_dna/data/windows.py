@@ -181,7 +181,7 @@ def prepare(config: Prepare) -> Path:
         plan, skipped = _plan(config, store, tracks)
         per_window = config.window * (store.n_species + 1 + (4 if tracks else 0))
         n = sum(len(starts) for parts in plan.values() for _, starts in parts)
-        check_space(out.parent, n * per_window, f"{n:,} windows")
+        check_space(out.parent, n * per_window, f"a folder of {n:,} windows")
         with whole_folder(out) as folder:
             info = _write(folder, store, plan, tracks, config, skipped)
             write_json(folder / _INDEX, asdict(replace(info, made=made)))
@@ -297,7 +297,8 @@ def _conservation(tracks: tuple[Track, Track], name: str, start: int, end: int) 
     found = []
     for track, neutral in zip(tracks, (0.0, 1.0), strict=True):
         values = track.values(name, start, end)
-        values = np.where(np.isnan(values), neutral, values).astype(np.float16)
+        with np.errstate(over="ignore"):  # refused below
+            values = np.where(np.isnan(values), neutral, values).astype(np.float16)
         if not np.isfinite(values).all():
             raise UserError(f"{track.path} has a value on {name} in {start + 1:,} to {end:,} that is out of all bounds")
         found.append(values)
