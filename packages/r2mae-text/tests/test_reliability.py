@@ -401,6 +401,13 @@ def test_a_damaged_model_is_named(folder, name, damage):
         assert len(str(raised.value).splitlines()) == 1
 
 
+def test_a_tokenizer_without_words_is_refused(folder):
+    (folder / "SHA256SUMS").unlink()
+    (folder / "tokenizer.json").unlink()  # transformers would make up an empty one
+    with pytest.raises(UserError, match=r"has no words: its tokenizer\.json is missing or empty"):
+        load_tokenizer(folder)
+
+
 @pytest.mark.parametrize("kind", ["missing", "nan"])
 def test_weights_that_are_not_whole_or_not_finite_are_refused(folder, kind):
     (folder / "SHA256SUMS").unlink()

@@ -51,6 +51,8 @@ def check_tokenizer(tokenizer: Any, name: str) -> Any:
     """Return the tokenizer if it fits, else raise a UserError that says what it lacks."""
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer {name} has no fast version (tokenizer.json), which prepare needs")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one of a config alone
+        raise UserError(f"tokenizer {name} has no words: its tokenizer.json is missing or empty")
     missing = [token for token in ("mask_token", "pad_token") if getattr(tokenizer, token) is None]
     if start_and_end(tokenizer) is None:
         missing.append("bos_token/cls_token and eos_token/sep_token")
