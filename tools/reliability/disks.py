@@ -1,5 +1,6 @@
 """Full disks and read-only folders: small file systems in memory, which only root can make."""
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -50,12 +51,8 @@ def _full_after(trial: Trial) -> None:
         trial.run(trial.job.command(), good=True)
         before = raw(trial.out)
         trial.note("fill the disk")
-        with (trial.place / "ballast").open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
-            except OSError:
+        with (trial.place / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 16)):
                 pass
         trial.run(trial.job.command())
         after = raw(trial.out)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # Where the run happened and how fast: these differ between two runs of the same command.
-_NOT_COMPARED = re.compile(r"(^|/)(checkpoints/.*|versions\.json|facts\.json|figures/.*|.*\.(png|pdf|svg))$")
+_NOT_COMPARED = re.compile(r"(^|/)(checkpoints/.*|versions\.json|facts\.json|SHA256SUMS|figures/.*|.*\.(png|pdf|svg))$")
 _CHANGING_KEYS = {"seconds", "git", "device", "argv", "time", "date", "sha256", "host", "made"}
 _SPEED = re.compile(r"per_second|tflops|mfu|memory|seconds")
 
@@ -77,6 +77,9 @@ def _digest(file: Path) -> str:
             data = b"\n".join(line for line in data.splitlines() if not line.startswith(b"#"))
         elif file.name == "metrics.csv":
             data = _lasting_lines(data)
+        elif file.suffix == ".safetensors":
+            size = 8 + int.from_bytes(data[:8], "little")
+            data = json.dumps(json.loads(data[8:size]), sort_keys=True).encode() + data[size:]  # whose order is free
         elif file.suffix == ".h5ad":
             data = _hdf5(file)
     except (ValueError, OSError):

@@ -178,6 +178,9 @@ def attempt(bench: Bench, job: Job, kind: str, name: str, test: Callable[[Trial]
         outcome = replace(outcome, verdict="not tried", message=str(reason))
     except Failed as failed:
         outcome = replace(outcome, verdict=failed.verdict, message=str(failed), steps=tuple(trial.steps))
+    except Exception as error:  # a fault of the trial's own counts as a failure, and the others go on
+        message = f"the trial itself: {type(error).__name__}: {error}"
+        outcome = replace(outcome, verdict="other", message=message, steps=tuple(trial.steps))
     finally:
         for process in trial.processes:
             if not process.ended.is_set():
