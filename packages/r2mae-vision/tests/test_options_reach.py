@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from r2mae_core import MaskDraw, Record, RunFolder, StepOrder, UserError, compare, nested_masks
+from r2mae_core import MaskDraw, Record, RunFolder, StepCheckpoints, StepOrder, UserError, compare, nested_masks
 from r2mae_vision import MaskedAutoencoder, Member, MLPAutoencoder, open_encoder, open_source, pretrain_unet, save_mae
 from r2mae_vision.celeba import paper as celeba_paper
 from r2mae_vision.celeba import pretrain as celeba_pretrain
@@ -44,7 +44,7 @@ class Watch(pl.Callback):
             "steps": trainer.estimated_stepping_batches,
             "log_every": trainer.log_every_n_steps,
             "validate_every": trainer.val_check_batch,
-            "checkpoint_every": trainer.checkpoint_callback._every_n_train_steps,
+            "checkpoint_every": next(call.every for call in trainer.callbacks if isinstance(call, StepCheckpoints)),
         }
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError, left_out, read_json, reading
+from r2mae_core import UserError, check_contents, identity_of_contents, left_out, read_json, reading
 from r2mae_vision.celeba.lists import SPLITS
-from r2mae_vision.data.contents import check_contents, identity_of_contents
 
 INDEX = "meta.json"
 RESIDENT_SHARE = 0.5  # of the free GPU memory that the images may take; the rest is the model's

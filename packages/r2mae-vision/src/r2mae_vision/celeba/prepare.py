@@ -15,6 +15,7 @@ from r2mae_core import (
     atomic_path,
     check_output,
     check_space,
+    contents_of,
     fingerprint,
     in_processes,
     one_writer,
@@ -25,7 +26,6 @@ from r2mae_core import (
 )
 from r2mae_vision.celeba.data import INDEX, CelebA, Crop, Split, open_celeba
 from r2mae_vision.celeba.lists import SPLITS, Listing, find_images, list_files, read_listing
-from r2mae_vision.data.contents import contents_of
 from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.decoding import UnreadableImageError, decode
 from r2mae_vision.data.sources import printable

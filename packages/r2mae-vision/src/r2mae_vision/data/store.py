@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError, read_json, reading
-from r2mae_vision.data.contents import check_contents, identity_of_arrays, identity_of_contents
+from r2mae_core import UserError, check_contents, identity_of_contents, read_json, reading
+from r2mae_vision.data.digests import identity_of_arrays
 
 AGAIN = "restore it, or remove the folder and run r2mae-vision prepare again"
 

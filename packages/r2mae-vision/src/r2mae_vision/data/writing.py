@@ -9,8 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from r2mae_core import UserError, atomic_path, read_json, refuse_changed, saying_disk_full, write_json, write_text
-from r2mae_vision.data.contents import contents_of
+from r2mae_core import (
+    UserError,
+    atomic_path,
+    contents_of,
+    read_json,
+    refuse_changed,
+    saying_disk_full,
+    write_json,
+    write_text,
+)
 
 CHUNK = 256
 """Images between two lines of progress."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import UserError, as_json, check_checksums, read_json, save_tensors, write_json, write_text
-from r2mae_vision.data.contents import identity_of_arrays
+from r2mae_vision.data.digests import identity_of_arrays
 from r2mae_vision.data.tensors import State, read_tensors
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.shape import MAEShape, set_norm_eps

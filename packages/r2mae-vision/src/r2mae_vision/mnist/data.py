@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import UserError, reading
-from r2mae_vision.data.contents import identity_of_arrays
+from r2mae_vision.data.digests import identity_of_arrays
 
 _IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _N_CLASSES = 10
