@@ -147,6 +147,16 @@ def test_a_corpus_of_other_texts_is_not_gone_on_with(tmp_path, monkeypatch, chan
         prepare(preparing(texts))
 
 
+def test_large_inputs_go_by_the_time_of_their_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("r2mae_text.data.sources.CONTENT_BYTES", 0)
+    texts = write_texts(tmp_path / "texts")
+    before = plan_pieces((texts,)).fingerprint()
+    assert plan_pieces((texts,)).fingerprint() == before
+    change(texts)
+    after = plan_pieces((texts,)).fingerprint()
+    assert [name for name in after if after[name] != before[name]] == ["texts/text-1.txt"]
+
+
 def test_texts_that_change_while_they_are_read_are_noticed(tmp_path, monkeypatch):
     texts, original = write_texts(tmp_path / "texts"), prepare_module.encode_piece
     monkeypatch.setattr(prepare_module, "encode_piece", lambda job: (original(job), change(texts))[0])
@@ -160,9 +170,9 @@ def test_the_order_of_the_sources_counts_and_their_place_does_not(tmp_path):
     prepare(preparing(tmp_path / "one", tmp_path / "two"))
     with pytest.raises(UserError, match=r"inputs is \['one', 'two'\] there"):
         prepare(preparing(tmp_path / "two", tmp_path / "one"))
-    (tmp_path / "there").mkdir()
     for name in ("one", "two"):
-        (tmp_path / name).rename(tmp_path / "there" / name)
+        shutil.copytree(tmp_path / name, tmp_path / "there" / name, copy_function=shutil.copyfile)  # with new times
+        shutil.rmtree(tmp_path / name)
     shutil.move("corpus", "moved")
     prepare(preparing(tmp_path / "there" / "one", tmp_path / "there" / "two", out=Path("moved")))
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, fingerprint, reading
+from r2mae_core import UserError, file_digest, fingerprint, reading
 
 SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet", ".bin": "gpt2"}
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 64 << 20  # bytes
+CONTENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,17 @@ class Plan:
     """Source on the hub → the revision that is read."""
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what names the input as it is now, wherever it lies: sizes and times of the last change."""
+        """Return what names the input as it is now, wherever it lies.
+
+        Up to `CONTENT_BYTES` that is a digest of each file, which a copy has, too; else the time of its last change.
+        """
         states = {name: file.stat() for name, file in self.files.items()}
-        return {name: f"{s.st_size:,} bytes, {s.st_mtime_ns}" for name, s in states.items()} | self.hub
+        small = sum(state.st_size for state in states.values()) <= CONTENT_BYTES
+        found = {
+            name: f"{state.st_size:,} bytes, {file_digest(self.files[name])[:16] if small else state.st_mtime_ns}"
+            for name, state in states.items()
+        }
+        return {**found, **self.hub}
 
 
 def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: int | None = None) -> Plan:
