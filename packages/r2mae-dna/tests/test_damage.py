@@ -51,7 +51,7 @@ def test_a_damaged_store_is_noticed(toy):
 
 
 def test_a_flipped_bit_is_noticed_on_reading_where_a_store_is_too_large_to_be_checked_at_once(toy, monkeypatch):
-    monkeypatch.setattr("r2mae_dna.data.contents.CHECKED_BYTES", 1)
+    monkeypatch.setattr("r2mae_core.lab.contents.VERIFIED", 1)
     store, codes = toy
     refuses_damage(store, lambda: AlignmentStore(store).read("7", 0, len(codes)), skip=("zarr.json",))
 

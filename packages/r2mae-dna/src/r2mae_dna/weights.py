@@ -23,7 +23,7 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_dna.data.codes import N_LETTERS, N_TOKENS
-from r2mae_dna.data.contents import digest_of
+from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.limits import MAX_POSITIONS
 from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
 

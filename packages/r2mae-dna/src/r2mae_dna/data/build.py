@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from r2mae_core import UserError, check_output, check_space, fingerprint, one_writer, refuse_changed, whole_folder
 from r2mae_dna.data.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
-from r2mae_dna.data.contents import check_new_folder
 from r2mae_dna.data.maf import BlockCounts, Piece, Scan, project, read_blocks, scan_blocks
+from r2mae_dna.data.new_folders import check_new_folder
 from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter, store_entries
 from r2mae_dna.data.text_files import read_lines
 

@@ -8,7 +8,7 @@ import numpy as np
 from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
 from r2mae_dna.data.build import BuildReport, build_alignment, made_from
 from r2mae_dna.data.codes import TOKEN_BITS, decode
-from r2mae_dna.data.contents import refuse_other
+from r2mae_dna.data.new_folders import refuse_other
 from r2mae_dna.data.regions import parse_region
 from r2mae_dna.data.store import AlignmentStore, store_entries
 from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path, reading, write_json
-from r2mae_dna.data.contents import digest_of
+from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.data.variants import STATUS, Result
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, fingerprint
-from r2mae_dna.data.contents import CHECKED_BYTES, digest_of, note_contents
+from r2mae_core import VERIFIED, UserError, contents_of, fingerprint
+from r2mae_dna.data.new_folders import digest_of
 
 _PLAIN_CODECS = {
     "blosc", "bytes", "bz2", "crc32c", "gzip", "lz4", "lzma", "sharding_indexed", "transpose", "zlib", "zstd",
@@ -48,7 +48,7 @@ def _codecs(metadata: Any) -> list[str]:
 def published_digest(path: Path) -> str:
     """Return what names a store that has no digest of its own.
 
-    Of a zip file the checksums of its members; of a folder the checksums of its files, or, beyond `CHECKED_BYTES`,
+    Of a zip file the checksums of its members; of a folder the checksums of its files, or, beyond `VERIFIED`,
     their names, sizes and times.
     """
     if path.is_file():
@@ -56,4 +56,4 @@ def published_digest(path: Path) -> str:
             members = {entry.filename: [entry.file_size, entry.CRC] for entry in archive.infolist()}
         return f"published-{digest_of(members)}"
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return f"published-{digest_of(note_contents(path) if size <= CHECKED_BYTES else fingerprint(path))}"
+    return f"published-{digest_of(contents_of(path) if size <= VERIFIED else fingerprint(path))}"

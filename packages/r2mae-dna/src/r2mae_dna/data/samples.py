@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r2mae_core import UserError, file_digest, first_rank, one_writer, read_text, write_text
 from r2mae_dna.data.build import build_alignment
-from r2mae_dna.data.contents import digest_of
+from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.vcf import COMMON_FREQUENCY, RARE_COPIES, VcfFile, info_values
 from r2mae_dna.data.windows import prepare, read_info

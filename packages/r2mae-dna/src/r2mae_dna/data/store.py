@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, reading
+from r2mae_core import Contents, UserError, check_contents, contents_of, reading
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
-from r2mae_dna.data.contents import Contents, check_contents, digest_of, note_contents
+from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.data.published import published_digest, refuse_code
 
 ATTRIBUTE = "r2mae_dna"
@@ -56,7 +56,7 @@ class StoreInfo:
     """Reason → what the build skipped."""
     made: dict[str, Any] = field(default_factory=dict)
     """Options of the build, and its "sources" as `fingerprint` names them."""
-    files: Contents = field(default_factory=dict)
+    files: Contents = field(default_factory=lambda: dict[str, Any]())
     """Sizes and checksums of the store's files; none in stores of before they were noted."""
 
 
@@ -64,7 +64,7 @@ class AlignmentStore:
     """Read access to a store.
 
     A store of `msa build` is checked when it is opened: the sizes of all its files, and their checksums if it has at
-    most `CHECKED_BYTES` (1 GiB). Whatever its size, each part has a checksum that is checked when the part is read.
+    most `VERIFIED` (1 GiB). Whatever its size, each part has a checksum that is checked when the part is read.
 
     Args:
         path: the folder that `msa build` wrote, or a published GPN-MSA zarr folder or zip.
@@ -86,7 +86,7 @@ class AlignmentStore:
             self.info = _info(attributes, self.path) if attributes is not None else None
             if self.info is not None:
                 if self.path.is_dir():  # a zip file has its own checksums
-                    check_contents(self.path, self.info.files)
+                    check_contents(self.path, self.info.files, "restore it, or make the store again")
                 arrays = {name: group[name] for name in self.info.shards}
             else:
                 arrays = dict(sorted(group.arrays()))
@@ -295,6 +295,8 @@ class StoreWriter:
             left_out: reason → what was skipped.
             made: what the store is made from; see `StoreInfo.made`.
         """
+        paths = sorted(path for path in self._path.rglob("*") if path.is_file() and path != self._path / _INDEX)
+        files = [path.relative_to(self._path).as_posix() for path in paths]
         info = StoreInfo(
             self.species,
             self._covered,
@@ -305,7 +307,7 @@ class StoreWriter:
             self._hash.hexdigest()[:16],
             dict(left_out or {}),
             dict(made or {}),
-            note_contents(self._path, skip=_INDEX),
+            contents_of(self._path, files),
         )
         attributes = {"version": 2, **asdict(info), "seal": None}
         self._group.attrs[ATTRIBUTE] = {**attributes, "seal": digest_of(attributes)}

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import (
+    Contents,
     UserError,
+    check_contents,
     check_output,
     check_space,
+    contents_of,
     default_run_path,
     fingerprint,
     left_out,
@@ -25,12 +28,13 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_dna.data.conservation import Track, conserved_windows
-from r2mae_dna.data.contents import Contents, check_contents, check_new_folder, digest_of, note_contents, refuse_other
+from r2mae_dna.data.new_folders import check_new_folder, digest_of, refuse_other
 from r2mae_dna.data.regions import assign_windows, parse_regions, refuse_overlap, window_starts
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.options import Prepare
 
 _INDEX = "windows.json"
+_REMEDY = "restore it, or make the windows again"
 _TRACKS = ("phastcons", "phylop")
 SPLITS = ("train", "validation", "test")
 
@@ -56,14 +60,14 @@ class WindowsInfo:
     """Reason → windows of defined bases that are in no split."""
     made: dict[str, Any] = field(default_factory=dict)
     """Options of `prepare`, and its "sources"."""
-    files: Contents = field(default_factory=dict)
+    files: Contents = field(default_factory=lambda: dict[str, Any]())
     """Sizes and checksums of the files; none in folders of before they were noted."""
 
 
 class WindowSet:
     """The windows of one split, mapped into memory.
 
-    The sizes of its files are compared with the index, and their checksums if the folder has at most `CHECKED_BYTES`
+    The sizes of its files are compared with the index, and their checksums if the folder has at most `VERIFIED`
     (1 GiB).
 
     Args:
@@ -81,7 +85,7 @@ class WindowSet:
             raise UserError(
                 f"{folder} has no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
             )
-        check_contents(folder, self.info.files, within=f"{split}/")
+        check_contents(folder, self.info.files, _REMEDY, within=f"{split}/")
         home, n, length = folder / split, self.info.counts[split], self.info.window
         self.codes = _load(home / "codes.npy", np.uint8, (n, length, self.info.n_species + 1), mapped=True)
         self.starts = _load(home / "starts.npy", np.int64, (n,))
@@ -172,7 +176,7 @@ def prepare(config: Prepare) -> Path:
         made = _made_from(config, store)
         if not config.overwrite and window_entries(out):
             info = read_info(out)
-            check_contents(out, info.files)
+            check_contents(out, info.files, _REMEDY)
             refuse_other(out, info.made, made)
             return out
         check_new_folder(out, window_entries, "a folder of windows", overwrite=config.overwrite)
@@ -274,7 +278,7 @@ def _write(
         np.save(home / "chromosome.npy", chromosome.astype(np.int32))
         write_text(home / "chromosomes.txt", "".join(f"{name}\n" for name, _ in parts))
         del codes, values  # written back before they are read again for their checksums
-    files = note_contents(folder)
+    files = contents_of(folder)
     content = {"species": store.species, "files": {name: file["sha256"] for name, file in files.items()}}
     return WindowsInfo(
         config.window, config.step, store.species, store.n_species, store.digest, counts, tracks is not None,
