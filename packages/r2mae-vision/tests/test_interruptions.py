@@ -171,7 +171,7 @@ def test_a_failed_start_leaves_the_folder_to_the_next(start, tmp_path):
 
 def test_workers_do_not_outlive_a_caller_that_is_killed(tmp_path):
     code = "import multiprocessing, os, sys, time\n"
-    code += "from r2mae_vision.data.datasets import end_with_caller\n"
+    code += "from r2mae_core import end_with_caller\n"
     code += "def work():\n    end_with_caller(0)\n    time.sleep(60)\n"
     code += "process = multiprocessing.get_context('fork').Process(target=work); process.start()\n"
     code += "print(process.pid, flush=True); time.sleep(60)"

@@ -393,7 +393,7 @@ def test_a_full_disk_is_one_message_and_no_half_output(saved, folder, tmp_path, 
             export(Export(saved, out, overwrite=True))
         with pytest.raises(UserError, match="the disk or the quota is full"):
             prepared(folder, tmp_path / "store", image_size=64)
-        with pytest.raises(UserError, match="the disk or the quota is full"):
+        with largest_file(2_000), pytest.raises(UserError, match="the disk or the quota is full"):
             reconstruct(Reconstruct(saved, **picture, out=tmp_path / "p.pdf"))
         with pytest.raises(UserError, match="the disk or the quota is full"):
             export_timm(tiny_model, tmp_path / "w.safetensors")

@@ -25,7 +25,7 @@ from .lab.sources import fingerprint, refuse_changed
 from .lab.space import as_bytes, check_space, reserve, saying_disk_full
 from .lab.stamps import git_commit, stamped, versions
 from .lab.terminal import first_rank, left_out, say
-from .lab.workers import in_processes
+from .lab.workers import end_with_caller, in_processes
 from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
 from .mask.masks import bernoulli_mask, exact_mask, n_masked, nested_masks
 from .ratio.config import (
@@ -146,6 +146,7 @@ __all__ = [
     "derived_seed",
     "device_name",
     "emulates_bfloat16",
+    "end_with_caller",
     "exact_mask",
     "file_digest",
     "fingerprint",

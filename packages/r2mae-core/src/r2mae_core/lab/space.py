@@ -10,6 +10,14 @@ from pathlib import Path
 
 from r2mae_core.lab.errors import UserError
 
+_SIGNS = (
+    # HDF5, safetensors (Rust) and torch put the system's error into a text of their own.
+    *("no space left", "errno = 28", "os error 28", "code: 28", "storagefull"),
+    *("quota exceeded", "os error 122"),
+    *("file too large", "os error 27"),
+    "unexpected pos",
+)
+
 
 @contextmanager
 def saying_disk_full(target: Path) -> Iterator[None]:
@@ -26,7 +34,8 @@ def saying_disk_full(target: Path) -> Iterator[None]:
             free = as_bytes(shutil.disk_usage(home).free)
             # What is being written lies in a temporary folder, whose name tells nobody anything.
             shown = re.sub(r"\.partial-([^/\\]*)-[\w.]+-\d+-\w+", r"\1", str(target))
-            message = f"cannot write {shown}: the disk or the quota is full ({free} free); make space and run it again"
+            full = "the disk or the quota is full, or the file too large for it"
+            message = f"cannot write {shown}: {full} ({free} free); make space and run it again"
             raise UserError(message) from None
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(target)
@@ -35,13 +44,10 @@ def saying_disk_full(target: Path) -> Iterator[None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error of any library means that there is no space left."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
-    # safetensors (Rust), HDF5 and torch put the system's error into their text.
-    signs = ("no space left", "storagefull", "errno = 28", "os error 28", "code: 28", "quota exceeded", "os error 122")
-    signs += ("unexpected pos",)  # torch's writer
     text = str(error).lower()
-    return any(sign in text for sign in signs)
+    return any(sign in text for sign in _SIGNS)
 
 
 def as_bytes(n: float) -> str:

@@ -5,10 +5,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from typing import Any, TypeVar
 
 from r2mae_core.lab.errors import UserError
@@ -64,13 +64,24 @@ def _start(setup: Callable[[], Any] | None) -> None:
     """Prepare a process: Ctrl-C is the caller's to answer, and without the caller there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    caller = multiprocessing.parent_process()
-    if caller is not None:
-
-        def end_with_caller() -> None:
-            connection.wait([caller.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=end_with_caller, daemon=True).start()
+    end_with_caller()
     if setup is not None:
         setup()
+
+
+def end_with_caller(*_: Any) -> None:
+    """Let this worker process end when the process that started it does, however that happens.
+
+    Also for other people's pools, as `worker_init_fn` of torch's DataLoader; what they pass is ignored.
+    """
+    caller = multiprocessing.parent_process()
+    if caller is None:
+        return
+
+    def watch() -> None:
+        # Not the pipe that multiprocessing has for this: forked siblings hold each other's ends open.
+        while os.getppid() == caller.pid:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

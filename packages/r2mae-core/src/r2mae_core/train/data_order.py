@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.workers import end_with_caller
 from r2mae_core.ratio.randomness import derived_seed
 from r2mae_core.train.ranks import rank_and_world_size
 
@@ -213,6 +214,7 @@ class ResumableLoader:
                 collate_fn=collate,
                 pin_memory=pin_memory,
                 persistent_workers=num_workers > 0,
+                worker_init_fn=end_with_caller,
                 generator=torch.Generator().manual_seed(order.seed % 2**63),
             )
 

@@ -1,11 +1,8 @@
 """Decoding and timm's augmentation in worker processes, each sample seeded by (seed, epoch, index)."""
 
 import contextlib
-import multiprocessing
 import os
 import random
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,21 +103,6 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
 def n_workers(asked: int | None) -> int:
     """Return how many processes decode images: what was asked for, or one per core."""
     return asked if asked is not None else (os.cpu_count() or 1)
-
-
-def end_with_caller(_worker: int) -> None:
-    """End a DataLoader's worker process when the process that started it is gone, killed or not.
-
-    torch's own check does not reach a worker that waits to hand over its last batches.
-    """
-    caller = multiprocessing.parent_process()
-
-    def watch() -> None:
-        while caller is not None and os.getppid() == caller.pid:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def from_workers(loader: Iterable[Any]) -> Iterator[Any]:

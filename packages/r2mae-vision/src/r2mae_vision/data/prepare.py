@@ -16,13 +16,14 @@ from r2mae_core import (
     check_output,
     check_space,
     default_run_path,
+    end_with_caller,
     fingerprint,
     left_out,
     one_writer,
     say,
     write_json,
 )
-from r2mae_vision.data.datasets import end_with_caller, from_workers, n_workers, read_image
+from r2mae_vision.data.datasets import from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.sources import (
