@@ -3,7 +3,7 @@ from .lab.commands import Command, Compare, print_comparison, recipes, refuse_op
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.errors import UserError
-from .lab.figures import new_figure
+from .lab.figures import new_figure, save_figure
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
 from .lab.grid import cell_name, finished_records, walk_grid
 from .lab.locks import BusyError, one_writer
@@ -202,6 +202,7 @@ __all__ = [
     "run_pretraining",
     "sampler_from_config",
     "sampler_to_config",
+    "save_figure",
     "save_tensors",
     "say",
     "saying_disk_full",

@@ -1,7 +1,6 @@
 """The folder of one run: what was asked, with which versions, and all that came out."""
 
 import contextlib
-import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
-from r2mae_core.lab.files import atomic_path
+from r2mae_core.lab.figures import save_figure
 from r2mae_core.lab.locks import one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.sealed import SUMS, read_json, read_yaml, write_json, write_yaml
@@ -155,12 +154,7 @@ class RunFolder:
 
     def save_figure(self, name: str, figure: Any) -> Path:
         """Save a matplotlib figure as `figures/<name>` (the suffix sets the format) and return its path."""
-        target = self.path / "figures" / name
-        drawn = io.BytesIO()  # matplotlib's writers turn a full disk into errors of their own
-        figure.savefig(drawn, format=target.suffix.removeprefix(".") or None, dpi=150, bbox_inches="tight")
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(drawn.getbuffer())
-        return target
+        return save_figure(figure, self.path / "figures" / name)
 
 
 @contextmanager

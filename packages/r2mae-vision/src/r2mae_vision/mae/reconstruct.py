@@ -10,12 +10,12 @@ from torch import Tensor
 from r2mae_core import (
     RunFolder,
     UserError,
-    atomic_path,
     check_output,
     default_run_path,
     derived_seed,
     one_writer,
     resolve_device,
+    save_figure,
     say,
 )
 from r2mae_vision.data.datasets import sample_images
@@ -110,9 +110,8 @@ def reconstruct(config: Reconstruct) -> Path:
     filled = reconstructions(model, images, config.ratios, config.seed)
     colours = feature_colours(model, images) if config.features else None
     figure = plot_reconstructions(images, config.ratios, filled, colours)
-    with one_writer(target, folder=False), atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
-    return target
+    with one_writer(target, folder=False):
+        return save_figure(figure, target)
 
 
 def _data_of(run: Path) -> str:
