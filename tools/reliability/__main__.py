@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,7 +133,8 @@ def main() -> int:
             try:
                 ready = prepare_jobs(bench, package, options.part, outcomes)
                 planned = plans(bench, ready, options)
-                print(f"{package}: {len(ready)} jobs, {len(planned)} trials", flush=True)
+                counts = ", ".join(f"{n} {part}" for part, n in Counter(plan[1] for plan in planned).items())
+                print(f"{package}: {len(ready)} jobs, {len(planned)} trials: {counts}", flush=True)
                 outcomes += make(bench, planned, options.jobs)
             finally:
                 bench.shell.close()

@@ -11,7 +11,7 @@ from tools.reliability.job import Failed, Job, NotTried
 from tools.reliability.outputs import raw
 from tools.reliability.trials import Trial
 
-_SHARES = (0.02, 0.3, 0.6, 0.85)
+_SHARES = (0.02, 0.4, 0.8)
 """Parts of the space that the output needs."""
 
 

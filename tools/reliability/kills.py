@@ -33,9 +33,10 @@ def startup(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
     """Return the signals to a process that has just been started, and to one with workers."""
     if not job.kills:
         return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        for seconds in (0.5, 1.5, 3.0) if not job.cold else ():
-            yield f"{number.name} {seconds} s after the start", partial(_at_start, number=number, seconds=seconds)
+    moments = bench.random(f"{job.package} {job.name} start")
+    for number in (signal.SIGTERM, signal.SIGINT) if not job.cold else ():
+        seconds = round(moments.uniform(0.1, 3), 1)
+        yield f"{number.name} {seconds} s after the start", partial(_at_start, number=number, seconds=seconds)
 
 
 def _killed(trial: Trial, bench: Bench, number: signal.Signals, times: int, name: str) -> None:

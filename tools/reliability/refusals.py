@@ -15,8 +15,8 @@ from tools.reliability.trials import Trial
 def two_writers(bench: Bench, job: Job) -> Iterator[tuple[str, partial[None]]]:
     """Return the starts of a second command on the folder of a first."""
     if job.kills and job.makes and not job.cold:
-        for n in (1, 3):
-            yield f"a second one at change {n} of the first", partial(_second, n=n)
+        n = bench.random(f"{job.package} {job.name} second").randint(1, 4)
+        yield f"a second one at change {n} of the first", partial(_second, n=n)
 
 
 def _second(trial: Trial, n: int) -> None:
