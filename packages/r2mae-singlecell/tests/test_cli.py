@@ -83,7 +83,7 @@ def test_embed(call, prepared, run):
 
 
 def test_run_folder_and_resume(call, prepared, run):
-    files = {"config.yaml", "versions.json", "metrics.csv", "model", "checkpoints", "results.json"}
+    files = {"config.yaml", "facts.json", "versions.json", "metrics.csv", "model", "checkpoints", "results.json"}
     assert files == {path.name for path in run.iterdir()}
     code, _, err = call("pretrain", prepared, "--out", run, "--epochs", 51, *SIZE)
     assert code == 1

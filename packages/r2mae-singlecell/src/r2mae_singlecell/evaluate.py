@@ -100,9 +100,9 @@ def _opened(
     refuse_data(config.runs, usage)
     if not config.runs and not config.baselines:
         raise UserError("there is nothing to evaluate: give run folders or --baselines")
+    identities = run_identities(config.runs, "singlecell")
     if config.out is not None:
         check_output(config.out, [*config.runs, config.data])
-    identities = run_identities(config.runs, "singlecell")
     adata = read_prepared(config.data)
     for path in identities:
         check_run(path, adata)
