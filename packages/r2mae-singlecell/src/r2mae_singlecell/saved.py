@@ -1,13 +1,9 @@
 """What scvi-tools' `save` writes: a pickle, which is loaded only if it names nothing that could run."""
 
-import contextlib
-import errno
 import logging
-import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +52,10 @@ class SavedMixin(BaseModelClass):
         if folder.exists() and not overwrite:
             raise UserError(f"{folder} already exists; name another folder, or give overwrite=True")
         if not folder.exists():
-            with whole_folder(folder) as new, _naming_full_disk():
+            with whole_folder(folder) as new:
                 super().save(str(new), prefix, True, *args, **kwargs)
             return
-        with (
-            saying_disk_full(folder),
-            tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as new,
-            _naming_full_disk(),
-        ):
+        with saying_disk_full(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as new:
             super().save(new, prefix, True, *args, **kwargs)
             for file in Path(new).iterdir():
                 file.replace(folder / file.name)
@@ -185,14 +177,3 @@ class _NamesOnly(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         return _Nothing()
-
-
-@contextlib.contextmanager
-def _naming_full_disk() -> Iterator[None]:
-    """Turn torch's internal error about a file that could not grow into the system's."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "unexpected pos" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None

@@ -8,12 +8,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from r2mae_core import UserError, reading
+from r2mae_core import VERIFIED, UserError, reading
 from r2mae_singlecell.data.presets import PRESETS, STANDARD
 from r2mae_singlecell.data.stores import refuse_links
 
-CHECKED = 2**30
-"""Files up to this size are compared with their digest when they are opened."""
 KIND = "an h5ad file that `r2mae-singlecell prepare` wrote"
 _PIECE = 2**24
 _ARRAYS = ("indptr", "indices", "data")
@@ -22,9 +20,9 @@ _ARRAYS = ("indptr", "indices", "data")
 def read_prepared(path: Path) -> Any:
     """Return a prepared file as AnnData in backed mode: its counts stay on disk and are memory-mapped.
 
-    The sizes of its parts are checked always. If the file is not larger than `CHECKED`, its content is compared with
-    the digest that `prepare` noted; in larger files, counts that the disk has changed are not noticed. A file of an
-    older version, without a digest, is read unchecked.
+    The sizes of its parts are checked always. If the file is not larger than core's `VERIFIED`, its content is compared
+    with the digest that `prepare` noted; in larger files, counts that the disk has changed are not noticed. A file of
+    an older version, without a digest, is read unchecked.
 
     Raises:
         UserError: the file is missing, damaged, was edited, or was not prepared.
@@ -54,7 +52,7 @@ def _check(resolved: Path, path: Path, size: int, changed: int) -> None:
         with reading(path, KIND):
             _check_parts(file, path)
             noted = noted_digest(file)
-            damaged = noted is not None and size <= CHECKED and content_digest(file) != noted
+            damaged = noted is not None and size <= VERIFIED and content_digest(file) != noted
     if damaged:
         raise UserError(
             f"{path} is damaged or was edited: it is not what prepare wrote; run `r2mae-singlecell prepare` again"
