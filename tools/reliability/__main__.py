@@ -1,7 +1,7 @@
 """`nox -s reliability`: break every command on purpose, and write what was lost to docs/reliability.md.
 
-Tens of minutes. `-- --only text --part kills` picks; `-- --trial WORDS` those whose name has the words. A run that was
-picked from is only printed.
+Tens of minutes. `-- --only text --part kills` picks; `-- --trial WORDS` those whose name has the words. Only a run over
+all packages and parts writes the page.
 """
 
 import argparse
@@ -124,8 +124,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for what failed trials leave")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    whole = options.share == 1 and not options.trial and set(options.part) == {*PARTS, "fuzz"}
-    whole = whole and set(options.only) == set(PACKAGES)
+    whole = not options.trial and set(options.part) == {*PARTS, "fuzz"} and set(options.only) == set(PACKAGES)
     started, outcomes = time.monotonic(), list[Outcome]()
     with tempfile.TemporaryDirectory(prefix="r2mae-reliability-", ignore_cleanup_errors=True) as folder:
         for package in options.only:
@@ -145,7 +144,7 @@ def main() -> int:
     print(page.table(outcomes), *map(page.described, bad), sep="\n\n")
     print(f"\n{len(outcomes)} trials, {len(bad)} failures, {minutes:.0f} minutes")
     if whole:
-        page.write(outcomes, minutes)
+        page.write(outcomes, minutes, options.share)
     return bool(bad)
 
 

@@ -56,8 +56,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write(outcomes: Sequence[Outcome], minutes: float) -> None:
-    """Write the page."""
+def write(outcomes: Sequence[Outcome], minutes: float, share: float) -> None:
+    """Write the page of a run that made this share of the trials."""
     bad = failures(outcomes)
     found = "\n\n".join(map(described, bad)) if bad else "None."
     left_out = [outcome for outcome in outcomes if outcome.verdict == "not tried"]
@@ -69,6 +69,7 @@ def write(outcomes: Sequence[Outcome], minutes: float) -> None:
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         minutes=f"{minutes:.0f}",
         tried=f"{sum(outcome.n for outcome in outcomes if outcome.verdict != 'not tried'):,}",
+        share="" if share == 1 else f" (`--share {share:g}`: drawn from all)",
         table=table(outcomes),
         failures=found,
         skipped=skipped or "none",
@@ -121,9 +122,10 @@ noticed.
 
 ## What was tried
 
-{tried} trials in {minutes} minutes on {date}, commit {commit}; {machine}. Every trial is a command
-of the package's own command line, on small models and small data, in a folder of its own. Afterwards the results are
-compared, file by file, with those of the undisturbed command. That the comparison can fail is tried too ("control"),
+{tried} trials{share} in {minutes} minutes on {date}, commit {commit}; {machine}.
+
+Every trial is a command of the package's own command line, on small models and small data, in a folder of its own.
+Afterwards the results are compared, file by file, with those of the undisturbed command. That the comparison can fail is tried too ("control"),
 and a kill counts only if the command had not ended before. "Other" is a message that does not name the file, a hidden
 file or a process that is left, a command that does not end in time.
 

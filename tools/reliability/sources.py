@@ -36,7 +36,7 @@ def _changed(trial: Trial, bench: Bench, name: str, change: Callable[[Path], Non
     process = trial.start(job.command())
     trial.check(process)
     if process.code:
-        names = (*job.reads, *_changed_names(before, trial.inputs()), "changed")
+        names = (*job.reads, *_changed_names(before, trial.inputs()), "changed", "already")
         if not any(Path(name).name in process.stderr for name in names):
             raise Failed("other", f"the message does not say what changed: {process.stderr.strip()[:200]}")
         return

@@ -153,6 +153,8 @@ class Trial:
         self.note(f"{number.name} after {time.monotonic() - process.started:.2f} s")
         process.send(number)
         if not process.wait(patience()):
+            if "Done" in process.stdout and process.wait():  # the interpreter was ending, which a signal does not hurry
+                raise NotTried("it had ended before")
             process.send(signal.SIGKILL)
             process.wait()
             raise Failed("other", f"goes on for more than 3 s after {number.name}")
