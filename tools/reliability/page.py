@@ -125,9 +125,9 @@ noticed.
 {tried} trials{share} in {minutes} minutes on {date}, commit {commit}; {machine}.
 
 Every trial is a command of the package's own command line, on small models and small data, in a folder of its own.
-Afterwards the results are compared, file by file, with those of the undisturbed command. That the comparison can fail is
-tried too ("control"), and a kill counts only if the command had not ended before. "Other" is a message that does not name
-the file, a hidden file or a process that is left, a command that does not end in time.
+Afterwards the results are compared, file by file, with those of the undisturbed command. That the comparison can fail
+is tried too ("control"), and a kill counts only if the command had not ended before. "Other" is a message that does
+not name the file, a hidden file or a process that is left, a command that does not end in time.
 
 {table}
 
