@@ -119,9 +119,10 @@ def test_a_config_file_that_is_none(call, capsys, tmp_path, content):
 
 
 SLEEP = """
-import sys, time
+import signal, sys, time
 from dataclasses import dataclass
 from r2mae_core import Command, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
 @dataclass(frozen=True)
 class Options:
     x: int = 0
