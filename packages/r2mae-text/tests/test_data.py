@@ -24,7 +24,7 @@ from r2mae_text.tokenizer import digest, gpt2_table
 
 
 def settings(*sources, **changes):
-    options = {"vocab_size": 300, "validation_share": 0.0, "workers": 1, "out": Path("corpus"), "progress": False}
+    options = {"vocab_size": 300, "validation_share": 0.0, "workers": 0, "out": Path("corpus"), "progress": False}
     return Prepare(tuple(map(Path, sources)), **{**options, **changes})
 
 
@@ -172,7 +172,7 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on_later(tmp_path):
     no_bytecode = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=no_bytecode)
     assert full.returncode == 1
-    assert "r2mae-text prepare: [Errno 27] File too large" in full.stderr
+    assert "r2mae-text prepare: cannot write corpus/train-00000.bin: the disk or the quota is full, or" in full.stderr
     assert not list(Path("corpus").glob("*.bin"))  # nothing half written
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
