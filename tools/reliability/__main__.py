@@ -124,27 +124,30 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for what failed trials leave")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    whole = not options.trial and set(options.part) == {*PARTS, "fuzz"} and set(options.only) == set(PACKAGES)
-    started, outcomes = time.monotonic(), list[Outcome]()
+    whole = not options.trial and set(options.part) == {*PARTS, "fuzz"}
+    outcomes = list[Outcome]()
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="r2mae-reliability-", ignore_cleanup_errors=True) as folder:
         for package in options.only:
+            started, own = time.monotonic(), list[Outcome]()
             bench = Bench(Path(folder), Shell(), options.seed, options.keep)
             try:
-                ready = prepare_jobs(bench, package, options.part, outcomes)
+                ready = prepare_jobs(bench, package, options.part, own)
                 planned = plans(bench, ready, options)
                 counts = ", ".join(f"{n} {part}" for part, n in Counter(plan[1] for plan in planned).items())
                 print(f"{package}: {len(ready)} jobs, {len(planned)} trials: {counts}", flush=True)
-                outcomes += make(bench, planned, options.jobs)
+                own += make(bench, planned, options.jobs)
             finally:
                 bench.shell.close()
             if "fuzz" in options.part:
-                outcomes += fuzz(package, options.n, options.seed)
-    minutes = (time.monotonic() - started) / 60
+                own += fuzz(package, options.n, options.seed)
+            if whole:
+                page.keep(package, own, (time.monotonic() - started) / 60, options.share)
+            outcomes += own
+    minutes = (time.monotonic() - begun) / 60
     bad = page.failures(outcomes)
     print(page.table(outcomes), *map(page.described, bad), sep="\n\n")
     print(f"\n{len(outcomes)} trials, {len(bad)} failures, {minutes:.0f} minutes")
-    if whole:
-        page.write(outcomes, minutes, options.share)
     return bool(bad)
 
 

@@ -1,15 +1,20 @@
 """The page of the documentation that says what was tried, what was lost, and what is guaranteed."""
 
 import datetime
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tools.reliability.job import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+NOTED = PAGE.with_suffix(".json")
+"""What each package's last whole run came to; the page is made of it."""
 _KINDS = {
     "undisturbed": "undisturbed",
     "control": "control: the same again, and another result",
@@ -56,20 +61,38 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write(outcomes: Sequence[Outcome], minutes: float, share: float) -> None:
-    """Write the page of a run that made this share of the trials."""
+def keep(package: str, outcomes: Sequence[Outcome], minutes: float, share: float) -> None:
+    """Note what all kinds of trials of a package came to, in place of an earlier run of it, and write the page."""
+    noted = json.loads(NOTED.read_text(encoding="utf-8")) if NOTED.exists() else {}
+    noted[package] = {
+        "date": str(datetime.datetime.now(tz=datetime.UTC).date()),
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "minutes": round(minutes),
+        "share": share,
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+    NOTED.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    write(noted)
+
+
+def write(noted: Mapping[str, Any]) -> None:
+    """Write the page of what is noted of each package."""
+    outcomes = [Outcome(**outcome) for run in noted.values() for outcome in run["outcomes"]]
     bad = failures(outcomes)
     found = "\n\n".join(map(described, bad)) if bad else "None."
     left_out = [outcome for outcome in outcomes if outcome.verdict == "not tried"]
     reasons = {outcome.message for outcome in left_out}
     skipped = "; ".join(f"{sum(o.message == reason for o in left_out)} × {reason}" for reason in sorted(reasons))
+    runs = [
+        f"| {package} | {run['date']} | {run['commit']} | {run['share']:.0%} | {run['minutes']} |"
+        for package, run in noted.items()
+    ]
     text = _TEXT.format(
-        date=datetime.datetime.now(tz=datetime.UTC).date(),
-        commit=_git("rev-parse", "--short=12", "HEAD") + (" with changes" if _git("status", "--porcelain") else ""),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        minutes=f"{minutes:.0f}",
+        runs="\n".join(
+            ["| package | date | commit | share of all trials | minutes |", "|---|---|---|---:|---:|", *runs]
+        ),
         tried=f"{sum(outcome.n for outcome in outcomes if outcome.verdict != 'not tried'):,}",
-        share="" if share == 1 else f" (`--share {share:g}`: drawn from all)",
         table=table(outcomes),
         failures=found,
         skipped=skipped or "none",
@@ -122,7 +145,9 @@ noticed.
 
 ## What was tried
 
-{tried} trials{share} in {minutes} minutes on {date}, commit {commit}; {machine}.
+{tried} trials; {machine}. A share of the trials is drawn at random, by a seed.
+
+{runs}
 
 Every trial is a command of the package's own command line, on small models and small data, in a folder of its own.
 Afterwards the results are compared, file by file, with those of the undisturbed command. That the comparison can fail
@@ -142,7 +167,7 @@ Could not be tried: {skipped}.
 ```console
 $ nox -s reliability                                  # all of it, and this page
 $ nox -s reliability -- --only text --part kills      # some of it
-$ nox -s reliability -- --seed 1 --share 0.2          # at other moments, a fifth of it
+$ nox -s reliability -- --seed 1 --share 0.2          # at other moments, a fifth of it, and this page
 ```
 
 The small disks are mounted in memory, which only root may do; without it those trials are left out.

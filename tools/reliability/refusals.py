@@ -31,7 +31,7 @@ def _second(trial: Trial, n: int) -> None:
     trial.check(second)
     trial.check(first, good=True)
     trial.expect_baseline()
-    if not second.code:
+    if not second.code and not trial.job.words.startswith("reproduce"):  # whose cells may be shared
         raise Failed("silently wrong", "two commands write into one folder")
 
 
