@@ -5,6 +5,7 @@ all packages and parts writes the page.
 """
 
 import argparse
+import math
 import signal
 import sys
 import tempfile
@@ -86,10 +87,14 @@ def plans(bench: Bench, ready: Iterable[Job], options: argparse.Namespace) -> li
         for name, test in PARTS[part](bench, job)
         if options.trial in f"{job.name}: {name}"
     ]
-    draw = bench.random("share")
-    found = [plan for plan in found if draw.random() < options.share]
+    found = [plan for part in options.part for plan in _drawn(bench, [p for p in found if p[1] == part], options.share)]
     found += [(job, "control", "the same result again", repeated) for job in tried]
     return found + [(job, "control", "another result is noticed", control) for job in tried if job.other]
+
+
+def _drawn(bench: Bench, planned: list[Plan], share: float) -> list[Plan]:
+    """Return a share of the trials of one kind, at least one, drawn by the seed."""
+    return bench.random("share").sample(planned, math.ceil(len(planned) * share))
 
 
 def make(bench: Bench, planned: list[Plan], jobs: int) -> list[Outcome]:
