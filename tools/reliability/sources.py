@@ -36,8 +36,9 @@ def _changed(trial: Trial, bench: Bench, name: str, change: Callable[[Path], Non
     process = trial.start(job.command())
     trial.check(process)
     if process.code:
-        names = (*job.reads, *_changed_names(before, trial.inputs()), "changed", "already")
-        if not any(Path(name).name in process.stderr for name in names):
+        changed = [Path(name) for name in _changed_names(before, trial.inputs())]
+        names = (*job.reads, *(path.name for path in changed), *(path.parent.name for path in changed))
+        if not any(Path(name).name in process.stderr for name in (*names, "changed", "already")):
             raise Failed("other", f"the message does not say what changed: {process.stderr.strip()[:200]}")
         return
     found = result(trial.out)
