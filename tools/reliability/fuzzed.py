@@ -14,7 +14,9 @@ def fuzz(package: str, n: int, seed: int) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="r2mae-fuzz-") as folder:
         file = Path(folder) / "fuzz.json"
         words = ["--only", package, "--n", str(n), "--seed", str(seed), "--json", str(file)]
-        done = subprocess.run([sys.executable, "-m", "tools.fuzz", *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.fuzz", *words], capture_output=True, text=True, errors="replace", check=False
+        )
         if not file.exists():
             message = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
             return [Outcome(package, "fuzz", "the fuzz itself", "other", message)]
