@@ -134,6 +134,38 @@ sys.exit(run("prog", "D.", {"work": Command(Options, "r2mae_core.fake:work", "Do
 """
 
 
+SLOW_IMPORT = """
+import time
+print("working", flush=True)
+for _ in range(100):
+    try:
+        time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass  # as numpy and torch do
+"""
+ANOTHER_ERROR = SLEEP.replace(
+    "    time.sleep(60)",
+    "    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        raise AttributeError('x')",
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("swallowed", ["while importing", "as another error"])
+def test_an_interrupt_that_a_library_swallows_is_answered(tmp_path, number, swallowed):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "__init__.py").touch()
+    (tmp_path / "slow" / "work.py").write_text(SLOW_IMPORT)
+    importing = SLEEP.replace("r2mae_core.fake:work", "slow.work:work").replace("import signal", "import slow, signal")
+    code = importing if swallowed == "while importing" else ANOTHER_ERROR
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "prog work: interrupted\n")
+    assert not list(tmp_path.glob("r2mae-fault-*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_is_answered_like_ctrl_c(number):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

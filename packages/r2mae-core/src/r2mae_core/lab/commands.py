@@ -68,9 +68,10 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     words = list(sys.argv[1:] if argv is None else argv)
     verb = _verb(commands, words)
     name = f"{prog} {verb}" if verb else prog
+    signals = _Signals(name)
     try:
-        with _answering_sigterm():
-            return _parse_and_call(prog, description, commands, words)
+        with signals.answered():
+            return _parse_and_call(prog, description, commands, words, signals)
     except _Usage as error:
         code, message = 2, str(error)
     except (UserError, OSError) as error:  # OSError: a full disk, a missing permission, with the file's name
@@ -78,7 +79,9 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     except KeyboardInterrupt:
         code, message = 1, "interrupted"
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        if signals.came:  # a library made another error of it
+            code, message = 1, "interrupted"
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             reason = (str(error).splitlines() or [""])[0]
             code, message = 1, f"the GPU's memory is full ({reason}); lower the batch size"
         elif _is_memory_full(error):
@@ -103,24 +106,47 @@ class _Usage(Exception):  # noqa: N818
     """What is wrong with the command line itself."""
 
 
-@contextmanager
-def _answering_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: with a message, and with its temporary files and processes gone."""
+class _Signals:
+    """Lets SIGTERM end a command as Ctrl-C does: with a message, and with its temporary files and processes gone."""
 
-    def interrupt(number: int, frame: Any) -> None:
+    def __init__(self, name: str) -> None:
+        self.name, self.came, self.importing = name, False, False
+
+    def _answer(self, number: int, frame: Any) -> None:
+        self.came = True
+        if self.importing:  # numpy and torch swallow an interrupt there, and nothing is begun that had to be ended
+            os.write(2, f"{self.name}: interrupted\n".encode())
+            os._exit(1)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """Answer both signals while a block runs, unless the process was started without Ctrl-C."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, self._answer)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def import_module(self, name: str) -> Any:
+        """Import a command's code."""
+        self.importing = True
+        try:
+            return importlib.import_module(name)
+        finally:
+            self.importing = False
 
 
-def _parse_and_call(prog: str, description: str, commands: Mapping[str, Command], argv: list[str]) -> int:
+def _parse_and_call(
+    prog: str, description: str, commands: Mapping[str, Command], argv: list[str], signals: _Signals
+) -> int:
     package = next(iter(commands.values())).target.partition(".")[0]
     try:
         words = _import_trusted(argv)
@@ -143,7 +169,7 @@ def _parse_and_call(prog: str, description: str, commands: Mapping[str, Command]
     check_bounds(config)
     module, _, function = command.target.partition(":")
     _let_threads_sleep()
-    getattr(importlib.import_module(module), function)(config)
+    getattr(signals.import_module(module), function)(config)
     return 0
 
 
