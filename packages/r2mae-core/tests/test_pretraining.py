@@ -121,7 +121,7 @@ def test_a_run_does_not_resume_on_other_data(config):
         ({"micro_batch_size": 3}, "--batch_size 8 is not a multiple of --micro_batch_size 3"),
         ({"mask_ratio": "cl"}, "vision models have no curriculum weights"),
         ({"mask_ratio": "nope"}, "unknown mask scheme 'nope'"),
-        ({"warmup": 1.5}, "--warmup is a share of the steps, between 0 and 1, got 1.5"),
+        ({"warmup": 1.5}, "--warmup must be at least 0 and at most 1, got 1.5"),
         ({"device": "cuda"}, "'cuda' was requested"),
     ],
 )

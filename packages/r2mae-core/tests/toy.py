@@ -15,9 +15,9 @@ from r2mae_core import (
     Modality,
     PretrainOptions,
     ResumableLoader,
+    Share,
     UserError,
     adamw,
-    check_share,
     exact_mask,
     run_pretraining,
     without_prefix,
@@ -35,7 +35,7 @@ class ToyPretrain(PretrainOptions):
     batch_size: int = 8
     lr: float = 1e-2
     weight_decay: float = 0.1
-    warmup: float = 0.25
+    warmup: Share = 0.25
 
 
 class ToyModule(MaskedModule):
@@ -62,7 +62,6 @@ class Toy(Modality):
         super().__init__(config)
         if not config.data.exists():
             raise UserError(f"no rows at {config.data}")
-        check_share("warmup", config.warmup)
         self.rows = torch.from_numpy(np.load(config.data)).float()
         self.n_samples = len(self.rows) - 10
 

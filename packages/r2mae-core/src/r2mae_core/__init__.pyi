@@ -22,7 +22,7 @@ from .lab.sealed import (
     write_yaml,
 )
 from .lab.sources import fingerprint, refuse_changed
-from .lab.space import as_bytes, check_space, reserve, saying_disk_full
+from .lab.space import check_space, reserve, saying_disk_full
 from .lab.stamps import git_commit, stamped, versions
 from .lab.terminal import first_rank, left_out, say
 from .lab.workers import end_with_caller, in_processes
@@ -61,7 +61,6 @@ from .train.options import Device, Precision, PretrainOptions, RatioPer, RunOpti
 from .train.pretraining import (
     HeldOutLoss,
     Modality,
-    check_share,
     run_identities,
     run_identity,
     run_pretraining,
@@ -125,7 +124,6 @@ __all__ = [
     "UserError",
     "Workers",
     "adamw",
-    "as_bytes",
     "as_json",
     "atomic_path",
     "bernoulli_mask",
@@ -134,7 +132,6 @@ __all__ = [
     "check_checksums",
     "check_contents",
     "check_output",
-    "check_share",
     "check_space",
     "compare",
     "compare_runs",

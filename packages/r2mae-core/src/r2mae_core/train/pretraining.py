@@ -276,17 +276,6 @@ def refuse_together(config: PretrainOptions) -> None:
             raise UserError(f"--{name} must be at least 1, got {value}")
 
 
-def check_share(name: str, value: float) -> float:
-    """Return an option's value that must lie between 0 and 1.
-
-    Raises:
-        UserError: it does not.
-    """
-    if not 0 <= value <= 1:
-        raise UserError(f"--{name} is a share of the steps, between 0 and 1, got {value:g}")
-    return value
-
-
 def is_finished(run: RunFolder, marker: str) -> bool:
     """Return whether a run holds a finished model."""
     return (run.path / "model" / marker).exists()
