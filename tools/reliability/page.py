@@ -97,7 +97,7 @@ def write(noted: Mapping[str, Any]) -> None:
         failures=found,
         skipped=skipped or "none",
     )
-    PAGE.write_text(text, encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files that the fuzz made
 
 
 def _git(*words: str) -> str:

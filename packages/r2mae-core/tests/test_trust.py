@@ -33,6 +33,7 @@ from r2mae_core import (
     sampler_from_config,
     sampler_to_config,
     save_tensors,
+    say,
     short_name,
     write_checksums,
     write_json,
@@ -168,6 +169,18 @@ def test_what_was_written_is_what_is_read_or_an_error(tmp_path):
         path.unlink()
         with pytest.raises(UserError, match=file):
             read(path)
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path, capsys):
+    name = os.fsdecode(b"\xff\xfe.tar")
+    write_json(tmp_path / "a.json", {name: "é", "data": name})
+    write_yaml(tmp_path / "b.yaml", {"data": name, "é": 1})
+    assert read_json(tmp_path / "a.json") == {name: "é", "data": name}
+    assert read_yaml(tmp_path / "b.yaml") == {"data": name, "é": 1}
+    RunFolder(tmp_path / "run", {"data": name}, sources={name: "1 bytes, x"}).write_results([])
+    RunFolder(tmp_path / "run", {"data": name}, sources={name: "1 bytes, x"})
+    say(f"Done: {name}")
+    assert capsys.readouterr().out == "Done: \\udcff\\udcfe.tar\n"
 
 
 def test_json_and_yaml_of_a_users_own_are_not_checked(tmp_path):

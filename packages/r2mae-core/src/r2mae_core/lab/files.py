@@ -148,6 +148,6 @@ def read_text(file: Path) -> str:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text file atomically."""
+    r"""Write a text file atomically, as UTF-8; a byte of a file name that is not UTF-8 becomes \udcXX."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -16,6 +16,9 @@ def say(message: Any = "") -> None:
         return
     from rich.console import Console
 
+    if isinstance(message, str):  # the name of a file need not be UTF-8
+        message = message.encode("utf-8", "backslashreplace").decode()
+
     # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.
     Console(highlight=False, markup=False, soft_wrap=not hasattr(message, "__rich_console__")).print(message)
 

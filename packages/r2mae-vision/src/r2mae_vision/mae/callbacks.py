@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from r2mae_core import read_text, say
+from r2mae_core import read_text, say, write_text
 from r2mae_vision.data.sources import Source
 
 
@@ -30,13 +30,14 @@ class UnreadableImages(pl.Callback):
             return
         whole = read_text(self.file).rpartition("\n")[0]  # a line may have been cut off
         self.seen.update(dict.fromkeys(whole.splitlines()))
-        self.file.write_text("".join(f"{name}\n" for name in self.seen), encoding="utf-8")
+        write_text(self.file, "".join(f"{name}\n" for name in self.seen))
 
     @override
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if len(batch) < 3 or not batch[2].numel():
             return
-        names = dict.fromkeys(self.source.file_name(index) for index in batch[2].tolist())  # pyright: ignore[reportAttributeAccessIssue]
+        found: Any = (self.source.file_name(index) for index in batch[2].tolist())  # pyright: ignore[reportAttributeAccessIssue]
+        names = dict.fromkeys(str(name).encode("utf-8", "backslashreplace").decode() for name in found)
         if new := [name for name in names if name not in self.seen]:
             self.seen.update(dict.fromkeys(new))
             with self.file.open("a", encoding="utf-8") as file:
