@@ -1,3 +1,4 @@
+import inspect
 import math
 import pickle
 
@@ -18,6 +19,7 @@ from r2mae_core import (
     sampler_from_config,
     sampler_to_config,
 )
+from r2mae_core.ratio.config import BUILT_IN
 
 ratio = st.floats(0, 1)
 seed = st.integers(-(2**40), 2**70)
@@ -168,7 +170,7 @@ def test_other_bad_arguments():
         LinearDecay(0.9, 0.6).sample(0)
     with pytest.raises(ValueError, match="counts from 0"):
         Uniform(0, 1).sample(-1)
-    with pytest.raises(ValueError, match="empty list"):
+    with pytest.raises(ValueError, match="values must be a list of at least 1 ratio, got \\(\\)"):
         Grid(())
     with pytest.raises(ValueError, match="3 grid values need as many columns, got 10"):
         Curriculum(Grid((0.1, 0.2, 0.3)))
@@ -177,5 +179,8 @@ def test_other_bad_arguments():
 
 
 def test_builtin_samplers_share_the_abc_so_that_the_command_line_lists_them():
-    names = {cls.__name__ for cls in RatioSampler.__subclasses__()}
-    assert {"Fixed", "Uniform", "LinearDecay", "Grid", "Curriculum"} <= names
+    def below(cls):
+        return {cls, *(name for each in cls.__subclasses__() for name in below(each))}
+
+    offered = {cls.__name__ for cls in below(RatioSampler) if not inspect.isabstract(cls)}
+    assert set(BUILT_IN) - {"Ramp"} <= offered

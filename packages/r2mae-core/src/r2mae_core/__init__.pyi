@@ -26,8 +26,12 @@ from .lab.space import check_space, reserve, saying_disk_full
 from .lab.stamps import git_commit, stamped, versions
 from .lab.terminal import first_rank, left_out, say
 from .lab.workers import end_with_caller, in_processes
+from .mask import numpy_masks
+from .mask.counts import n_masked
 from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
-from .mask.masks import bernoulli_mask, exact_mask, n_masked, nested_masks
+from .mask.losses import inverse_ratio_loss
+from .mask.masks import bernoulli_mask, exact_mask, hide_lowest, nested_masks, row_counts
+from .mask.shapes import Groups, block_mask, block_scores, group_mask, span_mask, span_scores
 from .ratio.config import (
     name_of_scheme,
     sampler_from_config,
@@ -36,8 +40,10 @@ from .ratio.config import (
     short_name,
     with_seed,
 )
-from .ratio.randomness import derived_seed, uniform_draw
-from .ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
+from .ratio.densities import Arccos, Beta, Choice, Power, Ramp, TruncatedNormal
+from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
+from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
+from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
 from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
 from .train.checkpoints import AtomicCheckpoints, read_weights
@@ -57,7 +63,7 @@ from .train.in_order import InOrder, spread
 from .train.masked_module import MaskDraw, MaskedModule, seed_device
 from .train.metrics_csv import MetricsCSV, read_metrics
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
-from .train.options import Device, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
+from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
 from .train.pretraining import (
     HeldOutLoss,
     Modality,
@@ -76,14 +82,18 @@ from .train.training import fit, interrupted, matrix_products, quiet_lightning
 __all__ = [
     "SUMS",
     "VERIFIED",
+    "Arccos",
     "AtomicCheckpoints",
     "BatchOrder",
+    "Beta",
     "Bound",
     "BusyError",
+    "Choice",
     "Command",
     "Compare",
     "ComparisonTable",
     "Contents",
+    "Cosine",
     "Count",
     "Curriculum",
     "CurriculumWeights",
@@ -92,11 +102,13 @@ __all__ = [
     "FiniteLoss",
     "Fixed",
     "Grid",
+    "Groups",
     "HeldOutLoss",
     "InOrder",
     "KeepBest",
     "LinearDecay",
     "LoaderPosition",
+    "LossWeight",
     "MaskDraw",
     "MaskRatioSampler",
     "MaskedModule",
@@ -104,9 +116,13 @@ __all__ = [
     "Modality",
     "Natural",
     "NonNegative",
+    "Phases",
+    "PiecewiseLinear",
     "Positive",
+    "Power",
     "Precision",
     "PretrainOptions",
+    "Ramp",
     "RatioPer",
     "RatioSampler",
     "Record",
@@ -115,11 +131,13 @@ __all__ = [
     "RunOptions",
     "Seed",
     "Share",
+    "Slope",
     "StepCheckpoints",
     "StepOrder",
     "StepProgress",
     "Strategy",
     "Throughput",
+    "TruncatedNormal",
     "Uniform",
     "UserError",
     "Workers",
@@ -127,6 +145,8 @@ __all__ = [
     "as_json",
     "atomic_path",
     "bernoulli_mask",
+    "block_mask",
+    "block_scores",
     "cell_name",
     "check_bounds",
     "check_checksums",
@@ -152,9 +172,13 @@ __all__ = [
     "fit",
     "gathered_state",
     "git_commit",
+    "group_mask",
+    "has_quantile",
+    "hide_lowest",
     "identity_of_contents",
     "in_processes",
     "interrupted",
+    "inverse_ratio_loss",
     "left_out",
     "linear",
     "load_tensors",
@@ -164,6 +188,7 @@ __all__ = [
     "name_of_scheme",
     "nested_masks",
     "new_figure",
+    "numpy_masks",
     "of_worker",
     "one_thread",
     "one_writer",
@@ -193,6 +218,7 @@ __all__ = [
     "reserve",
     "resolve_device",
     "resolved",
+    "row_counts",
     "run",
     "run_identities",
     "run_identity",
@@ -211,10 +237,13 @@ __all__ = [
     "seed_device",
     "short_name",
     "sinkhorn",
+    "span_mask",
+    "span_scores",
     "spread",
     "stamped",
     "unfinished",
     "uniform_draw",
+    "uniform_draws",
     "versions",
     "walk_grid",
     "weighted_mean",

@@ -4,10 +4,21 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from r2mae_core.lab.config_files import class_paths, imported_class
+from r2mae_core.lab.class_paths import class_paths, imported_class
 from r2mae_core.lab.errors import UserError
-from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, LinearDecay, MaskRatioSampler, RatioSampler, Uniform
+from r2mae_core.ratio.densities import Arccos, Beta, Choice, Power, Ramp, TruncatedNormal
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform
+from r2mae_core.ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from r2mae_core.ratio.schemes import scheme, scheme_names
+
+BUILT_IN: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        Arccos, Beta, Choice, Cosine, Curriculum, Fixed, Grid, LinearDecay, Phases, PiecewiseLinear, Power, Ramp, Slope,
+        TruncatedNormal, Uniform,
+    )
+}  # fmt: skip
+"""What data may name: the built-in samplers, and what their parameters may be."""
 
 
 def sampler_from_config(
@@ -28,9 +39,7 @@ def sampler_from_config(
         return config  # pyright: ignore[reportReturnType]
     try:
         if isinstance(config, Mapping) and "class_path" in config:
-            arguments = dict(config.get("init_args") or {})
-            sampler = _from_class_path({**config, "init_args": arguments})
-            return sampler if seed is None or "seed" in arguments else with_seed(sampler, seed)
+            return _from_class_path(config, seed)
         if isinstance(config, Mapping) and "scheme" in config:
             overrides = {key: value for key, value in config.items() if key != "scheme"}
             sampler = scheme(config["scheme"], modality, **overrides)
@@ -63,14 +72,18 @@ def _name_of_config(config: Mapping[str, Any]) -> str:
     if name == Grid.__name__ and arguments.get("values"):
         values = arguments["values"]
         return f"Grid({len(values)} values, {min(values):g}, {max(values):g})"
-    shown = [
-        f"{value:g}" if isinstance(value, float) else _name_of_config(value)
-        for value in arguments.values()
-        if isinstance(value, float) or (isinstance(value, Mapping) and "class_path" in value)
-    ]
+    shown = [text for value in arguments.values() if (text := _shown(value))]
     if name == Curriculum.__name__ and arguments.get("k0"):
         shown.append("k0")
     return f"{name}({', '.join(shown)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _name_of_config(value) if "class_path" in value else ""
+    if isinstance(value, list | tuple):
+        return "/".join(_shown(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else ""
 
 
 def name_of_scheme(config: Any, modality: str | None = None) -> str:
@@ -116,6 +129,9 @@ def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:
     """Return the sampler with another seed; one that draws nothing is returned as it is."""
     if isinstance(sampler, Curriculum):
         return replace(sampler, ratio=with_seed(sampler.ratio, seed))
+    if isinstance(sampler, Phases):
+        phases = (with_seed(phase, seed) if isinstance(phase, RatioSampler) else phase for phase in sampler.phases)
+        return replace(sampler, phases=tuple(phases))
     return replace(sampler, seed=seed) if hasattr(sampler, "seed") else sampler  # pyright: ignore[reportArgumentType]
 
 
@@ -134,20 +150,17 @@ def sampler_to_config(sampler: RatioSampler) -> dict[str, Any]:
     """
     if not hasattr(sampler, "__dataclass_fields__"):
         raise ValueError(f"{sampler!r} cannot be written to a config: make its class a dataclass")
-    name = type(sampler).__name__
-    home = "r2mae_core" if type(sampler).__module__ == RatioSampler.__module__ else type(sampler).__module__
-    arguments = {field.name: getattr(sampler, field.name) for field in fields(sampler)}  # pyright: ignore[reportArgumentType]
-    return {
-        "class_path": f"{home}.{name}",
-        "init_args": {
-            key: sampler_to_config(value)
-            if isinstance(value, RatioSampler)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-            for key, value in arguments.items()
-        },
-    }
+    return _to_data(sampler)
+
+
+def _to_data(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_to_data(item) for item in value]
+    if not isinstance(value, RatioSampler | Ramp):
+        return value
+    home = "r2mae_core" if type(value) in BUILT_IN.values() else type(value).__module__
+    arguments = {field.name: _to_data(getattr(value, field.name)) for field in fields(value)}  # pyright: ignore[reportArgumentType]
+    return {"class_path": f"{home}.{type(value).__name__}", "init_args": arguments}
 
 
 def sampler_class(path: str) -> type:
@@ -160,16 +173,19 @@ def sampler_class(path: str) -> type:
         UserError: it names something else, or a class that is not a sampler.
     """
     home, _, name = path.rpartition(".")
-    built_in = {cls.__name__: cls for cls in (Fixed, Uniform, LinearDecay, Grid, Curriculum)}
-    if name in built_in and home in ("", "r2mae_core", RatioSampler.__module__):
-        return built_in[name]
+    if name in BUILT_IN and home in ("", "r2mae_core", RatioSampler.__module__, BUILT_IN[name].__module__):
+        return BUILT_IN[name]
     if not home or home.partition(".")[0] == "r2mae_core":
-        raise UserError(f"there is no mask-ratio sampler {path!r}; built in: {', '.join(sorted(built_in))}")
+        raise UserError(f"there is no mask-ratio sampler {path!r}; built in: {', '.join(sorted(BUILT_IN))}")
     return imported_class(path)
 
 
-def _from_class_path(config: Mapping[str, Any]) -> RatioSampler:
+def _from_class_path(config: Mapping[str, Any], seed: int | None) -> RatioSampler:
     """Build a sampler from what `sampler_to_config` returned. The class path may be a bare built-in name.
+
+    Args:
+        config: the class and its arguments.
+        seed: for what draws the ratio itself, where the config gives it none.
 
     Raises:
         UserError: a class is not known, at any depth; see `sampler_class`.
@@ -177,14 +193,29 @@ def _from_class_path(config: Mapping[str, Any]) -> RatioSampler:
     """
     for path in class_paths(config):
         sampler_class(path)  # all of them, before any is called
+    built = _built(config, seed)
+    if not isinstance(built, MaskRatioSampler):
+        raise ValueError(f"{config['class_path']} is not a sampler, but a parameter of one")
+    return built  # pyright: ignore[reportReturnType]
+
+
+def _built(config: Mapping[str, Any], seed: int | None) -> Any:
     path, given = str(config["class_path"]), config.get("init_args") or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"the init_args of {path} must be named, got {given!r}")
-    arguments = {
-        key: _from_class_path(value) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in given.items()
-    }
+
+    def argument(value: Any, seed: int | None) -> Any:
+        if isinstance(value, Mapping) and "class_path" in value:
+            return _built(value, seed)
+        return [argument(item, seed) for item in value] if isinstance(value, list | tuple) else value
+
+    # What `ratio` and `phases` hold draws the ratio itself; a bound draws apart from it, with its own seed.
+    draws = ("ratio", "phases")
+    arguments = {key: argument(value, seed if key in draws else None) for key, value in given.items()}
+    cls = sampler_class(path)
+    if seed is not None and "seed" not in arguments and "seed" in {field.name for field in fields(cls)}:
+        arguments["seed"] = seed
     try:
-        return sampler_class(path)(**arguments)
+        return cls(**arguments)
     except TypeError as error:
         raise ValueError(f"wrong arguments for {path}: {error}") from None

@@ -1,17 +1,21 @@
 """Mask-ratio samplers: which fraction of the input is hidden at step t of T (paper, section 4; R2MAE is `Uniform`).
 
 A sampler is a pure function of (seed, step). It has no state to save, so every rank, every worker and every resumed
-run draws the same ratio at the same step.
+run draws the same ratio at the same step. Whatever is random in it is one number u, uniform on [0, 1), which
+`quantile` turns into a ratio: one u for a step, or one for each sample of the step.
 """
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from typing_extensions import override
+from r2mae_core.lab.typing import override
+from r2mae_core.ratio.randomness import uniform_draw, uniform_draws
 
-from r2mae_core.ratio.randomness import uniform_draw
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @runtime_checkable
@@ -39,11 +43,52 @@ class RatioSampler(ABC):
     """Base of the built-in samplers; the command line offers its subclasses by name.
 
     The subclasses are frozen dataclasses, so equality, `repr` and the round trip through plain config come for free.
+    A subclass gives `quantile` and has, if it draws, a field `seed`; or it gives `sample` and cannot draw per sample.
     """
 
-    @abstractmethod
     def sample(self, step: int, total_steps: int | None = None) -> float:
         """Return the mask ratio in [0, 1] of optimizer step `step` (from 0) of `total_steps`."""
+        seed = self.seed_at(check_step(step), total_steps)
+        return float(self.quantile(0.5 if seed is None else uniform_draw(seed, step), step, total_steps))
+
+    def samples(self, step: int, total_steps: int | None = None, *, n: int, first: int = 0) -> "np.ndarray":
+        """Return the ratios of `n` samples of a step: each has one of its own (`ratio_per="sample"`).
+
+        Args:
+            step: the optimizer step, from 0.
+            total_steps: steps of the whole training.
+            n: how many samples.
+            first: the place of the first of them in the step's global batch. A sample's ratio depends on (seed, step,
+                place) alone, so it does not matter how the batch is divided over ranks and micro-batches.
+
+        Returns:
+            (n,) float64; where nothing is random, n times the step's ratio.
+
+        Raises:
+            ValueError: the sampler has no `quantile`.
+        """
+        import numpy as np
+
+        seed = self.seed_at(check_step(step), total_steps)
+        draws = np.full(n, 0.5) if seed is None else uniform_draws(seed, step, n, first)
+        return np.array(np.broadcast_to(self.quantile(draws, step, total_steps), n), dtype=np.float64)
+
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        """Return the ratio that a fraction `u` of the draws at this step do not exceed.
+
+        Args:
+            u: in [0, 1], a number or an array.
+            step: the optimizer step, from 0.
+            total_steps: steps of the whole training.
+
+        Raises:
+            ValueError: the sampler has no such function.
+        """
+        raise ValueError(f"{type(self).__name__} has no quantile, so it cannot draw a ratio for each sample")
+
+    def seed_at(self, step: int, total_steps: int | None = None) -> int | None:
+        """Return the seed of the draws at this step; None: nothing is drawn."""
+        return getattr(self, "seed", None)
 
     @abstractmethod
     def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
@@ -58,21 +103,84 @@ class RatioSampler(ABC):
         """Return one line for a person."""
 
 
-def _check_ratio(value: float, name: str) -> float:
+def check_ratio(value: Any, name: str) -> float:
+    """Return a number in [0, 1] as a float.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:  # NaN fails the chain
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
 
 
-def _check_seed(seed: int) -> None:
+def check_positive(value: Any, name: str) -> float:
+    """Return a positive, finite number as a float.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def check_ratios(values: Any, name: str, n: int = 1) -> tuple[float, ...]:
+    """Return several numbers in [0, 1].
+
+    Raises:
+        ValueError: there are fewer than `n`, or one is not in [0, 1].
+    """
+    if not isinstance(values, list | tuple) or len(values) < n:
+        raise ValueError(f"{name} must be a list of at least {n} {'ratio' if n == 1 else 'ratios'}, got {values!r}")
+    return tuple(check_ratio(value, f"{name}[{i}]") for i, value in enumerate(values))
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is no integer.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed must be an integer, got {seed!r}")
 
 
-def _check_step(step: int) -> int:
+def check_step(step: int) -> int:
+    """Return the step.
+
+    Raises:
+        ValueError: it is negative.
+    """
     if step < 0:
         raise ValueError(f"step counts from 0, got {step}")
     return step
+
+
+def inner_samplers(sampler: Any) -> Iterator[Any]:
+    """Yield the samplers that a sampler holds, at every depth."""
+    if is_dataclass(sampler):
+        for field in fields(sampler):
+            value = getattr(sampler, field.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, MaskRatioSampler):
+                    yield item
+                    yield from inner_samplers(item)
+
+
+def is_random(sampler: Any) -> bool:
+    """Return whether a sampler draws anything."""
+    return any(hasattr(each, "seed") for each in (sampler, *inner_samplers(sampler)))
+
+
+def value_at(parameter: Any, step: int, total_steps: int | None) -> float:
+    """Return a parameter of a sampler at a step: a number, or what a sampler in its place gives."""
+    return parameter.sample(step, total_steps) if isinstance(parameter, MaskRatioSampler) else parameter
+
+
+def shown(parameter: Any) -> str:
+    """Return a parameter of a sampler for a person."""
+    return f"({parameter.describe()})" if isinstance(parameter, MaskRatioSampler) else f"{parameter:g}"
 
 
 @dataclass(frozen=True)
@@ -87,11 +195,10 @@ class Fixed(RatioSampler):
     """Fraction hidden, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratio", _check_ratio(self.ratio, "ratio"))
+        object.__setattr__(self, "ratio", check_ratio(self.ratio, "ratio"))
 
     @override
-    def sample(self, step: int, total_steps: int | None = None) -> float:
-        _check_step(step)
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
         return self.ratio
 
     @override
@@ -107,57 +214,100 @@ class Fixed(RatioSampler):
         return f"fixed at {self.ratio:g}"
 
 
-@dataclass(frozen=True)
-class LinearDecay(RatioSampler):
-    """A straight line from `start` at the first step to `end` at the last (Dynamic MR in the paper's tables).
+class RangeSampler(RatioSampler):
+    """Base of the samplers that spread a density over a range [low, high], whose ends may be samplers themselves.
 
-    Raises:
-        ValueError: a bound is not in [0, 1], `stages` is below 1, or the sampler is asked without `total_steps`.
+    Subclasses are dataclasses with the fields `low`, `high` and `seed`, and give the density of the unit interval.
     """
 
-    start: float
-    """Ratio at the first step."""
-    end: float
-    """Ratio at the last step."""
-    stages: int | None = None
-    """Hold the ratio constant within each of so many equal stages (the paper's vision models: one per epoch)."""
+    low: float | RatioSampler
+    high: float | RatioSampler
+    seed: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", _check_ratio(self.start, "start"))
-        object.__setattr__(self, "end", _check_ratio(self.end, "end"))
-        if self.stages is not None and self.stages < 1:
-            raise ValueError(f"stages must be at least 1, got {self.stages}")
+        check_seed(self.seed)
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if not isinstance(value, MaskRatioSampler):
+                object.__setattr__(self, name, check_ratio(value, name))
+            elif self.seed in {getattr(each, "seed", None) for each in (value, *inner_samplers(value))}:
+                # One seed would give both levels the same draw, and the product of the two is not of this density.
+                raise ValueError(f"the {name} bound {value!r} draws with this sampler's seed {self.seed}; give another")
+        if not isinstance(self.low, MaskRatioSampler) and not isinstance(self.high, MaskRatioSampler):
+            _check_order(self.low, self.high)
+
+    @abstractmethod
+    def unit_quantile(self, u: Any, step: int, total_steps: int | None) -> Any:
+        """Return the quantile of the density on [0, 1]; 0 and 1 at the ends."""
+
+    @abstractmethod
+    def unit_mean(self, step: int, total_steps: int | None) -> float:
+        """Return the mean of the density on [0, 1]."""
+
+    @abstractmethod
+    def unit_density(self, x: Any, step: int, total_steps: int | None) -> Any:
+        """Return the density on [0, 1] at points that lie there."""
+
+    def range(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
+        """Return the ends of the range at a step.
+
+        Raises:
+            ValueError: they are reversed there.
+        """
+        low, high = value_at(self.low, step, total_steps), value_at(self.high, step, total_steps)
+        return _check_order(low, high, f" at step {step}")
 
     @override
-    def sample(self, step: int, total_steps: int | None = None) -> float:
-        _check_step(step)
-        if total_steps is None or total_steps < 1:
-            raise ValueError(f"LinearDecay must know the length of the training: total_steps is {total_steps}")
-        position, last = min(step, total_steps - 1), total_steps - 1
-        if self.stages is not None:
-            position, last = position * self.stages // total_steps, self.stages - 1
-        if last == 0:
-            return self.start
-        # Written as a weighted mean so that both ends come out exactly.
-        return (self.start * (last - position) + self.end * position) / last
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        low, high = self.range(step, total_steps)
+        ratio = low + (high - low) * self.unit_quantile(u, step, total_steps)
+        if isinstance(ratio, float):
+            return min(ratio, high)
+        import numpy as np
+
+        return np.minimum(ratio, high)
+
+    def density(self, x: Any, step: int, total_steps: int | None = None) -> "np.ndarray":
+        """Return the probability density of the ratio at points `x`; 0 outside of the range.
+
+        Raises:
+            ValueError: the range is a single point there.
+        """
+        import numpy as np
+
+        low, high = self.range(step, total_steps)
+        if low == high:
+            raise ValueError(f"at step {step} the range is the single ratio {low:g}, which has no density")
+        unit = (np.asarray(x, dtype=np.float64) - low) / (high - low)
+        inside = (unit >= 0) & (unit <= 1)
+        return np.where(inside, self.unit_density(np.where(inside, unit, 0.5), step, total_steps), 0.0) / (high - low)
 
     @override
     def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
-        value = self.sample(step, total_steps)
-        return value, value
+        low = self.low.bounds(step, total_steps)[0] if isinstance(self.low, MaskRatioSampler) else self.low
+        high = self.high.bounds(step, total_steps)[1] if isinstance(self.high, MaskRatioSampler) else self.high
+        return low, high
 
     @override
     def mean(self, step: int, total_steps: int | None = None) -> float:
-        return self.sample(step, total_steps)
+        low, high = (
+            bound.mean(step, total_steps) if isinstance(bound, MaskRatioSampler) else bound
+            for bound in (self.low, self.high)
+        )
+        return low + (high - low) * self.unit_mean(step, total_steps)
 
-    @override
-    def describe(self) -> str:
-        held = f", held within each of {self.stages} stages" if self.stages is not None else ""
-        return f"linear from {self.start:g} to {self.end:g}{held}"
+    def _range_text(self) -> str:
+        return f"from {shown(self.low)} to {shown(self.high)}, drawn at every step (seed {self.seed})"
+
+
+def _check_order(low: float, high: float, where: str = "") -> tuple[float, float]:
+    if low > high:
+        raise ValueError(f"low must not exceed high, got low={low!r}, high={high!r}{where}")
+    return low, high
 
 
 @dataclass(frozen=True)
-class Uniform(RatioSampler):
+class Uniform(RangeSampler):
     """A fresh draw from U(low, high) at every step: R2MAE. `Uniform(0, 1)` is MDLM's training phase.
 
     A bound may itself be a sampler: `Uniform(0.05, LinearDecay(0.55, 0.05))` is R2MAE + Dynamic.
@@ -173,55 +323,29 @@ class Uniform(RatioSampler):
     seed: int = 0
     """Seed of the draws; equal seeds give equal ratios on every machine."""
 
-    def __post_init__(self) -> None:
-        _check_seed(self.seed)
-        for name in ("low", "high"):
-            value = getattr(self, name)
-            if not isinstance(value, MaskRatioSampler):
-                object.__setattr__(self, name, _check_ratio(value, name))
-            elif getattr(value, "seed", None) == self.seed:
-                # One seed would give both levels the same draw, and the product of the two is not uniform.
-                raise ValueError(f"the {name} bound {value!r} draws with this sampler's seed {self.seed}; give another")
-        if not isinstance(self.low, MaskRatioSampler) and not isinstance(self.high, MaskRatioSampler):
-            self._check_order(self.low, self.high, "")
-
-    @staticmethod
-    def _check_order(low: float, high: float, where: str) -> tuple[float, float]:
-        if low > high:
-            raise ValueError(f"low must not exceed high, got low={low!r}, high={high!r}{where}")
-        return low, high
-
-    def _range(self, step: int, total_steps: int | None) -> tuple[float, float]:
-        low, high = (
-            bound.sample(step, total_steps) if isinstance(bound, MaskRatioSampler) else bound
-            for bound in (self.low, self.high)
-        )
-        return self._check_order(low, high, f" at step {step}")
+    @override
+    def unit_quantile(self, u: Any, step: int, total_steps: int | None) -> Any:
+        return u
 
     @override
-    def sample(self, step: int, total_steps: int | None = None) -> float:
-        low, high = self._range(_check_step(step), total_steps)
-        return min(low + (high - low) * uniform_draw(self.seed, step), high)
+    def unit_mean(self, step: int, total_steps: int | None) -> float:
+        return 0.5
 
     @override
-    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
-        low = self.low.bounds(step, total_steps)[0] if isinstance(self.low, MaskRatioSampler) else self.low
-        high = self.high.bounds(step, total_steps)[1] if isinstance(self.high, MaskRatioSampler) else self.high
-        return low, high
+    def unit_density(self, x: Any, step: int, total_steps: int | None) -> Any:
+        return 1.0
 
     @override
     def mean(self, step: int, total_steps: int | None = None) -> float:
-        low = self.low.mean(step, total_steps) if isinstance(self.low, MaskRatioSampler) else self.low
-        high = self.high.mean(step, total_steps) if isinstance(self.high, MaskRatioSampler) else self.high
+        low, high = (
+            bound.mean(step, total_steps) if isinstance(bound, MaskRatioSampler) else bound
+            for bound in (self.low, self.high)
+        )
         return (low + high) / 2
 
     @override
     def describe(self) -> str:
-        low, high = (
-            f"({bound.describe()})" if isinstance(bound, MaskRatioSampler) else f"{bound:g}"
-            for bound in (self.low, self.high)
-        )
-        return f"uniform from {low} to {high}, drawn at every step (seed {self.seed})"
+        return f"uniform {self._range_text()}"
 
 
 @dataclass(frozen=True)
@@ -238,27 +362,31 @@ class Grid(RatioSampler):
     """Seed of the draws."""
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
-        values = tuple(_check_ratio(value, f"values[{i}]") for i, value in enumerate(self.values))
-        if not values:
-            raise ValueError("values must hold at least one ratio, got an empty list")
-        object.__setattr__(self, "values", values)
+        check_seed(self.seed)
+        object.__setattr__(self, "values", check_ratios(self.values, "values"))
 
     @classmethod
     def spaced(cls, low: float, high: float, n: int = 10, seed: int = 0) -> "Grid":
         """Return `n` evenly spaced ratios from `low` to `high`, both ends included."""
-        _check_ratio(low, "low"), _check_ratio(high, "high")
+        check_ratio(low, "low"), check_ratio(high, "high")
         if low > high or n < 2:
             raise ValueError(f"spaced needs low <= high and at least 2 values, got low={low}, high={high}, n={n}")
         return cls(tuple((low * (n - 1 - i) + high * i) / (n - 1) for i in range(n)), seed)
 
     def index(self, step: int, total_steps: int | None = None) -> int:
         """Return which of the values is drawn at this step: the column of the curriculum weights."""
-        return int(uniform_draw(self.seed, _check_step(step)) * len(self.values))
+        return int(uniform_draw(self.seed, check_step(step)) * len(self.values))
 
     @override
     def sample(self, step: int, total_steps: int | None = None) -> float:
         return self.values[self.index(step, total_steps)]
+
+    @override
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        import numpy as np
+
+        # In ascending order, as a quantile is: a draw per sample needs no columns.
+        return np.sort(self.values)[np.minimum((np.asarray(u) * len(self.values)).astype(int), len(self.values) - 1)]
 
     @override
     def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
@@ -326,6 +454,10 @@ class Curriculum(RatioSampler):
         return self.ratio.sample(step, total_steps)
 
     @override
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        raise ValueError("a curriculum has one column of weights for each step's ratio, and cannot draw per sample")
+
+    @override
     def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
         return self.ratio.bounds(step, total_steps)
 
@@ -337,3 +469,9 @@ class Curriculum(RatioSampler):
     def describe(self) -> str:
         goal = "an easy mask" if self.k0 else "easy to hard"
         return f"{self.ratio.describe()}, with learned loss weights ({goal})"
+
+
+def has_quantile(sampler: Any) -> bool:
+    """Return whether a sampler can draw a ratio for each sample."""
+    own = getattr(type(sampler), "quantile", RatioSampler.quantile)
+    return own not in (RatioSampler.quantile, Curriculum.quantile)

@@ -1,17 +1,12 @@
-"""Named mask schemes: the paper's table of ratios per modality, and the user's own (paper, section 4 and C.5-C.8)."""
+"""Named mask schemes: the paper's, with its ratios per modality (section 4, C.5-C.8), the literature's, the user's."""
 
 from collections.abc import Callable
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
-from r2mae_core.ratio.samplers import (
-    Curriculum,
-    Fixed,
-    Grid,
-    LinearDecay,
-    RatioSampler,
-    Uniform,
-)
+from r2mae_core.ratio.densities import Arccos, Choice, TruncatedNormal
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, RatioSampler, Uniform
+from r2mae_core.ratio.schedules import LinearDecay, Phases
 
 Factory = Callable[..., RatioSampler]
 
@@ -198,3 +193,68 @@ register_modality("singlecell", ratio=0.25, lowest=0.1, highest=0.5, low=0.1, hi
 for _name, _factory in _GENERAL.items():
     if _name not in ("low", "high"):  # these name nothing without a modality
         register_scheme(_name)(_factory)
+
+
+@register_scheme("mmbert")
+def mmbert() -> RatioSampler:
+    """30 % hidden, then 15 %, then 5 %, over 2,000, 600 and 100 of 2,700 billion tokens.
+
+    mmBERT (Marone et al., 2025, arXiv:2509.06888, section 3): pre-training, mid-training, decay. One ratio for a batch.
+    """
+    return Phases((0.3, 0.15, 0.05), (2000.0, 600.0, 100.0))
+
+
+@register_scheme("ettin")
+def ettin() -> RatioSampler:
+    """30 % hidden, then 15 % in the decay, over 1,950 and 50 of 2,000 billion tokens.
+
+    Ettin (Weller et al., 2025, arXiv:2507.11412), the training files of its encoders: 0.3 for 1.7 T tokens and for the
+    250 B of the longer context, 0.15 for the last 50 B. One ratio for a batch.
+    """
+    return Phases((0.3, 0.15), (1950.0, 50.0))
+
+
+@register_scheme("mage")
+def mage(seed: int = 0) -> RatioSampler:
+    """A normal of mean 0.55 and deviation 0.25, cut to [0.5, 1].
+
+    MAGE (Li et al., 2023, arXiv:2211.09117, section 4.1). One ratio for a batch.
+    """
+    return TruncatedNormal(0.55, 0.25, 0.5, 1.0, seed)
+
+
+@register_scheme("maskgit")
+def maskgit(seed: int = 0) -> RatioSampler:
+    """cos(π/2 · u) of a uniform u, for each sample.
+
+    MaskGIT (Chang et al., 2022, arXiv:2202.04200, section 3.3) and Muse. As published with `ratio_per="sample"`.
+    """
+    return Arccos(0.0, 1.0, seed)
+
+
+@register_scheme("moirai")
+def moirai(seed: int = 0) -> RatioSampler:
+    """Uniform from 0.15 to 0.5, for each sample.
+
+    Moirai (Woo et al., 2024, arXiv:2402.02592, section 3.2). As published with `ratio_per="sample"`.
+    """
+    return Uniform(0.15, 0.5, seed)
+
+
+@register_scheme("scgpt")
+def scgpt(seed: int = 0) -> RatioSampler:
+    """25, 50 or 75 % hidden, equally likely.
+
+    scGPT (Cui et al., 2024, Nature Methods 21, methods: generative pretraining), which draws for a batch.
+    """
+    return Choice((0.25, 0.5, 0.75), seed=seed)
+
+
+@register_scheme("llada")
+def llada(eps: float = 1e-3, seed: int = 0) -> RatioSampler:
+    """(1 - ε) t + ε with t uniform on [0, 1], for each sample, and a loss divided by it.
+
+    LLaDA (Nie et al., 2025, arXiv:2502.09992, algorithm 1). As published with `ratio_per="sample"` and
+    `loss_weight="inverse_ratio"`; its masks hide every token by itself (`bernoulli_mask`).
+    """
+    return Uniform(eps, 1.0, seed)

@@ -7,7 +7,7 @@ uninterrupted one bit for bit, and two ranks equal one process that accumulates 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +15,36 @@ from typing_extensions import override
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.ratio.randomness import derived_seed
-from r2mae_core.ratio.samplers import Curriculum, MaskRatioSampler
+from r2mae_core.ratio.samplers import Curriculum, MaskRatioSampler, RatioSampler, has_quantile
 from r2mae_core.train.finite_loss import FiniteLoss
-from r2mae_core.train.options import RatioPer
+from r2mae_core.train.options import LossWeight, RatioPer
 from r2mae_core.train.ranks import rank_and_world_size
 from r2mae_core.train.sharding import is_sharded, shard
 
 N_RATIO_BINS = 10
+MIXED = -1
+"""The bin of a loss over samples of several ratios."""
 
 
 @dataclass(frozen=True)
 class MaskDraw:
     """What `masked_loss` is given: everything random about one micro-batch."""
 
-    ratio: float
-    """Fraction to hide."""
+    ratio: float | Tensor
+    """Fraction to hide; or (B,) float64 on the CPU: one for each sample. The masks of core take either."""
     generator: torch.Generator
     """Source of the masks, on the module's device; depends on (seed, step, shard)."""
     column: int = 0
     """Column of the curriculum weights that belongs to the ratio."""
     multiplier: float = 0.0
     """Factor on the gradient of the curriculum head; 0: frozen, every weight is 1."""
+    loss_weight: LossWeight = "none"
+    """How hidden positions are weighted; "none" in validation, so that all schemes are compared by one loss."""
+
+    @property
+    def mean_ratio(self) -> float:
+        """The fraction to hide, over the samples of the micro-batch."""
+        return float(self.ratio.mean()) if isinstance(self.ratio, Tensor) else self.ratio
 
 
 class MaskedModule(FiniteLoss):
@@ -48,16 +57,20 @@ class MaskedModule(FiniteLoss):
         seed: of masks and dropout.
         ratio_per: "step": one ratio per optimizer step, shared by ranks and accumulated micro-batches (the paper's
             "every mini-batch"); "micro_batch": a new one for each micro-batch, the same on every rank; "sample": one
-            for each sample, which `masked_loss` draws itself from the sampler's bounds (see `draws_per_sample`).
+            for each sample, a function of (seed, step, the sample's place in the global batch).
+        loss_weight: "none": the mean over the hidden positions (the paper); "inverse_ratio": divided by the ratio, as
+            in masked diffusion; see `inverse_ratio_loss`.
         validation_ratios: validation computes the loss at each of these, with masks that depend on the batch alone,
             so that schemes can be compared.
 
     Raises:
-        UserError: "sample" was given, and `masked_loss` does not draw a ratio for each sample.
+        UserError: the scheme, `ratio_per` and `loss_weight` do not go together, or `masked_loss` does not know them.
     """
 
-    draws_per_sample = False
-    """Whether `masked_loss` draws a ratio for each sample when `ratio_per` is "sample"."""
+    takes_ratios = False
+    """Whether `masked_loss` takes a ratio for each sample (`ratio_per="sample"`)."""
+    takes_loss_weight = False
+    """Whether `masked_loss` heeds `MaskDraw.loss_weight`."""
 
     def __init__(
         self,
@@ -65,12 +78,17 @@ class MaskedModule(FiniteLoss):
         *,
         seed: int = 0,
         ratio_per: RatioPer = "step",
+        loss_weight: LossWeight = "none",
         validation_ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     ) -> None:
         super().__init__()
-        if ratio_per == "sample" and not self.draws_per_sample:
+        if ratio_per == "sample" and not self.takes_ratios:
             raise UserError("--ratio_per sample is not available for this model; use step or micro_batch")
+        if loss_weight != "none" and not self.takes_loss_weight:
+            raise UserError(f"--loss_weight {loss_weight} is not available for this model")
+        check_scheme(mask_ratio, ratio_per, loss_weight)
         self.mask_ratio, self.seed, self.ratio_per = mask_ratio, seed, ratio_per
+        self.loss_weight: LossWeight = loss_weight
         self.validation_ratios = tuple(validation_ratios)
         self._generator: torch.Generator | None = None
         self._bins = _RatioBins()
@@ -133,27 +151,34 @@ class MaskedModule(FiniteLoss):
             self._generator = torch.Generator(self.device)
         return self._generator.manual_seed(derived_seed(seed, *position))
 
-    def draw(self, batch_idx: int) -> MaskDraw:
+    def draw(self, batch: Any, batch_idx: int) -> MaskDraw:
         """Return ratio and masks' generator of this micro-batch, and seed dropout."""
         step, total = self.ratio_step()
-        position = (self.global_step, self.shard(batch_idx))
-        seed_device(self.device, derived_seed(self.seed, "dropout", *position))
-        generator = self.generator_for(self.seed, "mask", *position)
-        ratio = self.mask_ratio.sample(step, total)
+        shard = self.shard(batch_idx)
+        seed_device(self.device, derived_seed(self.seed, "dropout", self.global_step, shard))
+        generator = self.generator_for(self.seed, "mask", self.global_step, shard)
+        ratio: float | Tensor = 0.0
+        if self.ratio_per == "sample":
+            sampler, n = cast("RatioSampler", self.mask_ratio), self.n_samples(batch)
+            ratio = torch.from_numpy(sampler.samples(step, total, n=n, first=shard * n))
+        else:
+            ratio = self.mask_ratio.sample(step, total)
+        if self.loss_weight == "inverse_ratio" and (ratio.min() if isinstance(ratio, Tensor) else ratio) <= 0:
+            raise UserError(f"--loss_weight inverse_ratio cannot divide by the mask ratio 0 of step {step}")
         if isinstance(self.mask_ratio, Curriculum):
             column, multiplier = self.mask_ratio.column(step, total), self.mask_ratio.multiplier(step, total)
             return MaskDraw(ratio, generator, column, multiplier)
-        return MaskDraw(ratio, generator)
+        return MaskDraw(ratio, generator, loss_weight=self.loss_weight)
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        draw = self.draw(batch_idx)
+        draw = self.draw(batch, batch_idx)
         loss = self.masked_loss(batch, draw)
         self._bins.add(draw.ratio, loss.detach())
         self.watch(loss)
         if self.is_log_step() and self.ends_step(batch_idx):
             self.check_finite()
-            self.log_now({"mask_ratio": draw.ratio, **self._bins.flush()})
+            self.log_now({"mask_ratio": draw.mean_ratio, **self._bins.flush()})
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -170,7 +195,7 @@ class MaskedModule(FiniteLoss):
 
     @override
     def describe_step(self, step: int) -> str:
-        if self.ratio_per == "micro_batch":
+        if self.ratio_per != "step":
             return f"step {step}"
         return f"step {step} (mask ratio {self.mask_ratio.sample(step, self.total_steps()):.4g})"
 
@@ -188,6 +213,20 @@ class MaskedModule(FiniteLoss):
         values = {name: float(value) for name, value in metrics.items()}
         for logger in self.loggers:
             logger.log_metrics(values, self.global_step)
+
+
+def check_scheme(mask_ratio: MaskRatioSampler, ratio_per: RatioPer, loss_weight: LossWeight) -> None:
+    """Refuse a scheme with which the options make no sense.
+
+    Raises:
+        UserError: they are named.
+    """
+    if isinstance(mask_ratio, Curriculum) and (ratio_per == "sample" or loss_weight != "none"):
+        wrong = "--ratio_per sample" if ratio_per == "sample" else f"--loss_weight {loss_weight}"
+        raise UserError(f"{wrong} does not go together with the learned loss weights of a curriculum (cl); choose one")
+    if ratio_per == "sample" and not has_quantile(mask_ratio):
+        name = type(mask_ratio).__name__
+        raise UserError(f"--ratio_per sample needs a sampler with a quantile, and {name} has none; use step")
 
 
 def seed_device(device: torch.device, seed: int) -> None:
@@ -209,8 +248,9 @@ class _RatioBins:
         self.sums: dict[int, Tensor] = {}
         self.counts: dict[int, int] = {}
 
-    def add(self, ratio: float, loss: Tensor) -> None:
-        bin_index = min(int(ratio * N_RATIO_BINS), N_RATIO_BINS - 1)
+    def add(self, ratio: float | Tensor, loss: Tensor) -> None:
+        # The loss of samples with a ratio each belongs to no bin, but counts in the mean.
+        bin_index = MIXED if isinstance(ratio, Tensor) else min(int(ratio * N_RATIO_BINS), N_RATIO_BINS - 1)
         if any(total.device != loss.device for total in self.sums.values()):  # they are of a checkpoint
             self.sums = {i: total.to(loss.device) for i, total in self.sums.items()}
         self.sums[bin_index] = self.sums[bin_index] + loss if bin_index in self.sums else loss
@@ -231,6 +271,7 @@ class _RatioBins:
         metrics: dict[str, float | Tensor] = {
             f"loss/ratio_{i / N_RATIO_BINS:g}_to_{(i + 1) / N_RATIO_BINS:g}": self.sums[i] / self.counts[i]
             for i in sorted(self.counts)
+            if i != MIXED
         }
         metrics["loss"] = torch.stack(list(self.sums.values())).sum() / sum(self.counts.values())
         self.sums, self.counts = {}, {}

@@ -14,7 +14,9 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 """What every pretraining on several devices takes for `--strategy`; see `fit`."""
 RatioPer = Literal["step", "micro_batch", "sample"]
-"""What `--ratio_per` may be; see `MaskedModule`. A modality that draws a ratio for each sample offers all three."""
+"""What `--ratio_per` may be; see `MaskedModule`."""
+LossWeight = Literal["none", "inverse_ratio"]
+"""What `--loss_weight` may be; see `MaskedModule`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,11 @@ class PretrainOptions(RunOptions):
 
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme's name, a number, or a sampler."""
-    ratio_per: Literal["step", "micro_batch"] = "step"
-    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    ratio_per: RatioPer = "step"
+    """Draw the ratio once per optimizer step (the paper's), for each micro-batch, or for each sample."""
+    loss_weight: LossWeight = "none"
+    """none: the mean over hidden positions (the paper's); inverse_ratio: divided by the mask ratio, as in LLaDA and
+    MDLM."""
     batch_size: Count = 256
     """Samples of an optimizer step, over all devices."""
     micro_batch_size: Count | None = None

@@ -24,7 +24,7 @@ from r2mae_core.train.callbacks import Throughput
 from r2mae_core.train.data_order import ResumableLoader, StepOrder, micro_batch_size
 from r2mae_core.train.devices import device_name, out_of_memory, precision, resolve_device
 from r2mae_core.train.in_order import InOrder
-from r2mae_core.train.masked_module import MaskedModule
+from r2mae_core.train.masked_module import MaskedModule, check_scheme
 from r2mae_core.train.options import PretrainOptions
 from r2mae_core.train.sharding import gathered_state
 from r2mae_core.train.training import fit
@@ -96,6 +96,7 @@ class Modality(ABC, Generic[Options, Model]):
         sampler = sampler_from_config(self.config.mask_ratio, self.name, self.config.seed)
         if isinstance(sampler, Curriculum) and not self.has_curriculum:
             raise UserError(f"{self.name} models have no curriculum weights; choose another scheme than cl")
+        check_scheme(sampler, self.config.ratio_per, self.config.loss_weight)
         return sampler
 
     def micro_batch_size(self, device: str) -> int:
@@ -253,7 +254,7 @@ def _train(
     if trainer.is_global_zero:
         model = task.trained(state, run)
         if (loss := task.evaluate(model, device)) is not None:
-            records = loss.records(scheme_in_tables(sampler, task.name, config.ratio_per), config.seed)
+            records = loss.records(scheme_in_tables(sampler, task.name, resolved(config)), config.seed)
             run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
         with whole_folder(run.path / "model") as folder:  # last: with it the run is finished
             task.save(model, folder)
@@ -281,13 +282,26 @@ def is_finished(run: RunFolder, marker: str) -> bool:
     return (run.path / "model" / marker).exists()
 
 
-def scheme_in_tables(sampler: RatioSampler, modality: str, ratio_per: str = "step") -> str:
-    """Return what tables call a scheme: its name, and that each sample has a ratio of its own."""
-    return scheme_name(sampler, modality) + _per_sample(ratio_per)
+def scheme_in_tables(sampler: RatioSampler, modality: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return what tables call a scheme: its name, and what else of the masking is not the paper's.
+
+    Args:
+        sampler: the scheme.
+        modality: where its name is looked up.
+        options: of the pretraining, as `resolved` returns them.
+    """
+    return scheme_name(sampler, modality) + variant(options or {})
 
 
-def _per_sample(ratio_per: str) -> str:
-    return " per sample" if ratio_per == "sample" else ""
+def variant(options: Mapping[str, Any]) -> str:
+    """Return how a pretraining's masking differs from the paper's, such as " per sample, in spans"; "" if it does not.
+
+    Two runs that differ in this are two schemes in a table.
+    """
+    sample = " per sample" if options.get("ratio_per") == "sample" else ""
+    weight = ", loss / ratio" if options.get("loss_weight") == "inverse_ratio" else ""
+    shape = options.get("mask_shape", "independent")
+    return sample + weight + ("" if shape == "independent" else f", in {str(shape).replace('_', ' ')}")
 
 
 def run_identity(path: Path, modality: str) -> tuple[str, int]:
@@ -304,7 +318,7 @@ def run_identity(path: Path, modality: str) -> tuple[str, int]:
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path / 'config.yaml'} has no seed: it is damaged, or not of pretrain") from None
     name = name_of_scheme(config["mask_ratio"], modality)  # of a sampler of somebody's own, without its code
-    return name + _per_sample(config.get("ratio_per", "step")), seed
+    return name + variant(config), seed
 
 
 def run_identities(paths: Iterable[Path], modality: str) -> dict[Path, tuple[str, int]]:

@@ -1,0 +1,431 @@
+"""Densities of the ratio beside the uniform one: what other masked models draw from."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from r2mae_core.lab.typing import override
+from r2mae_core.ratio.samplers import (
+    MaskRatioSampler,
+    RangeSampler,
+    RatioSampler,
+    check_positive,
+    check_ratio,
+    check_ratios,
+    check_seed,
+    is_random,
+    shown,
+    value_at,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A parameter that is no ratio, such as Beta's alpha, on a straight line over the training.
+
+    Raises:
+        ValueError: an end is not a positive number.
+    """
+
+    start: float
+    """At the first step."""
+    end: float
+    """At the last step."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", check_positive(self.start, "start"))
+        object.__setattr__(self, "end", check_positive(self.end, "end"))
+
+    def value(self, step: int, total_steps: int | None) -> float:
+        """Return the parameter at a step.
+
+        Raises:
+            ValueError: the length of the training is not known.
+        """
+        if total_steps is None or total_steps < 1:
+            raise ValueError(f"Ramp must know the length of the training: total_steps is {total_steps}")
+        here, last = min(step, total_steps - 1), max(total_steps - 1, 1)
+        return (self.start * (last - here) + self.end * here) / last
+
+    def describe(self) -> str:
+        """Return one line for a person."""
+        return f"{self.start:g} to {self.end:g}"
+
+
+def _check_shape(value: Any, name: str) -> Any:
+    return value if isinstance(value, Ramp) else check_positive(value, name)
+
+
+def _shape_at(value: Any, step: int, total_steps: int | None) -> float:
+    return value.value(step, total_steps) if isinstance(value, Ramp) else value
+
+
+def _shape_text(value: Any) -> str:
+    return f"({value.describe()})" if isinstance(value, Ramp) else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Power(RangeSampler):
+    """P(ratio ≤ r) = ((r − low) / (high − low))^exponent: above 1 high ratios are likelier, below 1 low ones.
+
+    Raises:
+        ValueError: what `Uniform` refuses, or the exponent is not positive.
+    """
+
+    exponent: float | Ramp
+    """Positive; 1 is uniform."""
+    low: float | RatioSampler = 0.0
+    """Lower bound: a number or a sampler."""
+    high: float | RatioSampler = 1.0
+    """Upper bound: a number or a sampler."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "exponent", _check_shape(self.exponent, "exponent"))
+
+    @override
+    def unit_quantile(self, u: Any, step: int, total_steps: int | None) -> Any:
+        return u ** (1.0 / _shape_at(self.exponent, step, total_steps))
+
+    @override
+    def unit_mean(self, step: int, total_steps: int | None) -> float:
+        exponent = _shape_at(self.exponent, step, total_steps)
+        return exponent / (exponent + 1.0)
+
+    @override
+    def unit_density(self, x: Any, step: int, total_steps: int | None) -> Any:
+        import numpy as np
+
+        exponent = _shape_at(self.exponent, step, total_steps)
+        with np.errstate(divide="ignore"):  # infinite at 0 below an exponent of 1
+            return exponent * np.asarray(x) ** (exponent - 1.0)
+
+    @override
+    def describe(self) -> str:
+        return f"power {_shape_text(self.exponent)} {self._range_text()}"
+
+
+@dataclass(frozen=True)
+class Arccos(RangeSampler):
+    """cos(π/2 · u) of a uniform u, spread over a range: MaskGIT's and Muse's, which favours high ratios.
+
+    The density on [0, 1] is 2 / (π √(1 − r²)), its mean 2/π.
+
+    Raises:
+        ValueError: what `Uniform` refuses.
+    """
+
+    low: float | RatioSampler = 0.0
+    """Lower bound: a number or a sampler."""
+    high: float | RatioSampler = 1.0
+    """Upper bound: a number or a sampler."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    @override
+    def unit_quantile(self, u: Any, step: int, total_steps: int | None) -> Any:
+        import numpy as np
+
+        return np.sin(np.pi / 2 * u)  # rises with u, as a quantile does: cos(π/2 · (1 − u))
+
+    @override
+    def unit_mean(self, step: int, total_steps: int | None) -> float:
+        return 2.0 / math.pi
+
+    @override
+    def unit_density(self, x: Any, step: int, total_steps: int | None) -> Any:
+        import numpy as np
+
+        with np.errstate(divide="ignore"):  # infinite at 1
+            return 2.0 / (np.pi * np.sqrt(1.0 - np.asarray(x) ** 2))
+
+    @override
+    def describe(self) -> str:
+        return f"cosine of a uniform {self._range_text()}"
+
+
+@dataclass(frozen=True)
+class Beta(RangeSampler):
+    """A Beta density, stretched over a range.
+
+    Raises:
+        ValueError: what `Uniform` refuses, or alpha or beta is not positive.
+    """
+
+    alpha: float | Ramp
+    """Positive; above beta, high ratios are likelier."""
+    beta: float | Ramp
+    """Positive."""
+    low: float | RatioSampler = 0.0
+    """Lower bound: a number or a sampler."""
+    high: float | RatioSampler = 1.0
+    """Upper bound: a number or a sampler."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "beta"):
+            object.__setattr__(self, name, _check_shape(getattr(self, name), name))
+
+    def _shape(self, step: int, total_steps: int | None) -> tuple[float, float]:
+        return _shape_at(self.alpha, step, total_steps), _shape_at(self.beta, step, total_steps)
+
+    @override
+    def unit_quantile(self, u: Any, step: int, total_steps: int | None) -> Any:
+        return beta_quantile(u, *self._shape(step, total_steps))
+
+    @override
+    def unit_mean(self, step: int, total_steps: int | None) -> float:
+        alpha, beta = self._shape(step, total_steps)
+        return alpha / (alpha + beta)
+
+    @override
+    def unit_density(self, x: Any, step: int, total_steps: int | None) -> Any:
+        import numpy as np
+
+        alpha, beta = self._shape(step, total_steps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x = np.asarray(x)
+            left = np.where(x > 0, (alpha - 1.0) * np.log(x), 0.0 if alpha == 1 else math.copysign(math.inf, 1 - alpha))
+            right = np.where(
+                x < 1, (beta - 1.0) * np.log1p(-x), 0.0 if beta == 1 else math.copysign(math.inf, 1 - beta)
+            )
+            return np.exp(left + right - _log_beta(alpha, beta))
+
+    @override
+    def describe(self) -> str:
+        return f"Beta({_shape_text(self.alpha)}, {_shape_text(self.beta)}) {self._range_text()}"
+
+
+def _log_beta(alpha: float, beta: float) -> float:
+    return math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(alpha + beta)
+
+
+def beta_cdf(x: Any, alpha: float, beta: float) -> "np.ndarray":
+    """Return the regularised incomplete beta function I_x(alpha, beta), by its continued fraction.
+
+    The fraction converges quickly below the mean; above it the mirrored one is taken.
+    """
+    import numpy as np
+
+    x = np.asarray(x, dtype=np.float64)
+    mirrored = x > (alpha + 1.0) / (alpha + beta + 2.0)
+    t = np.where(mirrored, 1.0 - x, x)
+    a, b = np.where(mirrored, beta, alpha), np.where(mirrored, alpha, beta)
+    tiny = 1e-300
+    with np.errstate(divide="ignore", invalid="ignore"):
+        front = np.exp(a * np.log(t) + b * np.log1p(-t) - _log_beta(alpha, beta)) / a
+
+    def kept(value: "np.ndarray") -> "np.ndarray":
+        return np.where(np.abs(value) < tiny, tiny, value)
+
+    c = np.ones_like(t)
+    d = 1.0 / kept(1.0 - (a + b) * t / (a + 1.0))
+    fraction = d.copy()
+    for m in range(1, 20_000):
+        even = m * (b - m) * t / ((a + 2 * m - 1) * (a + 2 * m))
+        d, c = 1.0 / kept(1.0 + even * d), kept(1.0 + even / c)
+        fraction = fraction * d * c
+        odd = -(a + m) * (a + b + m) * t / ((a + 2 * m) * (a + 2 * m + 1))
+        d, c = 1.0 / kept(1.0 + odd * d), kept(1.0 + odd / c)
+        change = d * c
+        fraction = fraction * change
+        if np.all(np.abs(change - 1.0) < 1e-15):
+            break
+    below = np.where(t <= 0, 0.0, front * fraction)
+    return np.clip(np.where(mirrored, 1.0 - below, below), 0.0, 1.0)
+
+
+def beta_quantile(u: Any, alpha: float, beta: float) -> Any:
+    """Return x with I_x(alpha, beta) = u, by halving [0, 1]: to the last bit of a ratio, whatever the shape."""
+    import numpy as np
+
+    given = np.asarray(u, dtype=np.float64)
+    low, high = np.zeros_like(given), np.ones_like(given)
+    for _ in range(54):
+        middle = (low + high) / 2
+        below = beta_cdf(middle, alpha, beta) < given
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    found = np.where(given <= 0, 0.0, np.where(given >= 1, 1.0, (low + high) / 2))
+    return float(found) if given.ndim == 0 else found
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(RatioSampler):
+    """A normal density cut off at a range: MAGE's has mean 0.55 and deviation 0.25 on [0.5, 1].
+
+    Raises:
+        ValueError: a parameter is out of range or draws by itself, the bounds are reversed or equal, or the normal has
+            no mass between them.
+    """
+
+    mean_ratio: float | RatioSampler
+    """Mean of the normal before it is cut: a number or a schedule."""
+    sd: float | RatioSampler
+    """Its standard deviation, in (0, 1]: a number or a schedule."""
+    low: float | RatioSampler = 0.0
+    """Lower bound: a number or a schedule."""
+    high: float | RatioSampler = 1.0
+    """Upper bound: a number or a schedule."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        names = ("mean_ratio", "sd", "low", "high")
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, MaskRatioSampler):
+                object.__setattr__(self, name, check_ratio(value, name))
+            elif is_random(value):
+                raise ValueError(f"{name} of a truncated normal may follow a schedule, but not be drawn: {value!r}")
+        if not any(isinstance(getattr(self, name), MaskRatioSampler) for name in names):
+            self._parts(0, None)
+
+    def _parts(self, step: int, total_steps: int | None) -> "_Cut":
+        values = (value_at(p, step, total_steps) for p in (self.mean_ratio, self.sd, self.low, self.high))
+        return _Cut(*values)
+
+    @override
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        return self._parts(step, total_steps).quantile(u)
+
+    def density(self, x: Any, step: int, total_steps: int | None = None) -> "np.ndarray":
+        """Return the probability density of the ratio at points `x`; 0 outside of the range."""
+        return self._parts(step, total_steps).density(x)
+
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
+        cut = self._parts(step, total_steps)
+        return cut.low, cut.high
+
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
+        return self._parts(step, total_steps).mean()
+
+    @override
+    def describe(self) -> str:
+        return (
+            f"normal with mean {shown(self.mean_ratio)} and deviation {shown(self.sd)}, cut to {shown(self.low)} … "
+            f"{shown(self.high)}, drawn at every step (seed {self.seed})"
+        )
+
+
+class _Cut:
+    """A normal between two bounds. Where both lie above the mean, tails are computed mirrored, where they are exact."""
+
+    def __init__(self, mean: float, sd: float, low: float, high: float) -> None:
+        where = f"mean {mean:g}, deviation {sd:g}, bounds {low:g} and {high:g}"
+        if not sd > 0:
+            raise ValueError(f"sd must be positive, got {sd!r}")
+        if not low < high:
+            raise ValueError(f"low must be below high: {where}")
+        self.centre, self.sd, self.low, self.high = mean, sd, low, high
+        self.a, self.b = (low - mean) / sd, (high - mean) / sd
+        self.flipped = self.a > 0
+        first, last = (-self.b, -self.a) if self.flipped else (self.a, self.b)
+        self.below, above = _normal_cdf(first), _normal_cdf(last)
+        self.mass = above - self.below
+        if not self.mass > 1e-290:
+            raise ValueError(f"a normal with {where} has no mass there")
+
+    def quantile(self, u: Any) -> Any:
+        """Return the ratio that a fraction `u` of the draws do not exceed."""
+        import numpy as np
+
+        if isinstance(u, float | int):
+            return self._one(float(u))
+        return np.array([self._one(each) for each in np.asarray(u, dtype=np.float64).ravel()]).reshape(np.shape(u))
+
+    def _one(self, u: float) -> float:
+        if u <= 0:
+            return self.low
+        if u >= 1:
+            return self.high
+        p = self.below + (1.0 - u if self.flipped else u) * self.mass
+        z = NormalDist().inv_cdf(min(max(p, 5e-324), 1.0 - 2.0**-53))
+        value = self.centre + self.sd * (-z if self.flipped else z)
+        return min(max(value, self.low), self.high)
+
+    def density(self, x: Any) -> "np.ndarray":
+        """Return the density at `x`, 0 outside of the bounds."""
+        import numpy as np
+
+        x = np.asarray(x, dtype=np.float64)
+        z = (x - self.centre) / self.sd
+        value = np.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * self.sd * self.mass)
+        return np.where((x >= self.low) & (x <= self.high), value, 0.0)
+
+    def mean(self) -> float:
+        """Return the expected ratio."""
+        value = self.centre + self.sd * (_normal_density(self.a) - _normal_density(self.b)) / self.mass
+        return min(max(value, self.low), self.high)
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))
+
+
+def _normal_density(z: float) -> float:
+    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Choice(RatioSampler):
+    """A fresh draw from a short list of ratios with weights: scGPT's has 0.25, 0.5 and 0.75, equally likely.
+
+    Raises:
+        ValueError: the list is empty, a value is not in [0, 1], or the weights are not as many positive numbers.
+    """
+
+    values: tuple[float, ...]
+    """The ratios."""
+    weights: tuple[float, ...] | None = None
+    """How likely each is, relative to the others; None: all alike."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        object.__setattr__(self, "values", check_ratios(self.values, "values"))
+        if self.weights is not None:
+            if not isinstance(self.weights, list | tuple) or len(self.weights) != len(self.values):
+                raise ValueError(f"weights must be as many as values, {len(self.values)}, got {self.weights!r}")
+            weights = tuple(check_positive(weight, f"weights[{i}]") for i, weight in enumerate(self.weights))
+            object.__setattr__(self, "weights", weights)
+
+    def _sorted(self) -> tuple[list[float], list[float]]:
+        """Return the values in ascending order, and the probability up to each."""
+        pairs = sorted(zip(self.values, self.weights or (1.0,) * len(self.values), strict=True))
+        weights = [weight for _, weight in pairs]
+        total = math.fsum(weights)
+        return [value for value, _ in pairs], [math.fsum(weights[: i + 1]) / total for i in range(len(weights))]
+
+    @override
+    def quantile(self, u: Any, step: int, total_steps: int | None = None) -> Any:
+        import numpy as np
+
+        values, upto = self._sorted()
+        return np.array(values)[np.searchsorted(upto[:-1], u, side="right")]
+
+    @override
+    def bounds(self, step: int, total_steps: int | None = None) -> tuple[float, float]:
+        return min(self.values), max(self.values)
+
+    @override
+    def mean(self, step: int, total_steps: int | None = None) -> float:
+        weights = self.weights or (1.0,) * len(self.values)
+        return math.fsum(v * w for v, w in zip(self.values, weights, strict=True)) / math.fsum(weights)
+
+    @override
+    def describe(self) -> str:
+        weights = "" if self.weights is None else f" with weights {', '.join(f'{w:g}' for w in self.weights)}"
+        values = ", ".join(f"{value:g}" for value in self.values)
+        return f"one of {values}{weights}, drawn at every step (seed {self.seed})"
