@@ -121,23 +121,44 @@ class Layer(nn.Module):
         q, k = rotate(qk, table).chunk(2, 2)
         return self._finish(x, q, k, v)
 
-    def at(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
-        """Return (B, P, d) for some positions alone; the others are keys and values only."""
-        d = x.shape[-1]
-        chosen = x.gather(1, positions[..., None].expand(-1, -1, d))
-        q = F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d]).unflatten(-1, (self.heads, -1))
+    def at(self, x: Tensor, table: Tensor, positions: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return (B, P, d) for some positions alone, or (N, d) for some places of them.
+
+        The other positions are keys and values only; the other places are queries of zeros, whose output is dropped.
+        """
+        d, shape = x.shape[-1], positions.shape
+        if places is None:
+            chosen = x.gather(1, positions[..., None].expand(-1, -1, d))
+        else:
+            row = places.div(shape[1], rounding_mode="floor")
+            wanted = row * x.shape[1] + positions.flatten().index_select(0, places)
+            chosen = x.flatten(0, 1).index_select(0, wanted)
+        q = F.linear(chosen, self.qkv.weight[:d], self.qkv.bias[:d])
+        if places is not None:
+            q = q.new_zeros(shape.numel(), d).index_copy(0, places, q).view(*shape, d)
         kv = F.linear(x, self.qkv.weight[d:], self.qkv.bias[d:]).unflatten(-1, (2 * self.heads, -1))
         k, v = kv.chunk(2, 2)
-        return self._finish(chosen, rotate(q, table[:, positions]), rotate(k, table), v)
+        q = q.unflatten(-1, (self.heads, -1))
+        return self._finish(chosen, rotate(q, table[:, positions]), rotate(k, table), v, places)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
-    def _finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the layer's output where the queries are; q, k, v are (B, P or L, H, head_width)."""
+    def _finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return the layer's output where the queries are, or at some of their places.
+
+        Args:
+            x: (B, P or L, d), or (N, d): the layer's input there.
+            q: (B, P or L, H, head_width).
+            k: (B, L, H, head_width), as is v.
+            v: see k.
+            places: see `AlignmentModel.encode`.
+        """
         dropout = self.dropout if self.training else 0.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(-2)
+        if places is not None:
+            mixed = mixed.flatten(0, 1).index_select(0, places)
         x = self.attention_norm(x + self._drop(self.out(mixed)))
         return self.output_norm(x + self._drop(self.down(F.gelu(self.up(x)))))
 
@@ -187,15 +208,17 @@ class AlignmentModel(nn.Module):
         others = (codes[..., 1:, None] == letters[:N_LETTERS]).flatten(-2).to(dtype)
         return F.pad(torch.cat([own, others], -1), (0, self.config.n_hidden - own.shape[-1] - others.shape[-1]))
 
-    def encode(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
+    def encode(self, codes: Tensor, positions: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """Return the last layer's output.
 
         Args:
             codes: (B, L, 1 + species) uint8 tokens.
             positions: (B, P) int64, where the output is wanted; None: everywhere. The last layer computes no other.
+            places: (N,) int64, ascending: which of the B · P positions, counted through, are wanted; None: all. So
+                windows can have a number of positions each.
 
         Returns:
-            (B, P, hidden), or (B, L, hidden).
+            (B, P, hidden), (N, hidden) with places, or (B, L, hidden).
 
         Raises:
             ValueError: the codes do not have the model's number of species, or are longer than `MAX_POSITIONS`.
@@ -207,7 +230,7 @@ class AlignmentModel(nn.Module):
         table = self.table[:, : codes.shape[1]]  # pyright: ignore[reportIndexIssue]
         x = self.trunk(codes, table)
         last = self.layers[-1]
-        return last(x, table) if positions is None else last.at(x, table, positions)  # pyright: ignore[reportCallIssue]
+        return last(x, table) if positions is None else last.at(x, table, positions, places)  # pyright: ignore[reportCallIssue]
 
     def trunk(self, codes: Tensor, table: Tensor) -> Tensor:
         """Return the output of the last layer but one: all that is computed at every position."""

@@ -2,9 +2,10 @@
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from r2mae_core import (
+    Bound,
     Count,
     Natural,
     NonNegative,
@@ -113,10 +114,12 @@ class Pretrain(PretrainOptions):
     validation_ratios: tuple[Ratio, ...] = (0.05, 0.15, 0.3)
     """Fixed mask ratios of the validation loss; the middle one decides on early stopping and the best model."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
-    a sampler."""
-    ratio_per: Literal["step", "micro_batch"] = "step"
-    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0; or another
+    field's, such as llada), a number, or a sampler."""
+    mask_shape: Literal["independent", "spans"] = "independent"
+    """independent: each base is hidden for itself (the paper's); spans: neighbouring ones together."""
+    mean_span: Annotated[float, Bound(1)] | None = None
+    """With spans: their mean length in bases, from 1; default 3."""
     freeze_steps: Natural | None = None
     """Steps for which the curriculum head is frozen, instead of the scheme's own 5000."""
     mask_share: Share = 0.8
@@ -161,6 +164,11 @@ class Pretrain(PretrainOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_repeats("validation_ratios", self.validation_ratios)
+        if self.mean_span is not None and self.mask_shape != "spans":
+            raise UserError(
+                f"--mean_span {self.mean_span:g} is of --mask_shape spans, and the shape is {self.mask_shape}; leave "
+                "it out, or add --mask_shape spans"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -19,9 +19,11 @@ from r2mae_core import (
     HeldOutLoss,
     InOrder,
     KeepBest,
+    LossWeight,
     MaskDraw,
     MaskedModule,
     Modality,
+    RatioPer,
     RatioSampler,
     ResumableLoader,
     RunFolder,
@@ -30,6 +32,7 @@ from r2mae_core import (
     adamw,
     check_output,
     derived_seed,
+    inverse_ratio_loss,
     n_masked,
     read_weights,
     run_pretraining,
@@ -38,7 +41,7 @@ from r2mae_core import (
     without_prefix,
 )
 from r2mae_dna.data.windows import WindowSet
-from r2mae_dna.masking import MaskedBatch, MaskingConfig, mask_windows
+from r2mae_dna.masking import MEAN_SPAN, MaskedBatch, MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
 from r2mae_dna.probe import held_out_loss
@@ -61,8 +64,11 @@ class AlignmentPretraining(MaskedModule):
         weight_decay: of matrices; vectors and the curriculum head have none.
         seed: seed for masks, dropout, and the initialisation of the curriculum head.
         ratio_per: see `MaskedModule`.
+        loss_weight: see `MaskedModule`.
         validation_ratios: fixed ratios of the validation loss.
     """
+
+    takes_ratios = takes_loss_weight = True
 
     def __init__(
         self,
@@ -75,9 +81,12 @@ class AlignmentPretraining(MaskedModule):
         weight_decay: float,
         seed: int,
         validation_ratios: tuple[float, ...],
-        ratio_per: Literal["step", "micro_batch"] = "step",
+        ratio_per: RatioPer = "step",
+        loss_weight: LossWeight = "none",
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=validation_ratios)
+        super().__init__(
+            mask_ratio, seed=seed, ratio_per=ratio_per, loss_weight=loss_weight, validation_ratios=validation_ratios
+        )
         self.model, self.masking = model, masking
         self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
         self.curriculum: CurriculumWeights | None = None
@@ -95,11 +104,21 @@ class AlignmentPretraining(MaskedModule):
 
     @override
     def masked_loss(self, batch: dict[str, Tensor], draw: MaskDraw) -> Tensor:
-        """Return sum(w · W · CE) / sum(w) over the hidden bases; W is 1 without a curriculum (A.3)."""
-        masked = mask_windows(batch, draw.ratio, draw.generator, self.masking)
-        hidden = self.model.encode(masked.codes, masked.positions)
+        """Return sum(w · W · CE) / sum(w) over the hidden bases; W is 1 without a curriculum (A.3).
+
+        With the loss weight "inverse_ratio": sum(w · CE / ratio) over the hidden bases / sum(w) over all bases.
+        """
+        # Validation hides single bases, so that all schemes are compared by one loss.
+        masking = self.masking if self.training else replace(self.masking, mean_span=None)
+        masked = mask_windows(batch, draw.ratio, draw.generator, masking)
+        hidden = self.model.encode(masked.codes, masked.positions, masked.places)
         loss = token_losses(self.model, hidden, masked)
-        weights = masked.weights.flatten()
+        weights = masked.hidden(masked.weights)
+        if draw.loss_weight == "inverse_ratio":
+            n_rows, n_places = masked.positions.shape
+            row = None if masked.places is None else masked.places.div(n_places, rounding_mode="floor")
+            per_window = masked.total_weight / n_rows
+            return inverse_ratio_loss(weights * loss, draw.ratio, row, n_rows=n_rows, n_positions=per_window)
         if self.curriculum is None or not self.training:
             return weighted_mean(loss, weights)
         learned = self.curriculum(hidden.flatten(0, 1), draw.column, draw.multiplier)
@@ -133,9 +152,9 @@ class AlignmentPretraining(MaskedModule):
 
 
 def token_losses(model: AlignmentModel, hidden: Tensor, masked: MaskedBatch) -> Tensor:
-    """Return the cross-entropy of every hidden base, (B · P,) float32."""
+    """Return the cross-entropy of every hidden base, (N,) float32, of `encode`'s output at them."""
     logits = model.head(hidden).float()
-    return F.cross_entropy(logits.flatten(0, 1), masked.labels.flatten(), reduction="none")
+    return F.cross_entropy(logits.flatten(0, -2), masked.hidden(masked.labels), reduction="none")
 
 
 class DnaModality(Modality[Pretrain, AlignmentModel]):
@@ -149,11 +168,14 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
             check_output(config.out, [config.data])
         self.masking = MaskingConfig(
             config.mask_share, config.random_share, config.soft_mask_weight, config.conservation_weights,
-            config.label_flip,
+            config.label_flip, mean_span(config),
         )  # fmt: skip
         self.windows = WindowSet(config.data)
         self.info = self.windows.info
         self.shape = model_shape(config, self.info.n_species)
+        span, window = self.masking.mean_span, self.info.window
+        if span is not None and span > window:
+            raise UserError(f"--mean_span {span:g} is longer than the windows, which have {window} bases")
         self.validation = WindowSet(config.data, "validation") if self.info.counts.get("validation") else None
         if config.patience is not None and self.validation is None:
             raise UserError(f"--patience needs validation windows, and {config.data} has none")
@@ -168,6 +190,10 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         return LARGEST_MICRO_BATCH
 
     @override
+    def settings(self, micro_batch_size: int) -> dict[str, Any]:
+        return {"mean_span": self.masking.mean_span}
+
+    @override
     def facts(self) -> dict[str, Any]:
         return {"windows_digest": self.info.digest}
 
@@ -180,6 +206,7 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         return AlignmentPretraining(
             model, sampler, self.masking, lr=config.lr, warmup=config.warmup, weight_decay=config.weight_decay,
             seed=config.seed, validation_ratios=config.validation_ratios, ratio_per=config.ratio_per,
+            loss_weight=config.loss_weight,
         )  # fmt: skip
 
     @override
@@ -277,6 +304,13 @@ def with_freeze(sampler: RatioSampler, freeze_steps: int | None) -> RatioSampler
     if freeze_steps is None or not isinstance(sampler, Curriculum):
         return sampler
     return replace(sampler, freeze_steps=freeze_steps)
+
+
+def mean_span(config: Pretrain) -> float | None:
+    """Return the mean length of hidden spans; None: bases are hidden each for itself."""
+    if config.mask_shape == "independent":
+        return None
+    return MEAN_SPAN if config.mean_span is None else config.mean_span
 
 
 def model_shape(config: Pretrain, n_species: int) -> ModelConfig:
