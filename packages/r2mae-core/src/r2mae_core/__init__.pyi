@@ -45,6 +45,9 @@ from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
 from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
 from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
+from .sweep.arms import Arm
+from .sweep.command import run_sweep
+from .sweep.options import SweepOptions
 from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
 from .train.checkpoints import AtomicCheckpoints, read_weights
 from .train.data_order import BatchOrder, ResumableLoader, StepOrder, micro_batch_size, of_worker, permutation
@@ -83,6 +86,7 @@ __all__ = [
     "SUMS",
     "VERIFIED",
     "Arccos",
+    "Arm",
     "AtomicCheckpoints",
     "BatchOrder",
     "Beta",
@@ -136,6 +140,7 @@ __all__ = [
     "StepOrder",
     "StepProgress",
     "Strategy",
+    "SweepOptions",
     "Throughput",
     "TruncatedNormal",
     "Uniform",
@@ -223,6 +228,7 @@ __all__ = [
     "run_identities",
     "run_identity",
     "run_pretraining",
+    "run_sweep",
     "sampler_from_config",
     "sampler_to_config",
     "save_figure",

@@ -52,7 +52,7 @@ def walk_grid(
     for wait, names in ((False, list(cells)), (True, waiting)):
         for name in names:
             home, start = run.path / name / part, time.perf_counter()
-            with _claimed(home, wait=wait) as ours:
+            with claimed(home, wait=wait) as ours:
                 if not ours:
                     waiting.append(name)
                     continue
@@ -74,7 +74,7 @@ def finished_records(run: RunFolder, first: Iterable[str] = (), part: str = "") 
 
 
 @contextlib.contextmanager
-def _claimed(home: Path, *, wait: bool) -> Iterator[bool]:
+def claimed(home: Path, *, wait: bool) -> Iterator[bool]:
     """Keep other processes from a cell while the block runs, and give whether that succeeded."""
     with contextlib.ExitStack() as stack:
         try:
