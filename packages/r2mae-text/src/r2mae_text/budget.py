@@ -44,14 +44,15 @@ def seconds_per_micro_batch(module: Any, rows: Any, micro: int, device: str, rep
     trial = copy.deepcopy(module).to(device).train()
     optimizer = torch.optim.AdamW(trial.model.parameters(), lr=1e-6, fused=True)
     generator = torch.Generator(device)
-    ratio, turns = module.mask_ratio.mean(0, 1), itertools.count()
-    trial._shard = 0
+    mean, turns = module.mask_ratio.mean(0, 1), itertools.count()
+    ratio = torch.full((micro,), mean, dtype=torch.float64) if module.ratio_per == "sample" else mean
 
     def step() -> None:
         i = next(turns)
         batch = torch.from_numpy(rows[torch.arange(i * micro, (i + 1) * micro).numpy() % len(rows)]).to(device)
         optimizer.zero_grad()
-        trial.masked_loss(batch, MaskDraw(ratio, generator.manual_seed(i))).backward()
+        draw = MaskDraw(ratio, generator.manual_seed(i), loss_weight=module.loss_weight)
+        trial.masked_loss(batch, draw).backward()
         optimizer.step()
 
     with torch.random.fork_rng(devices=[]), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):

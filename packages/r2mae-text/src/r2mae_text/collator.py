@@ -6,13 +6,24 @@ seeded one repeats its masks in every epoch. Here the workers only pad.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from r2mae_core import MaskRatioSampler, derived_seed, exact_mask, sampler_from_config
-from r2mae_text.masking import IGNORED, MaskingRule, is_special, show
+from r2mae_core import (
+    Curriculum,
+    MaskRatioSampler,
+    RatioSampler,
+    UserError,
+    bernoulli_mask,
+    derived_seed,
+    exact_mask,
+    has_quantile,
+    sampler_from_config,
+    span_mask,
+)
+from r2mae_text.masking import IGNORED, MEAN_SPAN, Counting, MaskingRule, Shape, is_special, show
 
 
 class R2MAECollator:
@@ -26,6 +37,14 @@ class R2MAECollator:
         mask_share: share of hidden tokens shown as the mask token.
         random_share: share shown as a random token.
         pad_to_multiple_of: round the batch's width up, for speed on a GPU.
+        ratio_per: "step", or "sample": a ratio for each row, from (seed, step, the row's place in the step's batch).
+        count: "exact", or "bernoulli": each token independently.
+        mask_shape: "independent", or "spans": neighbouring tokens together.
+        mean_span: mean length of the spans in tokens; None: 3.
+
+    Raises:
+        UserError: the scheme is unknown or cannot draw per sample, or `ratio_per` is another.
+        ValueError: shares, count and shape do not go together.
 
     Example:
         >>> collator = R2MAECollator(tokenizer, "r2mae", total_steps=1000)
@@ -44,11 +63,26 @@ class R2MAECollator:
         mask_share: float = 0.8,
         random_share: float = 0.1,
         pad_to_multiple_of: int | None = None,
+        ratio_per: Literal["step", "sample"] = "step",
+        count: Counting = "exact",
+        mask_shape: Shape = "independent",
+        mean_span: float | None = None,
     ) -> None:
         self.tokenizer, self.total_steps, self.seed = tokenizer, total_steps, seed
         self.sampler = sampler_from_config(mask_ratio, "text", seed)  # pyright: ignore[reportArgumentType]
-        self.rule = MaskingRule.of(tokenizer, mask_share=mask_share, random_share=random_share)
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.rule = MaskingRule.of(
+            tokenizer, mask_share=mask_share, random_share=random_share, count=count, mask_shape=mask_shape,
+            mean_span=mean_span,
+        )  # fmt: skip
+        self.pad_to_multiple_of, self.ratio_per = pad_to_multiple_of, ratio_per
+        if isinstance(self.sampler, Curriculum):
+            raise UserError("a collator has no learned loss weights (curriculum); choose another scheme than cl")
+        if ratio_per not in ("step", "sample"):
+            raise UserError(f"ratio_per of a collator must be step or sample, got {ratio_per!r}: it sees no other unit")
+        if ratio_per == "sample" and not has_quantile(self.sampler):
+            raise UserError(
+                f"ratio_per sample needs a sampler with a quantile, not {self.sampler.describe()}; use step"
+            )
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, W) int64, padded; other columns are left out."""
@@ -57,29 +91,63 @@ class R2MAECollator:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def ratio(self, step: int) -> float:
-        """Return the mask ratio of an optimizer step."""
+        """Return the mask ratio of an optimizer step.
+
+        Raises:
+            UserError: every row has one of its own.
+        """
+        if self.ratio_per == "sample":
+            raise UserError("with ratio_per sample a step has no ratio; its rows have: see R2MAECollator.ratios")
         return self.sampler.sample(step, self.total_steps)
 
+    def ratios(self, step: int, n: int, first: int = 0) -> float | Tensor:
+        """Return the ratio of a step, or with `ratio_per="sample"` those of `n` rows, (n,) float64.
+
+        Args:
+            step: optimizer steps done before.
+            n: how many rows.
+            first: place of the first of them in the step's whole batch.
+        """
+        if self.ratio_per == "step":
+            return self.ratio(step)
+        return torch.from_numpy(cast("RatioSampler", self.sampler).samples(step, self.total_steps, n=n, first=first))
+
     def mask(
-        self, batch: Mapping[str, Tensor], step: int, micro: int = 0, ratio: float | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        step: int,
+        micro: int = 0,
+        ratio: float | Tensor | None = None,
+        *,
+        first: int | None = None,
+        plain: bool = False,
     ) -> dict[str, Tensor]:
         """Return the batch with hidden tokens and `labels`, -100 where there is no loss.
 
-        Every row hides max(1, round(ratio * its ordinary tokens)); the masks depend on (seed, step, micro) alone.
+        Every row hides max(1, round(ratio * its ordinary tokens)); the masks depend on (seed, step, micro) alone, and
+        the ratios of rows on (seed, step, place).
 
         Args:
             batch: what this collator made, on any device.
             step: optimizer steps done before.
             micro: which micro-batch of the step (accumulation · ranks).
-            ratio: instead of the scheme's.
+            ratio: instead of the scheme's: of the batch, or (B,) of its rows.
+            first: place of the first row in the step's whole batch; default micro · B, for micro-batches of one size.
+            plain: exact counts and independent places, for an evaluation, whatever the training's are.
         """
-        tokens = batch["input_ids"]
+        tokens, rule = batch["input_ids"], self.rule.plain() if plain else self.rule
         generator = torch.Generator(tokens.device).manual_seed(derived_seed(self.seed, "mask", step, micro))
-        valid = ~is_special(tokens, self.rule.special_ids)
-        share = self.ratio(step) if ratio is None else ratio
-        hidden = exact_mask(tokens.shape, share, generator=generator, valid=valid)
+        valid = ~is_special(tokens, rule.special_ids)
+        n = len(tokens)
+        share = self.ratios(step, n, micro * n if first is None else first) if ratio is None else ratio
+        if rule.mask_shape == "spans":
+            span = MEAN_SPAN if rule.mean_span is None else rule.mean_span
+            hidden = span_mask(tokens.shape, share, mean_span=span, generator=generator, valid=valid)
+        else:
+            mask = bernoulli_mask if rule.count == "bernoulli" else exact_mask
+            hidden = mask(tokens.shape, share, generator=generator, valid=valid)
         return {
             **batch,
-            "input_ids": torch.where(hidden, show(tokens, self.rule, generator), tokens),
+            "input_ids": torch.where(hidden, show(tokens, rule, generator), tokens),
             "labels": torch.where(hidden, tokens, IGNORED),
         }

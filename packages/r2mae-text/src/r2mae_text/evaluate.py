@@ -20,8 +20,8 @@ RANK_BY: dict[str, Direction] = {"accuracy": "max", "mcc": "max", "spearman": "m
 
 
 def shown_as_mask(rule: MaskingRule) -> MaskingRule:
-    """Return the rule of every validation: exact counts, and every hidden token shown as <mask>."""
-    return replace(rule, mask_share=1.0, random_share=0.0, count="exact")
+    """Return the rule of every validation: exact counts, independent places, every hidden token shown as <mask>."""
+    return replace(rule.plain(), mask_share=1.0, random_share=0.0)
 
 
 @torch.no_grad()

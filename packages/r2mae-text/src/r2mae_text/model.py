@@ -142,10 +142,25 @@ def masked_lm_loss(
         targets: (N,) int64; -100: no loss.
         attention_mask: (B, L), 0 at padding; None: there is none.
     """
-    hidden = model.base_model(input_ids=inputs, attention_mask=attention_mask).last_hidden_state
-    logits = lm_head(model, hidden.reshape(-1, hidden.shape[-1])[positions])
-    losses = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    logits = _hidden_logits(model, inputs, positions, attention_mask)
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
     return losses / (targets != IGNORED).sum().clamp(min=1)
+
+
+def masked_lm_losses(
+    model: Any, inputs: Tensor, positions: Tensor, targets: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of every hidden position, (N,) float32, 0 where the target is -100.
+
+    Arguments are those of `masked_lm_loss`.
+    """
+    logits = _hidden_logits(model, inputs, positions, attention_mask)
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+
+
+def _hidden_logits(model: Any, inputs: Tensor, positions: Tensor, attention_mask: Tensor | None) -> Tensor:
+    hidden = model.base_model(input_ids=inputs, attention_mask=attention_mask).last_hidden_state
+    return lm_head(model, hidden.reshape(-1, hidden.shape[-1])[positions]).float()
 
 
 def lm_head(model: Any, hidden: Tensor) -> Tensor:

@@ -95,15 +95,18 @@ class Pretrain(PretrainOptions):
     length: Length = 128
     """Tokens of a row, <s> included. Rows run across documents."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
-    ratio_per: Literal["step", "micro_batch"] = "step"
-    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic, mmbert, llada), a number, or a sampler."""
     mask_share: Share = 0.8
     """Share of hidden tokens shown as <mask>; BERT's rule, because the paper does not state it."""
     random_share: Share = 0.1
     """Share of hidden tokens shown as a random token; the rest is shown unchanged."""
     count: Literal["exact", "bernoulli"] = "exact"
-    """exact: the same number of hidden tokens in every row; bernoulli: each token independently, as in transformers."""
+    """exact: the same number of hidden tokens in every row (with a ratio per sample: that of the row's own); bernoulli:
+    each token independently, as in transformers and LLaDA."""
+    mask_shape: Literal["independent", "spans"] = "independent"
+    """independent: every choice of tokens is equally likely (the paper's); spans: neighbouring tokens together."""
+    mean_span: Annotated[float, Bound(1)] | None = None
+    """Mean length of hidden spans in tokens, for --mask_shape spans; default 3, as T5's (SpanBERT's are 3.8)."""
     model: str = "medium"
     """tiny, small, medium, base, or a transformers model type such as bert."""
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +147,10 @@ class Pretrain(PretrainOptions):
             raise UserError(f"--betas must be below 1, got {list(self.betas)}")
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise UserError("--mask_share and --random_share must not add up to more than 1")
+        if self.mean_span is not None and self.mask_shape != "spans":
+            raise UserError("--mean_span is of --mask_shape spans; leave it out, or choose spans")
+        if self.mask_shape == "spans" and self.count == "bernoulli":
+            raise UserError("--count bernoulli hides every token by itself, not --mask_shape spans; choose one")
         budgets = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise UserError(f"give one of --steps, --tokens and --minutes, not {' and '.join(budgets)}")
