@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2mae_core import span_mask
 from r2mae_dna.data.codes import MASK, SOFT_MASK, reverse_complement
 from r2mae_dna.masking import MaskingConfig, hidden_positions, mask_windows, position_weights, turn_strands
 
@@ -26,6 +29,56 @@ def test_every_window_hides_the_same_exact_count(ratio, rows, length):
     assert (positions.diff(dim=1) > 0).all()  # ascending, so distinct
     assert positions.min() >= 0
     assert positions.max() < length
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    st.integers(2, 140),
+    st.sampled_from([None, 1.0, 2.0, 4.0]),
+)
+def test_every_window_hides_its_own_exact_count(ratios, length, mean_span):
+    given_ = batch(len(ratios), length)
+    config = MaskingConfig(mask_share=1.0, random_share=0.0, soft_mask_weight=1.0, mean_span=mean_span)
+    masked = mask_windows(given_, torch.tensor(ratios, dtype=torch.float64), generator(1), config)
+    counts = [max(1, round(ratio * length)) for ratio in ratios]
+    assert masked.positions.shape == masked.weights.shape == (len(ratios), max(counts))
+    shown = masked.codes[..., 0] == MASK
+    assert shown.sum(1).tolist() == counts
+    assert torch.equal(masked.codes[..., 0][~shown], given_["codes"][..., 0][~shown])  # nothing else is touched
+    weights = [[1.0] * n + [0.0] * (max(counts) - n) for n in counts]
+    assert masked.weights.tolist() == weights
+    rows = [row for row, n in enumerate(counts) for _ in range(n)]
+    assert (masked.places // max(counts)).tolist() == rows
+    assert masked.hidden(masked.positions).tolist() == shown.nonzero()[:, 1].tolist()
+    assert masked.hidden(masked.weights).tolist() == [1.0] * sum(counts)
+    assert masked.total_weight == len(ratios) * length
+
+
+def test_one_ratio_for_all_hides_what_a_ratio_each_hides():
+    one = mask_windows(batch(), 0.2, generator(1), PLAIN)
+    each = mask_windows(batch(), torch.full((64,), 0.2, dtype=torch.float64), generator(1), PLAIN)
+    assert one.places is None
+    assert torch.equal(each.places, torch.arange(64 * 26))
+    assert torch.equal(one.positions, each.positions)
+    assert torch.equal(one.codes, each.codes)
+    assert torch.equal(one.hidden(one.labels), each.hidden(each.labels))
+
+
+@pytest.mark.parametrize("ratio", [0.3, torch.tensor([0.05, 0.3, 0.9], dtype=torch.float64)])
+def test_spans_are_the_cores_and_longer_than_those_of_chance(ratio):
+    positions = hidden_positions((3, 128), ratio, generator(), 6.0)
+    mask = span_mask((3, 128), ratio, mean_span=6.0, generator=generator())
+    for row, expected in zip(positions.tolist(), mask, strict=True):
+        assert row[: int(expected.sum())] == expected.nonzero().flatten().tolist()
+
+    def mean_run(mean_span):
+        mask = torch.zeros(256, 128).scatter_(1, hidden_positions((256, 128), 0.2, generator(), mean_span), 1.0)
+        starts = mask[:, 0].sum() + (mask.diff(dim=1) > 0).sum()
+        return (mask.sum() / starts).item()
+
+    # 26 of 128 bases, each for itself, are 26 · 103 / 128 runs. Spans of 6 have geometric lengths, join, and are cut.
+    assert mean_run(None) == pytest.approx(128 / 103, abs=0.03)
+    assert 5.0 < mean_run(6.0) < 7.5
 
 
 def test_only_the_reference_changes_and_only_where_hidden():
@@ -111,7 +164,15 @@ def test_labels_flip_where_nothing_is_conserved():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mask_share": 0.9, "random_share": 0.2}, {"mask_share": -0.1}, {"label_flip": 2.0}, {"soft_mask_weight": -1}],
+    [
+        {"mask_share": 0.9, "random_share": 0.2},
+        {"mask_share": -0.1},
+        {"label_flip": 2.0},
+        {"soft_mask_weight": -1},
+        {"mean_span": 0.5},
+        {"mean_span": math.inf},
+        {"mean_span": math.nan},
+    ],
 )
 def test_fractions_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):

@@ -102,6 +102,22 @@ def test_some_positions_are_the_same_positions_of_all():
         assert torch.allclose(model(codes, positions), expected, atol=1e-5)
 
 
+def test_some_places_are_the_same_places_of_all_and_so_are_their_gradients():
+    model, codes = noisy(), random_codes(3)
+    positions = torch.tensor([[0, 64, 127], [5, 6, 7], [1, 100, 126]])
+    places = torch.tensor([0, 1, 2, 3, 6, 7])  # three of the first window, one of the second, two of the third
+    every, found = [], []
+    for results, chosen in ((every, None), (found, places)):
+        model.zero_grad()
+        hidden = model.encode(codes, positions, chosen)
+        logits = model.head(hidden if chosen is not None else hidden.flatten(0, 1)[places])
+        (logits * torch.arange(36.0).view(6, 6).sin()).sum().backward()
+        results += [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+    assert found[0].shape == (6, 6)
+    for a, b in zip(every, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_rotary_table_is_the_formula():
     table = rotary_table(10, 8)
     for position in (0, 3, 9):

@@ -41,6 +41,7 @@ def data(tmp_path_factory):
 def config(data):
     return Pretrain(
         data, max_windows=24, validation_ratios=(0.1, 0.2, 0.4), mask_ratio="r2mae+cl", ratio_per="micro_batch",
+        mask_shape="spans", mean_span=4.0,
         freeze_steps=2, mask_share=0.7, random_share=0.2, soft_mask_weight=0.3, conservation_weights=False,
         label_flip=0.4, model="tiny", n_hidden=32, n_layers=3, n_heads=4, dropout=0.25, steps=8, batch_size=16,
         micro_batch_size=4, lr=3e-3, warmup=0.5, weight_decay=0.07, clip=0.01, patience=9, keep="last", seed=5,
@@ -80,7 +81,7 @@ def spied(config, monkeypatch):
 
 def test_options_reach_the_optimizer_schedule_loader_and_trainer(config, monkeypatch):
     for field in fields(config):  # every value differs from its default, so that a lost one is noticed
-        if field.name not in ("data", "nodes", "devices", "strategy", "compile"):
+        if field.name not in ("data", "nodes", "devices", "strategy", "compile", "loss_weight"):
             assert getattr(config, field.name) != field.default, field.name
     spy = spied(config, monkeypatch)
     module, trainer = spy.module, spy.trainer
@@ -112,13 +113,28 @@ def test_options_reach_the_optimizer_schedule_loader_and_trainer(config, monkeyp
     assert trainer.val_check_interval == 4 * 4
     assert sum(len(batch["codes"]) for batch in trainer.val_dataloaders) == 24
     assert {step for step, _ in read_metrics(Path("run/metrics.csv"))["val_loss/ratio_0.4"]} == {3, 7}
-    assert module.masking == MaskingConfig(0.7, 0.2, 0.3, False, 0.4)
+    assert module.masking == MaskingConfig(0.7, 0.2, 0.3, False, 0.4, 4.0)
     assert (module.seed, module.ratio_per, module.validation_ratios) == (5, "micro_batch", (0.1, 0.2, 0.4))
     assert module.mask_ratio == replace(scheme("r2mae+cl", "dna", seed=5), freeze_steps=2)
     shape = module.model.config
     assert (shape.n_species, shape.n_hidden, shape.n_layers, shape.n_heads) == (2, 32, 3, 4)
     assert (shape.intermediate, shape.dropout) == (128, 0.25)
     assert {layer.dropout for layer in module.model.layers} == {0.25}
+
+
+def test_ratio_per_sample_and_the_loss_weight_reach_the_module(config):
+    task = DnaModality(replace(config, mask_ratio="r2mae", ratio_per="sample", loss_weight="inverse_ratio"))
+    module = task.build(task.sampler())
+    assert (module.ratio_per, module.loss_weight) == ("sample", "inverse_ratio")
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "used"), [("independent", None, None), ("spans", None, 3.0), ("spans", 2, 2)]
+)
+def test_spans_have_a_usual_length_that_the_run_folder_names(config, shape, given, used):
+    task = DnaModality(replace(config, mask_shape=shape, mean_span=given))
+    assert task.masking.mean_span == used
+    assert task.settings(4) == {"mean_span": used}
 
 
 def test_a_named_model_and_the_default_micro_batch(config):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from r2mae_core import Curriculum, Fixed, Grid, MaskDraw, UserError, read_metrics, read_records, scheme
+from r2mae_dna.data.codes import SOFT_MASK, TOKEN_BITS
 from r2mae_dna.data.windows import WindowSet
-from r2mae_dna.masking import MaskingConfig, mask_windows
+from r2mae_dna.masking import MaskingConfig, mask_windows, position_weights
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
 from r2mae_dna.pretrain import AlignmentPretraining, DnaModality, pretrain, token_losses, with_freeze
@@ -71,9 +72,12 @@ class StopAt(pl.Callback):
             raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize("name", ["r2mae", "r2mae+cl"])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(small, monkeypatch, name):
-    config = replace(small, mask_ratio=name, freeze_steps=3, dropout=0.1)
+PER_SAMPLE = {"ratio_per": "sample", "mask_shape": "spans", "loss_weight": "inverse_ratio"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"mask_ratio": "r2mae+cl"}, PER_SAMPLE], ids=["r2mae", "r2mae+cl", "sample"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(small, monkeypatch, changes):
+    config = replace(small, freeze_steps=3, dropout=0.1, **changes)
     whole = pretrain(replace(config, out=Path("whole")))
     original = DnaModality.callbacks
     with monkeypatch.context() as patch:
@@ -179,6 +183,70 @@ def test_the_loss_is_the_weighted_mean_written_out():
     assert loss.item() == pytest.approx(((w * learned * ce).sum() / w.sum()).item(), rel=1e-6)
 
 
+def weighted_batch(n=6, length=32):
+    """Windows with lower-case bases and conservation, so that their loss weights differ."""
+    generator = torch.Generator().manual_seed(5)
+    codes = torch.randint(1, 5, (n, length, 4), dtype=torch.uint8, generator=generator)
+    codes[..., 0] |= (torch.rand(n, length, generator=generator) < 0.3).to(torch.uint8) * SOFT_MASK
+    tracks = torch.rand(n, 2, length, generator=generator)
+    return {"codes": codes, "reverse": torch.zeros(n, dtype=torch.bool), "conservation": tracks}
+
+
+@pytest.mark.parametrize("mean_span", [None, 3.0])
+@pytest.mark.parametrize("loss_weight", ["none", "inverse_ratio"])
+@pytest.mark.parametrize("ratio", [0.3, torch.tensor([0.02, 0.1, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)])
+def test_the_loss_is_the_published_formula_written_out(ratio, loss_weight, mean_span):
+    it = module(Fixed(0.15))
+    it.train()
+    it.masking = MaskingConfig(label_flip=0.0, mean_span=mean_span)
+    batch, draw = weighted_batch(), MaskDraw(ratio, torch.Generator().manual_seed(1), loss_weight=loss_weight)
+    loss = it.masked_loss(batch, draw)
+    masked = mask_windows(batch, ratio, torch.Generator().manual_seed(1), it.masking)
+    weights, _ = position_weights(batch["codes"], batch["conservation"], it.masking)
+    with torch.no_grad():
+        log_p = it.model(masked.codes).double().log_softmax(-1)
+    # LLaDA, equation 3, and MDLM's bound with the log-linear schedule: every window apart, at its own t.
+    total = hidden_weight = 0.0
+    for row in range(6):
+        t = ratio if isinstance(ratio, float) else ratio[row].item()
+        for position in masked.positions[row, : max(1, round(t * 32))].tolist():
+            base = int(batch["codes"][row, position, 0]) & TOKEN_BITS
+            w = weights[row, position].item()
+            hidden_weight += w
+            total -= w * log_p[row, position, base].item() / (t if loss_weight == "inverse_ratio" else 1.0)
+    divisor = weights.double().sum().item() if loss_weight == "inverse_ratio" else hidden_weight
+    assert loss.item() == pytest.approx(total / divisor, rel=1e-6)
+
+
+def test_validation_is_the_same_whatever_the_training_hides():
+    losses = []
+    for mean_span in (None, 4.0):
+        it = module(Fixed(0.15)).eval()
+        it.masking = MaskingConfig(mean_span=mean_span)
+        losses.append(it.masked_loss(weighted_batch(), MaskDraw(0.15, torch.Generator().manual_seed(1))).item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("micro", [16, 4])
+def test_every_window_has_the_ratio_of_its_place_in_the_step(small, monkeypatch, micro):
+    import r2mae_dna.pretrain as code
+
+    seen, original = {}, code.AlignmentPretraining.masked_loss
+
+    def masked_loss(it, batch, draw):
+        if it.training:
+            seen.setdefault(it.global_step, []).extend(draw.ratio.tolist())
+        return original(it, batch, draw)
+
+    monkeypatch.setattr(code.AlignmentPretraining, "masked_loss", masked_loss)
+    config = replace(small, micro_batch_size=micro, steps=4, log_every=1, out=Path("run"), **PER_SAMPLE)
+    run = pretrain(config)
+    sampler = scheme("r2mae", "dna")
+    assert seen == {step: sampler.samples(step, 4, n=16).tolist() for step in range(4)}
+    assert {r.scheme for r in run.results()} == {"r2mae per sample, loss / ratio, in spans"}
+    assert (run.config["ratio_per"], run.config["mask_shape"], run.config["mean_span"]) == ("sample", "spans", 3.0)
+
+
 def test_plain_cl_always_picks_one_column_of_ten():
     sampler = scheme("cl", "dna")
     assert {sampler.column(step, 100) for step in range(100)} == {0}
@@ -258,6 +326,11 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
         ({"compile": True, "strategy": "fsdp"}, "choose one"),
         ({"devices": 2, "out": None}, "several devices need --out"),
         ({"precision": "float3"}, "float3"),
+        ({"mean_span": 4.0}, "--mean_span 4 is of --mask_shape spans, and the shape is independent; leave it out, or"),
+        ({"mask_shape": "spans", "mean_span": 0.5}, "--mean_span must be at least 1, got 0.5"),
+        ({"mask_shape": "spans", "mean_span": 33.0}, "--mean_span 33 is longer than the windows, which have 32 bases"),
+        ({"mask_ratio": "r2mae+cl", "ratio_per": "sample"}, "--ratio_per sample does not go together with"),
+        ({"mask_ratio": "cl", "loss_weight": "inverse_ratio"}, "--loss_weight inverse_ratio does not go together with"),
     ],
 )
 def test_bad_options_are_refused(small, changes, message):
@@ -286,24 +359,28 @@ def test_validation_windows_are_spread_evenly_and_the_same_every_time(small):
     assert len(held_out) > 100
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "per"), [("ddp", "step"), ("fsdp", "step"), ("ddp", "sample")])
+def test_two_ranks_share_the_ratio_and_differ_in_windows_and_masks(small, tmp_path, strategy, per):
     """Two processes equal one that accumulates: same windows, masks, ratio and, to rounding, weights."""
     script = Path(__file__).with_name("two_ranks.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(script), str(small.data), str(tmp_path), strategy]
+    arguments = [str(script), str(small.data), str(tmp_path), strategy, per]
     done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 4
     for (step0, ratio0, windows0, masked0), (step1, ratio1, windows1, masked1) in zip(*ranks, strict=True):
-        assert (step0, ratio0) == (step1, ratio1)
+        assert step0 == step1
+        if per == "step":
+            assert ratio0 == ratio1
+        else:
+            assert ratio0 + ratio1 == scheme("r2mae", "dna").samples(step0, 4, n=32).tolist()
         assert windows0 != windows1
         assert masked0 != masked1
     spec = importlib.util.spec_from_file_location("dna_two_ranks", script)
     two_ranks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(two_ranks)
-    alone = two_ranks.traced(small.data, tmp_path / "one", devices=1)
+    alone = two_ranks.traced(small.data, tmp_path / "one", devices=1, per=per)
     assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
     one, two = (load_model(tmp_path / name).model.state_dict() for name in ("one", "two"))
     for name, value in one.items():
