@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from r2mae_core import UserError
+from r2mae_core import MaskDraw, Uniform, UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, split_patches
 from r2mae_vision.mae.flops import forward_flops, train_flops
-from r2mae_vision.mae.masking import pack_patches, split_mask
+from r2mae_vision.mae.masking import hidden_counts, pack_patches, patch_order, split_mask
 from r2mae_vision.mae.model import block_for_last, take
+from r2mae_vision.mae.pretrain import MaskedImageModule
 from r2mae_vision.mae.shape import sincos_positions
 
 
@@ -88,15 +89,94 @@ def test_the_prediction_does_not_know_the_hidden_pixels(tiny_model, images):
         assert not torch.allclose(tiny_model(images, split)[1], tiny_model(third, split)[1], atol=1e-3)
 
 
-def test_a_ratio_per_image_gives_each_image_the_loss_it_has_alone(tiny_model, images):
-    packed = pack_patches(6, tiny_model.n_patches, 0.3, 0.9, torch.Generator().manual_seed(5))
-    counts = packed.hidden.sum(1)
-    assert len(set(counts.tolist())) > 1
+RATIOS = torch.tensor([0.0, 0.31, 0.9, 0.55, 1.0], dtype=torch.float64)
+HIDDEN = [1, 5, 14, 9, 15]
+"""Of 16 patches; five images, an odd number."""
+
+
+def packed_images(model, shape="independent"):
+    """Return packed patches, and the mask of every image."""
+    order = patch_order(5, model.grid, torch.Generator().manual_seed(5), shape)
+    packed = pack_patches(order, hidden_counts(RATIOS, 16), model.encoder.num_prefix_tokens)
+    last = packed.order[:, 16 - packed.hidden.shape[1] :]
+    mask = torch.zeros(5, 16, dtype=torch.bool).scatter(1, last, packed.hidden)
+    assert mask.sum(1).tolist() == HIDDEN
+    return packed, mask
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "deit3_small_patch16_224",
+                                  "vit_medium_patch16_reg4_gap_256"])  # fmt: skip
+def test_a_ratio_per_image_gives_each_image_the_loss_and_gradient_it_has_alone(tiny_shape, images, name):
+    """With and without class token and registers, and with images that show one patch or all but one."""
+    args = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    model = MaskedAutoencoder(MAEShape.of({**tiny_shape.plain(), "model": name, "model_args": args}), seed=1).eval()
+    packed, mask = packed_images(model)
+    errors = model.packed_errors(images[:5], packed)
+    together = errors.sum(1) / torch.tensor(HIDDEN)
+    alone = torch.stack([model(images[i : i + 1], split_mask(mask[i : i + 1]))[0] for i in range(5)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    for one, two in zip(*(torch.autograd.grad(loss.sum(), [p for p in model.parameters() if p.requires_grad])
+                          for loss in (together, alone)), strict=True):  # fmt: skip
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
+
+
+def test_an_image_among_others_does_not_see_them(tiny_model, images):
+    packed, _ = packed_images(tiny_model)
+    others = images[:5].clone()
+    others[1:] = torch.randn_like(others[1:])
     with torch.no_grad():
-        together = tiny_model.packed_loss(images, packed)
-        alone = [tiny_model(images[i : i + 1], split_mask(packed.hidden[i : i + 1]))[0] for i in range(6)]
-    wanted = (torch.stack(alone) * counts).sum() / counts.sum()
-    torch.testing.assert_close(together, wanted, atol=1e-6, rtol=1e-5)
+        errors = [tiny_model.packed_errors(batch, packed)[0] for batch in (images[:5], others)]
+    assert torch.equal(*errors)
+
+
+def module_of(model, **options):
+    return MaskedImageModule(model, Uniform(0.3, 0.9), lr=1e-3, **options).train()
+
+
+@pytest.mark.parametrize("shape", ["independent", "blocks", "inverse_blocks"])
+def test_the_loss_of_a_step_with_a_ratio_per_image(tiny_model, images, shape):
+    """The mean over all hidden patches; or, transcribed, the sum over them of loss / ratio, over all patches."""
+    pixels = (images[:5] * 60 + 128).clamp(0, 255)
+    _, mask = packed_images(tiny_model, shape)
+    normalised = tiny_model.normalise(pixels)
+    with torch.no_grad():
+        alone = [float(tiny_model(normalised[i : i + 1], split_mask(mask[i : i + 1]))[0]) for i in range(5)]
+    ratios = RATIOS.clamp(min=0.01)
+    wanted = {
+        "none": sum(loss * n for loss, n in zip(alone, HIDDEN, strict=True)) / sum(HIDDEN),
+        "inverse_ratio": sum(loss * n / r for loss, n, r in zip(alone, HIDDEN, ratios.tolist(), strict=True)) / 80,
+    }
+    for weight, value in wanted.items():
+        module = module_of(tiny_model, ratio_per="sample", loss_weight=weight, mask_shape=shape)
+        draw = MaskDraw(ratios, torch.Generator().manual_seed(5), loss_weight=weight)
+        assert float(module.masked_loss((pixels,), draw).detach()) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.33, 0.75, 1.0])
+def test_the_loss_of_a_step_divided_by_its_ratio(tiny_model, images, ratio):
+    pixels = (images * 60 + 128).clamp(0, 255)
+    split = split_patches(6, 16, ratio, torch.Generator().manual_seed(2))
+    normalised = tiny_model.normalise(pixels)
+    patches = tiny_model.patchify(normalised)
+    with torch.no_grad():
+        _, predicted = tiny_model(normalised, split)
+        errors = (predicted - tiny_model.targets(take(patches, split.hidden))).square().mean(-1)
+    module = module_of(tiny_model, loss_weight="inverse_ratio")
+    draw = MaskDraw(ratio, torch.Generator().manual_seed(2), loss_weight="inverse_ratio")
+    wanted = float(sum(one / ratio for one in errors.flatten().double())) / (6 * 16)
+    assert float(module.masked_loss((pixels,), draw).detach()) == pytest.approx(wanted, rel=1e-6)
+    draw = MaskDraw(ratio, torch.Generator().manual_seed(2))
+    assert float(module.masked_loss((pixels,), draw).detach()) == pytest.approx(float(errors.mean()), rel=1e-6)
+
+
+def test_validation_hides_the_same_independent_patches_whatever_the_training_hides(tiny_model, images):
+    pixels = (images * 60 + 128).clamp(0, 255)
+    losses = set()
+    for options in ({}, {"mask_shape": "blocks", "ratio_per": "sample", "loss_weight": "inverse_ratio"}):
+        module = module_of(tiny_model, **options).eval()
+        with torch.no_grad():
+            losses.add(float(module.masked_loss((pixels,), MaskDraw(0.5, torch.Generator().manual_seed(2)))))
+    assert len(losses) == 1
 
 
 def test_the_last_layer_for_some_tokens_is_the_whole_layer_cut(tiny_model):
@@ -160,6 +240,19 @@ def test_sizes_may_be_dynamic_without_compiling_again_and_again(tiny_model, imag
     for ratio in (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9):
         compiled(images, split_patches(6, tiny_model.n_patches, ratio, torch.Generator().manual_seed(0)))
     assert counter.frame_count <= 2
+
+
+def test_a_ratio_per_image_compiles_once_for_any_number_of_sequences(tiny_model, images):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(tiny_model.packed_errors, backend=counter)
+    for step in range(7):
+        ratios = torch.from_numpy(Uniform(0.1, 0.9).samples(step, n=6))
+        order = patch_order(6, tiny_model.grid, torch.Generator().manual_seed(step))
+        compiled(images, pack_patches(order, hidden_counts(ratios, 16)))
+    assert counter.frame_count <= 3
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ def test_crop_and_flip_reach_the_device():
         assert torch.equal(ours, wanted)
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"lr": 0.1}, {"warmup": 0.5}, {"clip": 1.0}, {"ratio_per": "sample"}])
+@pytest.mark.parametrize("change", [{"seed": 4}, {"lr": 0.1}, {"warmup": 0.5}, {"clip": 1.0}, {"ratio_per": "sample"},
+                                    {"mask_shape": "blocks"}, {"loss_weight": "inverse_ratio"}])  # fmt: skip
 def test_a_run_resumes_with_its_own_options_alone(pretraining, change):
     _, run = pretraining
     name, value = next(iter(change.items()))

@@ -12,7 +12,9 @@ import torch
 from r2mae_core import LinearDecay, Uniform, UserError, read_metrics, read_records
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
 from r2mae_vision.mae.options import Pretrain
-from r2mae_vision.mae.pretrain import VisionModality, pretrain
+from r2mae_vision.mae import pretrain as room
+from r2mae_vision.mae.masking import n_hidden
+from r2mae_vision.mae.pretrain import MaskedImageModule, VisionModality, pretrain
 
 TINY = Pretrain(
     "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,
@@ -54,8 +56,13 @@ def test_pretraining_learns_to_look_at_what_is_visible(tmp_path):
     assert curve["loss@0.5"] == pytest.approx(float(loss), rel=0.05)  # other masks, the same images
 
 
-@pytest.mark.parametrize("ratio_per", ["step", "sample"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, ratio_per):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ratio_per": "sample"},
+     {"ratio_per": "sample", "mask_shape": "inverse_blocks", "loss_weight": "inverse_ratio", "mask_ratio": "mage"}],
+    ids=["step", "sample", "sample in blocks, weighted"],
+)  # fmt: skip
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, options):
     class PowerCutError(Exception):
         pass
 
@@ -64,7 +71,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, ratio_
             if trainer.global_step == 13:
                 raise PowerCutError
 
-    config = replace(TINY, ratio_per=ratio_per, checkpoint_every=4)
+    config = replace(TINY, **options, checkpoint_every=4)
     whole = pretrain(replace(config, out=tmp_path / "whole"))
 
     monkeypatch.setattr(VisionModality, "callbacks", lambda self, run: [CutAt()])
@@ -97,9 +104,10 @@ def two_ranks(*words):
     return module
 
 
-def test_two_ranks_share_the_ratio_and_differ_in_images_and_masks(tmp_path):
-    """Two processes equal one that accumulates, with whole or with divided models: images, masks, ratio, weights."""
-    script = two_ranks("pretrain", tmp_path)
+@pytest.mark.parametrize("ratio_per", ["step", "sample"])
+def test_two_ranks_are_one_process_that_accumulates(tmp_path, ratio_per):
+    """With whole or with divided models: images, masks, ratios, weights. Images and masks of two ranks differ."""
+    script = two_ranks(ratio_per, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     assert len(ranks[0]["ddp"]) == len(ranks[1]["ddp"]) == 10
     for rank in ranks:
@@ -107,10 +115,14 @@ def test_two_ranks_share_the_ratio_and_differ_in_images_and_masks(tmp_path):
     for (step0, ratio0, images0, hidden0), (step1, ratio1, images1, hidden1) in zip(
         *(rank["ddp"] for rank in ranks), strict=True
     ):
-        assert (step0, ratio0) == (step1, ratio1)
+        assert step0 == step1
+        if ratio_per == "sample":  # each image's own, by its place in the global batch
+            assert [*ratio0, *ratio1] == Uniform(0.6, 0.9).samples(step0, 10, n=128).tolist()
+        else:
+            assert ratio0 == ratio1
         assert images0 != images1
         assert hidden0 != hidden1
-    alone = script.traced(tmp_path / "one", 1, "auto")
+    alone = script.traced(tmp_path / "one", 1, "auto", ratio_per)
     assert [entry for pair in zip(*(rank["ddp"] for rank in ranks), strict=True) for entry in pair] == alone
     one = load_mae(tmp_path / "one").state_dict()
     for strategy in ("ddp", "fsdp"):
@@ -122,11 +134,6 @@ def test_two_ranks_share_the_ratio_and_differ_in_images_and_masks(tmp_path):
     for name in ("val_loss/ratio_0.25", "val_loss/ratio_0.9"):
         assert len(curves[0][name]) == 10
         assert [value for _, value in curves[0][name]] == pytest.approx([v for _, v in curves[1][name]], rel=1e-4)
-
-
-def test_a_ratio_per_image_is_sharded_too(tmp_path):
-    two_ranks("sample", tmp_path)
-    assert_close(*(load_mae(tmp_path / name).state_dict() for name in ("ddp", "fsdp")))
 
 
 def test_the_loss_on_held_out_images_is_logged_in_training(tmp_path):
@@ -171,9 +178,49 @@ def test_losses_are_logged_once_a_step_over_all_its_parts(tmp_path):
     assert curves[0] == pytest.approx(curves[1], rel=0.1)
 
 
-def test_a_ratio_per_image_logs_the_batchs_mean(tmp_path):
-    run = pretrain(replace(TINY, ratio_per="sample", log_every=1, epochs=1, out=tmp_path / "run"))
-    assert {round(value, 9) for _, value in read_metrics(run.metrics_file)["mask_ratio"]} == {0.75}
+@pytest.mark.parametrize("micro", [128, 32])
+@pytest.mark.parametrize("scheme", ["r2mae", "r2mae+dynamic", "mdlm"])
+def test_the_ratios_of_images_are_the_samplers_however_the_batch_is_divided(tmp_path, monkeypatch, scheme, micro):
+    """And so are the masks' counts; the log has their mean, over the last part of the step."""
+    seen, counts = {}, {}
+    masked_loss, pack = MaskedImageModule.masked_loss, room.pack_patches
+
+    def note(module, batch, draw):
+        if module.training:
+            seen.setdefault(module.global_step, []).extend(draw.ratio.tolist())
+            step = module.global_step
+            monkeypatch.setattr(
+                room, "pack_patches", lambda *a: counts.setdefault(step, []).extend(a[1].tolist()) or pack(*a)
+            )
+        return masked_loss(module, batch, draw)
+
+    monkeypatch.setattr(MaskedImageModule, "masked_loss", note)
+    config = replace(TINY, ratio_per="sample", mask_ratio=scheme, micro_batch_size=micro, log_every=1, epochs=1)
+    run = pretrain(replace(config, out=tmp_path / "run"))
+    sampler = VisionModality(config).sampler()
+    for step in range(10):
+        wanted = sampler.samples(step, 10, n=128)
+        assert seen[step] == wanted.tolist()
+        assert counts[step] == [n_hidden(ratio, 16) for ratio in wanted]
+    logged = [value for _, value in read_metrics(run.metrics_file)["mask_ratio"]]
+    assert logged == pytest.approx([np.mean(seen[step][-micro:]) for step in range(10)])
+    assert {record.scheme for record in run.results()} == {f"{scheme} per sample"}
+
+
+def test_what_is_not_the_papers_has_its_own_name_in_tables_and_reaches_the_module(tmp_path):
+    options = {"mask_shape": "inverse_blocks", "block_area": (0.1, 0.2), "loss_weight": "inverse_ratio"}
+    config = replace(TINY, **options, epochs=1, batch_size=64, micro_batch_size=64)
+    run = pretrain(replace(config, out=tmp_path / "run"))
+    assert {record.scheme for record in run.results()} == {"r2mae, loss / ratio, in inverse blocks"}
+    modality = VisionModality(replace(config, ratio_per="sample"))
+    module = modality.build(modality.sampler())
+    assert (module.mask_shape, module.block_area) == ("inverse_blocks", (0.1, 0.2))
+    assert (module.loss_weight, module.ratio_per) == ("inverse_ratio", "sample")
+
+
+def test_an_odd_number_of_images_may_have_a_ratio_each(tmp_path):
+    config = replace(TINY, ratio_per="sample", batch_size=129, micro_batch_size=43, epochs=1)
+    assert pretrain(replace(config, out=tmp_path / "run")).results()
 
 
 def test_the_ratio_of_every_step_is_the_samplers(tmp_path):
@@ -199,7 +246,7 @@ def test_full_memory_says_what_to_lower(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
 
-    monkeypatch.setattr("r2mae_vision.mae.pretrain.split_patches", full)
+    monkeypatch.setattr("r2mae_vision.mae.pretrain.patch_order", full)
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*20 GiB\); lower --micro_batch_size"):
         pretrain(replace(TINY, out=tmp_path / "run"))
 
@@ -239,6 +286,7 @@ def test_starting_from_weights(tmp_path, tiny_model, capsys):
     [
         ({"mask_ratio": 0.98}, "a mask ratio of 0.98 leaves no visible patch of 16"),
         ({"mask_ratio": "cl"}, "no curriculum weights"),
+        ({"mask_ratio": 0.0, "loss_weight": "inverse_ratio"}, "inverse_ratio cannot divide by the mask ratio 0 of"),
         ({"mask_ratio": "r3mae"}, "unknown mask scheme"),
         ({"image_size": 9}, "image size 9 is not a multiple"),
         ({"in_chans": 3}, "digits has 1 channels, the model reads 3; use --in_chans 1"),
@@ -253,3 +301,17 @@ def test_starting_from_weights(tmp_path, tiny_model, capsys):
 def test_bad_input(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         pretrain(replace(TINY, **{"out": tmp_path / "run", **change}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_area": (0.1, 0.2)}, "--block_area is of a mask in blocks; add --mask_shape blocks or inverse_blocks"),
+        ({"block_area": (0.3, 0.2), "mask_shape": "blocks"}, r"--block_area must rise, got \[0.3,0.2\]"),
+        ({"block_area": (0.0, 0.2), "mask_shape": "blocks"}, "block_area"),
+        ({"block_area": (0.1, 1.2), "mask_shape": "blocks"}, "block_area"),
+    ],
+)
+def test_blocks_that_cannot_be(change, message):
+    with pytest.raises(UserError, match=message):
+        replace(TINY, **change)

@@ -20,28 +20,35 @@ TUNED = Finetune(
 )  # fmt: skip
 
 
-def traced(out, devices, strategy):
-    """Pretrain and return what every micro-batch saw: step, ratio, images, hidden patches."""
+OPTIONS = {
+    "step": {},
+    "sample": {"ratio_per": "sample", "mask_shape": "blocks", "loss_weight": "inverse_ratio"},
+}
+
+
+def traced(out, devices, strategy, ratio_per="step"):
+    """Pretrain and return what every micro-batch saw: step, ratio or ratios, images, patches as they are hidden."""
     import r2mae_vision.mae.pretrain as room
 
-    seen, split_patches = [], room.split_patches
+    seen, patch_order = [], room.patch_order
 
     def masked_loss(module, batch, draw):
-        def split(*arguments):
-            result = split_patches(*arguments)
+        def order(*arguments):
+            result = patch_order(*arguments)
             if module.training:
-                seen.append((module.global_step, draw.ratio, batch[0].sum((1, 2, 3)).tolist(), result.hidden.tolist()))
+                ratio = draw.ratio.tolist() if ratio_per == "sample" else draw.ratio
+                seen.append((module.global_step, ratio, batch[0].sum((1, 2, 3)).tolist(), result.tolist()))
             return result
 
-        room.split_patches = split
+        room.patch_order = order
         return original(module, batch, draw)
 
     original = room.MaskedImageModule.masked_loss
     room.MaskedImageModule.masked_loss = masked_loss
     try:
-        room.pretrain(replace(TINY, devices=devices, strategy=strategy, out=out))
+        room.pretrain(replace(TINY, devices=devices, strategy=strategy, out=out, **OPTIONS[ratio_per]))
     finally:
-        room.MaskedImageModule.masked_loss, room.split_patches = original, split_patches
+        room.MaskedImageModule.masked_loss, room.patch_order = original, patch_order
     return seen
 
 
@@ -67,14 +74,8 @@ def tuned(model, out, **arguments):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     what, home = sys.argv[1], Path(sys.argv[2])
-    if what == "pretrain":
-        found = {strategy: traced(home / strategy, 2, strategy) for strategy in ("ddp", "fsdp")}
-    elif what == "sample":
-        from r2mae_vision.mae.pretrain import pretrain
-
-        for strategy in ("ddp", "fsdp"):
-            pretrain(replace(TINY, ratio_per="sample", devices=2, strategy=strategy, out=home / strategy))
-        found = None
+    if what in OPTIONS:
+        found = {strategy: traced(home / strategy, 2, strategy, what) for strategy in ("ddp", "fsdp")}
     else:
         found = tuned(home / "start", home / "two", devices=2, strategy="ddp")
     torch.save(found, home / f"rank{os.environ['RANK']}.pt")

@@ -149,37 +149,41 @@ class MaskedAutoencoder(nn.Module):
         wanted = self.targets(take(patches, split.hidden))
         return F.mse_loss(predicted.float(), wanted), predicted
 
-    def packed_loss(self, images: Tensor, packed: PackedPatches) -> Tensor:
-        """Return the loss when every image has a ratio of its own; the mean over all hidden patches.
+    def packed_errors(self, images: Tensor, packed: PackedPatches) -> Tensor:
+        """Return the errors of images that hide different numbers of patches, (B, H) float32.
+
+        The mean squared error of each of the last H patches of `packed.order`, and 0 where it is visible. Every image
+        has what it has alone: in the encoder, tokens attend to those of their own image.
 
         Args:
             images: (B, C, H, W), normalised.
-            packed: the visible patches of pairs.
+            packed: which patches are visible, and where they are computed.
         """
-        patches = self.patchify(images)
-        pairs, n = len(patches) // 2, self.n_patches
-        index = packed.patch + packed.second * n
-        tokens = self.embed_patches(take(patches.view(pairs, 2 * n, -1), index), packed.patch)
-        prefix = self.prefix(2 * pairs)
-        n_prefix = prefix.shape[1]
-        tokens = torch.cat([prefix.reshape(pairs, 2 * n_prefix, -1), tokens], dim=1)
-        of_prefix = torch.arange(2 * n_prefix, device=tokens.device).expand(pairs, -1) >= n_prefix
-        owner = torch.cat([of_prefix, packed.second], dim=1)
-        together = (owner[:, :, None] == owner[:, None, :])[:, None]
-        encoder = self.encoder
+        patches, encoder, decoder = self.patchify(images), self.encoder, self.decoder
+        n_images, n, n_prefix = len(patches), self.n_patches, encoder.num_prefix_tokens
+        tokens = self.embed_patches(patches.flatten(0, 1)[packed.index], packed.index % n)
+        if n_prefix:
+            where = packed.first[:, None] + torch.arange(n_prefix, device=tokens.device)
+            prefix = self.prefix(n_images).flatten(0, 1).to(tokens.dtype)
+            tokens = tokens.flatten(0, 1).index_copy(0, where.flatten(), prefix).view_as(tokens)
+        together = (packed.image[:, :, None] == packed.image[:, None, :])[:, None]
         tokens = encoder.norm_pre(encoder.pos_drop(tokens))
         for block in encoder.blocks:
             tokens = block(tokens, attn_mask=together)
-        seen = self.decoder.embed(encoder.norm(tokens))
-        canvas = self.decoder.mask_token.to(seen.dtype).expand(pairs, 2 * n, -1)
-        shown = seen[:, 2 * n_prefix :]
-        canvas = canvas.scatter(1, index[:, :, None].expand_as(shown), shown).reshape(2 * pairs, n, -1)
+        seen = decoder.embed(encoder.norm(tokens)).flatten(0, 1)
+        rank = torch.arange(n, device=seen.device)
+        # A hidden patch reads some other token, which is not used.
+        source = (packed.first[:, None] + n_prefix + rank) % len(seen)
+        shown = seen.index_select(0, source.flatten()).view(n_images, n, -1)
+        positions, n_cls = decoder.pos_embed[0], int(self.has_cls)
+        visible = (rank < packed.n_visible[:, None])[:, :, None]
+        canvas = torch.where(visible, shown, decoder.mask_token) + positions[packed.order + n_cls]
         if self.has_cls:
-            cls = seen[:, : 2 * n_prefix].reshape(2 * pairs, n_prefix, -1)[:, :1]
-            canvas = torch.cat([cls, canvas], dim=1)
-        predicted = self.decoder(canvas + self.decoder.pos_embed, n)
-        errors = (predicted.float() - self.targets(patches)).square().mean(-1)
-        return (errors * packed.hidden).sum() / packed.hidden.sum()
+            canvas = torch.cat([seen.index_select(0, packed.first)[:, None] + positions[:1], canvas], dim=1)
+        n_last = packed.hidden.shape[1]
+        predicted = decoder(canvas, n_last)
+        wanted = self.targets(take(patches, packed.order[:, n - n_last :]))
+        return (predicted.float() - wanted).square().mean(-1) * packed.hidden
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, split: PatchSplit) -> Tensor:

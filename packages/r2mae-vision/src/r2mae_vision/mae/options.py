@@ -12,7 +12,6 @@ from r2mae_core import (
     Positive,
     Precision,
     PretrainOptions,
-    RatioPer,
     RatioSampler,
     RunOptions,
     Seed,
@@ -33,6 +32,8 @@ from r2mae_vision.data.options import (
     check_text,
 )
 
+MaskShape = Literal["independent", "blocks", "inverse_blocks"]
+"""What `--mask_shape` may be; see `patch_order`."""
 MOST_SHOWN, MOST_RATIOS = 200, 30
 """Images and ratios of one picture of `reconstruct`."""
 
@@ -53,9 +54,10 @@ class Pretrain(PretrainOptions):
     """Mirror half of the images; not for digits."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
-    ratio_per: RatioPer = "step"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Draw the ratio once per optimizer step (the paper's), for each micro-batch, or for each sample, at a constant
-    number of visible patches."""
+    mask_shape: MaskShape = "independent"
+    """independent: any patches (the paper's); blocks: rectangles, as BEiT hides; inverse_blocks: all but rectangles."""
+    block_area: tuple[Area, Area] | None = None
+    """Smallest and largest block, as fractions of the picture; default [0.08,0.3], for a mask in blocks only."""
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
     image_size: Side = 224
@@ -100,6 +102,12 @@ class Pretrain(PretrainOptions):
         super().__post_init__()
         check_text(self, "data", "model")
         check_crop(self.crop_scale)
+        if self.block_area is None:
+            return
+        if self.mask_shape == "independent":
+            raise UserError("--block_area is of a mask in blocks; add --mask_shape blocks or inverse_blocks")
+        if self.block_area[0] > self.block_area[1]:
+            raise UserError(f"--block_area must rise, got [{self.block_area[0]:g},{self.block_area[1]:g}]")
 
 
 @dataclass(frozen=True, kw_only=True)

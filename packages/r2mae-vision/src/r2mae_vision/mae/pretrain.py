@@ -15,6 +15,7 @@ from r2mae_core import (
     HeldOutLoss,
     InOrder,
     LinearDecay,
+    LossWeight,
     MaskDraw,
     MaskedModule,
     MaskRatioSampler,
@@ -27,6 +28,7 @@ from r2mae_core import (
     adamw,
     check_output,
     file_digest,
+    inverse_ratio_loss,
     micro_batch_size,
     run_pretraining,
     say,
@@ -39,9 +41,9 @@ from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
 from r2mae_vision.mae.flops import train_flops
-from r2mae_vision.mae.masking import check_visible, pack_patches, split_patches
+from r2mae_vision.mae.masking import check_visible, hidden_counts, pack_patches, patch_order, split_order
 from r2mae_vision.mae.model import MaskedAutoencoder
-from r2mae_vision.mae.options import Pretrain
+from r2mae_vision.mae.options import MaskShape, Pretrain
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
 from r2mae_vision.mae.weights import load_published, save_mae, weights_file
 
@@ -89,8 +91,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
     @override
     def micro_batch_size(self, device: str) -> int:
         config, largest = self.config, 256 if device == "cuda" else 64
-        even = config.ratio_per == "sample"
-        return micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest, even=even)
+        return micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest)
 
     @override
     def settings(self, micro_batch_size: int) -> dict[str, Any]:
@@ -113,6 +114,9 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
             self.model,
             sampler,
             ratio_per=config.ratio_per,
+            loss_weight=config.loss_weight,
+            mask_shape=config.mask_shape,
+            block_area=config.block_area,
             augment=device_augmentation(config) if isinstance(self.source, ImageStore) else None,
             lr=config.lr if config.lr is not None else config.base_lr * config.batch_size / 256,
             warmup=config.warmup,
@@ -182,6 +186,11 @@ class MaskedImageModule(MaskedModule):
         model: the masked autoencoder.
         mask_ratio: the scheme.
         ratio_per: "step", "micro_batch", or "sample": a ratio for each image.
+        loss_weight: "none": the mean over the hidden patches; "inverse_ratio": divided by the ratio; see
+            `inverse_ratio_loss`.
+        mask_shape: of the masks in training: "independent", "blocks" or "inverse_blocks"; see `patch_order`.
+            Validation hides independent patches, so that all schemes are compared on the same masks.
+        block_area: smallest and largest area of a block, as fractions of the picture.
         augment: images (B, C, H, W) of 0 … 255 and a generator → (B, C, side, side); None: resize to the model's side.
         lr: peak learning rate.
         warmup: share of the steps in which it rises; it then falls to zero as a cosine.
@@ -191,6 +200,7 @@ class MaskedImageModule(MaskedModule):
         seed: for masks and augmentation.
     """
 
+    takes_ratios = takes_loss_weight = True
     remedies = "lower --lr or --base_lr, clip gradients (--clip), or train in float32 (--precision 32-true)"
 
     def __init__(
@@ -199,6 +209,9 @@ class MaskedImageModule(MaskedModule):
         mask_ratio: MaskRatioSampler,
         *,
         ratio_per: RatioPer = "step",
+        loss_weight: LossWeight = "none",
+        mask_shape: MaskShape = "independent",
+        block_area: tuple[float, float] | None = None,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         lr: float,
         warmup: float = 1 / 15,
@@ -207,45 +220,41 @@ class MaskedImageModule(MaskedModule):
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        self.per_sample = ratio_per == "sample"
         super().__init__(
-            mask_ratio,
-            seed=seed,
-            ratio_per="step" if ratio_per == "sample" else ratio_per,
-            validation_ratios=EVALUATION_RATIOS,
+            mask_ratio, seed=seed, ratio_per=ratio_per, loss_weight=loss_weight, validation_ratios=EVALUATION_RATIOS
         )
+        self.mask_shape, self.block_area = mask_shape, block_area
         self.model, self.augment = model, augment
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
         # The number of visible patches changes from step to step: compiled twice, the second time for any number.
         # Not a submodule: a checkpoint holds every weight once, compiled or not.
         object.__setattr__(self, "_forward", torch.compile(model) if compile else model)
-        self._packed_loss = torch.compile(model.packed_loss) if compile else model.packed_loss
+        self._packed_errors = torch.compile(model.packed_errors) if compile else model.packed_errors
 
     @override
     def masked_loss(self, batch: Any, draw: MaskDraw) -> Tensor:
         """Return the loss of (images (B, C, H, W) of 0 … 255, …) on the hidden patches."""
-        images = self.prepared(batch[0], draw.generator)
-        if self.per_sample and self.training:
-            low, high = self.mask_ratio.bounds(*self.ratio_step())
-            packed = pack_patches(len(images), self.model.n_patches, low, high, draw.generator)
-            return self._packed_loss(images, packed)
-        split = split_patches(len(images), self.model.n_patches, draw.ratio, draw.generator)
-        forward = self._forward if self.training else self.model  # validation is too short to compile for
-        return forward(images, split)[0]  # pyright: ignore[reportCallIssue]
+        images, model = self.prepared(batch[0], draw.generator), self.model
+        n_images, n = len(images), model.n_patches
+        shape = self.mask_shape if self.training else "independent"
+        order = patch_order(n_images, model.grid, draw.generator, shape, self.block_area)
+        weighted = draw.loss_weight == "inverse_ratio"
+        if isinstance(draw.ratio, Tensor):
+            counts = hidden_counts(draw.ratio, n)
+            errors = self._packed_errors(images, pack_patches(order, counts, model.encoder.num_prefix_tokens))
+            if weighted:
+                return inverse_ratio_loss(errors, draw.ratio, n_rows=n_images, n_positions=n)
+            return errors.sum() / int(counts.sum())
+        split = split_order(order, draw.ratio)
+        forward = self._forward if self.training else model  # validation is too short to compile for
+        loss = forward(images, split)[0]  # pyright: ignore[reportCallIssue]
+        # Of the mean over the hidden patches: what `inverse_ratio_loss` returns, whose denominator is all patches.
+        return loss * (split.hidden.shape[1] / (draw.ratio * n)) if weighted else loss
 
     @override
     def sharded_blocks(self) -> Iterable[nn.Module]:
         """Return the blocks that are called whole; single weights of the decoder's last one are read directly."""
         return [*self.model.encoder.blocks, *self.model.decoder.blocks[:-1]]
-
-    @override
-    def draw(self, batch_idx: int) -> MaskDraw:
-        """Return ratio and masks' generator; with a ratio per image, the batch's mean ratio."""
-        draw = super().draw(batch_idx)
-        if self.per_sample:
-            low, high = self.mask_ratio.bounds(*self.ratio_step())
-            return replace(draw, ratio=(low + high) / 2)
-        return draw
 
     def prepared(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented (in training) and normalised images."""
