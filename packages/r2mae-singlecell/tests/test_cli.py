@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pytest
 
-from r2mae_core import read_records
+from r2mae_core import RunFolder, Slope, read_records, sampler_from_config
 from r2mae_singlecell.cli import main
 from r2mae_singlecell.published import COLUMNS, PUBLISHED, ROWS
 
@@ -136,6 +136,18 @@ def test_samplers_on_the_command_line(call, prepared):
         json.loads((Path("u") / "model" / "model.json").read_text())["arguments"]["mask_ratio"]["init_args"]["low"]
         == 0.2
     )
+
+
+@pytest.mark.parametrize(("recipe", "n_steps"), [("hlca", 300_000), ("seaad", 150_000)])
+def test_the_papers_slope_is_a_recipe(call, prepared, recipe, n_steps):
+    argv = ("-c", f"paper-slope-{recipe}", "--epochs", 1, *SIZE, "--n-hidden", 8, "--n-latent", 4)
+    code, out, _ = call("pretrain", prepared, "--out", "slope", *argv)
+    assert code == 0
+    assert f"mask ratio from 0.5 by {-0.4 / n_steps:g} a step to 0.1" in out
+    sampler = sampler_from_config(RunFolder.open(Path("slope")).config["mask_ratio"])
+    assert sampler == Slope(0.5, -0.4 / n_steps, 0.1)
+    assert sampler.sample(n_steps // 2) == pytest.approx(0.3)
+    assert sampler.sample(10 * n_steps) == 0.1
 
 
 @pytest.mark.slow

@@ -118,16 +118,24 @@ def test_initial_weights_are_those_of_scvi_tools_seed(data, built):
     assert all(torch.equal(built["start"][name], value) for name, value in wanted.items())
 
 
-def test_pretraining_equals_the_python_interface(data, built, train):
+@pytest.mark.parametrize("masking", [{}, {"ratio_per": "sample", "loss_weight": "inverse_ratio"}, "groups"])
+def test_pretraining_equals_the_python_interface(data, built, train, masking):
     """The two ways to train give the same weights, bit for bit."""
-    pretrain(options(data, mask_ratio="mdlm", seed=3))
     adata = read_prepared(data).to_memory()
+    given = masking
+    if masking == "groups":
+        sets = {"A": list(adata.var_names[:8]), "B": list(adata.var_names[8:13])}
+        Path("sets.gmt").write_text("".join("\t".join([name, "", *own]) + "\n" for name, own in sets.items()))
+        masking = {"ratio_per": "sample", "mask_shape": "groups"}
+        masking, given = {**masking, "gene_sets": Path("sets.gmt")}, {**masking, "gene_sets": sets}
+    pretrain(options(data, mask_ratio="mdlm", seed=3, **masking))
     cells, held_out = pretraining_split(120)
     model = train(
         adata,
         seed=3,
         batch_size=36,
         init={"n_hidden": 24, "n_latent": 6, "mask_ratio": "mdlm"},
+        plan_kwargs=given,
         datasplitter_kwargs={"external_indexing": [cells, held_out, np.array([], dtype=int)]},
     )
     after = built["module"].module.state_dict()
@@ -143,8 +151,8 @@ def test_ratio_per_step_or_micro_batch(data, ratio_per, n_different):
             module = super().build(sampler)
             draw = module.draw
 
-            def watched(batch_idx):
-                drawn.append(draw(batch_idx))
+            def watched(batch, batch_idx):
+                drawn.append(draw(batch, batch_idx))
                 return drawn[-1]
 
             module.draw = watched
@@ -183,7 +191,7 @@ def test_compile_compiles_the_loss_in_one_graph(data, built, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", spy)
     plain, fast = (pretrain(options(data, compile=on, out=Path(f"compile-{on}"))) for on in (False, True))
-    assert compiled == ["hidden_nll"]
+    assert compiled == ["hidden_nll", "masked_nll"]
     assert [r.value for r in fast.results()] == pytest.approx([r.value for r in plain.results()], rel=1e-4)
 
 

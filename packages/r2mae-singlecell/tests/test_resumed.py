@@ -39,11 +39,22 @@ def log_of(folder):
     return [line for line in (folder / "metrics.csv").read_text().splitlines() if not speed.search(line)]
 
 
+PER_CELL = {
+    "mask_ratio": "mdlm",
+    "ratio_per": "sample",
+    "loss_weight": "inverse_ratio",
+    "mask_shape": "groups",
+    "gene_sets": Path("sets.gmt"),
+}
+
+
+@pytest.mark.parametrize("masking", [{"mask_ratio": "r2mae+cl"}, PER_CELL])
 @pytest.mark.parametrize("cuts", [(3, 4, 5, 7), (9, 10, 18), (26, 26, 26), (1, 8, 17, 25)])
-def test_interrupted_often_equals_uninterrupted(here, cuts):
+def test_interrupted_often_equals_uninterrupted(here, cuts, masking):
     """Also the lines of the log: cells, batches and epochs do not end where checkpoints are written."""
     options = {**SIZE, "epochs": 3, "micro_batch_size": 12, "checkpoint_every": 2, "validate_every": 3, "log_every": 2}
-    common = {"data": Path("p.h5ad"), "mask_ratio": "r2mae+cl", **options}
+    Path("sets.gmt").write_text("A\t\tGENE1\tGENE2\tGENE3\tGENE4\tGENE5\nB\t\tGENE6\tGENE7\tGENE8\n")
+    common = {"data": Path("p.h5ad"), **masking, **options}
     whole = pretrain(Pretrain(out=Path("whole"), **common))
     for cut in cuts:
         with pytest.raises(RuntimeError, match="power cut"):
@@ -73,6 +84,7 @@ def test_training_in_python_is_not_resumed_on_other_data_or_options(make_adata, 
     for other, arguments, message in (
         (make_adata(seed=1), {}, "another data"),
         (make_adata(), {"plan_kwargs": {"lr": 2e-3}}, "another lr"),
+        (make_adata(), {"plan_kwargs": {"ratio_per": "sample"}}, "another ratio_per"),
         (make_adata(), {"batch_size": 16}, "another batch_size"),
         (make_adata(), {"init": {"dropout_rate": 0.1}}, "another dropout_rate"),
         (make_adata(), {"init": {"mask_ratio": "mdlm"}}, "another mask_ratio"),

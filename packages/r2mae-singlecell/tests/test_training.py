@@ -9,10 +9,12 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from r2mae_core import Curriculum, Fixed, Uniform, UserError, read_metrics, read_records
+from r2mae_core import Curriculum, Fixed, Uniform, UserError, load_tensors, read_metrics, read_records
 from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, simulate_atlas
 from r2mae_singlecell.data.splitter import CountSplitter
+from r2mae_singlecell.options import Pretrain
 from r2mae_singlecell.plan import MaskedPlan
+from r2mae_singlecell.pretrain import pretrain
 
 
 class StopAfter(pl.Callback):
@@ -208,3 +210,19 @@ def test_two_processes_share_the_ratio_and_hide_other_genes(tmp_path):
     assert [r.metric for r in read_records(tmp_path / "run")] == [f"loss@{r:g}" for r in (0.1, 0.2, 0.3, 0.5, 0.7)]
     adata = anndata.read_h5ad(tmp_path / "p.h5ad")
     assert R2MAE.from_export(tmp_path / "run" / "model", adata).get_latent_representation().shape == (adata.n_obs, 4)
+    ratios = [torch.load(tmp_path / f"ratios{rank}.pt") for rank in range(2)]
+    assert len(ratios[0]) == 8
+    for step, parts in enumerate(zip(*ratios, strict=True)):
+        wanted = Uniform(0.0, 1.0).samples(step, 8, n=20)
+        assert np.array_equal(torch.cat(parts).numpy(), wanted)
+    weights = load_tensors(tmp_path / "cells" / "model" / "model.safetensors")
+    options = {"epochs": 2, "batch_size": 20, "n_hidden": 16, "n_latent": 4, "device": "cpu", "progress": False}
+    alone = pretrain(
+        Pretrain(
+            data=tmp_path / "p.h5ad", mask_ratio="mdlm", ratio_per="sample", micro_batch_size=10,
+            out=tmp_path / "alone", **options,
+        )
+    )  # fmt: skip
+    for name, value in load_tensors(alone.path / "model" / "model.safetensors").items():
+        if "running" not in name and "num_batches" not in name:  # one process's batch norm sees both micro-batches
+            assert torch.allclose(weights[name], value, atol=1e-5), name

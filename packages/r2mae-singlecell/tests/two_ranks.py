@@ -9,10 +9,10 @@ import scipy.sparse as sp
 import scvi
 import torch
 
-from r2mae_core import Uniform, rank_and_world_size
+from r2mae_core import Uniform, rank_and_world_size, run_pretraining
 from r2mae_singlecell import R2MAE
 from r2mae_singlecell.options import Pretrain
-from r2mae_singlecell.pretrain import pretrain
+from r2mae_singlecell.pretrain import SingleCells, pretrain
 
 out = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -57,3 +57,24 @@ run = pretrain(
     )
 )
 assert (run.path / "model" / "model.json").exists()  # on both, after the barrier
+
+# A ratio for each cell: this rank's part of what the sampler draws for the 20 cells of a step.
+drawn = []
+
+
+class Watched(SingleCells):
+    def build(self, sampler):
+        module = super().build(sampler)
+        draw = module.draw
+
+        def watched(batch, batch_idx):
+            drawn.append(draw(batch, batch_idx))
+            return drawn[-1]
+
+        module.draw = watched
+        return module
+
+
+common = {"data": out / "p.h5ad", "mask_ratio": "mdlm", "device": "cpu", "progress": False}
+run_pretraining(Watched, Pretrain(ratio_per="sample", devices=2, out=out / "cells", **common, **sizes))
+torch.save([draw.ratio for draw in drawn], out / f"ratios{rank_and_world_size()[0]}.pt")

@@ -22,11 +22,14 @@ class EpochCheckpoints(StepCheckpoints, Checkpoint):
         folder: gets `last.ckpt`.
         metrics: the log.
         made_from: what the training depends on: its data and options. A checkpoint of others is refused.
+        defaults: what those are that a checkpoint does not name.
     """
 
-    def __init__(self, folder: Path, metrics: MetricsCSV, made_from: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, metrics: MetricsCSV, made_from: Mapping[str, str], defaults: Mapping[str, str]
+    ) -> None:
         super().__init__(folder, metrics=metrics)
-        self.made_from, self.stopped = dict(made_from), False
+        self.made_from, self.defaults, self.stopped = {**defaults, **made_from}, dict(defaults), False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -38,7 +41,7 @@ class EpochCheckpoints(StepCheckpoints, Checkpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        there = state_dict.get("made_from", {})
+        there = {**self.defaults, **state_dict.get("made_from", {})}
         if differs := [name for name in self.made_from if there.get(name) != self.made_from[name]]:
             name = differs[0]
             values = f" ({there.get(name)} there, {self.made_from[name]} here)" if name not in _DIGESTS else ""
@@ -62,11 +65,15 @@ class EpochCheckpoints(StepCheckpoints, Checkpoint):
         super().save(trainer)
 
 
-_DIGESTS = ("data", "missing_genes")
+_DIGESTS = ("data", "missing_genes", "gene_sets")
 
 
 def resumable(
-    folder: Path, loader: Any, trainer_kwargs: dict[str, Any], made_from: Mapping[str, str]
+    folder: Path,
+    loader: Any,
+    trainer_kwargs: dict[str, Any],
+    made_from: Mapping[str, str],
+    defaults: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[pl.Callback]]:
     """Return the trainer's arguments with the checkpoint to resume from if there is one, and the callbacks of the plan.
 
@@ -75,6 +82,7 @@ def resumable(
         loader: its position is kept, if it is a `ResumableLoader`.
         trainer_kwargs: what the user gave.
         made_from: see `EpochCheckpoints`.
+        defaults: see `EpochCheckpoints`.
 
     Raises:
         UserError: the folder is of a command, or holds a `metrics.csv` of something else.
@@ -87,7 +95,7 @@ def resumable(
     arguments = {**trainer_kwargs, "logger": [*loggers, metrics]}
     if (checkpoints / "last.ckpt").exists():
         arguments["ckpt_path"] = checkpoints / "last.ckpt"
-    return arguments, [*callbacks, EpochCheckpoints(checkpoints, metrics, made_from)]
+    return arguments, [*callbacks, EpochCheckpoints(checkpoints, metrics, made_from, defaults)]
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -88,13 +88,35 @@ class MaskedAutoencoder(BaseModuleClass):
         Returns:
             (cells, n_hidden) negative log-likelihoods, float32.
         """
-        inputs = self._get_inference_input(tensors)
-        x, log_library = inputs["x"], inputs["log_library"]
-        covariates, cont = self._covariates(tensors), inputs["cont_covs"]
-        z = self.encode(x.index_fill(1, columns, 0.0), *covariates, cont=cont)
-        logits = self.logits(z, *covariates, cont=cont).float()
-        log_mu = logits.index_select(1, columns) - logits.logsumexp(1, keepdim=True) + log_library
+        x = tensors[REGISTRY_KEYS.X_KEY].float()
+        logits, log_total, log_library = self._decoded(tensors, x.index_fill(1, columns, 0.0))
+        log_mu = logits.index_select(1, columns) - log_total + log_library
         return negative_binomial_nll(log_mu, self.log_theta[columns], x.index_select(1, columns))
+
+    def masked_nll(self, tensors: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """Return the loss of the genes that are hidden in each cell, elementwise.
+
+        Args:
+            tensors: as in `hidden_nll`.
+            mask: (cells, genes) bool, True = hidden.
+
+        Returns:
+            (cells, genes) negative log-likelihoods, float32; 0 where a gene is visible.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY].float()
+        logits, log_total, log_library = self._decoded(tensors, x.masked_fill(mask, 0.0))
+        return negative_binomial_nll(logits - log_total + log_library, self.log_theta, x) * mask
+
+    def _decoded(self, tensors: dict[str, Tensor], visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of visible counts, (cells, genes), their logsumexp and the log library size, (cells, 1).
+
+        The library size is that of the uncorrupted counts in `tensors`.
+        """
+        inputs = self._get_inference_input(tensors)
+        covariates, cont = inputs["covariates"], inputs["cont_covs"]
+        z = self.encode(visible, *covariates, cont=cont)
+        logits = self.logits(z, *covariates, cont=cont).float()
+        return logits, logits.logsumexp(1, keepdim=True), inputs["log_library"]
 
     # From here on: what scvi-tools' models expect of a module.
 

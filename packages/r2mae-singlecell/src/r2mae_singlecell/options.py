@@ -23,6 +23,8 @@ from r2mae_core import (
 
 Width = Annotated[int, Bound(1, 65_536)]
 """Units of a layer."""
+MaskShape = Literal["independent", "groups"]
+"""Which genes are hidden together."""
 Size = Annotated[int, Bound(1, 10_000_000)]
 """Things that are drawn or kept in memory."""
 
@@ -142,10 +144,12 @@ class Pretrain(PretrainOptions):
     """The file that prepare wrote."""
     _: KW_ONLY
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0), a number, or
-    a sampler."""
-    ratio_per: Literal["step", "micro_batch"] = "step"
-    """Draw the ratio once per optimizer step, or for each micro-batch."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0, scgpt, …), a
+    number, or a sampler."""
+    mask_shape: MaskShape = "independent"
+    """independent: genes are hidden one by one (the paper's); groups: the genes of a set together, with --gene_sets."""
+    gene_sets: Path | None = None
+    """The sets of --mask_shape groups, in GMT form (gzip too): name, description and genes, separated by tabs."""
     scale_curriculum: bool = True
     """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of this training."""
     n_hidden: Width = 1024
@@ -164,6 +168,13 @@ class Pretrain(PretrainOptions):
     """Adam's weight decay."""
     eps: Positive = 1e-8
     """Adam's epsilon."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_shape == "groups" and self.gene_sets is None:
+            raise UserError("--mask_shape groups needs --gene_sets FILE.gmt: which genes are hidden together")
+        if self.mask_shape != "groups" and self.gene_sets is not None:
+            raise UserError("--gene_sets needs --mask_shape groups; without it no gene set is used")
 
 
 @dataclass(frozen=True)

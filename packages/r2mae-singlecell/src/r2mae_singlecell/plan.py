@@ -1,7 +1,7 @@
 """The training plan: core's `MaskedModule`, for the command line and for scvi-tools' trainer."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -12,18 +12,22 @@ from typing_extensions import override
 from r2mae_core import (
     Curriculum,
     Grid,
+    Groups,
+    LossWeight,
     MaskDraw,
     MaskedModule,
     MaskRatioSampler,
+    RatioPer,
     RatioSampler,
     Uniform,
     UserError,
+    inverse_ratio_loss,
     rank_and_world_size,
     sampler_from_config,
     scheme,
 )
 from r2mae_singlecell.data.counts import SparseRows
-from r2mae_singlecell.masking import hidden_columns
+from r2mae_singlecell.masking import hidden_columns, hidden_in_cells
 from r2mae_singlecell.model import MaskedAutoencoder
 
 VALIDATION_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
@@ -31,6 +35,9 @@ VALIDATION_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
 
 class MaskedPlan(MaskedModule):
     """One ratio and one set of hidden genes per mini-batch; the mean loss of the hidden genes (paper, C.8).
+
+    With `ratio_per="sample"` each cell has a ratio and hidden genes of its own; the mean is over all hidden entries of
+    the mini-batch.
 
     Args:
         module: the network.
@@ -40,12 +47,18 @@ class MaskedPlan(MaskedModule):
         eps: Adam's. scvi-tools' default of 0.01 would matter for the curriculum, whose multiplier acts through its
             sign.
         seed: seed for masks and dropout.
-        ratio_per: see `MaskedModule`.
+        ratio_per: see `MaskedModule`; "sample" is for each cell.
+        loss_weight: see `MaskedModule`.
         validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
         candidates: int64 indices of the genes that may be hidden; None: all.
+        groups: genes that are hidden together in training; None: each by itself, as always in validation.
         callbacks: what the trainer shall call besides its own, such as `EpochCheckpoints`.
+
+    Raises:
+        UserError: `ratio_per` or `loss_weight` is unknown, or does not go with the scheme.
     """
 
+    takes_ratios = takes_loss_weight = True
     module: MaskedAutoencoder
 
     def __init__(
@@ -57,15 +70,28 @@ class MaskedPlan(MaskedModule):
         weight_decay: float = 1e-4,
         eps: float = 1e-8,
         seed: int = 0,
-        ratio_per: Literal["step", "micro_batch"] = "step",
+        ratio_per: RatioPer = "step",
+        loss_weight: LossWeight = "none",
         validation_ratios: Sequence[float] = VALIDATION_RATIOS,
         candidates: Tensor | None = None,
+        groups: Groups | None = None,
         callbacks: Sequence[pl.Callback] = (),
     ) -> None:
-        super().__init__(mask_ratio, seed=seed, ratio_per=ratio_per, validation_ratios=validation_ratios)
+        for name, value, known in (
+            ("ratio_per", ratio_per, get_args(RatioPer)), ("loss_weight", loss_weight, get_args(LossWeight))
+        ):  # fmt: skip
+            if value not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        super().__init__(
+            mask_ratio,
+            seed=seed,
+            ratio_per=ratio_per,
+            loss_weight=loss_weight,
+            validation_ratios=validation_ratios,
+        )
         self.module = module
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
-        self.candidates = candidates
+        self.candidates, self.groups = candidates, groups
         self._callbacks = callbacks
         self._sum: Tensor | float = 0.0
         self._n_batches = 0
@@ -94,12 +120,31 @@ class MaskedPlan(MaskedModule):
 
     @override
     def masked_loss(self, batch: dict[str, Any], draw: MaskDraw) -> Tensor:
-        tensors = self.with_dense_counts(batch)
-        candidates = self.candidates.to(self.device) if self.candidates is not None else None
-        columns = hidden_columns(self.module.n_input, draw.ratio, draw.generator, candidates)
-        nll = self.module.hidden_nll(tensors, columns)
-        weights = self._weights(tensors[REGISTRY_KEYS.X_KEY], draw)
-        return nll.mean() if weights is None else (weights.index_select(1, columns) * nll).mean()
+        tensors, candidates = self.with_dense_counts(batch), self._on_device()
+        # Validation hides each gene by itself, whatever the training does: so all runs are compared by one loss.
+        groups, n_genes = self.groups if self.training else None, self.module.n_input
+        n_positions = n_genes if candidates is None else len(candidates)
+        if isinstance(draw.ratio, Tensor):
+            mask, n_hidden = hidden_in_cells(n_genes, draw.ratio, draw.generator, candidates, groups)
+            nll = self.module.masked_nll(tensors, mask)
+        else:
+            columns = hidden_columns(n_genes, draw.ratio, draw.generator, candidates, groups)
+            nll = self.module.hidden_nll(tensors, columns)
+            n_hidden = nll.numel()  # every one of these columns is hidden in every cell
+            if (weights := self._weights(tensors[REGISTRY_KEYS.X_KEY], draw)) is not None:
+                return (weights.index_select(1, columns) * nll).mean()
+        if draw.loss_weight == "inverse_ratio":
+            return inverse_ratio_loss(nll, draw.ratio, n_rows=len(nll), n_positions=n_positions)
+        return nll.sum() / n_hidden
+
+    def _on_device(self) -> Tensor | None:
+        """Return the candidates; they and the groups are sent to the device once, not at every step."""
+        if self.candidates is not None:
+            self.candidates = self.candidates.to(self.device)
+        if self.groups is not None:
+            self.groups.position = self.groups.position.to(self.device)
+            self.groups.unit = self.groups.unit.to(self.device)
+        return self.candidates
 
     def _weights(self, x: Tensor, draw: MaskDraw) -> Tensor | None:
         """Return the curriculum weights, (cells, genes), or None where they are all exactly 1."""

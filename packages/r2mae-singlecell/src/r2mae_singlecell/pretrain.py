@@ -42,6 +42,7 @@ from r2mae_singlecell.data.splitter import (
     covariate_tensors,
     pretraining_split,
 )
+from r2mae_singlecell.gene_sets import find_gene_sets, read_gene_sets
 from r2mae_singlecell.options import Pretrain
 from r2mae_singlecell.plan import MaskedPlan
 from r2mae_singlecell.r2mae import R2MAE
@@ -74,12 +75,14 @@ class SingleCells(Modality[Pretrain, R2MAE]):
 
     program, name, unit = "r2mae-singlecell", "singlecell", "cells"
     has_curriculum, marker = True, "model.json"
-    free = ("data",)  # its digest counts, not its place
+    free = ("data", "gene_sets")  # their content counts, not their place
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
         scvi.settings.verbosity = 30  # warnings
         self.adata = self.opened()
+        sets = config.gene_sets
+        self.gene_sets = None if sets is None else find_gene_sets(read_gene_sets(sets), self.adata.var, where=str(sets))
         R2MAE.setup_anndata(self.adata, batch_key="batch" if "batch" in self.adata.obs else None)
         self.cells, self.validation = pretraining_split(self.adata.n_obs)
         self.n_samples = check_training_cells(len(self.cells))
@@ -91,12 +94,19 @@ class SingleCells(Modality[Pretrain, R2MAE]):
             UserError: what `read_prepared` refuses; the data would be written over.
         """
         if self.config.out is not None:
-            check_output(self.config.out, [self.config.data])
+            check_output(self.config.out, [self.config.data, self.config.gene_sets])
         return read_prepared(self.config.data)
 
     @override
     def sources(self) -> dict[str, str]:
-        return data_source(self.adata)
+        found, sets = data_source(self.adata), self.gene_sets
+        if sets is not None:  # as they are found in the data: it depends on names that are not in the data's digest
+            found["GENE_SETS"] = f"{len(sets.positions):,} sets with {sets.n_covered:,} genes, {sets.digest()}"
+        return found
+
+    @override
+    def facts(self) -> dict[str, Any]:
+        return {} if self.gene_sets is None else {"gene_sets_left_out": list(self.gene_sets.left_out)}
 
     @property
     @override
@@ -122,7 +132,11 @@ class SingleCells(Modality[Pretrain, R2MAE]):
             sampler = scaled_curriculum(sampler, self.steps)
         self.model = self.untrained(sampler)
         if config.compile:
-            self.model.module.hidden_nll = torch.compile(self.model.module.hidden_nll)
+            network = self.model.module
+            network.hidden_nll, network.masked_nll = (
+                torch.compile(network.hidden_nll),
+                torch.compile(network.masked_nll),
+            )
         return MaskedPlan(
             self.model.module,
             mask_ratio=sampler,
@@ -131,6 +145,8 @@ class SingleCells(Modality[Pretrain, R2MAE]):
             eps=config.eps,
             seed=config.seed,
             ratio_per=config.ratio_per,
+            loss_weight=config.loss_weight,
+            groups=None if self.gene_sets is None else self.gene_sets.groups(),
         )
 
     def untrained(self, sampler: RatioSampler) -> R2MAE:
@@ -143,7 +159,8 @@ class SingleCells(Modality[Pretrain, R2MAE]):
     def title(self, module: Any) -> str:
         config, adata = self.config, self.adata
         size = f"{adata.n_obs:,} cells × {adata.n_vars:,} genes"
-        return f"a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size})"
+        sets = "" if self.gene_sets is None else f", {self.gene_sets.describe()}"
+        return f"a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size}){sets}"
 
     @override
     def held_out(self, micro_batch_size: int) -> InOrder | None:

@@ -1,6 +1,8 @@
 """`R2MAE`: the masked autoencoder behind scvi-tools' interface."""
 
 import contextlib
+import inspect
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +28,14 @@ from r2mae_core import (
     Curriculum,
     MaskRatioSampler,
     RatioSampler,
+    UserError,
     one_writer,
     sampler_to_config,
 )
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns
 from r2mae_singlecell.data.splitter import CountSplitter
+from r2mae_singlecell.gene_sets import GeneSets, find_gene_sets
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
@@ -39,6 +43,19 @@ from r2mae_singlecell.plan import MaskedPlan, as_sampler
 from r2mae_singlecell.query import QueryMixin
 from r2mae_singlecell.saved import SavedMixin
 from r2mae_singlecell.weights import ExportMixin
+
+logger = logging.getLogger(__name__)
+
+_NOT_OPTIONS = ("registry", "datamodule", "candidates", "callbacks", "groups")
+_DEFAULTS = {
+    "gene_sets": "",
+    **{
+        name: str(parameter.default)
+        for name, parameter in inspect.signature(MaskedPlan).parameters.items()
+        if parameter.default is not parameter.empty and name not in _NOT_OPTIONS
+    },
+}
+"""What the plan does where a training, or the checkpoint of one, does not say it."""
 
 
 class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
@@ -189,7 +206,10 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
             batch_size: cells a step.
             early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it apply.
             datasplitter_kwargs: further arguments of the split, such as `external_indexing`.
-            plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios` of `MaskedPlan`.
+            plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios`, `ratio_per` ("step", "micro_batch" or
+                "sample": each cell) and `loss_weight` ("none" or "inverse_ratio") of `MaskedPlan`; `mask_shape`
+                ("independent", or "groups": the genes of a set are hidden together) and `gene_sets`, a dict of set
+                name → gene names.
             datamodule: a data module of scvi-tools, for a model made without AnnData.
             precision: Lightning's name, such as "bf16-mixed".
             resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
@@ -198,7 +218,7 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
 
         Raises:
             UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
-                too few cells.
+                too few cells; the options of masking do not go together, or no set has a gene of the data.
         """
         check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
         check_numbers(2, batch_size=batch_size)  # batch norm
@@ -209,6 +229,9 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         if self.missing_genes_ is not None and len(self.missing_genes_):
             present = np.setdiff1d(np.arange(self.module.n_input), self.missing_genes_)
             plan_kwargs["candidates"] = torch.from_numpy(present)
+        sets = self._gene_sets(plan_kwargs.pop("mask_shape", "independent"), plan_kwargs.pop("gene_sets", None))
+        if sets is not None:
+            plan_kwargs["groups"] = sets.groups()
         if datamodule is None:
             parsed: Any = parse_device_args(accelerator, devices, return_device="torch")
             datamodule = CountSplitter(
@@ -227,9 +250,9 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
             if resume is not None:
                 stack.enter_context(one_writer(Path(resume)))
                 length = {"max_epochs": max_epochs, "batch_size": batch_size, "precision": precision}
-                made_from = self._made_from(datamodule, plan_kwargs, **length)
+                made_from = self._made_from(datamodule, plan_kwargs, sets, **length)
                 loader = getattr(datamodule, "train_loader", None)
-                trainer_kwargs, callbacks = resumable(Path(resume), loader, trainer_kwargs, made_from)
+                trainer_kwargs, callbacks = resumable(Path(resume), loader, trainer_kwargs, made_from, _DEFAULTS)
                 plan_kwargs["callbacks"] = [*plan_kwargs.get("callbacks", ()), *callbacks]
             self.module.train()  # a loaded model is in evaluation mode
             trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
@@ -244,18 +267,42 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
                 **trainer_kwargs,
             )
 
-    def _made_from(self, datamodule: Any, plan_kwargs: dict[str, Any], **length: Any) -> dict[str, str]:
+    def _gene_sets(self, mask_shape: str, sets: Any) -> GeneSets | None:
+        """Return the gene sets that are hidden together, found among the genes that the data have.
+
+        Raises:
+            UserError: shape and sets do not go together, there is no AnnData, or no set has a gene of the data.
+        """
+        if mask_shape not in ("independent", "groups"):
+            raise UserError(f"mask_shape must be 'independent' or 'groups', got {mask_shape!r}")
+        if (mask_shape == "groups") != (sets is not None):
+            missing = "gene_sets={name: genes}" if sets is None else "mask_shape='groups'"
+            raise UserError(f"mask_shape='groups' and gene_sets belong together; give {missing} too in plan_kwargs")
+        if sets is None:
+            return None
+        if self.adata is None:
+            raise UserError("gene_sets needs a model that was made with AnnData, whose genes have names")
+        missing = self.missing_genes_ if self.missing_genes_ is not None else []
+        found = find_gene_sets(sets, self.adata.var, np.setdiff1d(np.arange(self.module.n_input), missing))
+        logger.info("%s.", found.describe())
+        if found.left_out:
+            logger.warning("%d of %d gene sets have no gene of the data.", len(found.left_out), len(sets))
+        return found
+
+    def _made_from(
+        self, datamodule: Any, plan_kwargs: dict[str, Any], sets: GeneSets | None, **length: Any
+    ) -> dict[str, str]:
         """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, its data are unknown."""
-        left_out = ("registry", "datamodule", "candidates", "callbacks")
         given = {**self.init_params_["non_kwargs"], **plan_kwargs, **length}
         options = {
             name: value.describe() if isinstance(value, MaskRatioSampler) else str(value)
             for name, value in given.items()
-            if name not in left_out
+            if name not in _NOT_OPTIONS
         }
         data = datamodule.digest() if isinstance(datamodule, CountSplitter) else ""
         missing = [] if self.missing_genes_ is None else self.missing_genes_.tolist()
-        return {"data": data, "missing_genes": str(missing), **options}
+        gene_sets = {} if sets is None else {"gene_sets": sets.digest()}
+        return {"data": data, "missing_genes": str(missing), **gene_sets, **options}
 
     @torch.inference_mode()
     def get_latent_representation(
