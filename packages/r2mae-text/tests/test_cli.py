@@ -68,6 +68,18 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(call, corpus):
     assert Path("plain/model.safetensors").read_bytes() == Path("kept/model.safetensors").read_bytes()
 
 
+def test_llada_is_one_command(call, corpus):
+    code, _, err = call(
+        "pretrain", corpus.path, "--mask_ratio", "llada", "--ratio_per", "sample", "--loss_weight", "inverse_ratio",
+        "--count", "bernoulli", "--mask_share", "1", "--random_share", "0", "--out", "run", *TINY,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert {record.scheme for record in read_records("run")} == {"llada per sample, loss / ratio"}
+    _, out, _ = call("pretrain", "-c", "run/config.yaml", "--mask_shape", "spans", "--count", "exact", "--print_config")
+    config = yaml.safe_load(out)
+    assert (config["ratio_per"], config["loss_weight"], config["mask_shape"]) == ("sample", "inverse_ratio", "spans")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

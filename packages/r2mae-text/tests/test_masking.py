@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from r2mae_core import scheme
+from r2mae_core import exact_mask, n_masked, scheme, span_mask
 from r2mae_text import MaskedTokens, mask_tokens
 from r2mae_text.masking import IGNORED, MaskingRule
 
 RULE = MaskingRule(mask_id=4, special_ids=(0, 1, 2), vocab_size=300)
+SPANS = replace(RULE, mask_shape="spans")
+BERNOULLI = replace(RULE, count="bernoulli")
 
 
 def rows(n=64, length=128, seed=0, ends=True):
@@ -38,6 +42,65 @@ def test_count_is_exact_and_specials_are_never_hidden(ratio, seed):
     assert hidden.sum(1).tolist() == torch.minimum(ordinary.sum(1), torch.tensor(k)).tolist()
     assert torch.equal(labels[hidden], tokens[hidden])
     assert torch.equal(masked.inputs[~hidden], tokens[~hidden])
+
+
+@pytest.mark.parametrize("rule", [RULE, replace(RULE, mask_shape="spans", mean_span=4.0)])
+@given(st.lists(st.floats(0, 1), min_size=8, max_size=8), st.integers(0, 100))
+def test_every_row_hides_the_exact_count_of_its_own_ratio(rule, ratios, seed):
+    tokens = rows(8, 32, seed)
+    tokens[1, 3:] = 2  # two ordinary tokens: the surplus has no target
+    masked = mask_tokens(tokens, torch.tensor(ratios, dtype=torch.float64), rule, generator=generator(seed))
+    wanted = [n_masked(ratio, 31) for ratio in ratios]
+    assert torch.bincount(masked.positions // 32, minlength=8).tolist() == wanted
+    labels, ordinary = masked.labels(), ~torch.isin(tokens, torch.tensor(RULE.special_ids))
+    hidden = labels != IGNORED
+    assert not (hidden & ~ordinary).any()
+    assert hidden.sum(1).tolist() == torch.minimum(ordinary.sum(1), torch.tensor(wanted)).tolist()
+    assert torch.equal(labels[hidden], tokens[hidden])
+    assert torch.equal(masked.inputs[~hidden], tokens[~hidden])
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("span", [None, 1.0, 6.0])
+def test_spans_are_those_of_core(per_row, span):
+    tokens = rows(32, 64, ends=False)
+    ratio = torch.linspace(0.01, 0.99, 32, dtype=torch.float64) if per_row else 0.3
+    hidden = mask_tokens(tokens, ratio, replace(SPANS, mean_span=span), generator=generator()).labels() != IGNORED
+    expected = span_mask(tokens.shape, ratio, mean_span=span or 3.0, generator=generator(), valid=tokens > 4)
+    assert torch.equal(hidden, expected)
+
+
+def test_a_ratio_for_each_row_hides_what_core_hides():
+    tokens, ratio = rows(32, 64, ends=False), torch.linspace(0.01, 0.99, 32, dtype=torch.float64)
+    hidden = mask_tokens(tokens, ratio, RULE, generator=generator()).labels() != IGNORED
+    assert torch.equal(hidden, exact_mask(tokens.shape, ratio, generator=generator(), valid=tokens > 4))
+
+
+def test_spans_join_neighbours_and_independent_places_do_not():
+    tokens, runs = rows(400, 128, ends=False), {}
+    for name, rule in {"independent": RULE, "3": SPANS, "9": replace(SPANS, mean_span=9.0)}.items():
+        hidden = mask_tokens(tokens, 0.15, rule, generator=generator()).labels() != IGNORED
+        runs[name] = int(hidden.sum()) / int((hidden[:, 1:] & ~hidden[:, :-1]).sum())
+    assert runs["independent"] == pytest.approx(1 / (1 - 0.15), rel=0.03)
+    assert 2.5 < runs["3"] < 4.0
+    assert runs["9"] > 6
+
+
+@pytest.mark.parametrize("rule", [RULE, SPANS, BERNOULLI])
+def test_nothing_waits_for_the_device(rule):
+    """Values of the meta device do not exist: whoever reads one fails."""
+    tokens, ratio = rows(8, 32).to("meta"), torch.linspace(0, 1, 8, dtype=torch.float64)
+    for given_ratio in (0.3, ratio):
+        masked = mask_tokens(tokens, given_ratio, rule, rows=(8, 32))
+        assert masked.positions.device.type == masked.inputs.device.type == "meta"
+
+
+def test_bernoulli_draws_of_a_row_have_its_ratio():
+    tokens, ratio = rows(4, 20_000, ends=False), torch.tensor([0.0, 0.1, 0.6, 1.0])
+    hidden = mask_tokens(tokens, ratio, BERNOULLI, generator=generator()).labels() != IGNORED
+    shares = hidden[:, 1:].float().mean(1)
+    assert (shares[0], shares[3]) == (0, 1)
+    assert shares.tolist() == pytest.approx(ratio.tolist(), abs=0.015)
 
 
 def test_at_ratio_one_the_separators_stay():
@@ -71,14 +134,16 @@ def test_every_place_and_every_random_id_is_equally_likely():
     assert chisquare(torch.bincount(masked.inputs.view(-1)[masked.positions], minlength=300).numpy()).pvalue > 1e-3
 
 
-@given(st.sampled_from([1, 2, 4, 8, 16]))
-def test_masks_do_not_depend_on_the_micro_batch(micro):
+@given(st.sampled_from([1, 2, 4, 8, 16]), st.booleans(), st.sampled_from([RULE, SPANS, BERNOULLI]))
+def test_masks_do_not_depend_on_the_micro_batch(micro, per_row, rule):
     tokens = rows(16, 32)
-    whole = mask_tokens(tokens, 0.3, RULE, generator=generator())
-    parts = [
-        mask_tokens(tokens[first : first + micro], 0.3, RULE, generator=generator(), rows=(first, 16))
-        for first in range(0, 16, micro)
-    ]
+    ratio = torch.linspace(0, 1, 16, dtype=torch.float64) if per_row else 0.3
+    whole = mask_tokens(tokens, ratio, rule, generator=generator())
+    parts = []
+    for first in range(0, 16, micro):
+        here = slice(first, first + micro)
+        own = ratio[here] if per_row else ratio
+        parts.append(mask_tokens(tokens[here], own, rule, generator=generator(), rows=(first, 16)))
     assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
     assert torch.equal(torch.cat([part.labels() for part in parts]), whole.labels())
 
@@ -110,6 +175,28 @@ def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="sum to 1 at most"):
         MaskingRule(4, (0,), 300, 0.9, 0.2)
     assert isinstance(mask_tokens(rows(2, 8), 0.0, RULE), MaskedTokens)
+    with pytest.raises(ValueError, match=r"every ratio must lie in \[0, 1\], got -0.5"):
+        mask_tokens(rows(2, 8), torch.tensor([0.2, -0.5]), RULE)
+    with pytest.raises(ValueError, match=r"one for each of the 2 rows, on the CPU; got shape \(3,\) on cpu"):
+        mask_tokens(rows(2, 8), torch.full((3,), 0.2), RULE)
+    with pytest.raises(ValueError, match=r"on the CPU; got shape \(2,\) on meta"):
+        mask_tokens(rows(2, 8), torch.zeros(2, device="meta"), RULE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean_span": 3.0}, "mean_span 3 is of mask_shape spans; leave it out, or choose spans"),
+        ({"mask_shape": "spans", "mean_span": 0.5}, "mean_span must be at least 1 token, got 0.5"),
+        ({"mask_shape": "spans", "mean_span": float("nan")}, "mean_span must be at least 1 token, got nan"),
+        ({"mask_shape": "spans", "count": "bernoulli"}, "choose one"),
+        ({"mask_shape": "blocks"}, "mask_shape must be independent or spans, got 'blocks'"),
+        ({"count": "poisson"}, "count must be exact or bernoulli, got 'poisson'"),
+    ],
+)
+def test_shapes_that_contradict_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RULE, **changes)
 
 
 def test_the_papers_ratios():

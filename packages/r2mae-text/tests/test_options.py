@@ -91,13 +91,20 @@ def test_pretraining_is_built_as_the_options_say(config, corpus, watch):
 def test_other_choices_reach_the_module(config, corpus, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda loss: compiled.append(loss) or loss)
-    changed = replace(
-        config, ratio_per="micro_batch", count="bernoulli", compile=True, position_start="sinusoidal", pad_vocab_to=64
-    )
+    changed = replace(config, ratio_per="micro_batch", count="bernoulli", compile=True, pad_vocab_to=64)
     task = TextPretraining(changed)
     module = task.build(task.sampler())
     assert (module.ratio_per, module.rule.count, len(compiled)) == ("micro_batch", "bernoulli", 1)
     assert module.model.config.vocab_size == 448
+    changed = replace(config, ratio_per="sample", loss_weight="inverse_ratio", mask_shape="spans", mean_span=5.0)
+    module = TextPretraining(changed).build(TextPretraining(changed).sampler())
+    assert (module.ratio_per, module.loss_weight) == ("sample", "inverse_ratio")
+    assert (module.rule.mask_shape, module.rule.mean_span) == ("spans", 5.0)
+
+
+def test_positions_may_start_as_sinusoids(config):
+    changed = replace(config, position_start="sinusoidal")
+    module = TextPretraining(changed).build(TextPretraining(changed).sampler())
     table = module.model.base_model.embeddings.position_embeddings.weight[2:]
     assert torch.cosine_similarity(table[:100], table[1:101]).mean() > 0.9  # neighbours are alike
 

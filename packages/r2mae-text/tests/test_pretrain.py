@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2mae_core import MaskDraw, RunFolder, UserError, read_metrics, read_records
+from r2mae_core import LinearDecay, MaskDraw, RunFolder, UserError, n_masked, read_metrics, read_records
 from r2mae_text.data.prepare import prepare
 from r2mae_text.export import export
 from r2mae_text.model import masked_lm_loss
@@ -58,7 +58,8 @@ class Trace(pl.Callback):
             draw.generator.set_state(state)
             loss = trace.loss(module, batch, draw)
             step = module.global_step
-            trace.seen.append((step, draw.ratio, batch.tolist(), masked.inputs.tolist(), loss.item()))
+            ratio = draw.ratio.tolist() if isinstance(draw.ratio, torch.Tensor) else draw.ratio
+            trace.seen.append((step, ratio, batch.tolist(), masked.inputs.tolist(), loss.item()))
             return loss
 
         MaskedLanguageModule.masked_loss = masked_loss
@@ -95,9 +96,12 @@ def test_a_corpus_without_a_validation_split_trains_without_records(config, spee
     assert not [name for name in read_metrics(run.metrics_file) if name.startswith("val_loss")]
 
 
-@pytest.mark.parametrize("micro", [16, 8])
-def test_resume_in_mid_epoch_is_bit_exact(config, micro, monkeypatch):
-    config = replace(config, micro_batch_size=micro, checkpoint_every=3)
+PER_ROW = {"ratio_per": "sample", "mask_shape": "spans", "loss_weight": "inverse_ratio"}
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 16}, {"micro_batch_size": 8}, PER_ROW])
+def test_resume_in_mid_epoch_is_bit_exact(config, changes, monkeypatch):
+    config = replace(config, **changes, checkpoint_every=3)
     with Trace() as whole:
         pretrain(replace(config, out=Path("whole")))
     with monkeypatch.context() as patch, Trace() as first:
@@ -120,19 +124,33 @@ class StopAt(pl.Callback):
             raise KeyboardInterrupt
 
 
-def test_the_result_does_not_depend_on_the_micro_batch(config):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ratio_per": "sample", "mask_ratio": "mdlm"},
+        {"ratio_per": "sample", "mask_ratio": "mdlm", "loss_weight": "inverse_ratio", "count": "bernoulli"},
+        PER_ROW,
+    ],
+)
+def test_the_result_does_not_depend_on_the_micro_batch(config, changes):
+    config = replace(config, **changes)
     for micro in (16, 4, 2):
         out = Path(f"micro-{micro}")
         with Trace() as trace:
             pretrain(replace(config, micro_batch_size=micro, dropout=0.0, out=out, steps=4))
         per_step = {}
         for step, ratio, rows, masked, _ in trace.seen:
-            entry = per_step.setdefault(step, (ratio, [], []))
-            assert entry[0] == ratio
+            entry = per_step.setdefault(step, ([], [], []))
+            entry[0].extend(ratio if isinstance(ratio, list) else [ratio] * len(rows))
             entry[1].extend(rows)
             entry[2].extend(masked)
         if micro == 16:
             reference = per_step
+            sampler = TextPretraining(config).sampler()
+            for step, (ratios, _, _) in per_step.items():
+                whole = [sampler.sample(step, 4)] * 16
+                assert ratios == (sampler.samples(step, 4, n=16).tolist() if changes else whole)
         assert per_step == reference
         for name, value in weights(out).items():
             torch.testing.assert_close(value, weights("micro-16")[name], rtol=1e-4, atol=2e-5)
@@ -253,6 +271,18 @@ def test_memory_that_is_full_is_a_message(config, monkeypatch):
         ({"batch_size": 10**6}, "samples do not fill a batch of 1,000,000"),
         ({"micro_batch_size": 5}, "--batch_size 16 is not a multiple of --micro_batch_size 5"),
         ({"mask_share": 0.9, "random_share": 0.2}, "must not add up to more than 1"),
+        ({"mean_span": 3.0}, "--mean_span is of --mask_shape spans; leave it out, or choose spans"),
+        ({"mask_shape": "spans", "mean_span": 0.5}, "--mean_span must be at least 1, got 0.5"),
+        ({"mask_shape": "spans", "count": "bernoulli"}, "--count bernoulli hides every token by itself, not --mask_sh"),
+        (
+            {"mask_ratio": "llada", "loss_weight": "inverse_ratio"},
+            "the scheme's ratios begin at 0.001, where a row of 31 tokens hides none, .* give --count bernoulli",
+        ),
+        ({"mask_ratio": LinearDecay(0.4, 0.01), "loss_weight": "inverse_ratio"}, "ratios begin at 0.01"),
+        (
+            {"mask_ratio": 0.0, "loss_weight": "inverse_ratio", "count": "bernoulli"},
+            "cannot divide by the mask ratio 0",
+        ),
         ({"model": "nosuch"}, "unknown model 'nosuch'; known: tiny, .* a checkpoint is given with --start nosuch"),
         ({"start": "nosuch"}, "--model .for new models., --model_args .for new models. does not apply to --start"),
         ({"start": "nosuch", "model": "medium", "model_args": {}}, "no model 'nosuch' here or on the hub"),
@@ -268,10 +298,10 @@ def test_bad_options_are_refused(config, changes, message):
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
-def two_ranks(corpus, folder, strategy):
+def two_ranks(corpus, folder, strategy, ratio_per="step"):
     """Run two processes and return what each rank saw."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(SCRIPT), str(corpus.path), str(folder), strategy]
+    arguments = [str(SCRIPT), str(corpus.path), str(folder), strategy, ratio_per]
     done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"{strategy}-rank{rank}.pt") for rank in range(2)]
@@ -284,6 +314,16 @@ def ddp(corpus, tmp_path_factory):
     return folder, two_ranks(corpus, folder, "ddp")
 
 
+def one_process(corpus, folder, ratio_per):
+    """Do in this process, accumulating, what two ranks do, and return what every micro-batch saw."""
+    spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with Trace() as trace:
+        pretrain(module.settings(corpus.path, folder, devices=1, ratio_per=ratio_per))
+    return [(step, ratio, rows, masked) for step, ratio, rows, masked, _ in trace.seen]
+
+
 def test_two_ranks_share_the_ratio_and_differ_in_rows_and_noise(tmp_path, corpus, ddp):
     """Two processes equal one that accumulates: same rows, masks, ratio and, to rounding, weights."""
     folder, ranks = ddp
@@ -292,17 +332,21 @@ def test_two_ranks_share_the_ratio_and_differ_in_rows_and_noise(tmp_path, corpus
         assert (step0, ratio0) == (step1, ratio1)
         assert rows0 != rows1
         assert masked0 != masked1
-    spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with Trace() as trace:
-        pretrain(module.settings(corpus.path, tmp_path / "one", devices=1))
-    alone = [(step, ratio, rows, masked) for step, ratio, rows, masked, _ in trace.seen]
+    alone = one_process(corpus, tmp_path / "one", "step")
     assert [entry for pair in zip(*ranks, strict=True) for entry in pair] == alone
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(value, weights(folder / "ddp")[name], rtol=1e-4, atol=2e-5)
     for one, two in zip(validations(tmp_path / "one"), validations(folder / "ddp"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_two_ranks_have_the_ratios_of_their_own_rows(tmp_path, corpus):
+    ranks = two_ranks(corpus, tmp_path, "ddp", "sample")
+    both = [entry for pair in zip(*ranks, strict=True) for entry in pair]
+    assert both == one_process(corpus, tmp_path / "one", "sample")
+    assert len({ratio for _, ratios, _, _ in both for ratio in ratios}) == 4 * 16
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(value, weights(tmp_path / "ddp")[name], rtol=1e-4, atol=2e-5)
 
 
 def validations(path):
@@ -338,3 +382,58 @@ def test_the_module_alone_in_a_loop_of_ones_own(config, corpus):
     expected = masked_lm_loss(module.model, masked.inputs, masked.positions, masked.targets)
     assert module.masked_loss(batch, draw).item() == expected.item()
     assert isinstance(RunFolder("x", {}), RunFolder)
+
+
+@pytest.fixture
+def trained_on(config, corpus):
+    """options → (module without dropout in training mode, 16 rows)."""
+
+    def build(**changes):
+        task = TextPretraining(replace(config, dropout=0.0, mask_share=1.0, random_share=0.0, **changes))
+        batch = torch.from_numpy(corpus.rows("train", 32)[np.arange(16)])
+        return task.build(task.sampler()).train(), batch
+
+    return build
+
+
+RATIOS = torch.linspace(0.05, 0.95, 16, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("changes", [{}, {"count": "bernoulli"}, {"mask_shape": "spans"}])
+@pytest.mark.parametrize("ratio", [0.3, RATIOS], ids=["per step", "per sample"])
+def test_the_loss_is_lladas(trained_on, changes, ratio):
+    """GUIDELINES.md of ML-GSAI/LLaDA; <s> is never hidden here, so a row has L - 1 places."""
+    module, batch = trained_on(loss_weight="inverse_ratio", **changes)
+    draw = MaskDraw(ratio, torch.Generator().manual_seed(1), loss_weight="inverse_ratio")
+    loss = module.masked_loss(batch, draw)
+    noisy_batch, input_ids = (
+        module.mask(batch, replace(draw, generator=draw.generator.manual_seed(1))).inputs,
+        batch.long(),
+    )
+    masked_indices = noisy_batch != input_ids
+    p_mask = torch.as_tensor(ratio).expand(16)[:, None].repeat(1, 32)
+    logits = module.model(input_ids=noisy_batch).logits
+    token_loss = (
+        torch.nn.functional.cross_entropy(logits[masked_indices], input_ids[masked_indices], reduction="none")
+        / p_mask[masked_indices]
+    )
+    assert masked_indices.sum() > 50
+    assert loss.item() == pytest.approx((token_loss.sum() / (16 * 31)).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.3, RATIOS], ids=["per step", "per sample"])
+def test_without_a_weight_the_loss_is_the_mean_over_hidden_tokens(trained_on, ratio):
+    module, batch = trained_on()
+    generator = torch.Generator().manual_seed(1)
+    loss = module.masked_loss(batch, MaskDraw(ratio, generator))
+    masked = module.mask(batch, MaskDraw(ratio, generator.manual_seed(1)))
+    assert loss.item() == pytest.approx(module.model(masked.inputs, labels=masked.labels()).loss.item(), rel=1e-5)
+    assert len(masked.positions) == sum(n_masked(float(each), 31) for each in torch.as_tensor(ratio).expand(16))
+
+
+def test_validation_does_not_depend_on_how_the_training_hides(trained_on):
+    losses = set()
+    for changes in ({}, {**PER_ROW}, {"count": "bernoulli"}):
+        module, batch = trained_on(**changes)
+        losses.add(module.eval().masked_loss(batch, MaskDraw(0.15, torch.Generator().manual_seed(1))).item())
+    assert len(losses) == 1

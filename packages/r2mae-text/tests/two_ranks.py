@@ -9,12 +9,12 @@ import torch
 from r2mae_text.options import Pretrain
 
 
-def settings(corpus, out, devices, strategy="auto"):
+def settings(corpus, out, devices, strategy="auto", ratio_per="step"):
     args = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
     return Pretrain(
         Path(corpus), model="tiny", model_args=args, length=32, batch_size=16, micro_batch_size=8, steps=4, lr=1e-2,
         dropout=0.0, device="cpu", devices=devices, strategy=strategy, out=Path(out), progress=False,
-        log_every=1, validate_every=2,
+        log_every=1, validate_every=2, ratio_per=ratio_per,
     )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ if __name__ == "__main__":
     from r2mae_text.module import MaskedLanguageModule
     from r2mae_text.pretrain import pretrain
 
-    corpus, out, strategy = sys.argv[1:]
+    corpus, out, strategy, ratio_per = sys.argv[1:]
     seen, original = [], MaskedLanguageModule.masked_loss
 
     def masked_loss(module, batch, draw):
@@ -33,9 +33,10 @@ if __name__ == "__main__":
         state = draw.generator.get_state()
         inputs = module.mask(batch, draw).inputs.tolist()
         draw.generator.set_state(state)
-        seen.append((module.global_step, draw.ratio, batch.tolist(), inputs))
+        ratio = draw.ratio.tolist() if isinstance(draw.ratio, torch.Tensor) else draw.ratio
+        seen.append((module.global_step, ratio, batch.tolist(), inputs))
         return original(module, batch, draw)
 
     MaskedLanguageModule.masked_loss = masked_loss
-    pretrain(settings(corpus, Path(out) / strategy, 2, strategy))
+    pretrain(settings(corpus, Path(out) / strategy, 2, strategy, ratio_per))
     torch.save(seen, Path(out) / f"{strategy}-rank{os.environ['RANK']}.pt")
