@@ -101,7 +101,7 @@ def test_packing_keeps_every_visible_patch_of_every_image(n_images, n_patches, n
     hidden = torch.zeros(n_images, n_patches, dtype=torch.bool)
     for row, (patches, count) in zip(hidden, zip(order, counts, strict=True), strict=True):
         row[patches[:count]] = True
-    image, index = packed.image.flatten(), packed.index.flatten()
+    image, index = packed.image.flatten(), packed.patch.flatten()
     for i in range(n_images):
         first, n_tokens = int(packed.first[i]), n_prefix + n_patches - int(counts[i])
         assert (image == i).nonzero().flatten().tolist() == list(range(first, first + n_tokens))

@@ -11,9 +11,9 @@ import torch
 
 from r2mae_core import LinearDecay, Uniform, UserError, read_metrics, read_records
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
-from r2mae_vision.mae.options import Pretrain
 from r2mae_vision.mae import pretrain as room
 from r2mae_vision.mae.masking import n_hidden
+from r2mae_vision.mae.options import Pretrain
 from r2mae_vision.mae.pretrain import MaskedImageModule, VisionModality, pretrain
 
 TINY = Pretrain(

@@ -50,7 +50,7 @@ class UNetPretraining(MaskedModule):
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the mean squared error over the hidden pixels."""
         images = scale(batch)
-        return self.model.masked_error(images, pixel_mask(images, draw.ratio, draw.generator))
+        return self.model.masked_error(images, pixel_mask(images, draw.mean_ratio, draw.generator))
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:

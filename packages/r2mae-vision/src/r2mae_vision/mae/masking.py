@@ -34,7 +34,7 @@ class PackedPatches(NamedTuple):
     patches. All sizes are known on the host.
     """
 
-    index: Tensor
+    patch: Tensor
     """(K, S) int64: which patch of the batch, image · N + patch, each position holds; 0 at prefixes and padding."""
     image: Tensor
     """(K, S) int64: the image that each position belongs to; -1: padding."""

@@ -161,7 +161,7 @@ class MaskedAutoencoder(nn.Module):
         """
         patches, encoder, decoder = self.patchify(images), self.encoder, self.decoder
         n_images, n, n_prefix = len(patches), self.n_patches, encoder.num_prefix_tokens
-        tokens = self.embed_patches(patches.flatten(0, 1)[packed.index], packed.index % n)
+        tokens = self.embed_patches(patches.flatten(0, 1)[packed.patch], packed.patch % n)
         if n_prefix:
             where = packed.first[:, None] + torch.arange(n_prefix, device=tokens.device)
             prefix = self.prefix(n_images).flatten(0, 1).to(tokens.dtype)

@@ -92,7 +92,7 @@ class StackedPretraining(MaskedModule):
     @override
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the sum of the members' losses if all of them hide the same positions."""
-        mask = nested_masks(batch.shape[1:], [draw.ratio], generator=draw.generator)
+        mask = nested_masks(batch.shape[1:], [draw.mean_ratio], generator=draw.generator)
         return self.losses(batch, mask.expand(len(self.members), -1, -1)).sum()
 
     def masks(self, shape: Sequence[int], ratios: Sequence[float], batch_idx: int) -> Tensor:
