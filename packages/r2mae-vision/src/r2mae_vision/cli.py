@@ -48,6 +48,12 @@ COMMANDS = {
     "export": Command(
         options.Export, "r2mae_vision.mae.export:export_command", "Write a model for timm and transformers."
     ),
+    "sweep": Command(
+        options.Sweep,
+        "r2mae_vision.mae.sweep:sweep_command",
+        "Find the mask ratio for your images by short pretrainings.",
+        {"judge": "--evaluate"},
+    ),
     "reproduce": Command(
         options.Reproduce,
         "r2mae_vision.mae.paper:reproduce",

@@ -6,7 +6,7 @@ from typing import Literal
 from r2mae_core import Count, NonNegative, RunOptions, Seed
 from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.data.options import Prepare, TwoOrMore, Width, check_list, check_text
-from r2mae_vision.mae.options import Export, Finetune, Pretrain, Probe, Reconstruct, Reproduce
+from r2mae_vision.mae.options import Export, Finetune, Pretrain, Probe, Reconstruct, Reproduce, Sweep
 from r2mae_vision.mnist.options import PretrainMLP, ReproduceMNIST
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Reproduce",
     "ReproduceCeleba",
     "ReproduceMNIST",
+    "Sweep",
 ]
 
 

@@ -153,12 +153,7 @@ def finetune(config: Finetune) -> RunFolder:
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     if config.out is not None:
         check_output(config.out, [config.model.removeprefix("scratch:"), config.data, config.validation])
-    train_transform(config, spec.shape)
-    train_source, val_source = open_pair(config.data, config.validation)
-    largest, even = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
-    micro = micro_batch_size(config.micro_batch_size, config.batch_size, world, largest, even=even)
-    if micro % 2 and config.mixup + config.cutmix > 0:
-        raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
+    train_source, val_source, micro = checked(config, spec.shape, device)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     # A step's randomness depends on how it is divided, so a run resumes in the same parts.
     settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
@@ -173,6 +168,21 @@ def finetune(config: Finetune) -> RunFolder:
         if first_rank():
             run.write_results([record for part in parts for record in read_records(part)])
         return run
+
+
+def checked(config: Finetune, shape: MAEShape, device: str) -> tuple[Source, Source, int]:
+    """Return training and validation images, and how many a device computes at once.
+
+    Raises:
+        UserError: the data has no classes, or an option does not fit.
+    """
+    train_transform(config, shape)
+    train_source, val_source = open_pair(config.data, config.validation)
+    largest, mixes = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
+    micro = micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest, even=mixes)
+    if micro % 2 and mixes:
+        raise UserError(f"mixup needs an even number of images at once, not {micro}; change --micro_batch_size")
+    return train_source, val_source, micro
 
 
 def _one(

@@ -16,6 +16,7 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    SweepOptions,
     UserError,
     Workers,
     check_bounds,
@@ -330,3 +331,28 @@ class Reproduce(RunOptions):
         check_text(self, "data")
         for name in ("schemes", "seeds", "evaluate"):
             check_list(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(SweepOptions):
+    """Find the mask ratio for your images: short pretrainings, each judged on the labels. Resumable."""
+
+    data: str = field(kw_only=False)
+    """The images, as in pretrain; classes are needed."""
+    epochs: Annotated[int, Bound(5)] = 150
+    """Epochs of a pretraining of full length; the short ones have a fifth and two fifths of them."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Options of pretrain, such as {"image_size": 32, "patch_size": 4}."""
+    evaluate: Literal["probe", "finetune"] = "probe"
+    """How a model is judged: a linear probe of frozen features, or fine-tuning."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """Options of probe, with --evaluate probe."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """Options of finetune, with --evaluate finetune."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "data")
+        unused = "finetune" if self.evaluate == "probe" else "probe"
+        if getattr(self, unused):
+            raise UserError(f"--{unused} is not used with --evaluate {self.evaluate}; leave out one of the two")

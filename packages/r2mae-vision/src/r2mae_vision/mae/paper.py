@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import torch
 
 from r2mae_core import (
     Record,
     RunFolder,
-    UserError,
     cell_name,
     check_output,
     device_name,
@@ -32,6 +31,7 @@ from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.nested import nested_options
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Reproduce
 from r2mae_vision.mae.plots import plot_loss_curves, plot_schemes
 from r2mae_vision.mae.pretrain import pretrain, shape_of
@@ -46,7 +46,6 @@ PAPER: dict[str, dict[str, float]] = {
     "r2mae": {"top1": 82.00, "top5": 96.05},
 }
 """Top-1 and top-5 accuracy in % of ViT-B on ImageNet-1K after 150 epochs and 100 of fine-tuning; one seed."""
-Options = TypeVar("Options", Pretrain, Finetune, Probe)
 
 
 def reproduce(config: Reproduce) -> RunFolder | None:
@@ -93,10 +92,10 @@ def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> l
     found = run.results()
     if "finetune" in config.evaluate:
         common = _of_grid(config, run.path, seed, home / "finetune", device)
-        found += finetune(_options(Finetune, config.finetune, common)).results()
+        found += finetune(nested_options(Finetune, config.finetune, common, "grid")).results()
     if "probe" in config.evaluate:
         common = _of_grid(config, run.path, seed, home / "probe", device)
-        found += probe(_options(Probe, config.probe, common)).results()
+        found += probe(nested_options(Probe, config.probe, common, "grid")).results()
     published = PAPER.get(name, {}) if _is_the_papers(config) else {}
     return [
         replace(record, paper=published[record.metric] / 100) if record.metric in published else record
@@ -118,46 +117,14 @@ def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
     for name, seed in grid:
         sampler_from_config(name, "vision")
         pretrain_options(config, name, seed, unused, device)
-    _options(Finetune, config.finetune, _of_grid(config, unused, 0, unused, device))
-    _options(Probe, config.probe, _of_grid(config, unused, 0, unused, device))
+    nested_options(Finetune, config.finetune, _of_grid(config, unused, 0, unused, device), "grid")
+    nested_options(Probe, config.probe, _of_grid(config, unused, 0, unused, device), "grid")
 
 
 def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device: str) -> Pretrain:
     """Return the options of one pretraining."""
     common = {"data": config.data, "mask_ratio": name, "seed": seed, "epochs": config.epochs, "out": out}
-    return _options(Pretrain, config.pretrain, common | {"device": device, "progress": config.progress})
-
-
-def _options(kind: type[Options], given: dict[str, Any], common: dict[str, Any]) -> Options:
-    """Return a command's options from a dictionary that the user wrote.
-
-    Raises:
-        UserError: a key is unknown, or belongs to the grid.
-    """
-    flag, known = f"--{kind.__name__.lower()}", {field.name for field in fields(kind)}
-    if unknown := [key for key in given if key not in known]:
-        raise UserError(f"{flag} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    if clash := [key for key in given if key in common]:
-        raise UserError(f"{flag} {', '.join(clash)} is set by the grid; leave it out")
-    return kind(**common, **_typed(kind, given, flag))
-
-
-def _typed(kind: type[Options], given: dict[str, Any], flag: str) -> dict[str, Any]:
-    """Return options from a dictionary as the command line would read them.
-
-    Raises:
-        UserError: a value is of another kind.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    hints = get_type_hints(kind, include_extras=True)
-    for name in given:
-        parser.add_argument(f"--{name}", type=hints[name])
-    try:
-        return vars(parser.parse_object(given, defaults=False))
-    except ArgumentError as error:
-        raise UserError(f"{flag}: {' '.join(str(error).split())}") from None
+    return nested_options(Pretrain, config.pretrain, common | {"device": device, "progress": config.progress}, "grid")
 
 
 def _is_the_papers(config: Reproduce) -> bool:

@@ -222,11 +222,7 @@ def probe(config: Probe) -> RunFolder:
         raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
     if config.out is not None:
         check_output(config.out, [config.model.removeprefix("scratch:"), data, config.validation])
-    train_source, val_source = open_pair(data, config.validation)
-    if len(train_source.classes) < 2:
-        raise UserError(f"{data} has a single class, {', '.join(train_source.classes)}; a probe needs two")
-    if (largest := max(config.k, default=0)) > len(train_source):
-        raise too_many_neighbours(largest, len(train_source))
+    train_source, val_source = open_labelled(data, config)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     settings = {**resolved(config), "data": data, "seeds": seeds}
     sources = identity(train_source, val_source) | spec.identity
@@ -266,6 +262,20 @@ def probe(config: Probe) -> RunFolder:
         ]
         run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
         return run
+
+
+def open_labelled(data: str, config: Probe) -> tuple[Source, Source]:
+    """Open training and validation images that can be probed.
+
+    Raises:
+        UserError: they have fewer than two classes, or are fewer than the neighbours asked for; or as `open_pair`.
+    """
+    train_source, val_source = open_pair(data, config.validation)
+    if len(train_source.classes) < 2:
+        raise UserError(f"{data} has a single class, {', '.join(train_source.classes)}; a probe needs two")
+    if (largest := max(config.k, default=0)) > len(train_source):
+        raise too_many_neighbours(largest, len(train_source))
+    return train_source, val_source
 
 
 def by_lars(config: Probe, n_images: int) -> bool:
