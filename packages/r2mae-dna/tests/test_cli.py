@@ -294,12 +294,22 @@ def test_every_recipe_is_one_of_its_command(call):
     from r2mae_core import recipes
 
     found = {(verb, name) for verb in cli.COMMANDS for name in recipes("r2mae_dna", verb)}
-    assert found == {("pretrain", "paper"), ("pretrain", "small"), ("demo", "small")}
+    assert found == {("pretrain", "paper"), ("pretrain", "small"), ("sweep", "small"), ("demo", "small")}
     for verb, name in found:
-        needed = ["w"] if verb == "pretrain" else []
+        needed = [] if verb == "demo" else ["w"]
         code, out, _ = call(verb, *needed, "-c", name, "--print_config")
         assert code == 0, (verb, name)
         assert yaml.safe_load(out)
+
+
+def test_the_small_sweep_trains_the_small_recipe():
+    from r2mae_core import recipes
+
+    swept, recipe = (
+        yaml.safe_load(Path(recipes("r2mae_dna", verb)["small"]).read_text()) for verb in ("sweep", "pretrain")
+    )
+    decided = {"mask_ratio", "freeze_steps"}  # by the sweep, and of a curriculum
+    assert swept["pretrain"] == {name: value for name, value in recipe.items() if name not in decided}
 
 
 def test_the_samples_are_the_ones_of_their_provenance():

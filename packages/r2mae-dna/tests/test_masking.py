@@ -70,6 +70,8 @@ def test_spans_are_the_cores_and_longer_than_those_of_chance(ratio):
     mask = span_mask((3, 128), ratio, mean_span=6.0, generator=generator())
     for row, expected in zip(positions.tolist(), mask, strict=True):
         assert row[: int(expected.sum())] == expected.nonzero().flatten().tolist()
+    masked = mask_windows(batch(3), ratio, generator(), MaskingConfig(mask_share=1.0, random_share=0.0, mean_span=6.0))
+    assert torch.equal(masked.codes[..., 0] == MASK, mask)
 
     def mean_run(mean_span):
         mask = torch.zeros(256, 128).scatter_(1, hidden_positions((256, 128), 0.2, generator(), mean_span), 1.0)

@@ -26,6 +26,10 @@ COMMANDS = {
         options.Pretrain, "r2mae_dna.pretrain:pretrain_command", "Pretrain an alignment model.",
         _SHAPE | {"heads": "--n_heads", "windows": "data"},
     ),
+    "sweep": Command(
+        options.Sweep, "r2mae_dna.sweep:sweep_command", "Find the mask ratio for your alignment and variants.",
+        {"windows": "data"},
+    ),
     "probe": Command(
         options.Probe, "r2mae_dna.probe:probe_command", "Evaluate a model on held-out windows.", {"windows": "data"}
     ),

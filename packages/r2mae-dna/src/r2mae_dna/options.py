@@ -1,8 +1,8 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from r2mae_core import (
     Bound,
@@ -16,6 +16,7 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    SweepOptions,
     UserError,
     check_bounds,
 )
@@ -169,6 +170,35 @@ class Pretrain(PretrainOptions):
                 f"--mean_span {self.mean_span:g} is of --mask_shape spans, and the shape is {self.mask_shape}; leave "
                 "it out, or add --mask_shape spans"
             )
+
+
+@dataclass(frozen=True)
+class Sweep(SweepOptions):
+    """Find the mask ratio for your alignment: short pretrainings, the evaluation of each, and a curve through them."""
+
+    data: Path
+    """Folder of windows that prepare wrote."""
+    _: KW_ONLY
+    variants: Path | None = None
+    """Labelled variants by which models are compared (auroc, auprc), as `score` and `evaluate` read them. Default: the
+    bundled ones if the windows are of the bundled alignment, else none: the loss on validation windows at a fixed
+    ratio."""
+    msa: Path | None = None
+    """Alignment store that the variants are scored with."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Options of pretrain, such as {"model": "small", "steps": 2000}; steps is the full length."""
+    score: dict[str, Any] = field(default_factory=dict)
+    """Options of score: window (default that of the windows), min_defined, max_mismatch, batch_size, precision."""
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    """Options of evaluate: preset, label, keep_duplicates, max_fpr."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.variants is None) != (self.msa is None):
+            have, lack = ("variants", "msa") if self.msa is None else ("msa", "variants")
+            raise UserError(f"--{have} needs --{lack}: variants are scored with the alignment store; give both or none")
+        if unused := [name for name in ("score", "evaluate") if getattr(self, name) and self.variants is None]:
+            raise UserError(f"--{unused[0]} is for --variants, and none are given; leave it out")
 
 
 @dataclass(frozen=True)
