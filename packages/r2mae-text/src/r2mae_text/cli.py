@@ -26,6 +26,7 @@ COMMANDS = {
         {"corpus": "data, the argument after pretrain"},
     ),
     "finetune": Command(options.Finetune, "r2mae_text.finetune:finetune_command", "Fine-tune on GLUE or your tasks."),
+    "sweep": Command(options.Sweep, "r2mae_text.sweep:sweep_command", "Find the mask ratio for your text and tasks."),
     "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
     "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),
     "reproduce": Command(

@@ -89,7 +89,7 @@ def finetune_task(
     model, tokenizer = _classifier(name, len(task.labels) or 1)
     model.to(device).train()
     encoded = {split: encode(tokenizer, splits[split], max_length) for split in ("train", *task.splits)}
-    _check_lengths(encoded, model.config)
+    check_lengths(encoded, model.config)
     train = encoded["train"]
     if max_train is not None and max_train < len(train):
         train = subset(train, permutation(len(train), derived_seed(seed, "subset"), 0)[:max_train])
@@ -123,8 +123,12 @@ def finetune_task(
     return scores
 
 
-def _check_lengths(encoded: dict[str, Encoded], config: Any) -> None:
-    """Refuse examples that are longer than the model's positions."""
+def check_lengths(encoded: dict[str, Encoded], config: Any) -> None:
+    """Refuse examples that are longer than the model's positions.
+
+    Raises:
+        UserError: there is one.
+    """
     longest = max(int(data.lengths().max()) for data in encoded.values())
     if longest > usable_positions(config):
         raise UserError(

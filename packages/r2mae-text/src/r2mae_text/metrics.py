@@ -5,6 +5,13 @@ import numpy as np
 from r2mae_text.data.glue import Task
 
 
+def metrics_of(task: Task) -> tuple[str, ...]:
+    """Return what `score` measures of a task: of classes accuracy and the task's own."""
+    if not task.labels:
+        return "spearman", "pearson"
+    return tuple(dict.fromkeys(("accuracy", task.metric)))
+
+
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return metric → value: accuracy (classes) and the task's own.
 

@@ -17,6 +17,7 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    SweepOptions,
     UserError,
     Workers,
     check_bounds,
@@ -290,6 +291,41 @@ class Reproduce(RunOptions):
 
     def __post_init__(self) -> None:
         check_options(self, "tasks", "ratios", "models", "seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(SweepOptions):
+    """Find the mask ratio that suits your text and tasks, by short pretrainings and fine-tunings."""
+
+    data: Path = field(kw_only=False)
+    """Folder that prepare wrote."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to fine-tune on: of GLUE, movies (bundled), or your own. The metric is the mean over them."""
+    task_data: str = "hub"
+    """Where the tasks' data are, as --data of finetune."""
+    text_columns: tuple[str, ...] = ()
+    """Columns of the text (one) or texts (two) of tasks that are not GLUE's."""
+    metric: str | None = None
+    """What is compared: accuracy, f1, mcc, spearman or pearson, as all tasks measure it; default the first of them. Or,
+    without tasks, the held-out loss at one ratio, such as loss@0.15; that favours schemes near this ratio."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Options of pretrain, such as {"model": "small", "tokens": 1e8}; steps or tokens say what a full length is."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """Options of finetune, such as {"epochs": 3}. Each pretrained model is fine-tuned with one seed, its own, unless
+    seeds are given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, *(("tasks",) if self.tasks else ()))
+        if len(self.text_columns) > 2:
+            raise UserError(f"--text_columns names one column or two, got {len(self.text_columns)}")
+        by_loss = (self.metric or "").startswith("loss@")
+        if by_loss and self.tasks:
+            raise UserError(
+                f"--metric {self.metric} is of pretraining alone; leave --tasks out, or take another metric"
+            )
+        if not by_loss and not self.tasks:
+            raise UserError("--tasks is empty; name what to fine-tune on, or --metric loss@0.15 for the held-out loss")
 
 
 def _refuse_not_finite(name: str, value: Any) -> None:
