@@ -26,6 +26,9 @@ COMMANDS = {
     "pretrain": Command(
         options.Pretrain, "r2mae_singlecell.pretrain:pretrain_command", "Pretrain a masked autoencoder."
     ),
+    "sweep": Command(
+        options.Sweep, "r2mae_singlecell.sweep:sweep_command", "Find the mask ratio for your cells and your task."
+    ),
     "embed": Command(options.Embed, "r2mae_singlecell.embedding:embed_command", "Write the embedding of every cell."),
     "probe": Command(
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."

@@ -1,6 +1,6 @@
 """The options of every command. Nothing heavy is imported here, because `--help` reads this module."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from r2mae_core import (
     RunOptions,
     Seed,
     Share,
+    SweepOptions,
     UserError,
     check_bounds,
 )
@@ -175,6 +176,23 @@ class Pretrain(PretrainOptions):
             raise UserError("--mask_shape groups needs --gene_sets FILE.gmt: which genes are hidden together")
         if self.mask_shape != "groups" and self.gene_sets is not None:
             raise UserError("--gene_sets needs --mask_shape groups; without it no gene set is used")
+
+
+@dataclass(frozen=True)
+class Sweep(SweepOptions):
+    """Find the mask ratio for your cells and your task: short pretrainings, probes, and a curve through them."""
+
+    data: Path
+    """The file that prepare wrote."""
+    _: KW_ONLY
+    task: Literal["cell_type", "disease", "age"] = "cell_type"
+    """What is predicted from the embeddings: by balanced accuracy, AUROC (disease of SEA-AD) or Spearman (age)."""
+    held_out: Literal["donors", "cells"] = "donors"
+    """What the probe has not seen: whole donors, or, where there are too few of them, cells."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Options of pretrain, such as {"epochs": 20, "n_hidden": 128}; epochs is the full length."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """Options of probe: n_splits, train_share, max_cells, standardize."""
 
 
 @dataclass(frozen=True)
