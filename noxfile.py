@@ -124,6 +124,8 @@ def wheels(session, package):
         session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__doc__.splitlines()[0])")
         if (Path(session.bin) / package).exists():
             session.run(package, "--help", silent=True)
+        if package == "r2mae-core":  # no extra: numpy alone
+            session.run("python", str(ROOT / "packages" / package / "tests" / "bare.py"), "installed")
 
 
 @nox.session(venv_backend="venv", reuse_venv=False)

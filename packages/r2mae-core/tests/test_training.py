@@ -14,6 +14,7 @@ from r2mae_core import (
     Grid,
     LinearDecay,
     MaskDraw,
+    Phases,
     ResumableLoader,
     RunFolder,
     Uniform,
@@ -21,6 +22,7 @@ from r2mae_core import (
     derived_seed,
     exact_mask,
     fit,
+    n_masked,
     out_of_memory,
     peak_flops,
     precision,
@@ -332,9 +334,69 @@ def test_devices():
         resolve_device("tpu")
 
 
-def test_a_ratio_per_sample_is_refused_where_the_model_would_ignore_it():
+class OneRatio(TinyMAE):
+    takes_ratios = False
+
+
+def test_a_scheme_that_the_model_would_ignore_is_refused():
     with pytest.raises(UserError, match="--ratio_per sample is not available for this model"):
-        TinyMAE(Fixed(0.5), ratio_per="sample")
+        OneRatio(Fixed(0.5), ratio_per="sample")
+    with pytest.raises(UserError, match="--loss_weight inverse_ratio is not available for this model"):
+        TinyMAE(Fixed(0.5), loss_weight="inverse_ratio")
+    with pytest.raises(UserError, match="does not go together with the learned loss weights"):
+        TinyMAE(Curriculum(Fixed(0.5)), ratio_per="sample")
+
+    class FourMethods:
+        sample = bounds = mean = describe = None
+
+    with pytest.raises(UserError, match="needs a sampler with a quantile, and FourMethods has none"):
+        TinyMAE(FourMethods(), ratio_per="sample")
+
+
+def test_each_sample_has_the_ratio_of_its_place_in_the_global_batch(tmp_path):
+    """However the batch of 24 is divided: its rows hide their own exact counts."""
+    sampler = Uniform(0.1, 0.9, seed=1)
+    for batch_size, accumulate in ((24, 1), (8, 3), (4, 6)):
+        module = TinyMAE(sampler, seed=3, ratio_per="sample")
+        folder = tmp_path / f"{batch_size}"
+        train(folder, module=module, batch_size=batch_size, accumulate_grad_batches=accumulate, max_steps=3)
+        for step in range(3):
+            draws = [value for (s, _), value in module.trace.items() if s == step]
+            ratios = [ratio for micro, *_ in draws for ratio in micro]
+            assert ratios == sampler.samples(step, 3, n=24).tolist()
+            hidden = [sum(row) for _, mask, *_ in draws for row in mask]
+            assert hidden == [n_masked(ratio, 12) for ratio in ratios]
+        if accumulate == 1:
+            logged = read_metrics(folder / "metrics.csv")["mask_ratio"]
+            assert [value for _, value in logged] == pytest.approx([sampler.samples(i, n=24).mean() for i in range(3)])
+
+
+def test_a_run_with_ratios_per_sample_resumes_bit_for_bit(tmp_path):
+    def module():
+        return TinyMAE(Uniform(0.1, 0.9, seed=1), seed=3, ratio_per="sample")
+
+    arguments = {"accumulate_grad_batches": 3, "checkpoint_every": 4}
+    whole, _ = train(tmp_path / "whole", module=module(), **arguments)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tmp_path / "cut", module=module(), callbacks=[StopAt(7)], **arguments)
+    resumed, _ = train(tmp_path / "cut", module=module(), **arguments)
+    assert same_weights(whole, resumed)
+    metrics = read_metrics(tmp_path / "whole" / "metrics.csv")
+    assert "loss" in metrics
+    assert not [name for name in metrics if name.startswith("loss/ratio_")]  # a loss over many ratios is in no bin
+
+
+class Weighted(TinyMAE):
+    takes_loss_weight = True
+
+
+def test_no_ratio_of_zero_is_divided_by(tmp_path):
+    module = Weighted(LinearDecay(0.5, 0.0), loss_weight="inverse_ratio")
+    with pytest.raises(UserError, match="cannot divide by the mask ratio 0 of step 3"):
+        train(tmp_path / "run", module=module, max_steps=4)
+    module = Weighted(Phases((0.5, 0.0), (1, 1)), loss_weight="inverse_ratio", ratio_per="sample")
+    with pytest.raises(UserError, match="cannot divide by the mask ratio 0 of step 2"):
+        train(tmp_path / "sample", module=module, max_steps=4)
 
 
 def test_a_loss_that_is_not_finite_because_of_the_data_says_which_sample(tmp_path):

@@ -1,5 +1,7 @@
 """The packages of the workspace agree with each other. Reads files only: in isolation no sibling can be imported."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -33,3 +35,12 @@ def test_versions_bounds_and_files_agree(name):
 def test_every_package_has_its_command(name):
     module = name.replace("-", "_")
     assert PROJECTS[name]["project"]["scripts"] == {name: f"{module}.cli:main"}
+
+
+def test_samplers_schemes_and_masks_work_with_numpy_alone():
+    """The session `wheels(core)` runs the same on the built wheel, in an environment that has nothing else."""
+    done = subprocess.run(
+        [sys.executable, PACKAGES / "r2mae-core" / "tests" / "bare.py"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all is well" in done.stdout

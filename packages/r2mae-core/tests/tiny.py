@@ -18,6 +18,8 @@ def samples(n=96, width=12):
 
 
 class TinyMAE(MaskedModule):
+    takes_ratios = True
+
     def __init__(self, mask_ratio, dropout=0.1, **arguments):
         super().__init__(mask_ratio, **arguments)
         with torch.random.fork_rng():
@@ -36,7 +38,8 @@ class TinyMAE(MaskedModule):
         loss = (((shown - batch) ** 2) * mask).sum() / mask.sum()
         if self.training:
             key = (self.global_step, self.trainer.fit_loop.epoch_loop.batch_idx)
-            self.trace[key] = (draw.ratio, mask.tolist(), batch.sum().item(), loss.item())
+            ratio = draw.ratio.tolist() if isinstance(draw.ratio, torch.Tensor) else draw.ratio
+            self.trace[key] = (ratio, mask.tolist(), batch.sum().item(), loss.item())
         return loss
 
     def configure_optimizers(self):

@@ -11,8 +11,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_EXTRAS = {"torch": "torch", "lightning": "train", "safetensors": "train", "tqdm": "train"}
-"""What installs a module that is missing; all others are of the command line."""
+_EXTRAS = {"mask": "torch", "train": "train", "sweep": "train"}
+"""The extra that a folder needs; what is in no other needs the command line's."""
 
 
 @functools.cache
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
         missing = str(error.name).partition(".")[0]
         if missing in ("", __name__):
             raise
-        extra = _EXTRAS.get(missing, "cli")
+        extra = _EXTRAS.get(home.partition(".")[0], "cli")
         raise ModuleNotFoundError(
             f"r2mae_core.{name} needs {missing}: pip install 'r2mae-core[{extra}]'", name=error.name
         ) from error

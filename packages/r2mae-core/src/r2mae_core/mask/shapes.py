@@ -29,7 +29,7 @@ def span_mask(
     """Hide whole spans of neighbouring positions, with the exact count of every row.
 
     A row is divided into spans of geometric lengths; spans are hidden in a random order. Two neighbouring ones may both
-    be hidden, and the last is cut.
+    be hidden, and the last is cut. The row's end goes on at its beginning, so that every position is equally likely.
 
     Args:
         shape: (…, n): rows of n positions.
@@ -53,7 +53,7 @@ def span_mask(
 def span_scores(
     shape: Sequence[int], mean_span: float, *, generator: torch.Generator | None = None, device: Device = None
 ) -> Tensor:
-    """Return the scores of `span_mask`, of `shape` in [0, 1): one for each span of a row.
+    """Return the scores of `span_mask`, float64 of `shape` in [0, 1): by spans, and within a span by position.
 
     For who draws them for a whole batch and hides a part of its rows.
 
@@ -63,9 +63,17 @@ def span_scores(
     if not 1.0 <= mean_span < float("inf"):
         raise ValueError(f"mean_span must be at least 1 position, got {mean_span!r}")
     device = _device(device, None, generator)
-    starts = torch.rand(tuple(shape), generator=generator, device=device) < 1.0 / mean_span
-    span = starts.long().cumsum(-1).clamp(max=shape[-1] - 1)
-    return torch.rand(tuple(shape), generator=generator, device=device).gather(-1, span)
+    n = shape[-1]
+    draws = torch.rand(tuple(shape), generator=generator, device=device)
+    # One start at least; and the row is a ring, or spans at its ends would be shorter, and hidden more often.
+    starts = (draws < 1.0 / mean_span) | (draws == draws.amin(-1, keepdim=True))
+    position = torch.arange(n, device=device).expand(draws.shape)
+    span = starts.long().cumsum(-1)
+    span = torch.where(span == 0, span[..., -1:], span) - 1
+    start = torch.where(starts, position, -1).cummax(-1).values
+    within = torch.where(start < 0, position + n - start[..., -1:], position - start)
+    order = torch.rand(tuple(shape), generator=generator, device=device).gather(-1, span)
+    return ((order * 2**24).double() * n + within) / (2**24 * n)  # a span that is cut keeps its beginning
 
 
 def block_mask(
@@ -171,15 +179,14 @@ class Groups:
         for i, group in enumerate(groups):
             if not len(group):
                 raise ValueError(f"group {i} covers nothing")
-            if min(group) < 0 or max(group) >= n:
-                raise ValueError(f"group {i} names position {max(group)}, and there are {n}")
-        self.n, self.n_groups = n, len(groups)
+            if wrong := [position for position in group if not 0 <= position < n]:
+                raise ValueError(f"group {i} names position {wrong[0]}, and there are {n}")
+        self.n = n
         alone = sorted(set(range(n)) - {position for group in groups for position in group})
         members = [*(list(group) for group in groups), *([position] for position in alone)]
         self.position = torch.tensor([position for group in members for position in group])
         self.unit = torch.tensor([i for i, group in enumerate(members) for _ in group])
         self.n_units = len(members)
-        self.n_alone = len(alone)
 
     def scores(self, n_rows: int, generator: torch.Generator | None, device: Device) -> Tensor:
         """Return the place of each feature, (n_rows, n): of the first of its groups in a random order.

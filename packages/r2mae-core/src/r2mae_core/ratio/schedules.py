@@ -50,6 +50,12 @@ def position(name: str, step: int, total_steps: int | None) -> tuple[int, int]:
     return min(step, total_steps - 1), total_steps - 1
 
 
+def between(start: float, end: float, part: float) -> float:
+    """Return the ratio at a part of the way: exactly the ends at 0 and 1, and never beyond them by rounding."""
+    value = start * (1.0 - part) + end * part
+    return min(max(value, min(start, end)), max(start, end))
+
+
 def check_spans(spans: Any, n: int) -> tuple[float, ...]:
     """Return the lengths of the parts of a training.
 
@@ -89,8 +95,7 @@ class LinearDecay(Schedule):
             here, last = here * self.stages // (last + 1), self.stages - 1
         if last == 0:
             return self.start
-        # Written as a weighted mean so that both ends come out exactly.
-        return (self.start * (last - here) + self.end * here) / last
+        return between(self.start, self.end, here / last)
 
     @override
     def describe(self) -> str:
@@ -118,8 +123,7 @@ class Cosine(Schedule):
     @override
     def value(self, step: int, total_steps: int | None) -> float:
         here, last = position("Cosine", step, total_steps)
-        share = (1.0 + math.cos(math.pi * here / max(last, 1))) / 2
-        return self.start * share + self.end * (1.0 - share)
+        return between(self.start, self.end, (1.0 - math.cos(math.pi * here / max(last, 1))) / 2)
 
     @override
     def describe(self) -> str:
@@ -191,7 +195,7 @@ class PiecewiseLinear(Schedule):
             share = span / total
             if at < before + share:
                 part = min(max((at - before) / share, 0.0), 1.0)
-                return self.values[i] * (1.0 - part) + self.values[i + 1] * part
+                return between(self.values[i], self.values[i + 1], part)
             before += share
         return self.values[-1]
 

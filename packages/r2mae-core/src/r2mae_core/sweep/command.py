@@ -162,7 +162,7 @@ def answer_of(
             for i, arm in enumerate(curve.arms)
         ],
         "trainings": len(found),
-        "runs_spent": cost,
+        "runs_spent": round(cost, 6),
         "pretrain": pretrain_command(best.as_option()),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.ratio.randomness import uniform_draw
 from r2mae_core.sweep.arms import Arm
 from r2mae_core.sweep.curve import Point
 
@@ -15,8 +16,10 @@ SHARES = (0.2, 0.4, 1.0)
 """Lengths of the trainings of one trial: what falls behind after one gets no longer one."""
 RUNGS = (1, 2, 4)
 """The same, as Optuna counts the resource of successive halving."""
-BOOTSTRAP = 3
-"""Trials that are compared at a rung before one may pass it."""
+ARMS = 2**62
+"""The stream of the draws of arms."""
+ATTEMPTS = 5
+"""To open a database."""
 PATIENCE = 20.0
 """Seconds to wait for another process to say which arm it has taken."""
 
@@ -66,28 +69,30 @@ def open_study(storage: str | Path, name: str, seed: int, settings: str, order: 
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        study = optuna.create_study(
-            storage=_storage(storage),
-            study_name=name,
-            sampler=_sampler(order, seed),
-            pruner=optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=RUNGS[0], reduction_factor=2, bootstrap_count=BOOTSTRAP
-            ),
-            direction="maximize",
-            load_if_exists=True,
-        )
-        known = study.user_attrs.get("settings")
-        if known is None:
-            study.set_user_attr("settings", settings)
-        elif known != settings:
-            raise UserError(
-                f"{storage} holds a sweep of other data or options; name another --storage (or --out), or give the same"
+    for attempt in range(ATTEMPTS):
+        try:
+            study = optuna.create_study(
+                storage=_storage(storage),
+                study_name=name,
+                sampler=_sampler(order, seed),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
+                direction="maximize",
+                load_if_exists=True,
             )
-    except UserError:
-        raise
-    except Exception as error:  # a database's own exceptions are as many as there are databases
-        raise UserError(f"--storage {storage} cannot be used: {' '.join(str(error).split())[:200]}") from None
+            break
+        except Exception as error:  # a database's own exceptions are as many as there are databases
+            # Of two processes that make a database's tables at the same moment, one fails.
+            if attempt + 1 == ATTEMPTS or "://" not in str(storage):
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"--storage {storage} cannot be used: {reason}") from None
+            time.sleep(0.5)
+    known = study.user_attrs.get("settings")
+    if known is None:
+        study.set_user_attr("settings", settings)
+    elif known != settings:
+        raise UserError(
+            f"{storage} holds a sweep of other data or options; name another --storage (or --out), or give the same"
+        )
     return study
 
 
@@ -102,24 +107,20 @@ def _storage(storage: str | Path) -> Any:
 
 
 def _sampler(order: Sequence[str], seed: int) -> Any:
-    from optuna.samplers import TPESampler
+    from optuna.samplers import RandomSampler
 
-    class EachOnceThenTPE(TPESampler):
-        """Every arm once, in the given order, by the number of the trial: processes need not agree on anything."""
+    class EachOnceThenRandom(RandomSampler):
+        """Every arm once, in the given order, then at random: a function of the trial's number alone.
+
+        So processes that share a storage do not draw the same, and a sweep that goes on does not begin anew. Successive
+        halving does the rest: which arms get long trainings, and again and again.
+        """
 
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            if trial.number < len(order):
-                return order[trial.number]
-            return super().sample_independent(study, trial, param_name, param_distribution)
+            number = trial.number
+            return order[number if number < len(order) else int(uniform_draw(seed, number, ARMS) * len(order))]
 
-        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            return {} if trial.number < len(order) else super().infer_relative_search_space(study, trial)
-
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the option below is marked as experimental
-        return EachOnceThenTPE(seed=seed, n_startup_trials=len(order), constant_liar=True, multivariate=False)
+    return EachOnceThenRandom(seed=seed)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def search(study: Any, arms: Sequence[Arm], worker: Worker, seed: int = 0) -> No
         arm, number = by_name[trial.params["arm"]], trial.user_attrs["seed"]
         with worker.claimed(arm, number) as ours:
             if ours:
-                _climb(study, trial, arm, number, worker, pace)
+                _climb(study, trial, arm, number, worker, pace, len(arms))
     while worker.budget.allows(SHARES[0], spent(study), pace.seconds_per_run):
         trial = study.ask()
         trial.set_user_attr("home", worker.home)
@@ -160,7 +161,7 @@ def search(study: Any, arms: Sequence[Arm], worker: Worker, seed: int = 0) -> No
         number = seed + _repeat(study, trial.number, name)
         with worker.claimed(by_name[name], number):
             trial.set_user_attr("seed", number)
-            _climb(study, trial, by_name[name], number, worker, pace)
+            _climb(study, trial, by_name[name], number, worker, pace, len(arms))
 
 
 class Pace:
@@ -175,7 +176,7 @@ class Pace:
         return self.seconds / self.runs if self.runs else None
 
 
-def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pace) -> None:
+def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pace, n_first: int) -> None:
     """Train an arm for longer and longer until it falls behind, and tell the study."""
     from optuna.trial import TrialState
 
@@ -195,7 +196,8 @@ def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pa
         if share == SHARES[-1]:
             study.tell(trial, score)
             return
-        if trial.should_prune():
+        # The first trial of each arm is short: nothing can fall behind before there is something to compare with.
+        if trial.number < n_first or trial.should_prune():
             break
     study.tell(trial, state=TrialState.PRUNED)
 
