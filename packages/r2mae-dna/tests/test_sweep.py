@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dna_files import vcf
 from r2mae_core import Fixed, UserError, read_json, read_records
 from r2mae_dna.data.windows import prepare
 from r2mae_dna.evaluate import evaluate_table
@@ -87,6 +88,26 @@ def test_a_sweep_by_a_users_variants_compares_their_scores(data, capsys):
     assert len(read_records(home)) == 3
     assert set(found) == {"auroc", "auprc", "partial_auroc"}
     assert f"0.5, seed 0, 20% of the length: {found['auprc'][1]:.4f}" in capsys.readouterr().out
+
+
+def test_a_vcf_of_rare_and_common_alleles_is_a_users_variants_too(data, toy, tmp_path):
+    store, windows, _ = data
+    file, codes = tmp_path / "mine.vcf", toy[1]
+    text = vcf(file, codes).read_text().splitlines()
+    counts = ("AC=1;AN=900", "AC=400;AN=900", "AC=20;AN=900")  # rare, common, neither
+    lines = [line.replace("AC=1;AN=9", counts[i % 3]) for i, line in enumerate(text)]
+    file.write_text("\n".join(lines) + "\n")
+    given = {"variants": file, "msa": store, "pretrain": TINY, **FEW}
+    config = Sweep(windows, evaluate={"preset": "rare-common"}, score={"min_defined": 0.5}, **given)
+    full = pretrain_options(config)
+    found = evaluation_of(config, full, "cpu", tmp_path)
+    run = pretrain(replace(full, mask_ratio=Fixed(0.15), steps=1, out=tmp_path / "run"))
+    records = found.records(run, tmp_path)
+    n = sum(any(f"\t{count}" in line for count in counts[:2]) for line in lines)
+    assert [(r.task, r.metric, r.n) for r in records] == [("mine", name, n) for name in found.metrics]
+    assert n == 66
+    with pytest.raises(UserError, match="cannot be evaluated: a VCF has labels only for --preset rare-common"):
+        evaluation_of(Sweep(windows, **given), full, "cpu", tmp_path)
 
 
 def test_an_interrupted_sweep_goes_on_and_finds_the_same(data, monkeypatch):
