@@ -52,24 +52,32 @@ def test_from_the_file_to_the_answer(here, call):
     assert json.loads(Path("sweep/sweep.json").read_text()) == answer  # the budget is spent
 
 
-def test_an_interrupted_sweep_goes_on_with_the_model_that_it_has(here, monkeypatch):
-    config = options(task="age", metric="spearman_donor", held_out="donors", budget_runs=0.4)
-    probed, original = [], module.probe_embedding
+@pytest.mark.parametrize(("cut", "n_probed"), [("probe_embedding", 2), ("write_records", 1)])
+def test_an_interrupted_sweep_goes_on_with_what_it_has(here, monkeypatch, cut, n_probed):
+    """Before the probe is done the model is there; once its records are written, they are."""
+    config = options(task="age", metric="spearman_donor", budget_runs=0.4)
+    probed, calls, probe, original = [], [], module.probe_embedding, getattr(module, cut)
 
     def interrupted(*arguments, **named):
-        probed.append(named["seed"])
-        if len(probed) == 1:
+        calls.append(1)
+        result = original(*arguments, **named)
+        if len(calls) == 1:
             raise KeyboardInterrupt
-        return original(*arguments, **named)
+        return result
 
-    monkeypatch.setattr(module, "probe_embedding", interrupted)
+    def counted(*arguments, **named):
+        probed.append(named["seed"])
+        return probe(*arguments, **named)
+
+    monkeypatch.setattr(module, cut, interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(config)
     model = Path("sweep/trials/0.1-0.5-seed0/0.2/pretrain/model/model.safetensors")
     before = model.stat().st_mtime_ns
+    monkeypatch.setattr(module, "probe_embedding", counted)
     run = sweep(config)
     assert model.stat().st_mtime_ns == before
-    assert probed == [0, 0, 0]  # the first again, and the other arm
+    assert len(probed) == n_probed  # the first arm's again only if its records were not written
     assert json.loads((run.path / "sweep.json").read_text())["metric"] == "spearman_donor"
 
 
