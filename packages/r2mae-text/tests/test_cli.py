@@ -134,8 +134,14 @@ def test_every_recipe_is_one_of_its_command(call):
     from r2mae_core import recipes
 
     found = {(verb, name) for verb in COMMANDS for name in recipes("r2mae_text", verb)}
-    assert {("pretrain", "paper-medium"), ("pretrain", "paper-base"), ("pretrain", "small-cpu")} <= found
+    assert {
+        ("pretrain", "paper-medium"),
+        ("pretrain", "paper-base"),
+        ("pretrain", "small-cpu"),
+        ("sweep", "small-cpu"),
+    } <= found
     needed = {"pretrain": ["corpus"], "prepare": ["sotu"], "finetune": ["model"], "reproduce": ["table2"]}
+    needed["sweep"] = ["corpus"]
     for verb, name in found:
         code, out, _ = call(verb, *needed.get(verb, []), "-c", name, "--print_config")
         assert code == 0, (verb, name)

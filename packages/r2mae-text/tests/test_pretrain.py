@@ -211,7 +211,7 @@ def test_no_scheme_gives_nan(config, scheme):
 def test_budgets(config, corpus):
     tokens = pretrain(replace(config, steps=None, tokens=16 * 32 * 3, out=Path("tokens")))
     assert read_metrics(tokens.metrics_file)["loss"][-1][0] == 2  # steps 0, 1, 2
-    run = pretrain(replace(config, steps=None, minutes=0.01, out=Path("minutes")))
+    run = pretrain(replace(config, steps=None, minutes=0.01, out=Path("minutes"), **PER_ROW))
     kept = json.loads((run.path / "budget.json").read_text())
     assert kept["steps"] == max(int(0.6 / kept["seconds_per_step"]), 1)
     for wrong, message in [({"tokens": 5.0}, "give one of --steps"), ({"steps": 0}, "--steps must be at least 1")]:
