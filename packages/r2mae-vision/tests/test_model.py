@@ -94,9 +94,9 @@ HIDDEN = [1, 5, 14, 9, 15]
 """Of 16 patches; five images, an odd number."""
 
 
-def packed_images(model, shape="independent"):
+def packed_images(model, *shape):
     """Return packed patches, and the mask of every image."""
-    order = patch_order(5, model.grid, torch.Generator().manual_seed(5), shape)
+    order = patch_order(5, model.grid, torch.Generator().manual_seed(5), *shape)
     packed = pack_patches(order, hidden_counts(RATIOS, 16), model.encoder.num_prefix_tokens)
     last = packed.order[:, 16 - packed.hidden.shape[1] :]
     mask = torch.zeros(5, 16, dtype=torch.bool).scatter(1, last, packed.hidden)
@@ -133,11 +133,13 @@ def module_of(model, **options):
     return MaskedImageModule(model, Uniform(0.3, 0.9), lr=1e-3, **options).train()
 
 
-@pytest.mark.parametrize("shape", ["independent", "blocks", "inverse_blocks"])
-def test_the_loss_of_a_step_with_a_ratio_per_image(tiny_model, images, shape):
+@pytest.mark.parametrize(
+    ("shape", "area"), [("independent", None), ("blocks", None), ("blocks", (0.5, 0.6)), ("inverse_blocks", (0.4, 0.5))]
+)
+def test_the_loss_of_a_step_with_a_ratio_per_image(tiny_model, images, shape, area):
     """The mean over all hidden patches; or, transcribed, the sum over them of loss / ratio, over all patches."""
     pixels = (images[:5] * 60 + 128).clamp(0, 255)
-    _, mask = packed_images(tiny_model, shape)
+    _, mask = packed_images(tiny_model, shape, area)
     normalised = tiny_model.normalise(pixels)
     with torch.no_grad():
         alone = [float(tiny_model(normalised[i : i + 1], split_mask(mask[i : i + 1]))[0]) for i in range(5)]
@@ -147,7 +149,7 @@ def test_the_loss_of_a_step_with_a_ratio_per_image(tiny_model, images, shape):
         "inverse_ratio": sum(loss * n / r for loss, n, r in zip(alone, HIDDEN, ratios.tolist(), strict=True)) / 80,
     }
     for weight, value in wanted.items():
-        module = module_of(tiny_model, ratio_per="sample", loss_weight=weight, mask_shape=shape)
+        module = module_of(tiny_model, ratio_per="sample", loss_weight=weight, mask_shape=shape, block_area=area)
         draw = MaskDraw(ratios, torch.Generator().manual_seed(5), loss_weight=weight)
         assert float(module.masked_loss((pixels,), draw).detach()) == pytest.approx(value, rel=1e-5)
 

@@ -54,7 +54,7 @@ class Pretrain(PretrainOptions):
     flip: bool = True
     """Mirror half of the images; not for digits."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, mage, maskgit, …), a number, or a sampler."""
     mask_shape: MaskShape = "independent"
     """independent: any patches (the paper's); blocks: rectangles, as BEiT hides; inverse_blocks: all but rectangles."""
     block_area: tuple[Area, Area] | None = None
