@@ -1,6 +1,7 @@
 """A sweep end to end on tiny data, and everything that is refused before anything is trained."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 import r2mae_text.sweep as sweep_module
 from r2mae_core import Fixed, RunFolder, UserError, read_records
-from r2mae_text.options import Sweep
+from r2mae_text.data.prepare import prepare
+from r2mae_text.options import Prepare, Sweep
 from r2mae_text.sweep import finetune_options, pretrain_options, sweep
 
 MODEL = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -71,7 +73,8 @@ def test_a_training_that_is_there_is_not_done_again(config, monkeypatch):
     weights = Path("trial/pretrain/model/model.safetensors").stat().st_mtime_ns
     assert [record.value for record in measures[0](Fixed(0.4), 3, 0.4, Path("trial"))] == [r.value for r in first]
     assert Path("trial/pretrain/model/model.safetensors").stat().st_mtime_ns == weights
-    assert RunFolder.open("trial/pretrain").config["steps"] == 2
+    kept = RunFolder.open("trial/pretrain").config
+    assert (kept["steps"], kept["seed"], kept["mask_ratio"]["init_args"]["ratio"]) == (2, 3, 0.4)
     assert {record.seed for record in read_records("trial/finetune")} == {3}
 
 
@@ -146,12 +149,20 @@ def test_a_score_that_is_no_number_is_named(config, monkeypatch):
         sweep(config)
 
 
-def test_other_tasks_are_another_sweep(config, topic):
-    sweep(replace(config, budget_runs=0.8))
+def test_other_tasks_or_another_corpus_are_another_sweep(config, corpus, speeches, topic):
+    shutil.copytree(corpus.path, "corpus")
+    config = replace(config, data=Path("corpus"), budget_runs=0.8)
+    sweep(config)
     file = topic / "topic" / "train.jsonl"
-    file.write_text(file.read_text().replace("taxes", "tolls"))
+    before = file.read_text()
+    file.write_text(before.replace("taxes", "tolls"))
     with pytest.raises(UserError, match=r"train\.jsonl"):
-        sweep(replace(config, budget_runs=0.8))
+        sweep(config)
+    file.write_text(before)
+    shutil.rmtree("corpus")
+    prepare(Prepare((speeches[0],), vocab_size=300, validation_share=0.2, workers=1, out=config.data, progress=False))
+    with pytest.raises(UserError, match="corpus is .* there and .* here"):
+        sweep(config)
 
 
 def test_the_command(call, config):

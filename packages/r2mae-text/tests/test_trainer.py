@@ -99,6 +99,18 @@ def test_the_loss_is_the_models_own_and_evaluation_repeats_itself(tiny, tokenize
     assert first == second == pytest.approx(np.log(400), abs=0.5)
 
 
+def test_evaluation_does_not_depend_on_how_the_training_hides(tiny, tokenizer, examples, tmp_path):
+    losses = set()
+    for masking in ({}, PER_ROW, {"count": "bernoulli"}):
+        collator = R2MAECollator(tokenizer, "r2mae", **masking)
+        trainer = R2MAETrainer(
+            model=tiny, args=arguments(tmp_path), train_dataset=examples, eval_dataset=examples, data_collator=collator,
+            loss_weight="inverse_ratio" if "count" in masking else "none",
+        )  # fmt: skip
+        losses.add(trainer.evaluate()["eval_loss"])
+    assert len(losses) == 1
+
+
 def test_the_collator_in_a_loop_of_ones_own(tokenizer, examples):
     collator = R2MAECollator(tokenizer, "dynamic", total_steps=100, seed=1)
     loader = torch.utils.data.DataLoader(examples, batch_size=6, collate_fn=collator, num_workers=2)
