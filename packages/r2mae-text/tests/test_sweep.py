@@ -161,7 +161,7 @@ def test_other_tasks_or_another_corpus_are_another_sweep(config, corpus, speeche
     file.write_text(before)
     shutil.rmtree("corpus")
     prepare(Prepare((speeches[0],), vocab_size=300, validation_share=0.2, workers=1, out=config.data, progress=False))
-    with pytest.raises(UserError, match="corpus is .* there and .* here"):
+    with pytest.raises(UserError, match=r"corpus is .* there and .* here"):
         sweep(config)
 
 
