@@ -222,7 +222,7 @@ def docs(session):
 @nox.session
 def pages(session):
     """Run the code and check the commands in the documentation's pages; hold the packages against each other."""
-    sync(session, "--all-packages", "--all-extras", "--group=test")
+    sync(session, "--all-packages", "--all-extras", "--group=test", "--group=pages")
     session.run("python", "-m", "pytest", "docs", "examples", *session.posargs, env=ONE_THREAD)
 
 

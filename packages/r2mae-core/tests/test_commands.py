@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -10,10 +11,13 @@ import pytest
 from r2mae_core import (
     Command,
     Compare,
+    LinearDecay,
+    Phases,
     PretrainOptions,
     RatioSampler,
     Record,
     RunFolder,
+    Uniform,
     UserError,
     left_out,
     print_comparison,
@@ -21,7 +25,10 @@ from r2mae_core import (
     report,
     resolved,
     run,
+    sampler_from_config,
+    sampler_to_config,
     say,
+    scheme,
 )
 
 
@@ -132,21 +139,71 @@ def test_failures_are_one_line_and_exit_1(call, capsys, name, message):
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("argv", "message"),
     [
-        [],
-        ["wrok"],
-        ["work"],
-        ["work", "a", "--stpes", "3"],
-        ["work", "a", "--steps", "many"],
-        ["work", "a", "-c", "no.yaml"],
+        ([], "prog: "),
+        (["wrok"], "prog: "),
+        (["work"], "prog: the following arguments are required"),
+        (["work", "a", "--stpes", "3"], "prog work: unrecognized arguments: --stpes 3"),
+        (["work", "a", "--steps", "many"], "prog work: --steps many: this is not a whole number"),
+        (["work", "a", "-c", "no.yaml"], "no.yaml: there is no such file"),
     ],
 )
-def test_wrong_usage_exits_2_without_a_traceback(call, capsys, argv):
+def test_wrong_usage_exits_2_with_one_line(call, capsys, argv, message):
     assert call(*argv) == 2
     err = capsys.readouterr().err
-    assert "usage:" in err or "no.yaml: there is no such file" in err
+    assert message in err
+    assert len(err.splitlines()) <= 2  # the second says where the options are listed
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("Beta --mask_ratio.alpha 2 --mask_ratio.beta nan", "--mask_ratio.beta nan: this is not a number or a Ramp"),
+        ("Beta", "--mask_ratio Beta needs alpha, beta"),
+        ("Uniform --mask_ratio.low 0.2 --mask_ratio.high [1]", "--mask_ratio.high"),
+        ("Choice --mask_ratio.values x", "--mask_ratio.values x: this is not"),
+    ],
+)
+def test_a_sampler_with_wrong_arguments_is_one_line(pretrain, capsys, words, message):
+    assert pretrain("--mask_ratio", *words.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_samplers_of_every_shape_reach_the_command(pretrain, tmp_path):
+    inner = sampler_to_config(Uniform(0.1, LinearDecay(0.5, 0.2)))
+    phases = {"class_path": "Phases", "init_args": {"spans": [9, 1], "phases": [0.3, inner]}}
+    alpha = {"class_path": "Ramp", "init_args": {"start": 1, "end": 3}}
+    ramp = {"class_path": "Beta", "init_args": {"alpha": alpha, "beta": 2}}
+    for config in (phases, ramp):
+        (tmp_path / "c.yaml").write_text(json.dumps({"mask_ratio": config}))
+        assert pretrain("-c", str(tmp_path / "c.yaml")) == 0
+        assert pretrain.got[-1] == sampler_from_config(config)
+    assert pretrain("--mask_ratio", "Phases", "--mask_ratio.phases", "[0.3,0.1]", "--mask_ratio.spans", "[9,1]") == 0
+    assert pretrain.got[-1] == Phases((0.3, 0.1), (9, 1))
+    assert pretrain("--mask_ratio", "mmbert") == 0
+    assert pretrain.got[-1] == scheme("mmbert")
+
+
+class Pretraining:
+    def __init__(self):
+        self.got = []
+
+    def work(self, options):
+        self.got.append(sampler_from_config(options.mask_ratio, "text"))
+
+    def __call__(self, *argv):
+        return run("prog", "D.", {"work": Command(PretrainOptions, "r2mae_core.fake:work", "Do it.")}, ["work", *argv])
+
+
+@pytest.fixture
+def pretrain(monkeypatch):
+    made = Pretraining()
+    monkeypatch.setitem(sys.modules, "r2mae_core.fake", made)
+    return made
 
 
 def test_help_is_complete(call, capsys):

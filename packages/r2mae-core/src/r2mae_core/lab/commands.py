@@ -159,12 +159,14 @@ def _parse_and_call(
         parsed = _parser(prog, package, description, commands).parse_args(words)
     except SystemExit as stop:
         return int(stop.code or 0)
+    from r2mae_core.lab.parser_errors import plain
+
     verb = parsed.command
     command = commands[verb]
     if parsed[verb].trust is not None:  # the command line's have been taken out: this one is from a YAML file
         raise _Usage("a file cannot ask to be trusted; give --trust on the command line")
     names = {field.name for field in fields(command.config)}
-    values = {name: value for name, value in parsed[verb].as_dict().items() if name in names}
+    values = {name: plain(value) for name, value in parsed[verb].as_dict().items() if name in names}
     config = command.config(**values)
     check_bounds(config)
     module, _, function = command.target.partition(":")
@@ -184,7 +186,9 @@ def _let_threads_sleep() -> None:
 
 
 def _parser(prog: str, package: str, description: str, commands: Mapping[str, Command]) -> Any:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import set_parsing_settings
+
+    from r2mae_core.lab.parser_errors import ArgumentParser
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,11 @@ class Ramp:
 
 
 def _check_shape(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):  # as the command line's parser and YAML hold a Ramp
+        try:
+            return Ramp(**value)
+        except TypeError:
+            raise ValueError(f"{name} must be a number, or a Ramp with start and end, got {dict(value)!r}") from None
     return value if isinstance(value, Ramp) else check_positive(value, name)
 
 

@@ -69,16 +69,17 @@ def open_study(storage: str | Path, name: str, seed: int, settings: str, order: 
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options: dict[str, Any] = {
+        "study_name": name,
+        "sampler": _sampler(order, seed),
+        "pruner": optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
+        "direction": "maximize",
+        "load_if_exists": True,
+    }
+    study: Any = None
     for attempt in range(ATTEMPTS):
         try:
-            study = optuna.create_study(
-                storage=_storage(storage),
-                study_name=name,
-                sampler=_sampler(order, seed),
-                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
-                direction="maximize",
-                load_if_exists=True,
-            )
+            study = optuna.create_study(storage=_storage(storage), **options)
             break
         except Exception as error:  # a database's own exceptions are as many as there are databases
             # Of two processes that make a database's tables at the same moment, one fails.
