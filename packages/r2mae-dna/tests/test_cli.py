@@ -272,7 +272,8 @@ def test_usage(call):
     for words in (["msa"], ["msa", "nonsense"], ["score", "frequencies"]):
         code, _, err = call(*words)
         assert code == 2
-        assert err.startswith("usage: r2mae-dna")
+        assert err.startswith("r2mae-dna")
+        assert "For the options: r2mae-dna" in err
     assert call("msa", "build")[0] == 2
     assert call("nonsense")[0] == 2
     code, out, _ = call("score", "--help")
