@@ -21,6 +21,7 @@ from r2mae_core import (
     RatioSampler,
     Uniform,
     UserError,
+    counted_ratio,
     inverse_ratio_loss,
     rank_and_world_size,
     sampler_from_config,
@@ -134,7 +135,8 @@ class MaskedPlan(MaskedModule):
             if (weights := self._weights(tensors[REGISTRY_KEYS.X_KEY], draw)) is not None:
                 return (weights.index_select(1, columns) * nll).mean()
         if draw.loss_weight == "inverse_ratio":
-            return inverse_ratio_loss(nll, draw.ratio, n_rows=len(nll), n_positions=n_positions)
+            ratio = counted_ratio(draw.ratio, n_positions)
+            return inverse_ratio_loss(nll, ratio, n_rows=len(nll), n_positions=n_positions)
         return nll.sum() / n_hidden
 
     def _on_device(self) -> Tensor | None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ from r2mae_core import (
     UserError,
     check_output,
     device_name,
+    options_as_words,
     read_records,
     resolve_device,
     run_sweep,
     stamped,
+    typed_options,
     write_records,
 )
 from r2mae_singlecell.data.prepared import read_prepared
@@ -101,7 +103,7 @@ class _Probing:
         self.config, self.adata = config, read_prepared(config.data)
         tasks = TASKS[str(self.adata.uns["r2mae"]["preset"])]
         self.task = next(task for task in tasks if task.name == config.task)
-        given = typed(Probe, config.probe, "probe", PROTOCOL)
+        given = typed_options(Probe, config.probe, "probe", PROTOCOL)
         self.obs = self.adata.obs
         if config.held_out == "cells":
             if "max_cells" in given:
@@ -156,7 +158,7 @@ def pretrain_options(config: Sweep) -> Pretrain:
     """
     own = {"data": config.data, "device": config.device, "progress": config.progress}
     alone = {field.name for field in fields(Pretrain)} - {*own, "mask_ratio", "seed", "out", "devices", "nodes"}
-    made = Pretrain(**own, **typed(Pretrain, config.pretrain, "pretrain", alone))
+    made = Pretrain(**own, **typed_options(Pretrain, config.pretrain, "pretrain", alone))
     if made.epochs < SHORTEST:
         raise UserError(
             f"--pretrain epochs must be at least {SHORTEST}, because the shortest trainings have a fifth of them; "
@@ -165,38 +167,7 @@ def pretrain_options(config: Sweep) -> Pretrain:
     return made
 
 
-def typed(kind: type[Any], given: Mapping[str, Any], flag: str, known: Sequence[str] | set[str]) -> dict[str, Any]:
-    """Return options that a user wrote as a dictionary, as the command line would read them.
-
-    Args:
-        kind: the options that they are of.
-        given: name → value.
-        flag: what they are called.
-        known: those that may be given.
-
-    Raises:
-        UserError: one may not, or is of another kind.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser, hints = ArgumentParser(exit_on_error=False), get_type_hints(kind, include_extras=True)
-    for name in given:
-        if name not in known:
-            decided = " (the sweep decides it)" if name in hints else ""
-            raise UserError(f"--{flag} takes no {name}{decided}; it takes {', '.join(sorted(known))}")
-        parser.add_argument(f"--{name}", type=hints[name])
-    try:
-        return vars(parser.parse_object(dict(given), defaults=False))
-    except ArgumentError as error:
-        raise UserError(f"--{flag}: {' '.join(str(error).split())[:300]}") from None
-
-
 def pretrain_command(config: Sweep, option: str) -> str:
     """Return the command that pretrains with a mask ratio and everything else as the sweep did."""
-    words = ["r2mae-singlecell", "pretrain", str(config.data)]
-    for name, value in config.pretrain.items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            words += [f"--{name}", "null" if value is None else str(value)]
-    return f"{shlex.join(words)} {option}"
+    words = ["r2mae-singlecell pretrain", shlex.quote(str(config.data)), options_as_words(config.pretrain), option]
+    return " ".join(word for word in words if word)
