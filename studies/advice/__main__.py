@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from r2mae_core import Fixed, RatioSampler, Uniform, scheme, write_text
+from r2mae_core.sweep.arms import arms_of
 from studies.advice import models, tables
 from studies.advice.report import MODALITY, write_report
 
@@ -60,6 +61,26 @@ def measure(name: str, n_seeds: int, work: Path) -> None:
         write_text(RESULTS / f"{name}.json", json.dumps(found) + "\n")
 
 
+def measure_short(name: str, share: float, n_seeds: int, work: Path) -> None:
+    """Train and evaluate what `sweep` tries for a share of the full length; writes `results/NAME.short.json`.
+
+    What the file has of other shares is kept; so are complete seeds of this one.
+    """
+    file, arms = RESULTS / f"{name}.short.json", arms_of(RATIOS, None, MODALITY[name])
+    rows = json.loads(file.read_text())["scores"] if file.exists() else []
+    chosen = {arm.name: arm.sampler(0) for arm in arms}
+    here = {(arm, seed) for arm, seed, other, *_ in rows if other == share}
+    missing = [seed for seed in range(n_seeds) if not all((arm, seed) in here for arm in chosen)]
+    rows = [row for row in rows if row[2] != share or row[1] not in missing]
+    start = time.perf_counter()
+    for arm, seed, score in getattr(models, name)(chosen, missing, work, share):
+        now = time.perf_counter()
+        rows.append([arm, seed, share, round(score, 5), round(now - start, 2)])
+        start = now
+        print(f"  {rows[-1]}", flush=True)
+        write_text(file, json.dumps({"scores": rows}) + "\n")
+
+
 def whole_seeds(file: Path, names: set[str]) -> list[models.Cell]:
     """Return the cells of a results file whose seed has every one of these samplers."""
     cells = [tuple(cell) for cell in json.loads(file.read_text())["scores"]] if file.exists() else []
@@ -74,6 +95,9 @@ def main() -> None:
     one = verbs.add_parser("measure", help="train and evaluate every ratio on a data set")
     one.add_argument("name", choices=MODALITY)
     one.add_argument("--seeds", type=int, default=3)
+    one.add_argument(
+        "--share", type=float, default=1.0, help="of the full length: 0.2 and 0.4 are what sweep begins with"
+    )
     one.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the runs")
     one.add_argument("--cifar10", type=Path, help="folder of CIFAR-10's binary files, for cifar10")
     report = verbs.add_parser("report", help="write the page's tables and figures")
@@ -85,7 +109,10 @@ def main() -> None:
             if given.cifar10 is None:
                 parser.error("cifar10 needs --cifar10 DIR")
             tables.cut_cifar10(given.cifar10, given.work / "cifar10" / "data")
-        measure(given.name, given.seeds, given.work / given.name)
+        if given.share < 1:
+            measure_short(given.name, given.share, given.seeds, given.work / given.name)
+        else:
+            measure(given.name, given.seeds, given.work / given.name)
     else:
         write_report(RESULTS, given.docs)
 

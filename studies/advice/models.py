@@ -12,7 +12,7 @@ Cell = tuple[str, int, float]
 """Name of the sampler, seed, score."""
 
 
-def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
+def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
     """The demo's MLP autoencoders, all in one stack; a linear probe on the second layer, 450 test digits."""
     from r2mae_vision.mnist.data import load_images
     from r2mae_vision.mnist.evaluate import evaluate_members
@@ -21,14 +21,14 @@ def digits(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) 
     data = load_images("digits")
     members = [Member(name, with_seed(sampler, seed), seed) for seed in seeds for name, sampler in samplers.items()]
     run = RunFolder(work / "stack", {"members": [f"{m.scheme} {m.seed}" for m in members]})
-    recipe = {"epochs": 40, "batch_size": 64, "lr": 3e-3}
+    recipe = {"epochs": round(40 * share), "batch_size": 64, "lr": 3e-3}
     model = pretrain_members(data, members, run, hidden=(128, 64), device="cpu", progress=False, **recipe)
     for record in evaluate_members(model, data, [m.scheme for m in members], epochs=40):
         if record.metric == "probe_accuracy":
             yield record.scheme, record.seed, record.value
 
 
-def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
+def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
     """A ViT of 4 layers × 64 on 5,000 images; logistic regression on the patches' mean, 10,000 test images."""
     from r2mae_vision.mae.pretrain import pretrain
     from r2mae_vision.mae.probe import probe
@@ -36,8 +36,8 @@ def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path)
 
     options = Pretrain(
         str(work / "data"), model="vit_tiny_patch16_224", image_size=32, patch_size=4, decoder_dim=32, decoder_depth=1,
-        model_args={"depth": 4, "embed_dim": 64, "num_heads": 2}, decoder_heads=1, epochs=5, batch_size=128, lr=1e-3,
-        crop_scale=(0.4, 1.0), device="cpu", progress=False,
+        model_args={"depth": 4, "embed_dim": 64, "num_heads": 2}, decoder_heads=1, batch_size=128, lr=1e-3,
+        epochs=round(5 * share), crop_scale=(0.4, 1.0), device="cpu", progress=False,
     )  # fmt: skip
     for seed, name, sampler in cells(samplers, seeds):
         home = work / f"{name}-{seed}"
@@ -48,7 +48,7 @@ def cifar10(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path)
         yield name, seed, next(r.value for r in probed.results() if r.metric == "linear_top1")
 
 
-def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
+def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
     """The demo's autoencoder on 700 blood cells; balanced accuracy of a linear probe of cell types, 3 folds."""
     from r2mae_core import run_pretraining
     from r2mae_singlecell.data.pbmc import load_pbmc
@@ -59,7 +59,7 @@ def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) ->
     adata = load_pbmc()
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     options = Pretrain(
-        Path(TASK), epochs=60, batch_size=64, n_hidden=128, n_latent=64, device="cpu", progress=False
+        Path(TASK), epochs=round(60 * share), batch_size=64, n_hidden=128, n_latent=64, device="cpu", progress=False
     )  # fmt: skip
     for seed, name, sampler in cells(samplers, seeds):
         run = run_pretraining(BloodCells, replace(options, mask_ratio=sampler, seed=seed, out=work / f"{name}-{seed}"))
@@ -67,25 +67,27 @@ def pbmc(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) ->
         yield name, seed, probe_cells(model.get_latent_representation(), labels, name, seed)[0].value
 
 
-def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
+def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
     """The demo's network on human and three apes; AUROC of rare against common variants of the other half."""
     from r2mae_dna.bundled import Bundled, small_recipe
 
     bundled = Bundled.prepare(work, 128, "cpu")
     for seed, name, sampler in cells(samplers, seeds):
-        options = small_recipe(bundled.data, 100, mask_ratio=sampler, seed=seed, device="cpu", progress=False)
+        options = small_recipe(
+            bundled.data, round(100 * share), mask_ratio=sampler, seed=seed, device="cpu", progress=False
+        )
         records = bundled.pretrain(options, work / f"{name}-{seed}")
         yield name, seed, next(r.value for r in records if r.metric == "auroc")
 
 
-def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path) -> Iterator[Cell]:
+def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
     """The demo's RoBERTa on speeches and film sentences; accuracy on 1,568 rated sentences, fine-tuned on 2,000."""
     from r2mae_text import demo
     from r2mae_text.finetune import finetune
     from r2mae_text.options import Demo
     from r2mae_text.pretrain import pretrain
 
-    config, corpus = Demo(device="cpu"), demo._corpus(work)
+    config, corpus = Demo(device="cpu", steps=round(1500 * share)), demo._corpus(work)
     some = next(iter(demo.SCHEMES))
     for seed, name, sampler in cells(samplers, seeds):
         home = work / f"{name}-{seed}"

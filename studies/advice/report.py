@@ -25,6 +25,7 @@ SCORES = {
     "words": "accuracy",
 }
 MODALITY = {"digits": "vision", "cifar10": "vision", "pbmc": "singlecell", "apes": "dna", "words": "text"}
+BEGIN_SWEEP = "<!-- what sweep reaches, written by the same -->"
 BEGIN, END = "<!-- written by `python -m studies.advice report` -->", "<!-- end of what is written -->"
 
 
@@ -208,9 +209,13 @@ def write_report(results: Path, docs: Path) -> None:
     for m in sets:
         with atomic_path(docs / "images" / "advice" / f"{m.name}.png") as temporary:
             draw(m).savefig(temporary, dpi=110, format="png")
-    page, text = docs / "advice.md", written(sets)
-    print(text)
-    if page.exists():
-        old = page.read_text(encoding="utf-8")
-        pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-        write_text(page, pattern.sub(lambda _: text, old))
+    from studies.advice.sweeps import sweep_table  # it reads this module
+
+    page, parts = docs / "advice.md", {BEGIN: written(sets)}
+    parts[BEGIN_SWEEP] = f"{BEGIN_SWEEP}\n\n{sweep_table(results, TITLES)}\n\n{END}"
+    for begin, text in parts.items():
+        print(text)
+        if page.exists():
+            old = page.read_text(encoding="utf-8")
+            pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(END)}", re.DOTALL)
+            write_text(page, pattern.sub(lambda _, text=text: text, old))

@@ -23,6 +23,7 @@ def score(low, high, share, seed, noise=0.01):
 @dataclass(frozen=True, kw_only=True)
 class Options(SweepOptions):
     wait: float = 0.0
+    data: str = "here"
 
 
 class Trainings:
@@ -50,7 +51,13 @@ def sweep(out, trainings, **options):
     metrics = {"accuracy": "max", "other": "max"} if trainings.sign == 1 else {"accuracy": "min"}
     config = Options(device="cpu", out=Path(out), **options)
     return run_sweep(
-        "r2mae-toy", "text", config, trainings, metrics=metrics, pretrain_command=lambda o: f"pretrain {o}"
+        "r2mae-toy",
+        "text",
+        config,
+        trainings,
+        metrics=metrics,
+        pretrain_command="pretrain {}".format,
+        sources={"data": "of this content"},
     )
 
 

@@ -9,6 +9,7 @@ from r2mae_core import (
     Groups,
     bernoulli_mask,
     block_mask,
+    counted_ratio,
     exact_mask,
     group_mask,
     inverse_ratio_loss,
@@ -177,6 +178,12 @@ def test_the_inverse_ratio_loss_is_lladas_and_mdlms():
     assert once.item() == pytest.approx(loss[hidden].sum().item() / 0.4 / (rows * length), rel=1e-6)
     block = inverse_ratio_loss(loss[:, :7], t, n_rows=rows, n_positions=length)
     assert block.item() == pytest.approx((loss[:, :7] / t[:, None]).sum().item() / (rows * length), rel=1e-6)
+
+
+def test_a_position_that_is_hidden_though_none_should_be_counts_as_its_row():
+    ratios = torch.tensor([0.001, 0.016, 0.0156, 0.3], dtype=torch.float64)
+    assert counted_ratio(ratios, 32).tolist() == [1 / 32, 0.016, 1 / 32, 0.3]  # 0.5 / 32 = 0.015625
+    assert [counted_ratio(ratio, 32) for ratio in ratios.tolist()] == counted_ratio(ratios, 32).tolist()
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.integers(0, 2**31), st.booleans())

@@ -1,13 +1,24 @@
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import swept
-from r2mae_core import Arm, UserError, read_json, read_records
+from r2mae_core import (
+    Arm,
+    InterruptedTrainingError,
+    LostTrainingError,
+    UserError,
+    options_as_words,
+    read_json,
+    read_records,
+    typed_options,
+)
 from r2mae_core.sweep.arms import arms_of, paper_range
 from r2mae_core.sweep.curve import Point, fit_curve
 from r2mae_core.sweep.search import SHARES
@@ -110,7 +121,6 @@ def test_two_processes_share_the_work(tmp_path, same_folder, storage):
         ({"ratios": (0.3, 0.3)}, "--ratios names 0.3 twice"),
         ({"ratios": (0.3, 1.4)}, "ratios"),
         ({"ranges": ((0.5, 0.2),)}, r"--ranges: \[0.5, 0.2\] is no range"),
-        ({"ratios": (0.3,), "ranges": ()}, "two things to compare"),
         ({"budget_runs": float("nan")}, "budget_runs"),
         ({"storage": "nodb://nowhere"}, "--storage nodb://nowhere cannot be used"),
     ],
@@ -137,6 +147,65 @@ def test_a_score_that_is_missing_or_no_number_is_said(tmp_path):
     nothing.sign = 1
     with pytest.raises(UserError, match="the evaluation gave no accuracy"):
         sweep(tmp_path / "run", nothing)
+
+
+def test_a_training_that_is_lost_leaves_out_its_arm(tmp_path, capsys):
+    good = Trainings(tmp_path / "log")
+
+    def measure(sampler, seed, share, folder):
+        low, high = sampler.bounds(0)
+        if low == high == 0.4:
+            raise LostTrainingError("the loss is NaN from step 3 on")
+        records = good(sampler, seed, share, folder)
+        return [replace(record, value=math.nan) for record in records] if low == high == 0.9 else records
+
+    measure.sign = 1
+    run = sweep(tmp_path / "run", measure)
+    answer = read_json(run.path / "sweep.json")
+    assert set(answer["lost"]) == {"0.4", "0.9"}
+    assert answer["lost"]["0.9"] == "its accuracy is nan"
+    assert answer["recommended"] in {"0.5", "0.25"}
+    assert "Left out: 0.4, of which a training was lost: the loss is NaN from step 3 on" in capsys.readouterr().out
+
+
+def test_checkpoints_of_finished_trainings_are_removed_and_an_interruption_names_the_sweep(tmp_path):
+    good = Trainings(tmp_path / "log")
+
+    def measure(sampler, seed, share, folder):
+        (folder / "pretrain" / "checkpoints").mkdir(parents=True)
+        (folder / "pretrain" / "model").mkdir()
+        if seed == 1:
+            raise InterruptedTrainingError(f"interrupted at step 3; run the same command with --out {folder}")
+        return good(sampler, seed, share, folder)
+
+    measure.sign = 1
+    with pytest.raises(UserError, match=rf"^interrupted; run the same command with --out {tmp_path / 'run'} to go on$"):
+        sweep(tmp_path / "run", measure)
+    kept = sorted((tmp_path / "run").glob("trials/*-seed0/*/pretrain/*"))
+    assert kept
+    assert {path.name for path in kept} == {"model"}
+
+
+def test_moved_data_is_the_same_data(tmp_path):
+    """Where the content says what the data are."""
+    for data in ("here", "there"):
+        run = sweep(tmp_path / "run", Trainings(tmp_path / "log"), budget_runs=3, data=data)
+    assert read_json(run.path / "sweep.json")["trainings"] == len((tmp_path / "log").read_text().splitlines())
+
+
+def test_options_in_options():
+    assert options_as_words({"steps": 3, "flip": False, "name": "a b", "betas": [0.9, 0.99], "clip": None}) == (
+        "--steps 3 --flip false --name 'a b' --betas '[0.9, 0.99]' --clip null"
+    )
+    assert typed_options(Options, {"budget_runs": "3", "wait": 2}, "sweep", {"budget_runs", "wait"}) == {
+        "budget_runs": 3.0, "wait": 2.0,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"--sweep takes no nope; it takes wait$"):
+        typed_options(Options, {"nope": 3}, "sweep", {"wait"})
+    with pytest.raises(UserError, match=r"--sweep takes no seed \(the sweep decides it\)"):
+        typed_options(Options, {"seed": 3}, "sweep", {"wait"})
+    with pytest.raises(UserError, match="--sweep: --wait x: this is not a number"):
+        typed_options(Options, {"wait": "x"}, "sweep", {"wait"})
 
 
 def test_arms_hold_the_papers_range_and_the_usual_ratio():

@@ -346,6 +346,9 @@ def test_a_scheme_that_the_model_would_ignore_is_refused():
     with pytest.raises(UserError, match="does not go together with the learned loss weights"):
         TinyMAE(Curriculum(Fixed(0.5)), ratio_per="sample")
 
+    with pytest.raises(UserError, match="--ratio_per must be one of step, micro_batch, sample, got 'stpe'"):
+        TinyMAE(Fixed(0.5), ratio_per="stpe")
+
     class FourMethods:
         sample = bounds = mean = describe = None
 

@@ -171,6 +171,35 @@ def test_what_was_written_is_what_is_read_or_an_error(tmp_path):
             read(path)
 
 
+def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path):
+    """A run's options without the last ones are YAML too, and would name another scheme."""
+    file = write_yaml(tmp_path / "b.yaml", {"mask_ratio": 0.3, "seed": 1, "mask_shape": "spans"}) or tmp_path / "b.yaml"
+    content = file.read_bytes()
+    for n in range(len(content)):
+        file.write_bytes(content[:n])
+        with pytest.raises(UserError, match=r"b\.yaml"):
+            read_yaml(file)
+    for own in ("# mine\nseed: 3\n", "#\nseed: 3\n", "seed: 3\n", "seed: 3"):
+        file.write_text(own)
+        assert read_yaml(file) == {"seed": 3}
+
+
+class NoDataclass:
+    """Has all four methods of a sampler."""
+
+    def __init__(self, **arguments):
+        raise AssertionError("data must not call this")
+
+    sample = bounds = mean = describe = lambda self, *_: 0.5
+
+
+def test_only_dataclasses_are_called(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "an_object", object.__new__(NoDataclass), raising=False)
+    for name in ("NoDataclass", "an_object"):
+        with pytest.raises(UserError, match="is not a mask-ratio sampler: a dataclass with"):
+            sampler_from_config({"class_path": f"{__name__}.{name}", "init_args": {"ratio": 0.5}})
+
+
 def test_names_that_are_no_utf8_are_kept(tmp_path, capsys):
     name = os.fsdecode(b"\xff\xfe.tar")
     write_json(tmp_path / "a.json", {name: "é", "data": name})

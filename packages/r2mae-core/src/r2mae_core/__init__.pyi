@@ -2,7 +2,7 @@ from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Shar
 from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
-from .lab.errors import UserError
+from .lab.errors import InterruptedTrainingError, LostTrainingError, UserError
 from .lab.figures import new_figure, save_figure
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
 from .lab.grid import cell_name, finished_records, walk_grid
@@ -29,7 +29,7 @@ from .lab.workers import end_with_caller, in_processes
 from .mask import numpy_masks
 from .mask.counts import n_masked
 from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
-from .mask.losses import inverse_ratio_loss
+from .mask.losses import counted_ratio, inverse_ratio_loss
 from .mask.masks import bernoulli_mask, exact_mask, hide_lowest, nested_masks, row_counts
 from .mask.shapes import Groups, block_mask, block_scores, group_mask, span_mask, span_scores
 from .ratio.config import (
@@ -45,8 +45,9 @@ from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
 from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
 from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
-from .sweep.arms import Arm
+from .sweep.arms import Arm, arms_of
 from .sweep.command import run_sweep
+from .sweep.nested import options_as_words, typed_options
 from .sweep.options import SweepOptions
 from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
 from .train.checkpoints import AtomicCheckpoints, read_weights
@@ -109,10 +110,12 @@ __all__ = [
     "Groups",
     "HeldOutLoss",
     "InOrder",
+    "InterruptedTrainingError",
     "KeepBest",
     "LinearDecay",
     "LoaderPosition",
     "LossWeight",
+    "LostTrainingError",
     "MaskDraw",
     "MaskRatioSampler",
     "MaskedModule",
@@ -147,6 +150,7 @@ __all__ = [
     "UserError",
     "Workers",
     "adamw",
+    "arms_of",
     "as_json",
     "atomic_path",
     "bernoulli_mask",
@@ -163,6 +167,7 @@ __all__ = [
     "competition_ranks",
     "contents_of",
     "cosine",
+    "counted_ratio",
     "decay_groups",
     "default_run_path",
     "derived_seed",
@@ -199,6 +204,7 @@ __all__ = [
     "one_writer",
     "open_run",
     "operations_metrics",
+    "options_as_words",
     "out_of_memory",
     "peak_flops",
     "permutation",
@@ -247,6 +253,7 @@ __all__ = [
     "span_scores",
     "spread",
     "stamped",
+    "typed_options",
     "unfinished",
     "uniform_draw",
     "uniform_draws",

@@ -31,6 +31,7 @@ from r2mae_core import (
     UserError,
     adamw,
     check_output,
+    counted_ratio,
     derived_seed,
     inverse_ratio_loss,
     n_masked,
@@ -118,7 +119,8 @@ class AlignmentPretraining(MaskedModule):
             n_rows, n_places = masked.positions.shape
             row = None if masked.places is None else masked.places.div(n_places, rounding_mode="floor")
             per_window = masked.total_weight / n_rows
-            return inverse_ratio_loss(weights * loss, draw.ratio, row, n_rows=n_rows, n_positions=per_window)
+            ratio = counted_ratio(draw.ratio, masked.codes.shape[1])
+            return inverse_ratio_loss(weights * loss, ratio, row, n_rows=n_rows, n_positions=per_window)
         if self.curriculum is None or not self.training:
             return weighted_mean(loss, weights)
         learned = self.curriculum(hidden.flatten(0, 1), draw.column, draw.multiplier)

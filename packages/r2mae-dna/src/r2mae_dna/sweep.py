@@ -3,10 +3,10 @@
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from r2mae_core import (
     Direction,
@@ -18,12 +18,14 @@ from r2mae_core import (
     check_output,
     device_name,
     fingerprint,
+    options_as_words,
     read_records,
     resolve_device,
     run_identity,
     run_sweep,
     say,
     stamped,
+    typed_options,
     write_records,
 )
 from r2mae_dna.bundled import Bundled
@@ -108,7 +110,7 @@ def pretrain_options(config: Sweep) -> Pretrain:
     """
     own = {"device": config.device, "progress": config.progress}
     decided = {"data", *own, "mask_ratio", "freeze_steps", "seed", "out", "devices", "nodes", "strategy"}
-    given = typed(Pretrain, config.pretrain, "pretrain", {field.name for field in fields(Pretrain)} - decided)
+    given = typed_options(Pretrain, config.pretrain, "pretrain", {field.name for field in fields(Pretrain)} - decided)
     made = Pretrain(config.data, **own, **given)
     if made.steps < SHORTEST:
         raise UserError(
@@ -206,10 +208,10 @@ def _of_variants(config: Sweep, variants: Path, msa: Path, info: WindowsInfo, ho
         raise UserError(f"--msa {msa} has other species than the windows {config.data}, or another order of them")
     vcf = file_kind(variants) == "vcf"
     suffix, column = (".vcf", score_column("llr").upper()) if vcf else (".parquet", score_column("llr"))
-    chosen = typed(Score, config.score, "score", SCORE)
+    chosen = typed_options(Score, config.score, "score", SCORE)
     score = Score(FREQUENCIES, msa, variants, **{"window": info.window, **chosen}, progress=False, overwrite=True)
     evaluate = Evaluate(
-        variants, scores=(column,), bootstrap=0, **typed(Evaluate, config.evaluate, "evaluate", EVALUATE)
+        variants, scores=(column,), bootstrap=0, **typed_options(Evaluate, config.evaluate, "evaluate", EVALUATE)
     )
 
     def scored(model: str, out: Path) -> Evaluate:
@@ -238,38 +240,7 @@ def _of_variants(config: Sweep, variants: Path, msa: Path, info: WindowsInfo, ho
     )  # fmt: skip
 
 
-def typed(kind: type[Any], given: Mapping[str, Any], flag: str, known: Collection[str]) -> dict[str, Any]:
-    """Return options that a user wrote as a dictionary, as the command line would read them.
-
-    Args:
-        kind: the options that they are of.
-        given: name → value.
-        flag: what they are called.
-        known: those that may be given.
-
-    Raises:
-        UserError: one may not, or is of another kind.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser, hints = ArgumentParser(exit_on_error=False), get_type_hints(kind, include_extras=True)
-    for name in given:
-        if name not in known:
-            decided = " (the sweep decides it)" if name in hints else ""
-            raise UserError(f"--{flag} takes no {name}{decided}; it takes {', '.join(sorted(known))}")
-        parser.add_argument(f"--{name}", type=hints[name])
-    try:
-        return dict(vars(parser.parse_object(dict(given), defaults=False)))
-    except ArgumentError as error:
-        raise UserError(f"--{flag}: {' '.join(str(error).split())[:300]}") from None
-
-
 def pretrain_command(config: Sweep, option: str) -> str:
     """Return the command that pretrains with a mask ratio and everything else as the sweep did."""
-    words = ["r2mae-dna", "pretrain", str(config.data)]
-    for name, value in config.pretrain.items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            words += [f"--{name}", "null" if value is None else str(value)]
-    return f"{shlex.join(words)} {option}"
+    words = ["r2mae-dna pretrain", shlex.quote(str(config.data)), options_as_words(config.pretrain), option]
+    return " ".join(word for word in words if word)

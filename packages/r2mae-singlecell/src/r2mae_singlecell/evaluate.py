@@ -50,9 +50,6 @@ RANK_BY: dict[str, Direction] = {
 }
 """What the tables of this package rank by."""
 
-LAST_OPTION = "eps"
-"""The last line of what `pretrain` writes into `config.yaml`: without it, the name in tables could be another's."""
-
 
 @dataclass
 class ProbeResult:
@@ -109,8 +106,6 @@ def _opened(
     adata = read_prepared(config.data)
     for path in identities:
         check_run(path, adata)
-        if LAST_OPTION not in RunFolder.open(path).config:  # YAML that is cut off is YAML, and its checksum is gone
-            raise UserError(f"{path / 'config.yaml'} is damaged: it ends before {LAST_OPTION}; restore it")
     models = {f"RUN {i}": f"weights, {model_digest(path)}" for i, path in enumerate(identities, 1)}
     return identities, adata, {**data_source(adata), **models}
 

@@ -15,6 +15,7 @@ from r2mae_core import (
     MaskRatioSampler,
     RatioPer,
     adamw,
+    counted_ratio,
     inverse_ratio_loss,
     linear,
 )
@@ -83,7 +84,8 @@ class MaskedLanguageModule(MaskedModule):
         n_rows, length = batch.shape
         if draw.loss_weight == "inverse_ratio":
             row = masked.positions // length
-            return inverse_ratio_loss(value, draw.ratio, row, n_rows=n_rows, n_positions=length - 1)
+            ratio = draw.ratio if self.rule.count == "bernoulli" else counted_ratio(draw.ratio, length - 1)
+            return inverse_ratio_loss(value, ratio, row, n_rows=n_rows, n_positions=length - 1)
         return value * self._share if self.training else value
 
     def mask(self, batch: Tensor, draw: MaskDraw) -> MaskedTokens:

@@ -17,7 +17,6 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     Throughput,
-    UserError,
     check_output,
     run_pretraining,
     without_prefix,
@@ -80,13 +79,6 @@ class TextPretraining(Modality[Pretrain, Any]):
             mask_shape=config.mask_shape,
             mean_span=config.mean_span,
         )
-
-    @override
-    def sampler(self) -> RatioSampler:
-        sampler, config = super().sampler(), self.config
-        if config.loss_weight == "inverse_ratio" and config.count == "exact":
-            refuse_rounded_up(sampler, config.length - 1)
-        return sampler
 
     @override
     def facts(self) -> dict[str, Any]:
@@ -165,27 +157,6 @@ class TextPretraining(Modality[Pretrain, Any]):
     @override
     def next_command(self, run: RunFolder) -> str:
         return f"r2mae-text finetune {run.path} --tasks '[movies]'"
-
-
-def refuse_rounded_up(sampler: RatioSampler, maskable: int, n_steps: int = 100) -> None:
-    """Refuse a scheme whose ratios can be so low that no token should be hidden: exact counts hide one all the same.
-
-    Divided by the ratio, it would count for more than the whole row, without a bound.
-
-    Args:
-        sampler: the scheme.
-        maskable: places of a row that can be hidden.
-        n_steps: how many points of a training are looked at.
-
-    Raises:
-        UserError: it is such a scheme.
-    """
-    lowest = min(sampler.bounds(step, n_steps)[0] for step in range(n_steps))
-    if lowest * maskable < 0.5:
-        raise UserError(
-            f"--loss_weight inverse_ratio with --count exact: the scheme's ratios begin at {lowest:g}, where a row of "
-            f"{maskable} tokens hides none, and exact counts hide one; give --count bernoulli, as LLaDA has it"
-        )
 
 
 class TokenThroughput(Throughput):

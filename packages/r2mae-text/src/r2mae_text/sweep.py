@@ -1,13 +1,11 @@
 """`sweep`: which mask ratio suits a user's text and tasks, by short pretrainings and fine-tunings."""
 
-import json
-import math
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from r2mae_core import (
     Direction,
@@ -19,9 +17,11 @@ from r2mae_core import (
     Uniform,
     UserError,
     check_output,
+    options_as_words,
     resolve_device,
     run_sweep,
     scheme,
+    typed_options,
 )
 from r2mae_text.batching import encode
 from r2mae_text.data.glue import Examples, Task, load_task, task_sources
@@ -67,11 +67,6 @@ def sweep(config: Sweep) -> RunFolder:
             records = finetune(finetune_options(config, run.path, seed, folder / "finetune")).results()
         else:
             records = run.results()
-        if wrong := [record for record in records if record.metric in metrics and not math.isfinite(record.value)]:
-            raise UserError(
-                f"the {wrong[0].metric} of {wrong[0].task} is {wrong[0].value} in {folder}: the model predicts one "
-                "value; give more --pretrain steps or --finetune epochs, or another --metric"
-            )
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # each is three times the model
         return records
 
@@ -94,7 +89,7 @@ def pretrain_options(config: Sweep) -> Pretrain:
         UserError: one is unknown, of another kind, or belongs to the sweep; the length is missing or too short.
     """
     known = {field.name for field in fields(Pretrain)} - DECIDED
-    given = typed(Pretrain, config.pretrain, "pretrain", known)
+    given = typed_options(Pretrain, config.pretrain, "pretrain", known)
     if given.get("steps") is None and given.get("tokens") is None:
         raise UserError('--pretrain needs steps or tokens: the full length of one training, such as {"tokens": 1e8}')
     made = Pretrain(config.data, device=config.device, progress=config.progress, **given)
@@ -117,7 +112,7 @@ def finetune_options(config: Sweep, model: Path, seed: int, out: Path) -> Finetu
     own |= {"device": config.device, "progress": False, "out": out}
     own |= {"tasks": config.tasks} if config.tasks else {}
     known = {field.name for field in fields(Finetune)} - {*own, "tasks"}
-    return Finetune(**{**own, "seeds": (seed,), **typed(Finetune, config.finetune, "finetune", known)})
+    return Finetune(**{**own, "seeds": (seed,), **typed_options(Finetune, config.finetune, "finetune", known)})
 
 
 def check(
@@ -180,38 +175,7 @@ def _sources(config: Sweep) -> Iterator[tuple[str, str]]:
             yield f"{name}/{file}", content
 
 
-def typed(kind: type[Any], given: Mapping[str, Any], flag: str, known: set[str]) -> dict[str, Any]:
-    """Return options that a user wrote as a dictionary, as the command line would read them.
-
-    Args:
-        kind: the options that they are of.
-        given: name → value.
-        flag: what they are called.
-        known: those that may be given.
-
-    Raises:
-        UserError: one may not, or is of another kind.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser, hints = ArgumentParser(exit_on_error=False), get_type_hints(kind, include_extras=True)
-    for name in given:
-        if name not in known:
-            decided = " (the sweep decides it)" if name in hints else ""
-            raise UserError(f"--{flag} takes no {name}{decided}; it takes {', '.join(sorted(known))}")
-        parser.add_argument(f"--{name}", type=hints[name])
-    try:
-        return vars(parser.parse_object(dict(given), defaults=False))
-    except ArgumentError as error:
-        raise UserError(f"--{flag}: {' '.join(str(error).split())[:300]}") from None
-
-
 def pretrain_command(config: Sweep, option: str) -> str:
     """Return the command that pretrains with a mask ratio and everything else as the sweep did."""
-    words = ["r2mae-text", "pretrain", str(config.data)]
-    for name, value in config.pretrain.items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    return f"{shlex.join(words)} {option}"
+    words = ["r2mae-text pretrain", shlex.quote(str(config.data)), options_as_words(config.pretrain), option]
+    return " ".join(word for word in words if word)

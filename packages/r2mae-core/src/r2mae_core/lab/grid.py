@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from r2mae_core.lab.errors import InterruptedTrainingError
 from r2mae_core.lab.locks import BusyError, one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.run_folder import RunFolder
@@ -58,12 +59,23 @@ def walk_grid(
                     continue
                 before = read_records(home) if (home / "results.json").exists() else None
                 if again or before is None:
-                    write_records(home / "results.json", cells[name](home))
+                    with telling_how_to_go_on(run):
+                        records = cells[name](home)
+                    write_records(home / "results.json", records)
                 kept[name] = read_records(home)
             run.write_results(tidy(finished_records(run, cells, part)))
             took = "done before" if kept[name] == before else f"{time.perf_counter() - start:.0f} s"
             say(f"[{len(kept)}/{len(cells)}] {name}: {took}")
     return [record for name in cells for record in kept[name]]
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on(run: RunFolder) -> Iterator[None]:
+    """Let the message of an interrupted training name the command's own folder, not that of the training within it."""
+    try:
+        yield
+    except InterruptedTrainingError:
+        raise InterruptedTrainingError(f"interrupted; run the same command with --out {run.path} to go on") from None
 
 
 def finished_records(run: RunFolder, first: Iterable[str] = (), part: str = "") -> list[Record]:

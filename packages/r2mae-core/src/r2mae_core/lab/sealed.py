@@ -53,9 +53,12 @@ def _is_almost_a_seal(name: str) -> bool:
 
 
 def write_yaml(target: Path, content: Mapping[str, Any]) -> None:
-    """Write a YAML mapping atomically, with a checksum in its last line that `read_yaml` checks."""
+    """Write a YAML mapping atomically, with a checksum in its first line that `read_yaml` checks.
+
+    In the first, because a file that is cut off is YAML as well, and must not lose its checksum.
+    """
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_text(target, f"{text}{_COMMENT_SEAL}{_digest(text)}\n")
+    write_text(target, f"{_COMMENT_SEAL}{_digest(text)}\n{text}")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -65,11 +68,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: it is missing, is no YAML mapping, or is not what was written.
     """
     text = read_text(file)
-    body, mark, seal = text.rpartition(_COMMENT_SEAL)
-    if not mark and re.search(r"\W[0-9a-f]{64}\s*\Z", text):  # the mark itself is damaged
-        body = ""
-        mark = _COMMENT_SEAL
-    if mark and seal.strip() != _digest(body):
+    first, _, body = text.partition("\n")
+    # A mark that is damaged itself, or cut off, is one too; a file that is cut off there has no other line.
+    cut_off = first == text and _COMMENT_SEAL.startswith(text[: len(_COMMENT_SEAL)])
+    sealed = cut_off or re.fullmatch(r".{1,12}[0-9a-f]{60,}.*", first)
+    if sealed and first != f"{_COMMENT_SEAL}{_digest(body)}":
         raise UserError(f"{file} is damaged or was edited: its checksum is another; restore it, or name another folder")
     try:
         content = yaml.safe_load(text)

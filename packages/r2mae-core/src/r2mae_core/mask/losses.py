@@ -4,6 +4,22 @@ import torch
 from torch import Tensor
 
 
+def counted_ratio(ratio: float | Tensor, n: int) -> float | Tensor:
+    """Return the ratio that an exact count stands for, where a loss is divided by it.
+
+    It is the ratio itself, except where `ratio * n` rounds to no position at all: exact counts hide one all the same,
+    and divided by the ratio it would count without a bound. As 1 / n it counts as the whole row, which is what a row
+    of Bernoulli masks is expected to count.
+
+    Args:
+        ratio: in [0, 1], or a tensor of them.
+        n: positions of a row that could be hidden.
+    """
+    if isinstance(ratio, Tensor):
+        return torch.where((ratio * n).round() < 1, 1.0 / n, ratio)
+    return 1.0 / n if round(ratio * n) < 1 else ratio
+
+
 def inverse_ratio_loss(
     loss: Tensor,
     ratio: float | Tensor,

@@ -193,8 +193,12 @@ class Groups:
 
         Features of one group are in a random order themselves, so that a group is not always cut at the same end.
         """
-        order = torch.rand(n_rows, self.n_units, generator=generator, device=device).argsort(-1).argsort(-1).float()
-        position, unit = self.position.to(device), self.unit.to(device)
+        order = torch.rand(n_rows, self.n_units, generator=generator, device=device).argsort(-1)
+        places = torch.arange(self.n_units, dtype=torch.float32, device=device).expand(n_rows, -1)
+        order = torch.empty_like(places).scatter_(1, order, places)
+        if self.position.device != order.device:  # sent once
+            self.position, self.unit = self.position.to(order.device), self.unit.to(order.device)
+        position, unit = self.position, self.unit
         scores = torch.full((n_rows, self.n), float(self.n_units), device=device)
         scores.scatter_reduce_(1, position.expand(n_rows, -1), order[:, unit], "amin")
         within = torch.rand(n_rows, self.n, generator=generator, device=device)

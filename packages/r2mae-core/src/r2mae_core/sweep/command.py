@@ -1,14 +1,16 @@
 """The way that every `sweep` goes: from options to an answer that a user can act on."""
 
 import json
+import math
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from r2mae_core.lab.comparison import Direction
-from r2mae_core.lab.errors import UserError
-from r2mae_core.lab.grid import claimed
+from r2mae_core.lab.errors import LostTrainingError, UserError
+from r2mae_core.lab.grid import claimed, telling_how_to_go_on
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
 from r2mae_core.lab.terminal import say
@@ -17,7 +19,7 @@ from r2mae_core.sweep.arms import Arm, arms_of, paper_range, usual_ratio
 from r2mae_core.sweep.curve import Curve, Point, fit_curve
 from r2mae_core.sweep.figure import draw_curve
 from r2mae_core.sweep.options import SweepOptions
-from r2mae_core.sweep.search import SHARES, Budget, Worker, open_study, points, search, spent
+from r2mae_core.sweep.search import SHARES, Budget, Worker, lost, open_study, points, search, spent
 
 DEFAULT_RUNS = 12.0
 FREE = ("budget_runs", "budget_minutes", "storage")
@@ -68,17 +70,22 @@ def run_sweep(
             f"{len(arms) * SHARES[0]:g}; raise it, or name fewer --ratios"
         )
     settings = {**resolved(config), "metric": metric}
-    with open_run(program, "sweep", config.out, settings, facts=facts, sources=sources, free=FREE, shared=True) as run:
+    free = (*FREE, *(["data"] if facts or sources else []))  # then it is known by its content
+    with open_run(program, "sweep", config.out, settings, facts=facts, sources=sources, free=free, shared=True) as run:
 
         def measured(arm: Arm, seed: int, share: float) -> float:
-            records = measure(arm.sampler(seed), seed, share, _home(run, arm, seed) / f"{share:g}")
+            folder = _home(run, arm, seed) / f"{share:g}"
+            with telling_how_to_go_on(run):
+                records = measure(arm.sampler(seed), seed, share, folder)
+            for checkpoints in folder.glob("**/checkpoints"):  # each is three times the model
+                shutil.rmtree(checkpoints, ignore_errors=True)
             return _score(records, metric, metrics[metric])
 
         worker = Worker(
             measured, Budget(runs, config.budget_minutes), f"{socket.gethostname()}:{run.path.resolve()}",
             lambda arm, seed: claimed(_home(run, arm, seed), wait=False), say,
         )  # fmt: skip
-        kept = {key: value for key, value in settings.items() if key not in (*FREE, "device")}
+        kept = {key: value for key, value in settings.items() if key not in (*free, "device")}
         study = open_study(
             config.storage or run.path / "trials.log", f"{program} sweep", config.seed,
             json.dumps([kept, dict(facts or {}), dict(sources or {})], default=str, sort_keys=True),
@@ -89,8 +96,10 @@ def run_sweep(
         found = points(study, arms)
         if not found:
             raise UserError("nothing was measured within the budget; raise --budget_minutes or --budget_runs")
-        curve = fit_curve([point for point, _ in found], arms)
+        without = lost(study)
+        curve = fit_curve([point for point, _ in found], [arm for arm in arms if arm.name not in without])
         answer = answer_of(curve, found, modality, metric, metrics[metric], spent(study), pretrain_command)
+        answer["lost"] = without
         run.write_results(list(_records(found, metric, metrics[metric], program)))
         run.write_json("sweep.json", answer)
         run.save_figure("sweep.png", draw_curve(curve, found, metric, metrics[metric], modality))
@@ -115,6 +124,8 @@ def _score(records: Sequence[Record], metric: str, direction: Direction) -> floa
     if not values:
         raise UserError(f"the evaluation gave no {metric}; there is {', '.join(sorted({r.metric for r in records}))}")
     value = sum(values) / len(values)
+    if not math.isfinite(value):
+        raise LostTrainingError(f"its {metric} is {value}")
     return value if direction == "max" else -value
 
 
@@ -139,6 +150,8 @@ def answer_of(
     best = curve.arms[curve.best]
 
     def compared(arm: Arm) -> dict[str, Any]:
+        if arm not in curve.arms:
+            return {"arm": arm.name, "behind": None, "standard_error": None}
         lag, error = curve.behind(curve.arms.index(arm))
         return {"arm": arm.name, "behind": lag, "standard_error": error}
 
@@ -171,10 +184,12 @@ def lines_of(answer: Mapping[str, Any]) -> list[str]:
     """Return the answer for a person."""
     curve = {row["arm"]: row for row in answer["curve"]}
     best = curve[answer["recommended"]]
+    n_full = sum(row["n_full"] for row in answer["curve"])
     others = [name for name in answer["as_good"] if name != best["arm"]]
     lines = [
         f"Recommended: {best['arm']} ({answer['metric']} {best['mean']:.4f} ± {best['standard_error']:.4f} after a "
-        f"full training, from {answer['trainings']} trainings that cost {answer['runs_spent']:.1f} of full length)"
+        f"full training, estimated from {answer['trainings']} trainings, {n_full} of them of full length, that cost "
+        f"{answer['runs_spent']:.1f} full ones)"
     ]
     if others:
         lines.append(f"Not told apart from it: {', '.join(others)}")
@@ -186,5 +201,6 @@ def lines_of(answer: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"{what} {row['arm']} is {row['behind']:.4f} ± {row['standard_error']:.4f} behind".capitalize()
             )
+    lines += [f"Left out: {name}, of which a training was lost: {why}" for name, why in answer["lost"].items()]
     lines.append(f"Next: {answer['pretrain']}")
     return lines

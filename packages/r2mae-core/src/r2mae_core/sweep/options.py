@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from r2mae_core.lab.bounds import Bound, Positive, Seed
+from r2mae_core.lab.bounds import Bound, Positive, Seed, Share
 from r2mae_core.lab.errors import UserError
 from r2mae_core.train.options import RunOptions
 
@@ -22,7 +22,7 @@ class SweepOptions(RunOptions):
     """What is compared: a metric of the evaluation; default the package's."""
     ratios: tuple[Ratio, ...] = (0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
     """Fixed ratios to try."""
-    ranges: tuple[tuple[Ratio, Ratio], ...] | None = None
+    ranges: tuple[tuple[Share, Share], ...] | None = None
     """Ranges [low, high] to draw the ratio from; default the modality's R2MAE and [0, 1]."""
     budget_runs: Positive | None = None
     """Stop after so many trainings of full length; a shorter one counts as its share. Default 12, if no minutes are
@@ -44,5 +44,3 @@ class SweepOptions(RunOptions):
             values = getattr(self, name) or ()
             if twice := [value for i, value in enumerate(values) if value in values[:i]]:
                 raise UserError(f"--{name} names {twice[0]} twice")
-        if len(self.ratios) + len(self.ranges or ()) < 2:
-            raise UserError("--ratios and --ranges must name two things to compare at least")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.errors import LostTrainingError, UserError
 from r2mae_core.ratio.randomness import uniform_draw
 from r2mae_core.sweep.arms import Arm
 from r2mae_core.sweep.curve import Point
@@ -97,6 +97,15 @@ def open_study(storage: str | Path, name: str, seed: int, settings: str, order: 
     return study
 
 
+def in_memory(order: Sequence[str], seed: int) -> Any:
+    """Return a study that is kept nowhere: for simulations."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2)
+    return optuna.create_study(sampler=_sampler(order, seed), pruner=pruner, direction="maximize")
+
+
 def _storage(storage: str | Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -129,7 +138,8 @@ class Worker:
     """This process: where it trains, and which trials are its own."""
 
     measure: Measured
-    """Trains and evaluates. It is called again for the same (arm, seed, share) after an interruption."""
+    """Trains and evaluates. It is called again for the same (arm, seed, share) after an interruption. A
+    `LostTrainingError` ends the trial, any other error the search."""
     budget: Budget
     home: str = ""
     """Where the trainings of this process lie: a trial of the same place that nobody works on is gone on with."""
@@ -189,7 +199,12 @@ def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pa
                 break
             trial.set_user_attr(f"cost:{share:g}", share)  # before it is spent, so that others know
         start = time.monotonic()
-        score = worker.measure(arm, seed, share)
+        try:
+            score = worker.measure(arm, seed, share)
+        except LostTrainingError as error:
+            trial.set_user_attr("lost", str(error))
+            worker.say(f"{arm.name}, seed {seed}, {share:.0%} of the length: lost ({error})")
+            break
         pace.seconds, pace.runs = pace.seconds + time.monotonic() - start, pace.runs + share
         trial.set_user_attr(f"score:{share:g}", score)
         trial.report(score, rung)
@@ -227,6 +242,12 @@ def spent(study: Any) -> float:
     """Return the trainings of full length that all processes have spent."""
     trials = study.get_trials(deepcopy=False)
     return sum(v for t in trials for key, v in t.user_attrs.items() if key.startswith("cost:"))
+
+
+def lost(study: Any) -> dict[str, str]:
+    """Return the arms of which a training was lost, and why."""
+    trials = study.get_trials(deepcopy=False)
+    return {trial.params["arm"]: trial.user_attrs["lost"] for trial in trials if "lost" in trial.user_attrs}
 
 
 def points(study: Any, arms: Sequence[Arm]) -> list[tuple[Point, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.errors import LostTrainingError
 from r2mae_core.train.data_order import ResumableLoader
 
 
@@ -32,10 +32,10 @@ class FiniteLoss(pl.LightningModule):
         """Stop if the loss of a step so far was NaN or infinite. This waits for the device: call it at log steps.
 
         Raises:
-            UserError: with the first such step.
+            LostTrainingError: with the first such step.
         """
         if self._first_bad is not None and (step := int(self._first_bad)) >= 0:
-            raise UserError(
+            raise LostTrainingError(
                 f"the loss is NaN or infinite from {self.describe_step(step)} on; {self._cause(step)}. The last "
                 "checkpoint is from before that step"
             )
@@ -61,12 +61,12 @@ class FiniteLoss(pl.LightningModule):
         """Never replace a good checkpoint with a broken one.
 
         Raises:
-            UserError: a loss or a weight is NaN or infinite.
+            LostTrainingError: a loss or a weight is NaN or infinite.
         """
         self.check_finite()
         broken = [name for name, value in self.named_parameters() if not all_finite(value)]
         if broken:
-            raise UserError(
+            raise LostTrainingError(
                 f"{broken[0]} is not finite after step {self.global_step - 1}, though the loss was; {self.remedies}. "
                 "The last checkpoint is from before that step"
             )

@@ -7,7 +7,7 @@ uninterrupted one bit for bit, and two ranks equal one process that accumulates 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -221,6 +221,9 @@ def check_scheme(mask_ratio: MaskRatioSampler, ratio_per: RatioPer, loss_weight:
     Raises:
         UserError: they are named.
     """
+    for name, value, known in (("ratio_per", ratio_per, RatioPer), ("loss_weight", loss_weight, LossWeight)):
+        if value not in get_args(known):
+            raise UserError(f"--{name} must be one of {', '.join(get_args(known))}, got {value!r}")
     if isinstance(mask_ratio, Curriculum) and (ratio_per == "sample" or loss_weight != "none"):
         wrong = "--ratio_per sample" if ratio_per == "sample" else f"--loss_weight {loss_weight}"
         raise UserError(f"{wrong} does not go together with the learned loss weights of a curriculum (cl); choose one")

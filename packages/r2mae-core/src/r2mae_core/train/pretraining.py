@@ -224,6 +224,9 @@ def _train(
     module = task.build(sampler)
     if talk:
         scheme = module.mask_ratio.describe()
+        if config.ratio_per != "step":
+            each = {"sample": "for each sample", "micro_batch": "for each micro-batch"}[config.ratio_per]
+            scheme = scheme.replace("drawn at every step", f"drawn {each}")
         say(f"Pretraining {task.title(module)}, mask ratio {scheme}, on {device_name(device)}")
     held_out = task.held_out(order.micro_size)
     try:
@@ -300,8 +303,19 @@ def variant(options: Mapping[str, Any]) -> str:
     """
     sample = " per sample" if options.get("ratio_per") == "sample" else ""
     weight = ", loss / ratio" if options.get("loss_weight") == "inverse_ratio" else ""
-    shape = options.get("mask_shape", "independent")
-    return sample + weight + ("" if shape == "independent" else f", in {str(shape).replace('_', ' ')}")
+    shape = str(options.get("mask_shape", "independent")).replace("_", " ")
+    details = [_detail(options[name]) for name in SHAPE_OPTIONS if options.get(name) is not None]
+    return sample + weight + ("" if shape == "independent" else f", in {' '.join([shape, *details])}")
+
+
+SHAPE_OPTIONS = ("mean_span", "block_area", "gene_sets")
+"""Options that say how a mask's shape is; runs that differ in one are different schemes."""
+
+
+def _detail(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_detail, value))
+    return f"{value:g}" if isinstance(value, int | float) else f"of {Path(str(value)).name}"
 
 
 def run_identity(path: Path, modality: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
-from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.errors import InterruptedTrainingError, UserError
 from r2mae_core.lab.run_folder import RunFolder
 from r2mae_core.train.callbacks import ClippingInBfloat16, LoaderPosition, StepProgress, Throughput
 from r2mae_core.train.checkpoints import AtomicCheckpoints, check_shards
@@ -144,7 +144,9 @@ def fit(
 def interrupted(run: RunFolder, step: int) -> UserError:
     """Return the message for a training that was stopped by the user."""
     kept = "its last checkpoint" if run.last_checkpoint else "the beginning (there was no checkpoint yet)"
-    return UserError(f"interrupted at step {step}; run the same command with --out {run.path} to resume from {kept}")
+    return InterruptedTrainingError(
+        f"interrupted at step {step}; run the same command with --out {run.path} to resume from {kept}"
+    )
 
 
 @contextlib.contextmanager

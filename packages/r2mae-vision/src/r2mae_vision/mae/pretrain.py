@@ -27,6 +27,7 @@ from r2mae_core import (
     StepOrder,
     adamw,
     check_output,
+    counted_ratio,
     file_digest,
     inverse_ratio_loss,
     micro_batch_size,
@@ -243,13 +244,13 @@ class MaskedImageModule(MaskedModule):
             counts = hidden_counts(draw.ratio, n)
             errors = self._packed_errors(images, pack_patches(order, counts, model.encoder.num_prefix_tokens))
             if weighted:
-                return inverse_ratio_loss(errors, draw.ratio, n_rows=n_images, n_positions=n)
+                return inverse_ratio_loss(errors, counted_ratio(draw.ratio, n), n_rows=n_images, n_positions=n)
             return errors.sum() / int(counts.sum())
         split = split_order(order, draw.ratio)
         forward = self._forward if self.training else model  # validation is too short to compile for
         loss = forward(images, split)[0]  # pyright: ignore[reportCallIssue]
         # Of the mean over the hidden patches: what `inverse_ratio_loss` returns, whose denominator is all patches.
-        return loss * (split.hidden.shape[1] / (draw.ratio * n)) if weighted else loss
+        return loss * (split.hidden.shape[1] / (float(counted_ratio(draw.ratio, n)) * n)) if weighted else loss
 
     @override
     def sharded_blocks(self) -> Iterable[nn.Module]:
