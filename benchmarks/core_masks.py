@@ -35,6 +35,18 @@ def main():
             synchronize=wait,
         )
         report(f"{name} {shape}, one ratio", times, "exact_mask")
+    for name, shape in {**shapes, "2,000 genes": (128, 2000), "long rows": (16, 8192)}.items():
+        # One each, with the same mean; they lie on the CPU, where a training has them.
+        each = torch.linspace(0.2, 0.8, shape[0], dtype=torch.float64)
+        times = best_of_turns(
+            {
+                "a ratio for each row": lambda s=shape, r=each: exact_mask(s, r, generator=generator),
+                "one ratio": lambda s=shape: exact_mask(s, 0.5, generator=generator),
+            },
+            rounds=50,
+            synchronize=wait,
+        )
+        report(f"{name} {shape}, a ratio for each row (at most 1.3 times)", times, "a ratio for each row")
     ratios = [i / 13 for i in range(1, 13)]
     times = best_of_turns(
         {

@@ -28,7 +28,6 @@ from r2mae_vision import (
     MAEShape,
     MaskedAutoencoder,
     export_transformers,
-    pack_patches,
     split_patches,
     train_flops,
 )
@@ -65,7 +64,6 @@ def step_benchmark(options):
     print(f"\nfirst loss: ours {ours.item():.6f}, transformers {out.loss.item():.6f}")
     generator = torch.Generator(device).manual_seed(0)
     compiled = torch.compile(model) if options.compile else model
-    packed = torch.compile(model.packed_loss) if options.compile else model.packed_loss
 
     def trainer(parameters):
         return torch.optim.AdamW(parameters, lr=1e-5, betas=(0.9, 0.95), fused=True)
@@ -85,22 +83,17 @@ def step_benchmark(options):
     def our_loss():
         return compiled(images, split_patches(n, model.n_patches, RATIO, generator))[0]
 
-    def packed_loss():
-        return packed(images, pack_patches(n, model.n_patches, 0.6, 0.9, generator))
-
     def their_loss():
         return theirs(images).loss
 
     contestants = {
         "ours": step(model, our_loss, False),
         "transformers": step(theirs, their_loss, False),
-        "ours, a ratio per image": step(model, packed_loss, False),
     }
     bf16 = has_bfloat16(device)
     if bf16:
         contestants["ours, bf16"] = step(model, our_loss, True)
         contestants["transformers, bf16"] = step(theirs, their_loss, True)
-        contestants["ours, bf16, a ratio per image"] = step(model, packed_loss, True)
     synchronize = torch.cuda.synchronize if device == "cuda" else None
     seconds = best_of_turns(contestants, options.rounds, synchronize, options.clock)
     title = (

@@ -95,9 +95,7 @@ def main() -> None:
     one = verbs.add_parser("measure", help="train and evaluate every ratio on a data set")
     one.add_argument("name", choices=MODALITY)
     one.add_argument("--seeds", type=int, default=3)
-    one.add_argument(
-        "--share", type=float, default=1.0, help="of the full length: 0.2 and 0.4 are what sweep begins with"
-    )
+    one.add_argument("--share", type=float, default=1.0, help="of the full length: 0.2 is what sweep begins with")
     one.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the runs")
     one.add_argument("--cifar10", type=Path, help="folder of CIFAR-10's binary files, for cifar10")
     report = verbs.add_parser("report", help="write the page's tables and figures")

@@ -12,9 +12,9 @@ from r2mae_core.ratio.randomness import uniform_draw
 from r2mae_core.sweep.arms import Arm
 from r2mae_core.sweep.curve import Point
 
-SHARES = (0.2, 0.4, 1.0)
+SHARES = (0.2, 1.0)
 """Lengths of the trainings of one trial: what falls behind after one gets no longer one."""
-RUNGS = (1, 2, 4)
+RUNGS = (1, 2)
 """The same, as Optuna counts the resource of successive halving."""
 ARMS = 2**62
 """The stream of the draws of arms."""
@@ -163,7 +163,7 @@ def search(study: Any, arms: Sequence[Arm], worker: Worker, seed: int = 0) -> No
     for trial in _left_unfinished(study, worker.home):
         arm, number = by_name[trial.params["arm"]], trial.user_attrs["seed"]
         with worker.claimed(arm, number) as ours:
-            if ours:
+            if ours and not _is_finished(study, trial):  # whoever had it may just have ended it
                 _climb(study, trial, arm, number, worker, pace, len(arms))
     while worker.budget.allows(SHARES[0], spent(study), pace.seconds_per_run):
         trial = study.ask()
@@ -216,6 +216,10 @@ def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pa
         if trial.number < n_first or trial.should_prune():
             break
     study.tell(trial, state=TrialState.PRUNED)
+
+
+def _is_finished(study: Any, trial: Any) -> bool:
+    return next(t for t in study.get_trials(deepcopy=False) if t.number == trial.number).state.is_finished()
 
 
 def _left_unfinished(study: Any, home: str) -> list[Any]:
