@@ -87,6 +87,8 @@ def sweep_table(results: Path, titles: dict[str, str]) -> str:
         if not (results / f"{name}.short.json").exists():
             continue
         trainings = read_trainings(name, results)
+        if len(trainings.seeds) < 3:
+            continue
         full = trainings.searched()
         error = full.std(ddof=1) / np.sqrt(len(full))
         cells = [f"{100 * full.mean():.1f} ±{100 * error:.1f}"]

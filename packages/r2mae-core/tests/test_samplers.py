@@ -309,6 +309,14 @@ def test_schedules_step_by_step():
     assert (line.sample(0, 9), line.sample(2, 9), line.sample(8, 9)) == (0.1, 0.5, 0.2)
 
 
+def test_rounding_leaves_no_schedule_outside_of_its_ends():
+    """Or a range whose bound follows it would be reversed."""
+    rng = np.random.default_rng(0)
+    for value, step in zip(rng.random(3000), rng.integers(1000, size=3000), strict=True):
+        for sampler in (LinearDecay(value, value), Cosine(value, value), PiecewiseLinear((value, value), (1,))):
+            assert sampler.sample(int(step), 1000) == value
+
+
 def test_phases_see_their_own_part_and_draw_by_the_trainings_step():
     draws = Uniform(0.2, 0.4, seed=3)
     phases = Phases((LinearDecay(0.05, 0.3), draws, 0.15, draws), (1, 2, 1, 1))

@@ -25,7 +25,7 @@ from r2mae_core import (
 from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, simulate_atlas
 from r2mae_singlecell.data.prepared import read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
-from r2mae_singlecell.evaluate import LAST_OPTION, RANK_BY
+from r2mae_singlecell.evaluate import RANK_BY
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.paper import Cell, _evaluation, _pretrain_options
 from r2mae_singlecell.pretrain import SingleCells, pretrain, scaled_curriculum
@@ -260,10 +260,6 @@ def test_results_of_other_settings_are_not_mixed(data, tmp_path):
     with pytest.raises(UserError, match="n_splits is 5 there and 4 here"):
         _evaluation(Reproduce("table6", data, n_splits=4), run, cell)
     _evaluation(Reproduce("table8", data, n_splits=4), run, cell)  # which does not divide donors
-
-
-def test_a_config_that_is_cut_off_is_told_by_its_last_option():
-    assert fields(Pretrain)[-1].name == LAST_OPTION
 
 
 def test_tables_rank_in_the_right_direction():

@@ -160,7 +160,7 @@ def test_options_reach_the_module(here, watched, compress):
     assert groups == [list(range(10)), list(range(10, 20))]
     assert plan.groups.n == 30
     assert {draw.loss_weight for draw in plan.drawn} == {"inverse_ratio"}
-    assert {r.scheme for r in run.results()} == {"scgpt per sample, loss / ratio, in groups"}
+    assert {r.scheme for r in run.results()} == {"scgpt per sample, loss / ratio, in groups of sets.gmt"}
     assert run.facts["gene_sets_left_out"] == ["none"]
     values = [value for _, value in read_metrics(run.metrics_file)["val_loss/ratio_0.3"]]
     assert np.isfinite(values).all()

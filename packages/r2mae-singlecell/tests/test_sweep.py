@@ -181,7 +181,7 @@ def test_every_kind_of_task_has_metrics_that_tables_rank_by():
 
 def test_the_last_command_pretrains_as_the_sweep_did():
     config = Sweep(data=Path("my p.h5ad"), pretrain={"epochs": 7, "compile": False, "lr": 2e-3, "clip": None})
-    wanted = "r2mae-singlecell pretrain 'my p.h5ad' --epochs 7 --no-compile --lr 0.002 --clip null --mask_ratio 0.4"
+    wanted = "r2mae-singlecell pretrain 'my p.h5ad' --epochs 7 --compile false --lr 0.002 --clip null --mask_ratio 0.4"
     assert pretrain_command(config, "--mask_ratio 0.4") == wanted
     made = pretrain_options(config)
     assert (made.epochs, made.compile, made.lr, made.clip) == (7, False, 2e-3, None)

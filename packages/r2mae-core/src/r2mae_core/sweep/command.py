@@ -99,7 +99,7 @@ def run_sweep(
         without = lost(study)
         curve = fit_curve([point for point, _ in found], [arm for arm in arms if arm.name not in without])
         answer = answer_of(curve, found, modality, metric, metrics[metric], spent(study), pretrain_command)
-        answer["lost"] = without
+        answer |= {"lost": without, "seconds": round(spent(study, "seconds"), 1)}
         run.write_results(list(_records(found, metric, metrics[metric], program)))
         run.write_json("sweep.json", answer)
         run.save_figure("sweep.png", draw_curve(curve, found, metric, metrics[metric], modality))
@@ -189,7 +189,7 @@ def lines_of(answer: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Recommended: {best['arm']} ({answer['metric']} {best['mean']:.4f} ± {best['standard_error']:.4f} after a "
         f"full training, estimated from {answer['trainings']} trainings, {n_full} of them of full length, that cost "
-        f"{answer['runs_spent']:.1f} full ones)"
+        f"{answer['runs_spent']:.1f} full ones and {answer['seconds'] / 60:.1f} minutes)"
     ]
     if others:
         lines.append(f"Not told apart from it: {', '.join(others)}")

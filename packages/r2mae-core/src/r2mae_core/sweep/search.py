@@ -205,7 +205,9 @@ def _climb(study: Any, trial: Any, arm: Arm, seed: int, worker: Worker, pace: Pa
             trial.set_user_attr("lost", str(error))
             worker.say(f"{arm.name}, seed {seed}, {share:.0%} of the length: lost ({error})")
             break
-        pace.seconds, pace.runs = pace.seconds + time.monotonic() - start, pace.runs + share
+        seconds = time.monotonic() - start
+        pace.seconds, pace.runs = pace.seconds + seconds, pace.runs + share
+        trial.set_user_attr(f"seconds:{share:g}", seconds)
         trial.set_user_attr(f"score:{share:g}", score)
         trial.report(score, rung)
         worker.say(f"{arm.name}, seed {seed}, {share:.0%} of the length: {score:.4f} ({spent(study):.1f} runs spent)")
@@ -242,10 +244,10 @@ def _repeat(study: Any, number: int, name: str) -> int:
         time.sleep(0.05)
 
 
-def spent(study: Any) -> float:
-    """Return the trainings of full length that all processes have spent."""
+def spent(study: Any, what: str = "cost") -> float:
+    """Return the trainings of full length that all processes have spent, or their "seconds"."""
     trials = study.get_trials(deepcopy=False)
-    return sum(v for t in trials for key, v in t.user_attrs.items() if key.startswith("cost:"))
+    return sum(v for t in trials for key, v in t.user_attrs.items() if key.startswith(f"{what}:"))
 
 
 def lost(study: Any) -> dict[str, str]:
