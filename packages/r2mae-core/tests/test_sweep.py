@@ -45,7 +45,9 @@ def test_the_answer_finds_the_known_best(tmp_path, capsys):
         true = score(BEST, BEST, 1, 0, 0) - score(low, high, 1, 0, 0)
         assert row["behind"] == pytest.approx(true, abs=3 * row["standard_error"])
     said = capsys.readouterr()
-    assert "Recommended: 0.4 (accuracy" in said.out + said.err
+    assert "Recommended: 0.4 (accuracy" in said.out
+    assert "\nR2MAE's range 0.15-0.4 is 0." in said.out
+    assert "\nThe usual ratio 0.15 is 0." in said.out
     assert (run.path / "figures" / "sweep.png").exists()
     full = [record for record in read_records(run.path) if record.metric == "accuracy"]
     assert {record.scheme for record in full} >= {"ratio 0.4"}

@@ -119,7 +119,6 @@ def test_options_of_the_stages(config):
         ({"pretrain": {**PRETRAIN, "lr": "high"}}, "--pretrain: .*lr"),
         ({"pretrain": {**PRETRAIN, "model": "nosuch"}}, "unknown model 'nosuch'"),
         ({"pretrain": {**PRETRAIN, "batch_size": 10**6}}, "samples do not fill a batch"),
-        ({"pretrain": {**PRETRAIN, "loss_weight": "inverse_ratio"}, "ranges": None}, "ratios begin at 0, where a row"),
         (
             {"pretrain": {**PRETRAIN, "model_args": {**MODEL, "max_position_embeddings": 20}}, "finetune": {}},
             "an example has .* tokens, and the model takes 18; lower --max_length",

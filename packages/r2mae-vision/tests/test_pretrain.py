@@ -211,7 +211,7 @@ def test_what_is_not_the_papers_has_its_own_name_in_tables_and_reaches_the_modul
     options = {"mask_shape": "inverse_blocks", "block_area": (0.1, 0.2), "loss_weight": "inverse_ratio"}
     config = replace(TINY, **options, epochs=1, batch_size=64, micro_batch_size=64)
     run = pretrain(replace(config, out=tmp_path / "run"))
-    assert {record.scheme for record in run.results()} == {"r2mae, loss / ratio, in inverse blocks"}
+    assert {record.scheme for record in run.results()} == {"r2mae, loss / ratio, in inverse blocks 0.1 to 0.2"}
     modality = VisionModality(replace(config, ratio_per="sample"))
     module = modality.build(modality.sampler())
     assert (module.mask_shape, module.block_area) == ("inverse_blocks", (0.1, 0.2))

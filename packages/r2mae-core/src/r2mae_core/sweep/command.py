@@ -193,14 +193,11 @@ def lines_of(answer: Mapping[str, Any]) -> list[str]:
     ]
     if others:
         lines.append(f"Not told apart from it: {', '.join(others)}")
-    for key, what in (("paper_range", "R2MAE's range"), ("usual_ratio", "the usual ratio")):
+    for key, what in (("paper_range", "R2MAE's range"), ("usual_ratio", "The usual ratio")):
         row = answer[key]
-        if row["arm"] == best["arm"]:
-            lines.append(f"That is {what}.")
-        else:
-            lines.append(
-                f"{what} {row['arm']} is {row['behind']:.4f} ± {row['standard_error']:.4f} behind".capitalize()
-            )
+        if row["behind"] is not None:  # else a training of it was lost
+            behind = f"{row['behind']:.4f} ± {row['standard_error']:.4f} behind"
+            lines.append(f"{what} {row['arm']} is {'the recommended one' if row['arm'] == best['arm'] else behind}")
     lines += [f"Left out: {name}, of which a training was lost: {why}" for name, why in answer["lost"].items()]
     lines.append(f"Next: {answer['pretrain']}")
     return lines

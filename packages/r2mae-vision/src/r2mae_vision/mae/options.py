@@ -340,7 +340,7 @@ class Sweep(SweepOptions):
     data: str = field(kw_only=False)
     """The images, as in pretrain; classes are needed."""
     epochs: Annotated[int, Bound(5)] = 150
-    """Epochs of a pretraining of full length; the short ones have a fifth and two fifths of them."""
+    """Epochs of a pretraining of full length; the short ones have a fifth of them."""
     pretrain: dict[str, Any] = field(default_factory=dict)
     """Options of pretrain, such as {"image_size": 32, "patch_size": 4}."""
     evaluate: Literal["probe", "finetune"] = "probe"
