@@ -99,7 +99,7 @@ def build(session, package):
     return wanted, [str(file) for file in files]
 
 
-@nox.session
+@nox.session(reuse_venv=False)  # or what an earlier wheel needed would be there still
 @EACH
 def wheels(session, package):
     """Build the package, install it from the built files alone, and run its --help."""

@@ -140,6 +140,19 @@ def test_a_full_gpu_names_the_option(config, monkeypatch):
         run_pretraining(Toy, config)
 
 
+@pytest.mark.parametrize("option", [{"ratio_per": "sample"}, {"loss_weight": "inverse_ratio"}])
+def test_an_option_that_the_modality_does_not_hand_on_is_refused(config, tmp_path, option):
+    class Deaf(Toy):
+        def build(self, sampler):
+            self.config = replace(self.config, ratio_per="step")
+            return super().build(sampler)
+
+    name, value = next(iter(option.items()))
+    with pytest.raises(UserError, match=f"--{name} {value} is not heeded by r2mae-toy's model"):
+        run_pretraining(Deaf, replace(config, out=tmp_path / "deaf", **option))
+    assert not (tmp_path / "deaf").exists()
+
+
 def test_runs_say_their_scheme_and_seed_and_are_not_mixed_up(config, tmp_path):
     first = run_pretraining(Toy, config).path
     second = run_pretraining(Toy, replace(config, mask_ratio=0.75, seed=3, out=tmp_path / "b")).path

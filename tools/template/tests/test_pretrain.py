@@ -25,7 +25,9 @@ def test_it_learns_to_predict_what_is_hidden(config):
     assert trained[1].value < 0.3 * untrained[1].value
 
 
-def test_an_interrupted_run_resumes_bit_for_bit(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"ratio_per": "sample", "loss_weight": "inverse_ratio"}])
+def test_an_interrupted_run_resumes_bit_for_bit(config, tmp_path, monkeypatch, options):
+    config = replace(config, **options)
     whole = pretrain(config).path
 
     class PowerCutError(Exception):

@@ -20,7 +20,9 @@ from r2mae_core import (
     StepOrder,
     UserError,
     adamw,
+    counted_ratio,
     exact_mask,
+    inverse_ratio_loss,
     register_modality,
     run_pretraining,
     without_prefix,
@@ -117,8 +119,13 @@ class MaskedRows(MaskedModule):
         config: learning rate, weight decay, warm-up, seed.
     """
 
+    takes_ratios = takes_loss_weight = True  # masked_loss heeds a ratio for each row, and the weight of the draw
+
     def __init__(self, network: RowAutoencoder, sampler: RatioSampler, config: Pretrain) -> None:
-        super().__init__(sampler, seed=config.seed, ratio_per=config.ratio_per, validation_ratios=VALIDATION_RATIOS)
+        super().__init__(
+            sampler, seed=config.seed, ratio_per=config.ratio_per, loss_weight=config.loss_weight,
+            validation_ratios=VALIDATION_RATIOS,
+        )  # fmt: skip
         self.network, self.config = network, config
         if config.compile:
             self.network.compile()
@@ -126,7 +133,12 @@ class MaskedRows(MaskedModule):
     def masked_loss(self, batch: Tensor, draw: MaskDraw) -> Tensor:
         """Return the mean squared error of the hidden features of rows (B, features)."""
         mask = exact_mask(batch.shape, draw.ratio, generator=draw.generator)
-        return ((self.network(batch, mask) - batch).square() * mask).sum() / mask.sum()
+        errors = (self.network(batch, mask) - batch).square() * mask
+        if draw.loss_weight == "inverse_ratio":
+            n_rows, n_features = batch.shape
+            ratio = counted_ratio(draw.ratio, n_features)
+            return inverse_ratio_loss(errors, ratio, n_rows=n_rows, n_positions=n_features)
+        return errors.sum() / mask.sum()
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a warm-up and a cosine."""

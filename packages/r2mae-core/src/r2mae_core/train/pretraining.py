@@ -222,6 +222,9 @@ def _train(
 ) -> None:
     """Train what is left of a run, evaluate the model, and save it."""
     module = task.build(sampler)
+    for name in ("ratio_per", "loss_weight"):
+        if getattr(module, name) != getattr(config, name):
+            raise UserError(f"--{name} {getattr(config, name)} is not heeded by {task.program}'s model; leave it out")
     if talk:
         scheme = module.mask_ratio.describe()
         if config.ratio_per != "step":
