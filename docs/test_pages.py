@@ -3,6 +3,7 @@
 A page is read from top to bottom, and everything happens in one namespace in one temporary folder:
 
 - a ```python block is executed;
+- after `<!-- apart -->` it is executed in a process of its own: what it imports starts threads, and later pages fork;
 - a ```text block after `<!-- output -->` must be what the last ```python block printed;
 - the `$ r2mae-…` commands of a ```console block are parsed by the package's own parser: every option must exist and
   every value must be accepted. After `<!-- run -->` they are executed too. `<!-- run: --steps 2 -->` adds options to
@@ -18,6 +19,7 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +70,7 @@ def missing(names: str) -> list[str]:
 def marks(comments: str) -> dict[str, str]:
     """Return name → text of comments such as `<!-- run: --steps 2 -->`."""
     found = re.findall(r"<!--\s*(\w+)(?::\s*(.*?))?\s*-->", comments)
-    unknown = {name for name, _ in found} - {"needs", "run", "output"}
+    unknown = {name for name, _ in found} - {"needs", "run", "output", "apart"}
     assert not unknown, f"unknown marks {unknown}"
     return dict(found)
 
@@ -159,7 +161,11 @@ def test_page_runs(page, tmp_path, monkeypatch):
         where = f"{name_of(page)}.md, line {block.line}"
         if block.missing:
             continue
-        if block.kind == "python":
+        if block.kind == "python" and "apart" in block.marks:
+            done = subprocess.run([sys.executable, "-c", block.body], capture_output=True, text=True)
+            assert done.returncode == 0, f"{where}: {done.stderr}"
+            printed = done.stdout
+        elif block.kind == "python":
             printed = execute(block, where, namespace)
         elif "output" in block.marks:
             assert block.body == printed, f"{where}: printed\n{printed}"
