@@ -17,8 +17,8 @@ LENGTHS = (0.1, 0.2, 0.4, 0.8)
 """How far a ratio's score tells about others'."""
 SIGNALS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Variance of the curve, as a multiple of the noise's."""
-HINTS = (0.2, 0.5, 0.8, 0.95)
-"""Correlation of the curve of a shorter training with that of the full one."""
+HINTS = (0.0, 0.3, 0.6, 0.9)
+"""Correlation of the curve of a shorter training with that of the full one; 0: it is worth nothing."""
 LEVEL = 100.0
 """Variance of the mean score of each length of training: practically free."""
 
