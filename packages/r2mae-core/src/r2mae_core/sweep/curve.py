@@ -19,7 +19,7 @@ SIGNALS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Variance of the curve, as a multiple of the noise's."""
 HINTS = (0.0, 0.3, 0.6, 0.9)
 """Correlation of the curve of a shorter training with that of the full one; 0: it is worth nothing."""
-LEVEL = 100.0
+LEVEL = 1e4
 """Variance of the mean score of each length of training: practically free."""
 
 
