@@ -14,13 +14,14 @@ from r2mae_core import (
     StepOrder,
     UserError,
     check_output,
+    options_as_words,
     resolve_device,
     run_sweep,
 )
 from r2mae_vision.data.sources import Source, identity
 from r2mae_vision.mae.finetune import checked, finetune
 from r2mae_vision.mae.masking import check_visible
-from r2mae_vision.mae.nested import as_words, nested_options
+from r2mae_vision.mae.nested import nested_options
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Sweep
 from r2mae_vision.mae.pretrain import VisionModality, pretrain
 from r2mae_vision.mae.probe import open_labelled, probe
@@ -121,5 +122,10 @@ def _check(config: Sweep, device: str) -> tuple[Source, Source]:
 
 def _pretrain_command(config: Sweep, mask_ratio: str) -> str:
     """Return the command of a pretraining with the answer."""
-    words = ["r2mae-vision pretrain", shlex.quote(config.data), f"--epochs {config.epochs}", as_words(config.pretrain)]
+    words = [
+        "r2mae-vision pretrain",
+        shlex.quote(config.data),
+        f"--epochs {config.epochs}",
+        options_as_words(config.pretrain),
+    ]
     return " ".join(word for word in (*words, mask_ratio) if word)
