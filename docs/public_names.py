@@ -30,6 +30,10 @@ def listing(package: str) -> str:
         module = importlib.import_module(home)
         lines += [f".. rubric:: {home}", ""]
         for name in names:
+            if not hasattr(module, name):  # a module that is public itself
+                importlib.import_module(f"{home}.{name}")
+                lines += [f".. automodule:: {home}.{name}", "   :members:", ""]
+                continue
             value = getattr(module, name)
             kind = "autoclass" if inspect.isclass(value) else "autofunction" if callable(value) else "autodata"
             if kind == "autodata" and not _is_documented(module, name):
