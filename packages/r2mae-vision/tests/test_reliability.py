@@ -444,7 +444,10 @@ def test_one_writer(folder, tmp_path):
         ("reproduce-celeba fig5 --dropout 1", "--dropout must be"),
         ("reproduce table1 --data digits --schemes [nonsense]", "unknown mask scheme 'nonsense'"),
         ('reproduce table1 --data digits --pretrain {"epochs":1}', "--pretrain epochs is set by the grid"),
-        ('reproduce table1 --data digits --finetune {"epochs":"x"}', '--finetune: --epochs x: this is not a whole number'),
+        (
+            'reproduce table1 --data digits --finetune {"epochs":"x"}',
+            "--finetune: --epochs x: this is not a whole number",
+        ),
         ('reproduce table1 --data digits --pretrain {"lr":-1}', "--lr must be at least 0"),
     ],
 )
