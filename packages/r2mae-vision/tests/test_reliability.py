@@ -376,11 +376,14 @@ def test_a_picture_replaces_nothing_unasked(saved, tmp_path):
 def largest_file(n_bytes):
     """Let the system refuse to write more, as it does where the disk is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Nor may a module that is imported meanwhile leave a cut-off .pyc for all later processes.
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = bytecode
 
 
 def test_a_full_disk_is_one_message_and_no_half_output(saved, folder, tmp_path, tiny_model):
