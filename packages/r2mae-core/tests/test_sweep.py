@@ -1,4 +1,3 @@
-import json
 import math
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from r2mae_core import (
     InterruptedTrainingError,
     LostTrainingError,
     UserError,
+    one_writer,
     options_as_words,
     read_json,
     read_records,
@@ -21,7 +21,7 @@ from r2mae_core import (
 )
 from r2mae_core.sweep.arms import arms_of, paper_range
 from r2mae_core.sweep.curve import Point, fit_curve
-from r2mae_core.sweep.search import SHARES
+from r2mae_core.sweep.search import SHARES, SHORTEST
 from swept import BEST, Options, Trainings, score, sweep
 
 
@@ -50,7 +50,8 @@ def test_the_answer_finds_the_known_best(tmp_path, capsys):
     assert "\nThe usual ratio 0.15 is 0." in said.out
     assert (run.path / "figures" / "sweep.png").exists()
     full = [record for record in read_records(run.path) if record.metric == "accuracy"]
-    assert {record.scheme for record in full} >= {"ratio 0.4"}
+    assert {record.scheme for record in full} >= {"high 0.4"}  # as tables call it in text
+    assert {(record.task, record.n, record.split) for record in full} == {("task", 9, "test")}
     # Poor arms were stopped early, good ones were repeated.
     rows = {row["arm"]: row for row in answer["curve"]}
     assert rows["0.4"]["n_full"] > 1
@@ -252,6 +253,22 @@ def test_the_curve_borrows_from_neighbours_and_from_short_trainings():
         fit_curve([Point(arms[0], 1.0, float("nan"))], arms)
 
 
-def test_settings_are_plain_enough_to_compare():
-    assert SHARES[-1] == 1.0
-    assert json.loads(json.dumps(Options().ratios)) == list(Options().ratios)
+def test_the_first_trainings_have_a_fifth_of_the_length():
+    """The packages' pages and messages say so, and refuse a full length that has no fifth."""
+    assert SHARES == (0.2, 1.0)
+    assert SHORTEST == 5
+
+
+def test_another_sweep_in_the_same_folder_is_refused(tmp_path):
+    sweep(tmp_path / "run", Trainings(tmp_path / "first"), budget_runs=3)
+    with one_writer(tmp_path / "run" / "trials" / "0.15-0.4-seed0"):
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from swept import *\n"
+            "try: sweep(sys.argv[2], Trainings(sys.argv[3]), storage='other.log')\n"
+            "except UserError as error: sys.exit(str(error))"
+        )
+        words = [sys.executable, "-c", code, str(Path(swept.__file__).parent), tmp_path / "run", tmp_path / "log"]
+        done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is being trained by another sweep in the same folder" in done.stderr
+    assert not (tmp_path / "log").exists()

@@ -49,6 +49,7 @@ from .sweep.arms import Arm, arms_of
 from .sweep.command import run_sweep
 from .sweep.nested import options_as_words, typed_options
 from .sweep.options import SweepOptions
+from .sweep.search import SHORTEST
 from .train.callbacks import LoaderPosition, StepProgress, Throughput, operations_metrics
 from .train.checkpoints import AtomicCheckpoints, read_weights
 from .train.data_order import BatchOrder, ResumableLoader, StepOrder, micro_batch_size, of_worker, permutation
@@ -84,6 +85,7 @@ from .train.tensor_files import load_tensors, save_tensors
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
+    "SHORTEST",
     "SUMS",
     "VERIFIED",
     "Arccos",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mae_core import (
+    SHORTEST,
     Direction,
     RatioSampler,
     Record,
@@ -38,8 +39,6 @@ from r2mae_dna.options import Evaluate, Pretrain, Score, Sweep
 from r2mae_dna.pretrain import DnaModality, pretrain
 from r2mae_dna.score import FREQUENCIES, score_variants
 
-SHORTEST = 5
-"""Steps, at least: the shortest trainings of a sweep are a fifth of the full length."""
 SCORE = ("window", "min_defined", "max_mismatch", "batch_size", "precision")
 """Options of `score` that a sweep takes."""
 EVALUATE = ("preset", "label", "keep_duplicates", "max_fpr")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from r2mae_core import (
+    SHORTEST,
     Direction,
     RatioSampler,
     Record,
@@ -38,8 +39,6 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "regression": ("spearman_cell", "spearman_donor"),
 }
 """Kind of task → what its probe measures; the default first. Of all of them, more is better."""
-SHORTEST = 5
-"""Epochs, at least: the shortest trainings of a sweep are a fifth of the full length, and have whole epochs."""
 PROTOCOL = ("n_splits", "train_share", "max_cells", "standardize")
 """Options of `probe` that a sweep takes."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mae_core import (
+    SHORTEST,
     Direction,
     Fixed,
     RatioSampler,
@@ -32,8 +33,6 @@ from r2mae_text.model import usable_positions
 from r2mae_text.options import Finetune, Pretrain, Sweep
 from r2mae_text.pretrain import TextPretraining, pretrain
 
-SHORTEST = 5
-"""Steps, at least: the shortest trainings of a sweep are a fifth of the full length."""
 DECIDED = {"data", "mask_ratio", "seed", "device", "progress", "out", "devices", "nodes", "strategy", "minutes"}
 """Options of pretrain that a sweep decides, or that would make its trainings differ in length."""
 

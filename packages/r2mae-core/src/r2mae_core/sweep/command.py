@@ -14,6 +14,7 @@ from r2mae_core.lab.grid import claimed, telling_how_to_go_on
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
 from r2mae_core.lab.terminal import say
+from r2mae_core.ratio.config import scheme_name
 from r2mae_core.ratio.samplers import RatioSampler
 from r2mae_core.sweep.arms import Arm, arms_of, paper_range, usual_ratio
 from r2mae_core.sweep.curve import Curve, Point, fit_curve
@@ -77,6 +78,7 @@ def run_sweep(
             folder = _home(run, arm, seed) / f"{share:g}"
             with telling_how_to_go_on(run):
                 records = measure(arm.sampler(seed), seed, share, folder)
+            study.set_user_attr("evaluated", _evaluated(records, metric))
             for checkpoints in folder.glob("**/checkpoints"):  # each is three times the model
                 shutil.rmtree(checkpoints, ignore_errors=True)
             return _score(records, metric, metrics[metric])
@@ -100,7 +102,7 @@ def run_sweep(
         curve = fit_curve([point for point, _ in found], [arm for arm in arms if arm.name not in without])
         answer = answer_of(curve, found, modality, metric, metrics[metric], spent(study), pretrain_command)
         answer |= {"lost": without, "seconds": round(spent(study, "seconds"), 1)}
-        run.write_results(list(_records(found, metric, metrics[metric], program)))
+        run.write_results(list(_records(found, metric, metrics[metric], modality, study.user_attrs["evaluated"])))
         run.write_json("sweep.json", answer)
         run.save_figure("sweep.png", draw_curve(curve, found, metric, metrics[metric], modality))
     for line in lines_of(answer):
@@ -129,11 +131,21 @@ def _score(records: Sequence[Record], metric: str, direction: Direction) -> floa
     return value if direction == "max" else -value
 
 
-def _records(found: Sequence[tuple[Point, int]], metric: str, direction: Direction, program: str) -> Iterator[Record]:
+def _evaluated(records: Sequence[Record], metric: str) -> dict[str, Any]:
+    """Return what the scores of a sweep are of: the same in every training."""
+    own = [record for record in records if record.metric == metric]
+    tasks, splits = (dict.fromkeys(values) for values in ((r.task for r in own), (r.split for r in own)))
+    return {"task": ", ".join(tasks), "n": sum(record.n for record in own), "split": ", ".join(splits)}
+
+
+def _records(
+    found: Sequence[tuple[Point, int]], metric: str, direction: Direction, modality: str, of: Mapping[str, Any]
+) -> Iterator[Record]:
     sign = 1 if direction == "max" else -1
     for point, seed in found:
         if point.share == SHARES[-1]:
-            yield Record(program, metric, sign * point.score, f"ratio {point.arm.name}", seed, 1, "sweep")
+            scheme = scheme_name(point.arm.sampler(seed), modality)
+            yield Record(of["task"], metric, sign * point.score, scheme, seed, of["n"], of["split"])
 
 
 def answer_of(

@@ -4,16 +4,20 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from r2mae_core.lab.errors import LostTrainingError, UserError
+from r2mae_core.lab.locks import BusyError
 from r2mae_core.ratio.randomness import uniform_draw
 from r2mae_core.sweep.arms import Arm
 from r2mae_core.sweep.curve import Point
 
 SHARES = (0.2, 1.0)
 """Lengths of the trainings of one trial: what falls behind after one gets no longer one."""
+SHORTEST = round(1 / SHARES[0])
+"""Steps or epochs that a training of full length must have, so that the short ones have one."""
 RUNGS = (1, 2)
 """The same, as Optuna counts the resource of successive halving."""
 ARMS = 2**62
@@ -170,7 +174,9 @@ def search(study: Any, arms: Sequence[Arm], worker: Worker, seed: int = 0) -> No
         trial.set_user_attr("home", worker.home)
         name = trial.suggest_categorical("arm", list(by_name))
         number = seed + _repeat(study, trial.number, name)
-        with worker.claimed(by_name[name], number):
+        with worker.claimed(by_name[name], number) as ours:
+            if not ours:  # another sweep works in this folder, with another storage
+                raise BusyError(f"{name}, seed {number} is being trained by another sweep in the same folder")
             trial.set_user_attr("seed", number)
             _climb(study, trial, by_name[name], number, worker, pace, len(arms))
 
@@ -238,7 +244,10 @@ def _repeat(study: Any, number: int, name: str) -> int:
     end = time.monotonic() + PATIENCE
     while True:
         earlier = [t for t in study.get_trials(deepcopy=False) if t.number < number]
-        silent = [t for t in earlier if "arm" not in t.params and not t.state.is_finished()]
+        # One that is silent for longer was killed before it could say.
+        since = datetime.now() - timedelta(seconds=PATIENCE)
+        silent = [t for t in earlier if "arm" not in t.params and t.datetime_start and t.datetime_start > since]
+        silent = [t for t in silent if not t.state.is_finished()]
         if not silent or time.monotonic() > end:
             return sum(t.params.get("arm") == name for t in earlier)
         time.sleep(0.05)
