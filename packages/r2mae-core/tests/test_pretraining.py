@@ -159,7 +159,7 @@ def test_runs_say_their_scheme_and_seed_and_are_not_mixed_up(config, tmp_path):
     assert run_identity(first, "vision") == ("r2mae", 0)
     assert run_identities([first, second], "vision") == {first: ("r2mae", 0), second: ("fixed 0.75", 3)}
     twin = run_pretraining(Toy, replace(config, out=tmp_path / "c")).path
-    with pytest.raises(UserError, match="two runs are r2mae with seed 0"):
+    with pytest.raises(UserError, match="two runs of r2mae with the same options and seed 0"):
         run_identities([first, twin], "vision")
     with pytest.raises(UserError, match="is not a run folder"):
         run_identity(tmp_path, "vision")

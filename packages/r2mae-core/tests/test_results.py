@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -256,10 +257,104 @@ def test_runs_are_compared_from_their_files(tmp_path):
         )
     table = compare_runs([tmp_path / "0", tmp_path / "1" / "results.json"])
     assert table.cells["a", "digits", "accuracy"].mean == pytest.approx(0.85)
-    with pytest.raises(UserError, match="these runs cannot be compared: two records for"):
-        compare_runs([tmp_path / "0", tmp_path / "0"])
+    with pytest.raises(UserError, match="is named twice"):
+        compare_runs([tmp_path / "0", tmp_path / "0" / "results.json"])
+    write_records(tmp_path / "3" / "results.json", [Record("digits", "accuracy", 0.1, "a", 0, 9)])
+    with pytest.raises(UserError, match=r"0 and .*3 cannot be compared: both measured accuracy of digits for a with"):
+        compare_runs([tmp_path / "0", tmp_path / "3"])
     with pytest.raises(UserError, match="no results at"):
         compare_runs([tmp_path / "2"])
+
+
+def run_with(folder, records, config, **more):
+    RunFolder(folder, config, **more).write_results(records)
+    return folder
+
+
+def pretrained(folder, seed, scheme="r2mae", value=0.5, sources=None, **options):
+    config = {"data": "a.h5", "mask_ratio": scheme, "epochs": 50, "workers": seed, "seed": seed, **options}
+    found = [Record("a", "loss@0.25", value, scheme, seed, 9, "validation")]
+    return run_with(folder, found, config, sources=sources or {"DATA": "9 cells, 0123"}, free=("data",))
+
+
+def rows_of(*runs):
+    return {row[0]: row[1:] for row in compare_runs(runs).rows()}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"epochs": 20}, "epochs 20"),
+        ({"net": {"width": 64}}, None),  # the others have no such option to differ in
+        ({"precision": "bf16-mixed"}, None),
+        ({"sources": {"DATA": "9 cells, 4567"}, "data": "b.h5"}, "data b.h5"),
+        ({"workers": 7}, None),
+        ({"data": "elsewhere/copy.h5"}, None),
+    ],
+)
+def test_seeds_are_pooled_only_where_nothing_else_differs(tmp_path, options, name):
+    runs = [pretrained(tmp_path / str(seed), seed) for seed in (0, 1)]
+    other = pretrained(tmp_path / "other", 2, value=0.9, **options)
+    rows = rows_of(*runs, other)
+    if name is None:
+        assert list(rows) == ["r2mae"]
+        return
+    assert list(rows) == [f"r2mae · {'epochs 50' if 'epochs' in name else 'data a.h5'}", f"r2mae · {name}"]
+    assert [row[0] for row in rows.values()] == ["0.5000 ±0.0000", "0.9000"]
+
+
+def test_two_data_sets_of_one_name_are_told_apart_by_their_content(tmp_path):
+    first = pretrained(tmp_path / "0", 0)
+    second = pretrained(tmp_path / "1", 1, sources={"DATA": "9 cells, 4567"})
+    names = list(rows_of(first, second))
+    assert len(names) == 2
+    assert all(name.startswith("r2mae · data a.h5 ") for name in names)
+
+
+def evaluated(folder, models, value, seed=0, **options):
+    identities = {path: (name, of) for path, name, of in models}
+    records = [Record("a", "accuracy", value + of, name, of, 9) for name, of in identities.values()]
+    records.append(Record("a", "accuracy", 0.25, "baseline", seed, 9))
+    config = {"runs": [str(path) for path in identities], "folds": 5, "seed": seed, **options}
+    return run_with(folder, records, config, command="probe", models=identities)
+
+
+def test_an_evaluation_is_told_apart_by_how_its_model_was_trained_and_by_its_own_options(tmp_path):
+    runs = [pretrained(tmp_path / f"run{seed}", seed) for seed in (0, 1)]
+    short = pretrained(tmp_path / "short", 1, epochs=20)
+    probes = [evaluated(tmp_path / f"p{i}", [(run, "r2mae", i)], 0.5) for i, run in enumerate(runs)]
+    assert rows_of(*probes)["r2mae"] == ["1.00 ±0.71"]
+    assert rows_of(*probes)["baseline"] == ["0.2500"]  # measured by both, counted once
+    other = evaluated(tmp_path / "ps", [(short, "r2mae", 1)], 0.5)
+    assert list(rows_of(probes[0], other)) == ["r2mae · epochs 50", "r2mae · epochs 20", "baseline"]
+    strict = evaluated(tmp_path / "pf", [(runs[1], "r2mae", 1)], 0.5, folds=3)
+    assert {"r2mae · folds 5", "r2mae · folds 3"} <= set(rows_of(probes[0], strict))
+    shutil.rmtree(runs[0])  # what is noted does not depend on the models' folders
+    assert rows_of(*probes)["r2mae"] == ["1.00 ±0.71"]
+    both = evaluated(tmp_path / "pb", [(runs[1], "r2mae · epochs 50", 1), (short, "r2mae · epochs 20", 1)], 0.5)
+    assert {"r2mae · epochs 50", "r2mae · epochs 20"} <= set(rows_of(both, probes[0]))
+
+
+def test_an_evaluation_of_an_unknown_model_is_pooled_with_none(tmp_path):
+    for seed in (0, 1):
+        found = [Record("a", "accuracy", 0.5, "r2mae", seed, 9)]
+        run_with(tmp_path / str(seed), found, {"model": f"runs/{seed}", "seed": seed})
+    assert list(rows_of(tmp_path / "0", tmp_path / "1")) == ["r2mae · model runs/0", "r2mae · model runs/1"]
+
+
+def test_the_average_is_that_of_the_papers_tables():
+    """Table 4, "Normalized exp." and R2MAE: 0.560 and 0.697."""
+    values = {
+        "log-norm": (0.798, 0.738, 0.571, 0.611, 0.129, 0.511),
+        "r2mae": (0.840, 0.737, 0.687, 0.716, 0.572, 0.628),
+    }
+    found = [Record("t", f"m{i}", v, name, 0, 9) for name, row in values.items() for i, v in enumerate(row)]
+    best = {f"m{i}": "max" for i in range(6)}
+    table = compare(found, best, average=True)
+    assert [row[-2:] for row in table.rows()] == [["0.560", "1.83"], ["0.697", "1.17"]]
+    assert compare(found, best).average is None
+    with pytest.raises(ValueError, match="lower is better"):
+        compare(found, {"m0": "min"}, average=True)
 
 
 def test_what_is_not_finite_is_null_in_the_file_and_a_dash_in_tables(tmp_path):

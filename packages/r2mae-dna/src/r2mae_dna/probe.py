@@ -187,7 +187,8 @@ def probe(config: Probe) -> RunFolder:
     run_of = (config.model / "config.yaml").exists()  # else a published model
     scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
     facts = {"model_digest": pretrained.digest, "windows_digest": held_out.info.digest}
-    with open_run("r2mae-dna", "probe", config.out, resolved(config), facts=facts) as run:
+    models = {config.model: (scheme, seed)}
+    with open_run("r2mae-dna", "probe", config.out, resolved(config), facts=facts, models=models) as run:
         values = probe_model(
             pretrained.model, train, held_out, ratios=config.ratios, max_windows=config.max_windows,
             batch_size=config.batch_size, device=device,

@@ -78,7 +78,9 @@ def probe(config: options.Probe) -> RunFolder:
     for name in config.baselines:
         check_baseline(name, adata)
     device, free = resolve_device(config.device), ("runs", "data")
-    with open_run("r2mae-singlecell", "probe", config.out, resolved(config), sources=sources, free=free) as run:
+    with open_run(
+        "r2mae-singlecell", "probe", config.out, resolved(config), sources=sources, free=free, models=identities
+    ) as run:
         result = _probed(config, identities, adata, device)
         write_notes(run, result.notes)
         run.write_results(stamped(result.records, device_name(device)))
@@ -148,7 +150,9 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
     identities, adata, sources = _opened(config, "reconstruct RUN... DATA")
     cells = held_out_cells(adata)[: config.max_cells]
     device, free = resolve_device(config.device), ("runs", "data")
-    with open_run("r2mae-singlecell", "reconstruct", config.out, resolved(config), sources=sources, free=free) as run:
+    with open_run(
+        "r2mae-singlecell", "reconstruct", config.out, resolved(config), sources=sources, free=free, models=identities
+    ) as run:
         records = _reconstructed(config, identities, adata, cells, device)
         run.write_results(stamped(records, device_name(device)))
         return run

@@ -199,7 +199,15 @@ def finetune(config: Finetune) -> RunFolder:
     facts = {"scheme": scheme, "weights": model_digest(config.model.removeprefix("scratch:"))}
     # A run may be widened by tasks and seeds. Model and data are known by their content.
     free = ("tasks", "seeds", "model", "data")
-    with open_run("r2mae-text", "finetune", config.out, resolved(config), facts=facts, free=free) as run:
+    with open_run(
+        "r2mae-text",
+        "finetune",
+        config.out,
+        resolved(config),
+        facts=facts,
+        free=free,
+        models=pretrained_as(config.model),
+    ) as run:
         records: list[Record] = []
         for name in config.tasks:
             records += _task_records(config, name, sources[name], run, scheme, device)
@@ -262,6 +270,12 @@ def scheme_of(name: str) -> str:
     if not (Path(name) / "config.yaml").exists():
         return Path(name).name
     return run_identity(Path(name), "text")[0]
+
+
+def pretrained_as(name: str) -> dict[Path, tuple[str, int]]:
+    """Return the run folder of a model → (scheme, seed of its pretraining), or nothing for a model from elsewhere."""
+    place = Path(name)
+    return {place: run_identity(place, "text")} if (place / "config.yaml").exists() else {}
 
 
 def finetune_command(config: Finetune) -> None:

@@ -352,7 +352,13 @@ def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
 
 
 def report(
-    run: RunFolder, records: Sequence[Record], rank_by: Mapping[str, Direction], title: str, name: str = "table"
+    run: RunFolder,
+    records: Sequence[Record],
+    rank_by: Mapping[str, Direction],
+    title: str,
+    name: str = "table",
+    *,
+    average: bool = False,
 ) -> None:
     """Write a run's `results.json` and its table as Markdown, and print the table; on the first rank alone.
 
@@ -362,10 +368,11 @@ def report(
         rank_by: metrics that decide which scheme is better.
         title: of the printed table.
         name: of the Markdown file.
+        average: show the mean of the ranked columns too.
     """
     if not first_rank():
         return
     run.write_results(records)
-    table = compare(records, rank_by)
+    table = compare(records, rank_by, average=average)
     write_text(run.path / f"{name}.md", table.markdown())
     say(table.rich(title))

@@ -4,12 +4,13 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.records import Record, read_records
+from r2mae_core.lab.setups import Setup, names_apart, setups
 
 Direction = Literal["max", "min"]
 
@@ -61,6 +62,8 @@ class ComparisonTable:
     cells: dict[tuple[str, str, str], Cell]
     """(scheme, task, metric) → cell; a scheme that was not measured somewhere has no cell there."""
     mean_rank: dict[str, float] | None
+    average: dict[str, float] | None = None
+    """Scheme → mean of the ranked columns ("Score" in the paper's tables 4 and 6); None where not asked for."""
 
     def header(self) -> list[str]:
         """Return the column titles; the task is left out where there is only one."""
@@ -68,17 +71,19 @@ class ComparisonTable:
         titles = [metric if one_task else f"{task} {metric}" for task, metric in self.columns]
         seeds = {cell.n_seeds for cell in self.cells.values()}
         first = f"scheme (n = {seeds.pop()})" if len(seeds) == 1 else "scheme"
-        return [first, *titles, *(["rank"] if self.mean_rank else [])]
+        return [first, *titles, *(["average"] if self.average else []), *(["rank"] if self.mean_rank else [])]
 
     def rows(self) -> list[list[str]]:
         """Return the body as text."""
         body = []
         for name in self.schemes:
             cells = [self.cells.get((name, *column)) for column in self.columns]
-            rank = []
-            if self.mean_rank:
-                rank = [f"{self.mean_rank[name]:.2f}" if name in self.mean_rank else "-"]
-            body.append([name, *(cell.text() if cell else "-" for cell in cells), *rank])
+            last = [
+                format(values[name], spec) if name in values else "-"
+                for values, spec in ((self.average, ".3f"), (self.mean_rank, ".2f"))
+                if values
+            ]
+            body.append([name, *(cell.text() if cell else "-" for cell in cells), *last])
         return body
 
     def markdown(self) -> str:
@@ -144,44 +149,99 @@ def _table(title: str | None, columns: Sequence[Sequence[str]], *, compact: bool
     return table
 
 
-def compare(records: Iterable[Record], rank_by: Mapping[str, Direction] | None = None) -> ComparisonTable:
+def compare(
+    records: Iterable[Record], rank_by: Mapping[str, Direction] | None = None, *, average: bool = False
+) -> ComparisonTable:
     """Gather records into a table.
 
     Args:
         records: measured values; several seeds of a (scheme, task, metric) make one cell.
         rank_by: the metrics that decide which scheme is better, and in which direction. Each of their columns is ranked
             over the schemes that were measured on all of them. None: no ranks.
+        average: average the ranked columns too, all of which must be better when larger.
 
     Raises:
         ValueError: there is no record, or a (scheme, task, metric, split, seed) appears twice.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    seen: set[tuple[Any, ...]] = set()
+    kept, seen = [], set()
     for record in records:
         key = (record.scheme, record.task, record.metric, record.split, record.seed)
         if key in seen:
             raise UserError(f"two records for {key}")
         seen.add(key)
-        groups.setdefault(key[:3], []).append(record)
+        kept.append(record)
+    return _table_of(kept, rank_by, average=average)
+
+
+def _table_of(
+    records: Iterable[Record], rank_by: Mapping[str, Direction] | None, *, average: bool = False
+) -> ComparisonTable:
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.scheme, record.task, record.metric), []).append(record)
     if not groups:
         raise UserError("there are no records to compare: nothing was measured")
     cells = {key: _cell(group) for key, group in groups.items()}
     schemes = list(dict.fromkeys(key[0] for key in cells))
     columns = list(dict.fromkeys(key[1:] for key in cells))
-    return ComparisonTable(schemes, columns, cells, _mean_ranks(schemes, columns, cells, rank_by or {}))
+    rank_by = rank_by or {}
+    scores = _averages(schemes, columns, cells, rank_by) if average else None
+    return ComparisonTable(schemes, columns, cells, _mean_ranks(schemes, columns, cells, rank_by), scores)
 
 
 def compare_runs(runs: Iterable[Path], rank_by: Mapping[str, Direction] | None = None) -> ComparisonTable:
     """Gather the results of run folders (or `results.json` files) into a table: what every `compare` command does.
 
+    A row is one configuration, with its seeds. Where runs of one scheme differ in more than the seed (in an option of
+    pretraining or evaluation, or in the data), each configuration has a row of its own, named by what differs.
+
     Raises:
-        UserError: a folder holds no results, or two of them measured the same thing.
+        UserError: a folder holds no results, or two of them measured the same thing and differ.
     """
-    records = [record for run in runs for record in read_records(run)]
-    try:
-        return compare(records, rank_by)
-    except ValueError as error:
-        raise UserError(f"these runs cannot be compared: {error}") from None
+    found: dict[str, list[_Measured]] = {}
+    named: set[Path] = set()
+    for run in map(Path, runs):
+        folder = run if run.is_dir() else run.parent
+        if folder.resolve() in named:
+            raise UserError(f"{folder} is named twice; leave out the repeat")
+        named.add(folder.resolve())
+        known = setups(folder)
+        for record in read_records(run):
+            name, setup = known.of(record.scheme, record.seed)
+            found.setdefault(name, []).append(_Measured(run, record, setup))
+    apart: list[_Measured] = []
+    for name, same in found.items():
+        names = names_apart(name, [one.setup for one in same])
+        apart += [replace(one, record=replace(one.record, scheme=text)) for text, one in zip(names, same, strict=True)]
+    return _table_of(_without_repeats(apart), rank_by)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    run: Path
+    record: Record
+    setup: Setup
+
+
+def _without_repeats(measured: Iterable[_Measured]) -> list[Record]:
+    """Return the records, without what several runs measured alike, such as a baseline that needs no model.
+
+    Raises:
+        UserError: two runs measured the same thing and differ.
+    """
+    seen: dict[tuple[Any, ...], _Measured] = {}
+    for one in measured:
+        record = one.record
+        key = (record.scheme, record.task, record.metric, record.split, record.seed, one.setup.seed)
+        other = seen.setdefault(key, one)
+        same = other.record.value == record.value or (math.isnan(other.record.value) and math.isnan(record.value))
+        if not same:
+            raise UserError(
+                f"{other.run} and {one.run} cannot be compared: both measured {record.metric} of {record.task} for "
+                f"{record.scheme} with seed {record.seed}, and got {other.record.value:g} and {record.value:g}; "
+                "their configurations are the same, so name one of them"
+            )
+    return [one.record for one in seen.values()]
 
 
 def _cell(group: list[Record]) -> Cell:
@@ -199,18 +259,40 @@ def _mean_ranks(
     cells: Mapping[tuple[str, str, str], Cell],
     rank_by: Mapping[str, Direction],
 ) -> dict[str, float] | None:
-    ranked = [column for column in columns if column[1] in rank_by]
-
-    def measured(name: str, column: tuple[str, str]) -> bool:
-        return (name, *column) in cells and math.isfinite(cells[name, *column].mean)
-
-    complete = [name for name in schemes if all(measured(name, column) for column in ranked)]
+    ranked, complete = _ranked(schemes, columns, cells, rank_by)
     if not ranked or len(complete) < 2:
         return None
     ranks = [
         competition_ranks([cells[name, *column].mean for name in complete], rank_by[column[1]]) for column in ranked
     ]
     return {name: sum(row[i] for row in ranks) / len(ranked) for i, name in enumerate(complete)}
+
+
+def _averages(
+    schemes: list[str],
+    columns: list[tuple[str, str]],
+    cells: Mapping[tuple[str, str, str], Cell],
+    rank_by: Mapping[str, Direction],
+) -> dict[str, float] | None:
+    ranked, complete = _ranked(schemes, columns, cells, rank_by)
+    if lower := [metric for _, metric in ranked if rank_by[metric] == "min"]:
+        raise ValueError(f"an average over {lower[0]}, where lower is better, says nothing")
+    return {name: sum(cells[name, *column].mean for column in ranked) / len(ranked) for name in complete} or None
+
+
+def _ranked(
+    schemes: list[str],
+    columns: list[tuple[str, str]],
+    cells: Mapping[tuple[str, str, str], Cell],
+    rank_by: Mapping[str, Direction],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the ranked columns, and the schemes that were measured on all of them."""
+    ranked = [column for column in columns if column[1] in rank_by]
+
+    def measured(name: str, column: tuple[str, str]) -> bool:
+        return (name, *column) in cells and math.isfinite(cells[name, *column].mean)
+
+    return ranked, [name for name in schemes if ranked and all(measured(name, column) for column in ranked)]
 
 
 def _digits(mean: float, sd: float | None) -> int:

@@ -13,12 +13,10 @@ from r2mae_core.lab.figures import save_figure
 from r2mae_core.lab.locks import one_writer
 from r2mae_core.lab.records import Record, read_records, write_records
 from r2mae_core.lab.sealed import SUMS, read_json, read_yaml, write_json, write_yaml
+from r2mae_core.lab.setups import FREE, NOTED, noted_models
 from r2mae_core.lab.sources import refuse_changed
 from r2mae_core.lab.stamps import versions
 from r2mae_core.lab.terminal import first_rank
-
-FREE = ("device", "log_every", "checkpoint_every", "compile", "strategy", "workers", "peak_tflops")
-"""Options that a resumed run may change: none of them changes what a step computes."""
 
 _NOT_KEPT = ("out", "progress", "dry_run")
 
@@ -39,6 +37,8 @@ class RunFolder:
         facts: what else the run depends on, such as the digest of its data; kept in `facts.json`.
         sources: `fingerprint` of the user's files that the run is made from; kept there too.
         free: options besides `FREE` that a resumed run may change.
+        command: the verb; with `free` and `models` it says what the records were measured with.
+        models: run folders of `pretrain` whose models are evaluated → (scheme in the records, seed).
 
     Raises:
         UserError: the folder holds a run of another config, other facts or other sources, or files that are not a
@@ -53,6 +53,8 @@ class RunFolder:
         facts: Mapping[str, Any] | None = None,
         sources: Mapping[str, str] | None = None,
         free: Sequence[str] = (),
+        command: str = "",
+        models: Mapping[Path, tuple[str, int]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.config, self.facts = _plain(config), _plain(facts or {})
@@ -70,11 +72,18 @@ class RunFolder:
                 if not holds_nothing(self.path):
                     raise  # else nothing is lost: a start that was cut off gives way to this one
         if first_rank():
-            self._make({**self.facts, **({} if sources is None else {"sources": dict(sources)})})
+            noted: dict[str, Any] = {"command": command} if command else {}
+            if free:
+                noted["free"] = list(free)
+            if models and (known := noted_models(models)):
+                noted["models"] = known
+            if sources is not None:
+                noted["sources"] = dict(sources)
+            self._make({**self.facts, **noted})
 
     def _refuse_other(self, free: set[str], sources: Mapping[str, str] | None) -> None:
         facts = _facts(self.path)
-        made_from = facts.pop("sources", {})
+        made_from, *_ = [facts.pop(name, {}) for name in NOTED]
         old = _flat({**read_yaml(self.path / "config.yaml"), **facts})
         new = _flat({**self.config, **self.facts})
         keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key) and key not in free]
@@ -115,7 +124,7 @@ class RunFolder:
         path = Path(path)
         if not (path / "config.yaml").exists():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
-        facts = {key: value for key, value in _facts(path).items() if key != "sources"}
+        facts = {key: value for key, value in _facts(path).items() if key not in NOTED}
         return cls(path, read_yaml(path / "config.yaml"), facts=facts)
 
     @property
@@ -168,6 +177,7 @@ def open_run(
     facts: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
     free: Sequence[str] = (),
+    models: Mapping[Path, tuple[str, int]] | None = None,
     shared: bool = False,
 ) -> Iterator[RunFolder]:
     """Open the folder of a command's run, `--out` or `runs/<prog>-<command>-<time>`, for as long as a block runs.
@@ -183,6 +193,7 @@ def open_run(
         facts: see `RunFolder`.
         sources: see `RunFolder`.
         free: see `RunFolder`.
+        models: see `RunFolder`.
         shared: several commands may work in the folder at once, as on a grid whose cells are locked one by one.
 
     Raises:
@@ -193,7 +204,7 @@ def open_run(
         raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     path = out or default_run_path(prog, command)
     with contextlib.nullcontext() if shared else one_writer(path):
-        run = RunFolder(path, config, facts=facts, sources=sources, free=free)
+        run = RunFolder(path, config, facts=facts, sources=sources, free=free, command=command, models=models)
         try:
             yield run
         except BaseException:

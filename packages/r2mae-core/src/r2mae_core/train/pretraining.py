@@ -16,6 +16,7 @@ from r2mae_core.lab.files import whole_folder
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
 from r2mae_core.lab.sealed import write_checksums
+from r2mae_core.lab.setups import named_apart
 from r2mae_core.lab.stamps import stamped
 from r2mae_core.lab.terminal import say
 from r2mae_core.ratio.config import name_of_scheme, sampler_from_config, sampler_to_config, scheme_name
@@ -341,16 +342,25 @@ def run_identity(path: Path, modality: str) -> tuple[str, int]:
 def run_identities(paths: Iterable[Path], modality: str) -> dict[Path, tuple[str, int]]:
     """Return run folder → (scheme, seed) of several runs that one table is to compare.
 
+    Where runs of one scheme differ in more than the seed, the names say in what: "r2mae · epochs 20".
+
     Raises:
-        UserError: a folder is not one of `pretrain`, or two have the same scheme and seed, which a table would mix up.
+        UserError: a folder is not one of `pretrain`, or two have the same configuration and seed.
     """
     found: dict[Path, tuple[str, int]] = {}
     for path in paths:
-        identity = run_identity(path, modality)
-        if identity in found.values() or path in found:
-            raise UserError(f"two runs are {identity[0]} with seed {identity[1]}; evaluate them in two calls")
-        found[path] = identity
-    return found
+        if path in found:
+            raise UserError(f"{path} is named twice; leave out the repeat")
+        found[path] = run_identity(path, modality)
+    named = named_apart(found)
+    for path, identity in named.items():
+        other = next(other for other, same in named.items() if same == identity)
+        if other != path:
+            raise UserError(
+                f"{other} and {path} are two runs of {identity[0]} with the same options and seed {identity[1]}; name "
+                "one of them"
+            )
+    return named
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

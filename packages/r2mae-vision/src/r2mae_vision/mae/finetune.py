@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,8 +160,9 @@ def finetune(config: Finetune) -> RunFolder:
     settings = {**resolved(config), "seeds": seeds, "micro_batch_size": micro}
     sources = identity(train_source, val_source) | spec.identity
     with open_run(
-        "r2mae-vision", "finetune", config.out, settings, n_processes=world, sources=sources, free=FREE
-    ) as run:
+        "r2mae-vision", "finetune", config.out, settings, n_processes=world, sources=sources, free=FREE,
+        models={Path(config.model): (spec.scheme, spec.seed)},
+    ) as run:  # fmt: skip
         for seed in seeds:
             if not (run.path / "parts" / f"seed{seed}.json").exists():
                 _one(config, spec, train_source, val_source, seed, micro, device, run)

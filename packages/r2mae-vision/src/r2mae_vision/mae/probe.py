@@ -226,7 +226,8 @@ def probe(config: Probe) -> RunFolder:
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     settings = {**resolved(config), "data": data, "seeds": seeds}
     sources = identity(train_source, val_source) | spec.identity
-    with open_run("r2mae-vision", "probe", config.out, settings, sources=sources, free=FREE) as run:
+    models = {Path(config.model): (spec.scheme, spec.seed)}
+    with open_run("r2mae-vision", "probe", config.out, settings, sources=sources, free=FREE, models=models) as run:
         if run.results():
             return run
         start = time.perf_counter()

@@ -207,8 +207,11 @@ def probe_mlp(config: Probe) -> RunFolder:
     model = load_model(pretrained, data.n_pixels).to(device)
     sources = {**data.identity, "model": f"MLP, {identity_of_weights(model.state_dict())}"}
     settings = {**resolved(config), "data": source}
-    with open_run("r2mae-vision", "probe", config.out, settings, sources=sources, free=("model", "data")) as run:
+    scheme, seed = run_identity(pretrained.path, "vision")
+    with open_run(
+        "r2mae-vision", "probe", config.out, settings, sources=sources, free=("model", "data"),
+        models={pretrained.path: (scheme, seed)},
+    ) as run:  # fmt: skip
         if not run.results():
-            scheme, _ = run_identity(pretrained.path, "vision")
             run.write_results(evaluate_members(model, data, [scheme], ratios=(), device=device))
         return run
