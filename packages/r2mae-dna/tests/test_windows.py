@@ -6,9 +6,9 @@ import torch
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import TOKEN_BITS
-from r2mae_dna.data.conservation import Track, conserved_windows
-from r2mae_dna.data.regions import defined_intervals, parse_region, window_starts
-from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.conservation import Track, known_quantile
+from r2mae_dna.data.regions import defined_intervals, parse_region, stored_intervals, window_starts
+from r2mae_dna.data.store import AlignmentStore, StoreWriter
 from r2mae_dna.data.windows import WindowSet, prepare, read_info
 from r2mae_dna.options import Prepare
 
@@ -17,9 +17,24 @@ def test_windows_are_cut_from_defined_stretches_only(toy):
     _, codes = toy
     starts, ends = defined_intervals(codes[:, 0])
     assert (starts.tolist(), ends.tolist()) == ([0, 201], [200, 300])
-    assert window_starts(codes[:, 0], 64, 32).tolist() == [0, 32, 64, 96, 128, 201, 233]  # 136 would end at exactly 200
-    assert window_starts(codes[:, 0], 200, 1).tolist() == [0]
-    assert window_starts(np.zeros(10, np.uint8), 5, 1).tolist() == []
+    for block in (2, 100):
+        found = np.concatenate(list(window_starts((starts, ends), 64, 32, block)))
+        assert found.tolist() == [0, 32, 64, 96, 128, 201, 233]  # 136 would end at exactly 200
+    assert next(window_starts((starts, ends), 200, 1)).tolist() == [0]
+    assert not list(window_starts(defined_intervals(np.zeros(10, np.uint8)), 5, 1))
+
+
+def test_intervals_go_on_from_one_stretch_of_a_store_to_the_next(tmp_path):
+    from r2mae_dna.data.store import SHARD_ROWS
+
+    codes = np.ones((3 * SHARD_ROWS, 2), np.uint8)
+    codes[5] = codes[2 * SHARD_ROWS - 1] = 0
+    writer = StoreWriter(tmp_path / "s", ["a", "b"])
+    writer.write("1", codes)
+    writer.close()
+    starts, ends = stored_intervals(AlignmentStore(tmp_path / "s"), "1")
+    expected = defined_intervals(codes[:, 0])
+    assert (starts.tolist(), ends.tolist()) == (expected[0].tolist(), expected[1].tolist())
 
 
 def test_a_window_holds_what_the_store_holds(toy, tmp_path):
@@ -79,7 +94,7 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
         ),
         (
             {"window": 64, "validation_regions": "7:270-300"},
-            "no window of 64 defined bases lies in the --validation_regions",
+            "no window of 64 defined bases is left in the --validation_regions",
         ),
         ({"top": 0.2}, "--top (for --phastcons and --phylop) does not apply"),
         ({"phastcons": "x.bw"}, "give both --phastcons and --phylop"),
@@ -131,19 +146,116 @@ def test_tracks_are_kept_with_the_windows_and_filter_them(toy, tmp_path):
     assert np.allclose(batch["conservation"][0, 0], values[20:40], atol=1e-3)
     assert np.allclose(batch["conservation"][0, 1], values[20:40] * 10 - 3, atol=1e-2)
     prepare(Prepare(toy[0], out=tmp_path / "few", top=0.2, rest=0.0, **both))
-    assert WindowSet(tmp_path / "few").starts.tolist() == [130, 140, 150, 160, 170, 180]  # a fifth of 27, ties kept
+    assert WindowSet(tmp_path / "few").starts.tolist() == [130, 140, 150, 160, 170, 180]  # a fifth of 27, rounded up
     (tmp_path / "bad.bw").write_text("x")
     with pytest.raises(UserError, match="is not a bigWig file"):
         Track(tmp_path / "bad.bw")
 
 
-def test_a_few_of_the_other_windows_are_kept_by_chance():
-    phastcons = np.concatenate([np.ones((50, 8)), np.zeros((9950, 8))])
-    keep = conserved_windows(
-        phastcons, quantile=0.75, top=0.005, rest=0.1, generator=np.random.Generator(np.random.Philox(key=[0, 0]))
+@pytest.fixture
+def three_chromosomes(tmp_path):
+    """A store of three chromosomes, phastCons for two of them (random; 600 conserved bases), and the track by name."""
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(tmp_path / "three", ["hg", "pt"])
+    for name in ("chr1", "chr2", "chrUn_1"):
+        writer.write(name, rng.integers(1, 5, (LENGTH, 2)).astype(np.uint8))
+    writer.close()
+    values = {"chr1": rng.random(LENGTH), "chr2": np.zeros(LENGTH)}
+    values["chr2"][:600] = 0.9
+    file = pytest.importorskip("pyBigWig").open(str(tmp_path / "three.bw"), "w")
+    file.addHeader([(name, LENGTH) for name in values])
+    for name, track in values.items():
+        file.addEntries(name, 0, values=track.tolist(), span=1, step=1)
+    file.close()
+    tracks = {"phastcons": tmp_path / "three.bw", "phylop": tmp_path / "three.bw"}
+    return tmp_path / "three", tracks, {**values, "chrUn_1": np.full(LENGTH, np.nan)}
+
+
+LENGTH = 64_000
+
+
+def by_brute_force(values, top, step=64):
+    """Return (chromosome, start) of the windows with the largest 75th percentiles of the genome, if they have one."""
+    score = {
+        (name, start): np.quantile(track[start : start + 128].astype(np.float32), 0.75)
+        for name, track in values.items()
+        for start in range(0, LENGTH - 127, step)
+    }
+    known = sorted((s for s in score.values() if not np.isnan(s)), reverse=True)
+    last = known[min(int(np.ceil(round(top * len(score), 6))), len(known)) - 1]
+    return {place for place, s in score.items() if s >= last}
+
+
+def places_of(folder, split="train"):
+    names = (folder / split / "chromosomes.txt").read_text().split()
+    chromosome = np.load(folder / split / "chromosome.npy")
+    return {(names[c], s) for c, s in zip(chromosome.tolist(), WindowSet(folder, split).starts.tolist(), strict=True)}
+
+
+def test_windows_are_ranked_over_the_genome_and_missing_is_not_zero(three_chromosomes, tmp_path):
+    store, tracks, values = three_chromosomes
+    prepare(Prepare(store, out=tmp_path / "w", rest=0.0, **tracks))
+    kept = places_of(tmp_path / "w")
+    assert kept == by_brute_force(values, 0.05)
+    assert [sum(name == c for name, _ in kept) for c in values] == [141, 9, 0]
+    info = read_info(tmp_path / "w")
+    assert info.left_out == {"not conserved": 2 * 999 - 150, "without phastCons in most of the window": 999}
+    # The same windows are conserved whatever the splits, at any size of what is read at once.
+    prepare(
+        Prepare(
+            store, out=tmp_path / "split", rest=0.0, only="chr2 chr1:1-32000", test_regions="chr1:40001-64000", **tracks
+        )
     )
-    assert keep[:50].all()
-    assert 900 < keep[50:].sum() < 1090  # within five standard deviations of 995
+    for split, low, high in (("train", 0, 32_000), ("test", 40_000, 64_000)):
+        expected = {
+            (c, s) for c, s in kept if (c == "chr1" and low <= s <= high - 128) or (split == "train" and c == "chr2")
+        }
+        assert places_of(tmp_path / "split", split) == expected
+
+
+@pytest.mark.parametrize("sizes", [{}, {"SPAN": 300, "BLOCK": 50}])
+@pytest.mark.parametrize("top", [0.02, 0.3, 0.9])
+def test_ranks_at_other_steps_and_sizes(three_chromosomes, tmp_path, monkeypatch, top, sizes):
+    for name, size in sizes.items():
+        monkeypatch.setattr(f"r2mae_dna.data.conservation.{name}", size)
+    store, tracks, values = three_chromosomes
+    prepare(Prepare(store, out=tmp_path / "w", step=37, top=top, rest=0.0, **tracks))
+    kept, expected = places_of(tmp_path / "w"), by_brute_force(values, top, 37)
+    if top < 0.5:
+        assert len(kept) == np.ceil(top * 5181)
+        assert len(kept ^ expected) <= 1  # two of one score, but for rounding
+        return
+    assert kept == {place for place in expected if place[0] != "chrUn_1"}  # fewer have a rank than are wanted
+
+
+def test_of_ties_as_many_as_needed_are_kept_evenly(three_chromosomes, tmp_path):
+    store, tracks, _ = three_chromosomes
+    prepare(Prepare(store, out=tmp_path / "w", top=0.5, rest=0.0, **tracks))
+    kept = places_of(tmp_path / "w")
+    on_two = sorted(start for name, start in kept if name == "chr2")
+    assert len(kept) == 1499  # half of 2,997, rounded up
+    assert len(on_two) == 500  # all of chr1 rank above the zeros of chr2
+    assert np.bincount(np.array(on_two) // 16_000).tolist() == pytest.approx([125] * 4, abs=8)
+
+
+def test_a_window_of_mostly_unknown_bases_has_no_rank():
+    values = np.array([[1, np.nan, np.nan, np.nan], [1, 0, np.nan, np.nan], [0, 1, 2, 3]], np.float32)
+    found = known_quantile(values, 0.75)
+    assert np.isnan(found[0])
+    assert found[1:].tolist() == [0.75, 2.25]
+    random = np.random.default_rng(0).random((50, 13)).astype(np.float32)
+    for quantile in (0.0, 0.3, 0.75, 1.0):
+        assert np.allclose(known_quantile(random, quantile), np.quantile(random, quantile, axis=1), atol=1e-7)
+
+
+def test_a_few_of_the_other_windows_are_kept_by_chance(three_chromosomes, tmp_path):
+    store, tracks, _ = three_chromosomes
+    prepare(Prepare(store, out=tmp_path / "w", step=16, top=0.05, rest=0.1, **tracks))
+    kept = places_of(tmp_path / "w")
+    others = sum(name == "chrUn_1" for name, _ in kept)
+    assert 320 < others < 480  # within five standard deviations of a tenth of 3,993
+    prepare(Prepare(store, out=tmp_path / "again", step=16, top=0.05, rest=0.1, test_regions="chr1", **tracks))
+    assert places_of(tmp_path / "again") | places_of(tmp_path / "again", "test") == kept
 
 
 def test_missing_pybigwig_is_named(tmp_path, monkeypatch):

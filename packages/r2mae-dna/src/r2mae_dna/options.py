@@ -87,11 +87,12 @@ class Prepare:
     phylop: Path | None = None
     """bigWig of phyloP, for loss weights."""
     top: Share = 0.05
-    """With tracks: fraction of windows kept because they are conserved; 1 keeps all."""
+    """With tracks: fraction of the store's windows, over all chromosomes and whatever the regions, kept because they
+    are the most conserved; 1 keeps all. Windows of which less than half has phastCons are never among them."""
     rest: Share = 0.001
     """With tracks: fraction of the other windows kept at random."""
     quantile: Share = 0.75
-    """With tracks: quantile of a window's phastCons by which it is ranked."""
+    """With tracks: quantile of a window's known phastCons by which it is ranked."""
     seed: Seed = 42
     """Seed for the choice among the other windows."""
     out: Path | None = None

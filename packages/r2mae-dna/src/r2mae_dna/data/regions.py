@@ -1,7 +1,7 @@
 """Regions of chromosomes, and the windows that lie in them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,25 +75,54 @@ def refuse_overlap(one: Sequence[Region], other: Sequence[Region]) -> None:
                 raise UserError(f"the validation region {a} and the test region {b} overlap; no base may be in both")
 
 
-def defined_intervals(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+Intervals = tuple[np.ndarray, np.ndarray]
+"""Starts and ends of stretches, ascending."""
+
+
+def defined_intervals(reference: np.ndarray) -> Intervals:
     """Return starts and ends of the stretches where the reference (n,) uint8 is A, C, G or T."""
     defined = (reference & TOKEN_BITS) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], defined, [False]]).astype(np.int8)))
     return edges[::2], edges[1::2]
 
 
-def window_starts(reference: np.ndarray, window: int, step: int) -> np.ndarray:
-    """Return where fully defined windows begin, int64: every `step` from the start of each defined stretch."""
-    starts, ends = defined_intervals(reference)
-    counts = np.maximum((ends - starts - window) // step + 1, 0)
-    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + offsets * step
+def stored_intervals(store: AlignmentStore, name: str) -> Intervals:
+    """Return `defined_intervals` of a whole chromosome, of which one stretch is in memory at a time."""
+    starts, ends = [], []
+    for first, last in store.stretches(name):
+        some_starts, some_ends = defined_intervals(store.read(name, first, last)[:, 0])
+        starts.append(some_starts + first)
+        ends.append(some_ends + first)
+    if not starts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    every_start, every_end = np.concatenate(starts), np.concatenate(ends)
+    joined = every_start[1:] == every_end[:-1]  # across the edge of two stretches
+    return every_start[np.r_[True, ~joined][: len(every_start)]], every_end[np.r_[~joined, True][: len(every_end)]]
+
+
+def window_starts(intervals: Intervals, window: int, step: int, block: int = 1 << 20) -> Iterator[np.ndarray]:
+    """Yield where windows within the intervals begin, int64, ascending: every `step` from the start of each.
+
+    Args:
+        intervals: starts and ends, ascending and disjoint.
+        window: bases of a window.
+        step: bases between two of an interval.
+        block: how many are yielded at once at most.
+    """
+    starts, ends = intervals
+    after = np.cumsum(np.maximum((ends - starts - window) // step + 1, 0))
+    n = int(after[-1]) if len(after) else 0
+    before = np.concatenate([[0], after])
+    for first in range(0, n, block):
+        number = np.arange(first, min(first + block, n))
+        interval = np.searchsorted(after, number, side="right")
+        yield starts[interval] + (number - before[interval]) * step
 
 
 def assign_windows(
     name: str, starts: np.ndarray, window: int, held_out: Mapping[str, Sequence[Region]], only: Sequence[Region]
 ) -> dict[str, np.ndarray]:
-    """Return the starts of each split. A window across the edge of a held-out region belongs to none.
+    """Return which windows are in each split, (n,) bool. One across the edge of a held-out region is in none.
 
     Args:
         name: the chromosome.
@@ -116,7 +145,7 @@ def assign_windows(
         for region in (r for r in regions if r.chromosome == name):
             chosen |= inside(region)
             free &= ~touches(region)
-        out[split] = starts[chosen]
+        out[split] = chosen
     if only:
         free &= np.any([inside(region) for region in only if region.chromosome == name], axis=0)
-    return {"train": starts[free], **out}
+    return {"train": free, **out}

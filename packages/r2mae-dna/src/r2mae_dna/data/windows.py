@@ -27,13 +27,23 @@ from r2mae_core import (
     write_json,
     write_text,
 )
-from r2mae_dna.data.conservation import Track, conserved_windows
+from r2mae_dna.data.conservation import Conserved, Track, known_quantile, pieces, windows_of
 from r2mae_dna.data.new_folders import check_new_folder, digest_of, refuse_other
-from r2mae_dna.data.regions import assign_windows, parse_regions, refuse_overlap, window_starts
+from r2mae_dna.data.regions import (
+    Intervals,
+    assign_windows,
+    parse_regions,
+    refuse_overlap,
+    stored_intervals,
+    window_starts,
+)
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.options import Prepare
 
 _INDEX = "windows.json"
+_SCORES = ".phastcons"
+_CUT = 1024
+"""Windows that are cut at once."""
 _REMEDY = "restore it, or make the windows again"
 _TRACKS = ("phastcons", "phylop")
 SPLITS = ("train", "validation", "test")
@@ -62,6 +72,8 @@ class WindowsInfo:
     """Options of `prepare`, and its "sources"."""
     files: Contents = field(default_factory=lambda: dict[str, Any]())
     """Sizes and checksums of the files; none in folders of before they were noted."""
+    unknown: int = 0
+    """Bases of the windows without phastCons, which count as not conserved; not counted in earlier versions."""
 
 
 class WindowSet:
@@ -154,6 +166,8 @@ def window_entries(folder: Path) -> set[str]:
         return set()
 
 
+_OUTSIDE = "outside the regions, or across the edge of one"
+_NOT_CONSERVED, _UNKNOWN = "not conserved", "without phastCons in most of the window"
 Plan = dict[str, list[tuple[str, np.ndarray]]]
 """Split → (chromosome, starts of its windows)."""
 Tracks = tuple[Track, Track] | None
@@ -182,11 +196,12 @@ def prepare(config: Prepare) -> Path:
         check_new_folder(out, window_entries, "a folder of windows", overwrite=config.overwrite)
         for track in tracks or ():
             track.check_lengths(store.lengths, str(store.path))
-        plan, skipped = _plan(config, store, tracks)
         per_window = config.window * (store.n_species + 1 + (4 if tracks else 0))
-        n = sum(len(starts) for parts in plan.values() for _, starts in parts)
-        check_space(out.parent, n * per_window, f"a folder of {n:,} windows")
         with whole_folder(out) as folder:
+            plan, skipped = _plan(config, store, tracks, folder / _SCORES)
+            (folder / _SCORES).unlink(missing_ok=True)
+            n = sum(len(starts) for parts in plan.values() for _, starts in parts)
+            check_space(out.parent, n * per_window, f"a folder of {n:,} windows")
             info = _write(folder, store, plan, tracks, config, skipped)
             write_json(folder / _INDEX, asdict(replace(info, made=made)))
     return out
@@ -196,6 +211,8 @@ def _made_from(config: Prepare, store: AlignmentStore) -> dict[str, Any]:
     options = {field.name: getattr(config, field.name) for field in fields(config)}
     own = {name: value for name, value in options.items() if name not in ("msa", "out", "overwrite", *_TRACKS)}
     tracks = [Path(options[name]) for name in _TRACKS if options[name] is not None]
+    if tracks:
+        own["ranks"] = "of the genome"  # and not of each chromosome and split, as in folders of earlier versions
     return {**own, "sources": {"the alignment store": store.digest, **fingerprint(tracks)}}
 
 
@@ -209,7 +226,7 @@ def _tracks(config: Prepare) -> Tracks:
     return Track(config.phastcons), Track(config.phylop)
 
 
-def _plan(config: Prepare, store: AlignmentStore, tracks: Tracks) -> tuple[Plan, dict[str, int]]:
+def _plan(config: Prepare, store: AlignmentStore, tracks: Tracks, scratch: Path) -> tuple[Plan, dict[str, int]]:
     """Return which windows to cut, and reason → how many are left out."""
     held_out = {
         "validation": parse_regions(config.validation_regions, store),
@@ -217,45 +234,59 @@ def _plan(config: Prepare, store: AlignmentStore, tracks: Tracks) -> tuple[Plan,
     }
     refuse_overlap(held_out["validation"], held_out["test"])
     only = parse_regions(config.only, store)
+    wanted = {region.chromosome for regions in (only, *held_out.values()) for region in regions} if only else None
+    ranked = tracks is not None and config.top < 1.0
+    names = [name for name in store.chromosomes if ranked or wanted is None or name in wanted]
+    intervals = {name: stored_intervals(store, name) for name in names}
+    conserved = _ranked(config, intervals, tracks[0], scratch) if ranked and tracks is not None else None
     plan: Plan = {split: [] for split in SPLITS}
-    skipped = {"outside the regions, or across the edge of one": 0, "not conserved": 0}
-    wanted = {region.chromosome for regions in (only, *held_out.values()) for region in regions} if only else set()
-    for number, name in enumerate(store.chromosomes):
-        if only and name not in wanted:
-            continue
-        starts = window_starts(_reference(store, name), config.window, config.step)
-        assigned = assign_windows(name, starts, config.window, held_out, only)
-        skipped["outside the regions, or across the edge of one"] += len(starts) - sum(map(len, assigned.values()))
-        for split, chosen in assigned.items():
-            if tracks is not None and config.top < 1.0 and len(chosen):
-                generator = np.random.Generator(np.random.Philox(key=[config.seed, number * 3 + SPLITS.index(split)]))
-                phastcons = np.stack([tracks[0].values(name, s, s + config.window) for s in chosen.tolist()])
-                keep = conserved_windows(
-                    phastcons, quantile=config.quantile, top=config.top, rest=config.rest, generator=generator
-                )
-                skipped["not conserved"] += int((~keep).sum())
-                chosen = chosen[keep]
-            if len(chosen):
-                plan[split].append((name, chosen))
+    skipped: dict[str, int] = dict.fromkeys((_OUTSIDE, _NOT_CONSERVED, _UNKNOWN), 0)
+    for name in names:
+        needed = wanted is None or name in wanted
+        number = store.chromosomes.index(name)
+        generator = np.random.Generator(np.random.Philox(key=[config.seed, number]))
+        found: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        for starts in window_starts(intervals[name], config.window, config.step):
+            chosen = known = np.ones(len(starts), bool)
+            if conserved is not None:
+                chosen, known = conserved.next(len(starts))
+                chosen |= generator.random(len(starts)) < config.rest
+            if not needed:
+                continue
+            assigned = assign_windows(name, starts, config.window, held_out, only)
+            inside = np.any(list(assigned.values()), axis=0)
+            skipped[_OUTSIDE] += int((~inside).sum())
+            skipped[_NOT_CONSERVED] += int((inside & known & ~chosen).sum())
+            skipped[_UNKNOWN] += int((inside & ~known & ~chosen).sum())
+            for split, rows in assigned.items():
+                found[split].append(starts[rows & chosen])
+        for split, parts in found.items():
+            if len(every := np.concatenate(parts) if parts else np.zeros(0, np.int64)):
+                plan[split].append((name, every))
     if not plan["train"]:
         raise UserError(f"no window of {config.window} defined bases is left for training in {config.msa}")
     for split, regions in held_out.items():
         if regions and not plan[split]:
-            raise UserError(f"no window of {config.window} defined bases lies in the --{split}_regions")
+            raise UserError(f"no window of {config.window} defined bases is left in the --{split}_regions")
     return plan, skipped
 
 
-def _reference(store: AlignmentStore, name: str) -> np.ndarray:
-    reference = np.zeros(store.lengths[name], np.uint8)
-    for start, end in store.stretches(name):
-        reference[start:end] = store.read(name, start, end)[:, 0]
-    return reference
+def _ranked(config: Prepare, intervals: dict[str, Intervals], phastcons: Track, scratch: Path) -> Conserved:
+    """Return the conserved windows of the whole store: whether one is does not depend on the regions asked for."""
+    conserved = Conserved(scratch)
+    for name, defined in intervals.items():
+        for starts in window_starts(defined, config.window, config.step):
+            for piece in pieces(starts):
+                values = windows_of(phastcons, name, piece, config.window)
+                conserved.add(known_quantile(values, config.quantile))
+    conserved.choose(config.top)
+    return conserved
 
 
 def _write(
     folder: Path, store: AlignmentStore, plan: Plan, tracks: Tracks, config: Prepare, skipped: dict[str, int]
 ) -> WindowsInfo:
-    counts: dict[str, int] = {}
+    counts, unknown = dict[str, int](), 0
     for split, parts in plan.items():
         n = counts[split] = sum(len(starts) for _, starts in parts)
         if n == 0:
@@ -270,8 +301,11 @@ def _write(
         for name, starts in parts:
             _cut(store, name, starts, codes[row : row + len(starts)])
             if values is not None and tracks is not None:
-                for i, start in enumerate(starts.tolist(), start=row):
-                    values[i] = _conservation(tracks, name, start, start + config.window)
+                at = row
+                for piece in pieces(starts):
+                    values[at : at + len(piece)], unknown_here = _conservation(tracks, name, piece, config.window)
+                    unknown += unknown_here
+                    at += len(piece)
             row += len(starts)
         chromosome = np.repeat(np.arange(len(parts)), [len(starts) for _, starts in parts])
         np.save(home / "starts.npy", np.concatenate([starts for _, starts in parts]))
@@ -283,6 +317,7 @@ def _write(
     return WindowsInfo(
         config.window, config.step, store.species, store.n_species, store.digest, counts, tracks is not None,
         digest_of(content), {reason: count for reason, count in skipped.items() if count}, files=files,
+        unknown=unknown,
     )  # fmt: skip
 
 
@@ -296,29 +331,39 @@ def _new_array(file: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.load(file, mmap_mode="r+")
 
 
-def _conservation(tracks: tuple[Track, Track], name: str, start: int, end: int) -> np.ndarray:
-    """Return phastCons and phyloP of a window, (2, L) float16; where nothing is known, what counts for nothing."""
-    found = []
-    for track, neutral in zip(tracks, (0.0, 1.0), strict=True):
-        values = track.values(name, start, end)
+def _conservation(tracks: tuple[Track, Track], name: str, starts: np.ndarray, window: int) -> tuple[np.ndarray, int]:
+    """Return phastCons and phyloP of windows, (n, 2, L) float16, and how many bases have no phastCons.
+
+    Where nothing is known stands what GPN-MSA's loss takes for it: phastCons 0, phyloP 1.
+    """
+    out = np.empty((len(starts), 2, window), np.float16)
+    unknown = 0
+    for i, (track, neutral) in enumerate(zip(tracks, (0.0, 1.0), strict=True)):
+        values = windows_of(track, name, starts, window)
+        missing = np.isnan(values)
+        unknown += int(missing.sum()) if i == 0 else 0
         with np.errstate(over="ignore"):  # refused below
-            values = np.where(np.isnan(values), neutral, values).astype(np.float16)
-        if not np.isfinite(values).all():
-            raise UserError(f"{track.path} has a value on {name} in {start + 1:,} to {end:,} that is out of all bounds")
-        found.append(values)
-    return np.stack(found)
+            out[:, i] = np.where(missing, neutral, values)
+        if not np.isfinite(out[:, i]).all():
+            start = int(starts[~np.isfinite(out[:, i]).all(1)][0])
+            raise UserError(
+                f"{track.path} has a value on {name} in {start + 1:,} to {start + window:,} that is out of all bounds"
+            )
+    return out, unknown
 
 
 def _cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) -> None:
     """Copy the windows at sorted `starts` into `out` (n, window, 1 + S), reading each stretch of the store once."""
     window = out.shape[1]
     for first, end in store.stretches(name):
-        low, high = np.searchsorted(starts, [first, end])
+        low, high = np.searchsorted(starts, [first, end]).tolist()
         if low == high:
             continue
         block = store.read(name, first, int(starts[high - 1]) + window)
         views = np.lib.stride_tricks.sliding_window_view(block, window, axis=0)  # (positions, 1 + S, window)
-        out[low:high] = views[starts[low:high] - first].transpose(0, 2, 1)
+        for row in range(low, high, _CUT):
+            part = slice(row, min(row + _CUT, high))
+            out[part] = views[starts[part] - first].transpose(0, 2, 1)
 
 
 def prepare_command(config: Prepare) -> None:
@@ -330,4 +375,7 @@ def prepare_command(config: Prepare) -> None:
     say(left_out(info.left_out))
     if info.conservation:
         say("phastCons and phyloP are stored with every window: the loss is weighted and labels flip as in GPN-MSA.")
+    if info.unknown:
+        share = info.unknown / (sum(info.counts.values()) * info.window)
+        say(f"phastCons is unknown at {share:.2%} of the windows' bases: they count as not conserved, as in GPN-MSA")
     say(f"Done: {out}. Next: r2mae-dna pretrain {out}")
