@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass
 from torch import Tensor
 
 from r2mae_core import UserError
+from r2mae_singlecell.answers import AnswersMixin, check_arguments
 from r2mae_singlecell.checks import check_counts, check_genes, check_setup_columns, naming_unknown_categories
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
@@ -21,7 +21,7 @@ BATCH_SIZE = 1024
 """Cells at a time if the caller gives no number."""
 
 
-class ImputationMixin(BaseModelClass):
+class ImputationMixin(AnswersMixin):
     """Methods of `R2MAE` that decode."""
 
     module: Any
@@ -67,9 +67,15 @@ class ImputationMixin(BaseModelClass):
         transform_batch: Any = None,
         gene_list: Sequence[str] | None = None,
         library_size: float | Literal["latent"] = 1.0,
+        n_samples: int = 1,
+        n_samples_overall: int | None = None,
+        weights: Literal["uniform", "importance"] | None = None,
         batch_size: int | None = None,
-        return_numpy: bool = False,
+        return_mean: bool = True,
+        return_numpy: bool | None = None,
+        silent: bool = True,
         dataloader: Any = None,
+        data_loader_kwargs: dict[str, Any] | None = None,
     ) -> pd.DataFrame | np.ndarray:
         """Return the decoded expression of cells, with no gene hidden.
 
@@ -79,13 +85,26 @@ class ImputationMixin(BaseModelClass):
             transform_batch: decode every cell as one of this batch; several: their average; None: its own batch.
             gene_list: genes to return; None: all.
             library_size: what a cell's expression sums to over all genes; "latent": its observed library size.
+            n_samples: SCVI's; there is nothing to sample, so 1.
+            n_samples_overall: SCVI's; None.
+            weights: SCVI's; there is nothing to weigh.
             batch_size: cells at a time.
+            return_mean: SCVI's; the mean of one value is that value.
             return_numpy: return an array, not a data frame.
+            silent: SCVI's; no bar is shown.
             dataloader: batches of a data module, in place of `adata`; then an array is returned.
+            data_loader_kwargs: SCVI's; None.
 
         Raises:
-            UserError: a batch or gene is unknown.
+            UserError: a batch or gene is unknown, or an argument of SCVI has no meaning here.
         """
+        check_arguments(
+            "get_normalized_expression",
+            n_samples=n_samples,
+            n_samples_overall=n_samples_overall,
+            weights=weights,
+            data_loader_kwargs=data_loader_kwargs,
+        )
         genes = self._positions(gene_list)
         codes = self._batch_codes(transform_batch)
         rows = [
@@ -187,46 +206,74 @@ class ImputationMixin(BaseModelClass):
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
+        transform_batch: Any = None,
         n_samples: int = 1,
         gene_list: Sequence[str] | None = None,
         batch_size: int | None = None,
+        dataloader: Any = None,
+        silent: bool = True,
         seed: int = 0,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         """Draw counts from the likelihood given each cell's latent, which is deterministic in this model.
 
         Args:
             adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
+            transform_batch: draw for every cell as one of this batch; None: its own batch.
             n_samples: draws per cell.
             gene_list: genes to return; None: all.
             batch_size: cells at a time.
+            dataloader: batches of a data module, in place of `adata`.
+            silent: SCVI's; no bar is shown.
             seed: seed for the draws.
+            **data_loader_kwargs: SCVI's; none.
 
         Returns:
             (cells, genes), or (cells, genes, n_samples) for several.
         """
+        for name, value in data_loader_kwargs.items():
+            check_arguments("posterior_predictive_sample", data_loader_kwargs={name: value})
         genes = self._positions(gene_list)
-        return np.concatenate(
-            [
-                self.module.sample(tensors, n_samples, seed=seed + i).numpy()[:, genes]
-                for i, tensors in enumerate(self.batches(adata, indices, batch_size))
-            ]
-        )
+        (code, *others) = self._batch_codes(transform_batch)
+        if others:
+            raise UserError("draw from one transform_batch at a time: a draw has no average over batches")
+        batches = self.batches(adata, indices, batch_size, dataloader)
+        draws = (self._sample(tensors, n_samples, seed + i, code) for i, tensors in enumerate(batches))
+        return np.concatenate([draw[:, genes] for draw in draws])
 
-    def differential_expression(self, *args: Any, **kwargs: Any) -> None:
-        """Raise: there is no posterior to compare."""
-        raise _no_posterior("differential_expression", "scanpy.tl.rank_genes_groups on get_normalized_expression()")
+    def _sample(self, tensors: dict[str, Tensor], n_samples: int, seed: int, batch: int | None) -> np.ndarray:
+        return self.module.sample(tensors, n_samples, seed=seed, transform_batch=batch).numpy()
 
-    def get_latent_library_size(self, *args: Any, **kwargs: Any) -> None:
-        """Raise: the library size is observed, not inferred."""
-        raise _no_posterior("get_latent_library_size", "the sum of a cell's counts, which is what the model uses")
+    def get_likelihood_parameters(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int | None = 1,
+        give_mean: bool | None = False,
+        batch_size: int | None = None,
+        dataloader: Any = None,
+        **data_loader_kwargs: Any,
+    ) -> dict[str, np.ndarray]:
+        """Return the parameters of each count's negative binomial, with no gene hidden.
 
-    def get_elbo(self, *args: Any, **kwargs: Any) -> None:
-        """Raise: the model has no evidence lower bound."""
-        raise _no_posterior("get_elbo", "get_masked_nll()")
+        Args:
+            adata: data with the same genes; None: the training data.
+            indices: which cells; None: all.
+            n_samples: SCVI's; there is nothing to sample, so 1.
+            give_mean: SCVI's; the mean of one value is that value.
+            batch_size: cells at a time.
+            dataloader: batches of a data module, in place of `adata`.
+            **data_loader_kwargs: SCVI's; none.
 
-    get_marginal_ll = get_elbo
-    get_reconstruction_error = get_elbo
+        Returns:
+            "mean" and "dispersions" (θ; the variance is μ + μ²/θ), each (cells, genes).
+        """
+        check_arguments("get_likelihood_parameters", n_samples=n_samples, data_loader_kwargs=data_loader_kwargs)
+        batches = self.batches(adata, indices, batch_size, dataloader)
+        mean = np.concatenate([self._decoded(tensors, None, None, "latent") for tensors in batches])
+        theta = self.module.log_theta.detach().exp().cpu().numpy()
+        return {"mean": mean, "dispersions": np.broadcast_to(theta, mean.shape).copy()}
 
     @torch.inference_mode()
     def _decoded(
@@ -287,7 +334,3 @@ def _folds(n_genes: int, ratio: float, seed: int) -> list[Tensor]:
         return gene_folds(n_genes, ratio, seed)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _no_posterior(method: str, instead: str) -> NotImplementedError:
-    return NotImplementedError(f"R2MAE has no posterior over latents, so {method} is undefined; use {instead}")

@@ -121,7 +121,8 @@ class MaskedAutoencoder(BaseModuleClass):
     # From here on: what scvi-tools' models expect of a module.
 
     def _covariates(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        batch, cats = tensors[REGISTRY_KEYS.BATCH_KEY].long(), tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
+        batch, cats = tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
+        batch = batch if batch.is_floating_point() and batch.shape[1] > 1 else batch.long()  # shares of several, or one
         return batch, *(torch.split(cats.long(), 1, dim=1) if cats is not None else ())
 
     def _get_inference_input(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -174,7 +175,8 @@ class MaskedAutoencoder(BaseModuleClass):
     ) -> dict[str, Any]:
         """Return the distribution of the counts; `transform_batch` decodes every cell as one of that batch."""
         if transform_batch is not None:
-            covariates = (torch.full_like(covariates[0], int(transform_batch)), *covariates[1:])
+            one = torch.full_like(covariates[0][:, :1], int(transform_batch), dtype=torch.long)
+            covariates = (one, *covariates[1:])
         scale = self.logits(z, *covariates, cont=cont_covs).float().softmax(-1)
         theta = self.log_theta.exp()
         return {"px": NegativeBinomial(mu=log_library.exp() * scale, theta=theta, scale=scale)}
@@ -190,11 +192,17 @@ class MaskedAutoencoder(BaseModuleClass):
 
     @torch.inference_mode()
     def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, tensors: dict[str, Tensor], n_samples: int = 1, columns: Tensor | None = None, seed: int = 0
+        self,
+        tensors: dict[str, Tensor],
+        n_samples: int = 1,
+        columns: Tensor | None = None,
+        seed: int = 0,
+        transform_batch: int | None = None,
     ) -> Tensor:
         """Draw counts given the latent: (cells, genes), or (cells, genes, n_samples) for several, on the CPU."""
         inference = self.inference(**self._get_inference_input(tensors), columns=columns)
-        px = self.generative(**self._get_generative_input(tensors, inference))["px"]
+        inputs = self._get_generative_input(tensors, inference)
+        px = self.generative(**inputs, transform_batch=transform_batch)["px"]
         generator = torch.Generator(px.mu.device).manual_seed(seed)
         theta = px.theta.expand(n_samples, *px.mu.shape)
         rate = torch._standard_gamma(theta, generator=generator)  # pyright: ignore[reportPrivateImportUsage]

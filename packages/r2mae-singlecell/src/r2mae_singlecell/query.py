@@ -10,6 +10,7 @@ from anndata import AnnData
 from scvi.model.base import ArchesMixin
 
 from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.frozen import freezing
 from r2mae_singlecell.saved import check_saved
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class QueryMixin(ArchesMixin):
 
     missing_genes_: np.ndarray | None
     is_query_: bool
+    query_options_: dict[str, bool] | None
 
     @classmethod
     def prepare_query_anndata(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -78,9 +80,10 @@ class QueryMixin(ArchesMixin):
             names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
             check_genes(adata, names)
         model = super().load_query_data(adata, reference_model, **kwargs)  # pyright: ignore[reportArgumentType]
-        model.is_query_ = not kwargs.get("unfrozen", False)
-        if adata is not None and MISSING in adata.var:
-            model.missing_genes_ = np.flatnonzero(adata.var[MISSING].to_numpy())
+        model.query_options_ = freezing(kwargs)
+        model.is_query_ = not model.query_options_["unfrozen"]
+        lacks = None if adata is None or MISSING not in adata.var else np.flatnonzero(adata.var[MISSING].to_numpy())
+        model.missing_genes_ = lacks  # not those that an earlier query lacked
         return model
 
 

@@ -32,6 +32,7 @@ from r2mae_core import (
     one_writer,
     sampler_to_config,
 )
+from r2mae_singlecell.answers import check_arguments
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns
 from r2mae_singlecell.data.splitter import CountSplitter
@@ -72,6 +73,10 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         curriculum: learn loss weights too: "easy-to-hard" (the paper's CL) or "k0" (its CL (k=0)). A fixed ratio
             becomes CL-MAE, a range becomes R2MAE + CL with ten ratios. A scheme such as "r2mae+cl" has one already.
         datamodule: a data module of scvi-tools, in place of `adata`.
+        **scvi_arguments: further ones of `SCVI`, accepted where they say what this model does.
+
+    Raises:
+        UserError: an argument of `SCVI` has no meaning here.
 
     Example:
         >>> R2MAE.setup_anndata(adata, layer="counts", batch_key="batch")  # doctest: +SKIP
@@ -94,7 +99,10 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         mask_ratio: MaskRatioSampler | str | float | dict[str, Any] = "r2mae",
         curriculum: Literal["easy-to-hard", "k0"] | None = None,
         datamodule: Any = None,
+        **scvi_arguments: Any,
     ) -> None:
+        check_arguments("R2MAE", **scvi_arguments)
+        scvi_arguments.clear()  # nothing of them is kept with the model
         check_numbers(1, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         check_numbers(0, dropout_rate=dropout_rate)
         super().__init__(adata, registry)
@@ -126,6 +134,8 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         """Positions of genes that the query lacks: hidden in any case, and left out of the loss."""
         self.is_query_ = False
         """Whether most weights are frozen, by `load_query_data`."""
+        self.query_options_: dict[str, bool] | None = None
+        """Which of them: the options of `load_query_data`."""
         self.init_params_ = self._get_init_params(locals())
 
     def _cats_of_registry(self) -> list[int] | None:
@@ -309,17 +319,30 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int | None = None,
         batch_size: int | None = None,
+        return_dist: bool = False,
         dataloader: Any = None,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         """Return the latent of every cell, (cells, n_latent), from uncorrupted counts.
 
         Args:
             adata: data with the same genes; None: the training data.
             indices: which cells; None: all.
+            give_mean: SCVI's; the latent is a point, so True.
+            mc_samples: SCVI's; nothing is sampled.
             batch_size: cells at a time.
+            return_dist: SCVI's; False.
             dataloader: batches of a data module, in place of `adata`.
+            **data_loader_kwargs: SCVI's; none.
+
+        Raises:
+            UserError: what `batches` refuses, or an argument of SCVI has no meaning here.
         """
+        arguments = {"give_mean": give_mean, "return_dist": return_dist, "data_loader_kwargs": data_loader_kwargs}
+        check_arguments("get_latent_representation", **arguments)
         return np.concatenate(
             [
                 self.module.inference(**self.module._get_inference_input(tensors))["z"].float().cpu().numpy()

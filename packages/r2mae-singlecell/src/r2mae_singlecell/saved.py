@@ -10,6 +10,7 @@ from typing import Any
 from scvi.model.base import BaseModelClass
 
 from r2mae_core import UserError, reading, saying_disk_full, whole_folder
+from r2mae_singlecell.frozen import freeze_again
 
 logger = logging.getLogger(__name__)
 _KIND = "a model that save wrote"
@@ -81,9 +82,11 @@ class SavedMixin(BaseModelClass):
         if trust:
             logger.warning("%s/model.pt is a pickle, which can run code: load only what you trust.", dir_path)
         try:
-            return super().load(dir_path, *args, **kwargs)
+            model = super().load(dir_path, *args, **kwargs)
         except (EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
             raise UserError(f"the saved model in {dir_path} is damaged: {error}") from None
+        freeze_again(model)
+        return model
 
     @staticmethod
     def view_setup_args(dir_path: Any, prefix: str | None = None) -> None:

@@ -21,6 +21,7 @@ from r2mae_core import (
     write_json,
 )
 from r2mae_singlecell.checks import check_genes, naming_unknown_categories
+from r2mae_singlecell.frozen import freeze_again
 
 FORMAT = 1
 _KIND = "a model that export wrote"
@@ -34,6 +35,8 @@ class Description:
     """Of the model's class."""
     genes: list[str]
     missing_genes: np.ndarray | None
+    query_options: dict[str, bool] | None
+    """What is frozen in a mapped query; None: the model is no query."""
     registry: dict[str, Any]
     """scvi-tools' description of the data."""
 
@@ -63,7 +66,10 @@ def read_description(folder: Path) -> Description:
         if registry["setup_args"].get("batch_key"):
             field = registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]
             batches = list(map(str, field["state_registry"]["categorical_mapping"]))
-        return Description(arguments, list(genes), positions, registry, batches)
+        query = content.get("query")
+        if query is not None and not all(isinstance(value, bool) for value in query.values()):
+            raise TypeError("what is frozen is of another type")
+        return Description(arguments, list(genes), positions, query, registry, batches)
 
 
 class ExportMixin(BaseModelClass):
@@ -72,6 +78,8 @@ class ExportMixin(BaseModelClass):
     module: Any
     init_params_: Any
     missing_genes_: Any
+    is_query_: Any
+    query_options_: Any
 
     def export(self, folder: Path | str, *, overwrite: bool = False) -> Path:
         """Write `model.safetensors` (weights), `model.json` (arguments, genes, registry) and their checksums.
@@ -97,6 +105,7 @@ class ExportMixin(BaseModelClass):
             "arguments": arguments,
             "genes": list(map(str, self.get_var_names())),
             "missing_genes": None if self.missing_genes_ is None else self.missing_genes_.tolist(),
+            "query": (self.query_options_ or {}) if self.is_query_ else None,
             "registry": registry,
         }
         try:
@@ -142,7 +151,9 @@ class ExportMixin(BaseModelClass):
             model = cls(adata, registry=None if adata is not None else registry, **described.arguments)
         with reading(folder / "model.safetensors", f"the weights of {folder / 'model.json'}"):
             model.module.load_state_dict(tensors)
-        model.missing_genes_ = described.missing_genes
+        model.missing_genes_, model.query_options_ = described.missing_genes, described.query_options
+        model.is_query_ = described.query_options is not None
+        freeze_again(model)
         model.is_trained_ = True
         model.to_device(device)
         model.module.eval()
