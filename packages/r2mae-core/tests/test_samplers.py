@@ -1,6 +1,7 @@
 import inspect
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,12 @@ def test_curriculum_multiplier_freezes_and_falls():
     assert cl.column(17) == 0
     whole = Curriculum(Fixed(0.15), freeze_steps=0)
     assert (whole.multiplier(0, 11), whole.multiplier(5, 11), whole.multiplier(10, 11)) == (1, 0, -1)
+    # C.7: the head starts after 5,000 of 30,000 steps and its multiplier falls "throughout its training".
+    dna = Curriculum(Fixed(0.15))
+    assert [dna.multiplier(s, 30_001) for s in (4999, 5000, 17_500, 30_000)] == [0, 1, 0, -1]
+    early = replace(dna, falls_from="start")
+    assert [early.multiplier(s, 30_001) for s in (4999, 5000, 15_000, 30_000)] == [0, pytest.approx(2 / 3), 0, -1]
+    assert [Curriculum(Fixed(0.15), freeze_steps=9).multiplier(s, 10) for s in (8, 9)] == [0, 1]  # it thaws last of all
     assert Curriculum(Fixed(0.15), k0=True).multiplier(10**6, None) == 1
     grid = Grid.spaced(0.1, 0.5, seed=9)
     assert [Curriculum(grid).column(s) for s in range(30)] == [grid.index(s) for s in range(30)]
@@ -216,6 +223,8 @@ def test_other_bad_arguments():
         Grid(())
     with pytest.raises(ValueError, match="3 grid values need as many columns, got 10"):
         Curriculum(Grid((0.1, 0.2, 0.3)))
+    with pytest.raises(ValueError, match="falls_from must be thaw or start, got 'end'"):
+        Curriculum(Fixed(0.1), falls_from="end")
     with pytest.raises(ValueError, match="seed must be an integer"):
         Uniform(0.1, 0.2, seed=0.5)
 

@@ -41,8 +41,8 @@ def data(tmp_path_factory):
 def config(data):
     return Pretrain(
         data, max_windows=24, validation_ratios=(0.1, 0.2, 0.4), mask_ratio="r2mae+cl", ratio_per="micro_batch",
-        mask_shape="spans", mean_span=4.0,
-        freeze_steps=2, mask_share=0.7, random_share=0.2, soft_mask_weight=0.3, conservation_weights=False,
+        mask_shape="spans", mean_span=4.0, freeze_steps=2, falls_from="start",
+        mask_share=0.7, random_share=0.2, soft_mask_weight=0.3, conservation_weights=False,
         label_flip=0.4, model="tiny", n_hidden=32, n_layers=3, n_heads=4, dropout=0.25, steps=8, batch_size=16,
         micro_batch_size=4, lr=3e-3, warmup=0.5, weight_decay=0.07, clip=0.01, patience=9, keep="last", seed=5,
         device="cpu", precision="bf16-mixed", validate_every=4, checkpoint_every=3, log_every=2, peak_tflops=2.0,
@@ -115,7 +115,7 @@ def test_options_reach_the_optimizer_schedule_loader_and_trainer(config, monkeyp
     assert {step for step, _ in read_metrics(Path("run/metrics.csv"))["val_loss/ratio_0.4"]} == {3, 7}
     assert module.masking == MaskingConfig(0.7, 0.2, 0.3, False, 0.4, 4.0)
     assert (module.seed, module.ratio_per, module.validation_ratios) == (5, "micro_batch", (0.1, 0.2, 0.4))
-    assert module.mask_ratio == replace(scheme("r2mae+cl", "dna", seed=5), freeze_steps=2)
+    assert module.mask_ratio == replace(scheme("r2mae+cl", "dna", seed=5), freeze_steps=2, falls_from="start")
     shape = module.model.config
     assert (shape.n_species, shape.n_hidden, shape.n_layers, shape.n_heads) == (2, 32, 3, 4)
     assert (shape.intermediate, shape.dropout) == (128, 0.25)
@@ -123,7 +123,9 @@ def test_options_reach_the_optimizer_schedule_loader_and_trainer(config, monkeyp
 
 
 def test_ratio_per_sample_and_the_loss_weight_reach_the_module(config):
-    task = DnaModality(replace(config, mask_ratio="r2mae", ratio_per="sample", loss_weight="inverse_ratio"))
+    task = DnaModality(
+        replace(config, mask_ratio="r2mae", falls_from=None, ratio_per="sample", loss_weight="inverse_ratio")
+    )
     module = task.build(task.sampler())
     assert (module.ratio_per, module.loss_weight) == ("sample", "inverse_ratio")
 

@@ -329,6 +329,8 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
         ({"mean_span": 4.0}, "--mean_span 4 is of --mask_shape spans, and the shape is independent; leave it out, or"),
         ({"mask_shape": "spans", "mean_span": 0.5}, "--mean_span must be at least 1, got 0.5"),
         ({"mask_shape": "spans", "mean_span": 33.0}, "--mean_span 33 is longer than the windows, which have 32 bases"),
+        ({"falls_from": "start"}, "--falls_from start is for a curriculum whose multiplier falls (cl, r2mae+cl)"),
+        ({"falls_from": "thaw", "mask_ratio": "cl-k0"}, "--falls_from thaw is for a curriculum whose multiplier falls"),
         ({"mask_ratio": "r2mae+cl", "ratio_per": "sample"}, "--ratio_per sample does not go together with"),
         ({"mask_ratio": "cl", "loss_weight": "inverse_ratio"}, "--loss_weight inverse_ratio does not go together with"),
     ],

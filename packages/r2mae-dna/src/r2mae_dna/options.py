@@ -124,6 +124,9 @@ class Pretrain(PretrainOptions):
     """With spans: their mean length in bases, from 1; default 3."""
     freeze_steps: Natural | None = None
     """Steps for which the curriculum head is frozen, instead of the scheme's own 5000."""
+    falls_from: Literal["thaw", "start"] | None = None
+    """Where the curriculum's multiplier begins its fall from +1 to -1, instead of the scheme's own: thaw, when the head
+    does (how the paper is read here), or start, with the first step of the training."""
     mask_share: Share = 0.8
     """Share of hidden bases shown as the mask."""
     random_share: Share = 0.1
@@ -159,7 +162,7 @@ class Pretrain(PretrainOptions):
     clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
     patience: Count | None = None
-    """Stop after so many validations without a better loss; default: never."""
+    """Stop after so many validations without a better loss; null (the default): never. `-c paper` has 1."""
     keep: Literal["best", "last"] = "best"
     """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
 
@@ -364,6 +367,9 @@ class Reproduce(RunOptions):
     """Samples that one device computes at once; default: the most that divides the batch, up to 512."""
     lr: Positive | None = None
     """Peak learning rate; default 1e-4 on your own alignment and 3e-3 on the bundled one."""
+    patience: Count | None = 1
+    """On your own alignment: stop a training after so many validations (six in all) without a better loss; null: never.
+    The paper stops early, and does not say after how many."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds per scheme."""
     devices: Count = 1

@@ -134,9 +134,14 @@ def _check(config: Reproduce) -> None:
     if config.data is not None and config.clinvar is None and config.omim is None:
         raise UserError("nothing to evaluate the models on: give --clinvar, --omim, or both")
     if config.data is None:
-        refuse_options(config, {"model": "your own alignment"}, "the bundled alignment")
+        refuse_options(config, dict.fromkeys(("model", "patience"), "your own alignment"), "the bundled alignment")
     else:
         refuse_options(config, dict.fromkeys(("n_hidden", "n_layers"), "the bundled one"), "your own alignment")
+        if config.patience is not None and not read_info(config.data).counts.get("validation"):
+            raise UserError(
+                f"{config.data} has no validation windows, which early stopping needs: make it again with r2mae-dna "
+                "prepare --validation_regions REGION, or add --patience null"
+            )
     for table in (config.clinvar, config.omim):
         if table is not None and not table.is_file():
             raise UserError(f"no file {table}")
@@ -194,7 +199,8 @@ def _full_recipe(config: Reproduce, data: Path) -> Pretrain:
     given = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr}
     given = {name: value for name, value in given.items() if value is not None}
     options = replace(Pretrain(data, model=config.model, **_shared(config)), **given)
-    return replace(options, validate_every=max(options.steps // 6, 1))  # GPN-MSA: every 5000 of 30,000
+    # GPN-MSA validates every 5,000 of 30,000 steps; the paper stops early (C.7).
+    return replace(options, validate_every=max(options.steps // 6, 1), patience=config.patience)
 
 
 def _shared(config: Reproduce) -> dict[str, Any]:

@@ -180,12 +180,20 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
             raise UserError(f"--mean_span {span:g} is longer than the windows, which have {window} bases")
         self.validation = WindowSet(config.data, "validation") if self.info.counts.get("validation") else None
         if config.patience is not None and self.validation is None:
-            raise UserError(f"--patience needs validation windows, and {config.data} has none")
+            raise UserError(
+                f"--patience needs validation windows, and {config.data} has none: make it again with r2mae-dna "
+                "prepare --validation_regions REGION, or add --patience null"
+            )
         self.n_samples = 2 * len(self.windows)  # both strands of each
 
     @override
     def sampler(self) -> RatioSampler:
-        return with_freeze(super().sampler(), self.config.freeze_steps)
+        sampler, falls_from = super().sampler(), self.config.falls_from
+        if falls_from is not None:
+            if not isinstance(sampler, Curriculum) or sampler.k0 or sampler.ramp is not None:
+                raise UserError(f"--falls_from {falls_from} is for a curriculum whose multiplier falls (cl, r2mae+cl)")
+            sampler = replace(sampler, falls_from=falls_from)
+        return with_freeze(sampler, self.config.freeze_steps)
 
     @override
     def largest_micro_batch(self, device: str) -> int:

@@ -122,7 +122,7 @@ def _without_marks(sampler: RatioSampler) -> RatioSampler:
     plain = with_seed(sampler, 0)
     if isinstance(plain, LinearDecay):
         return replace(plain, stages=None)
-    return replace(plain, freeze_steps=0, ramp=None) if isinstance(plain, Curriculum) else plain
+    return replace(plain, freeze_steps=0, ramp=None, falls_from="thaw") if isinstance(plain, Curriculum) else plain
 
 
 def with_seed(sampler: RatioSampler, seed: int) -> RatioSampler:

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from r2mae_core.lab.typing import override
 from r2mae_core.ratio.randomness import uniform_draw, uniform_draws
@@ -422,9 +422,14 @@ class Curriculum(RatioSampler):
     freeze_steps: int = 5000
     """The head learns nothing for so many steps, and every weight is 1."""
     ramp: tuple[int, int] | None = None
-    """First and last step of the fall from +1 to -1; None: over the whole training."""
+    """First and last step of the fall from +1 to -1; None: see `falls_from`."""
+    falls_from: Literal["thaw", "start"] = "thaw"
+    """Without a ramp, the fall ends with the last step, and begins when the head does ("thaw": the paper's "throughout
+    its training", of the head), or with the first step of all ("start": the head thaws below +1)."""
 
     def __post_init__(self) -> None:
+        if self.falls_from not in ("thaw", "start"):
+            raise ValueError(f"falls_from must be thaw or start, got {self.falls_from!r}")
         if self.n_columns < 1 or self.freeze_steps < 0:
             raise ValueError(f"n_columns must be positive and freeze_steps not negative, got {self!r}")
         if isinstance(self.ratio, Grid) and len(self.ratio.values) != self.n_columns:
@@ -446,8 +451,9 @@ class Curriculum(RatioSampler):
             return 1.0
         if self.ramp is None and (total_steps is None or total_steps < 1):
             raise ValueError(f"a falling multiplier must know the length of the training: total_steps is {total_steps}")
-        first, last = self.ramp if self.ramp is not None else (0, max(int(total_steps or 1) - 1, 1))
-        return 1.0 - 2.0 * min(max((step - first) / (last - first), 0.0), 1.0)
+        start = self.freeze_steps if self.falls_from == "thaw" else 0
+        first, last = self.ramp or (start, int(total_steps or 1) - 1)
+        return 1.0 - 2.0 * min(max((step - first) / max(last - first, 1), 0.0), 1.0)
 
     @override
     def sample(self, step: int, total_steps: int | None = None) -> float:

@@ -152,7 +152,7 @@ def register_modality(
         lowest: the fixed ratio of "low"; None: there is no such scheme.
         highest: the fixed ratio of "high"; None: that is `high`.
         dynamic_start: where the falling upper bound of "r2mae+dynamic" starts; None: `high`.
-        ramp: steps between which the curriculum's multiplier falls; None: over the whole training.
+        ramp: steps between which the curriculum's multiplier falls; None: from the thaw to the end.
 
     Raises:
         ValueError: the modality is registered already with other ratios, or a ratio is not in [0, 1].
