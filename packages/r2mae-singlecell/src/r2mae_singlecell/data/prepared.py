@@ -14,6 +14,8 @@ from r2mae_singlecell.data.stores import refuse_links
 
 KIND = "an h5ad file that `r2mae-singlecell prepare` wrote"
 _PIECE = 2**24
+MISSING = "r2mae_missing"
+"""Key of `varm`: which genes the files lacked."""
 _ARRAYS = ("indptr", "indices", "data")
 
 
@@ -134,6 +136,24 @@ def noted_digest(file: Any) -> str | None:
     """Return the digest that `prepare` noted in an open file, or None in one of an older version."""
     element = file["uns/r2mae"].get("digest")
     return None if element is None else _text(element)
+
+
+def missing_genes(adata: Any) -> dict[str, np.ndarray]:
+    """Return which genes the files lacked that a store was prepared from; for their cells, these count as hidden.
+
+    The store keeps them in `varm["r2mae_missing"]`, (genes, files) bool; the files' names, in this order, in
+    `uns["r2mae"]["files"]`; and each cell's file in the categorical column `obs["file"]`.
+
+    Args:
+        adata: prepared data, or a part of it.
+
+    Returns:
+        File, as in `obs["file"]` → positions of the genes that it lacks, ascending. Files that lack none are not in it.
+    """
+    if MISSING not in adata.varm:
+        return {}
+    table, files = np.asarray(adata.varm[MISSING], bool), adata.uns["r2mae"]["files"]
+    return {str(name): np.flatnonzero(table[:, i]) for i, name in enumerate(files) if table[:, i].any()}
 
 
 def data_source(adata: Any) -> dict[str, str]:

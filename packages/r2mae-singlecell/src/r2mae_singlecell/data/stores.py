@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ _CODECS = frozenset(
     }
 )  # fmt: skip
 """Codecs of zarr that make numbers and text of bytes. Others, such as "pickle", can run what a chunk holds."""
+_METADATA = frozenset({".zarray", "zarr.json", ".zmetadata"})
 
 
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[Any]:
-    """Open an h5ad file or a zarr store for reading.
+    """Open an HDF5 file or a zarr store, zipped or not, for reading.
 
     Raises:
         UserError: it is missing or damaged, it refers to other files, or reading it could run code.
@@ -34,12 +36,16 @@ def opened(source: Path) -> Iterator[Any]:
     if not source.exists():
         raise UserError(f"no file {source}")
     with contextlib.ExitStack() as stack:
-        if source.is_dir():
+        if source.is_dir() or source.suffix == ".zip":
             refuse_code(source)
             with reading(source, "a zarr store"):
                 import zarr
+                import zarr.storage
 
-                file: Any = zarr.open_group(str(source), mode="r")
+                place: Any = str(source)
+                if not source.is_dir():
+                    place = stack.enter_context(zarr.storage.ZipStore(source, mode="r"))
+                file: Any = zarr.open_group(place, mode="r")
         else:
             with reading(source, H5AD):
                 file = stack.enter_context(h5py.File(source, "r"))
@@ -79,19 +85,32 @@ def refuse_code(source: Path) -> None:
     Raises:
         UserError: it names such a codec, or its metadata is damaged.
     """
+    if not source.is_dir():
+        with reading(source, "a zipped zarr store"), zipfile.ZipFile(source) as packed:
+            for name in packed.namelist():
+                if name.rsplit("/", 1)[-1] in _METADATA:
+                    _refuse_codecs(packed.read(name), Path(source, name))
+        return
     for home, folders, names in os.walk(source):
-        for name in {".zarray", "zarr.json", ".zmetadata"} & set(names):
+        for name in _METADATA & set(names):
             file = Path(home) / name
             with reading(file, "metadata of zarr"):
-                described = json.loads(file.read_bytes())
-                foreign = sorted(set(_codecs(described)) - _CODECS)
-            if foreign:
-                raise UserError(
-                    f"{file} uses the codec {foreign[0]!r}, which can run code and is not read; write the data with "
-                    "plain types, as h5ad or zarr"
-                )
+                content = file.read_bytes()
+            described = _refuse_codecs(content, file)
             if name == ".zarray" or (name == "zarr.json" and described.get("node_type") == "array"):
                 folders.clear()  # its chunks
+
+
+def _refuse_codecs(content: bytes, file: Path) -> Any:
+    with reading(file, "metadata of zarr"):
+        described = json.loads(content)
+        foreign = sorted(set(_codecs(described)) - _CODECS)
+    if foreign:
+        raise UserError(
+            f"{file} uses the codec {foreign[0]!r}, which can run code and is not read; write the data with plain "
+            "types, as h5ad or zarr"
+        )
+    return described
 
 
 def _codecs(described: Any) -> Iterator[str]:

@@ -1,0 +1,162 @@
+"""Counts are whole: blocks of a file checked, rounded where asked, and moved to the columns of the genes wanted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+
+from r2mae_singlecell.data.rows import assembled
+
+HIGHEST = int(np.iinfo(np.int32).max)
+"""Highest count that a prepared file can hold."""
+CLOSE = 1e-6
+"""Relative deviation from a whole number that is rounding of floating-point numbers, not a fraction."""
+FARTHEST = 1e-3
+"""Absolute deviation that is a fraction, whatever the number."""
+MISSING, NEGATIVE, INFINITE, TOO_HIGH, FRACTION = range(1, 6)
+
+
+@dataclass
+class Rounded:
+    """How many values of a file were rounded; it is added to while the file is read."""
+
+    close: int = 0
+    """Values that were whole up to rounding, such as 0.9999999."""
+    fractions: int = 0
+    """Values that were truly fractional, such as 0.5."""
+
+
+def selected(part: Any, columns: np.ndarray, n_columns: int) -> sp.csr_matrix:
+    """Return a block with its columns moved; columns that meet are added up, and those in each row are in order.
+
+    Args:
+        part: the block.
+        columns: (columns of the block,) the new position of each, or -1 for those that are left out.
+        n_columns: columns of the result.
+    """
+    n: int = part.data.size
+    data, indices, indptr = np.empty(n, part.data.dtype), np.empty(n, np.int32), np.zeros(part.shape[0] + 1, np.int32)
+    in_order = _select(part.data, part.indices, part.indptr, columns, data, indices, indptr)
+    moved = assembled(data[: indptr[-1]], indices[: indptr[-1]], indptr, (part.shape[0], n_columns))
+    if not in_order:
+        moved.has_canonical_format = False
+        moved.sum_duplicates()
+    return moved
+
+
+@numba.njit(nogil=True)
+def _select(data, indices, indptr, columns, new_data, new_indices, new_indptr):  # noqa: ANN001, ANN202
+    at, in_order = 0, True
+    for row in range(len(indptr) - 1):
+        last = -1
+        for i in range(indptr[row], indptr[row + 1]):
+            column = columns[indices[i]]
+            if column >= 0:
+                new_data[at] = data[i]
+                new_indices[at] = column
+                in_order = in_order and column > last
+                last = column
+                at += 1
+        new_indptr[row + 1] = at
+    return in_order
+
+
+def whole(values: np.ndarray, rounding: bool) -> tuple[np.ndarray, Rounded, int, int]:
+    """Return values as int32, and what was found.
+
+    Args:
+        values: native numbers of a block.
+        rounding: round what is truly fractional.
+
+    Returns:
+        The values; how many were rounded; the position of the first that is no count, or -1; and what is wrong with it:
+        `MISSING`, `NEGATIVE`, `INFINITE`, `TOO_HIGH` or `FRACTION`.
+    """
+    result = np.empty(len(values), np.int32)
+    close, fractions, position, what = _whole(values, rounding, result)
+    return result, Rounded(close, fractions), position, what
+
+
+@numba.njit(nogil=True)
+def _whole(values, rounding, result):  # noqa: ANN001, ANN202
+    close, fractions = 0, 0
+    for i in range(len(values)):
+        value = float(values[i])
+        near = np.rint(value)
+        if not (0.0 <= near <= 2147483647.0):
+            if np.isnan(value):
+                return close, fractions, i, 1
+            if value < 0:
+                return close, fractions, i, 2
+            return close, fractions, i, 3 if np.isinf(value) else 4
+        distance = abs(value - near)
+        if distance > 0.0:
+            if distance <= min(1e-6 * max(value, 1.0), 1e-3):
+                close += 1
+            elif value < 0:
+                return close, fractions, i, 2
+            elif rounding:
+                fractions += 1
+            else:
+                return close, fractions, i, 5
+        result[i] = np.int32(near)
+    return close, fractions, -1, 0
+
+
+def without_zeros(part: sp.csr_matrix) -> sp.csr_matrix:
+    """Return a block without stored zeros; the block itself, if it has none."""
+    if part.data.size and not part.data.all():
+        part.eliminate_zeros()
+    return part
+
+
+def row_totals(part: sp.csr_matrix) -> np.ndarray:
+    """Return the total of each row, as float64."""
+    return _row_totals(part.data, part.indptr)
+
+
+@numba.njit(nogil=True)
+def _row_totals(data, indptr):  # noqa: ANN001, ANN202
+    totals = np.zeros(len(indptr) - 1)
+    for row in range(len(totals)):
+        total = 0
+        for i in range(indptr[row], indptr[row + 1]):
+            total += data[i]
+        totals[row] = total
+    return totals
+
+
+def add_moments(part: sp.csr_matrix, totals: np.ndarray, sums: np.ndarray, squares: np.ndarray, n: np.ndarray) -> None:
+    """Add a block to the sums of each gene's proportions, of their squares, and of the cells that have it.
+
+    Args:
+        part: whole counts.
+        totals: (cells,) total of each cell; cells without counts add nothing.
+        sums: (genes,) changed in place.
+        squares: (genes,) changed in place.
+        n: (genes,) int64, changed in place.
+    """
+    _add_moments(part.data, part.indices, part.indptr, totals, sums, squares, n)
+
+
+@numba.njit(nogil=True)
+def _add_moments(data, indices, indptr, totals, sums, squares, n):  # noqa: ANN001, ANN202
+    for row in range(len(totals)):
+        for i in range(indptr[row], indptr[row + 1]):
+            share = data[i] / totals[row]
+            sums[indices[i]] += share
+            squares[indices[i]] += share * share
+            n[indices[i]] += 1
+
+
+def message(what: int, value: Any) -> str:
+    """Return what is wrong with a value."""
+    return {
+        MISSING: "a missing value (NaN)",
+        NEGATIVE: f"a negative value, {value:g}",
+        INFINITE: "an infinite value",
+        TOO_HIGH: f"{value:g} is more than a count can be, {HIGHEST:,}",
+        FRACTION: f"{value:g} is fractional",
+    }[what]
