@@ -20,6 +20,7 @@ from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.model import both_strands
 from r2mae_dna.options import Score as _Score
 from r2mae_dna.score import score_variants
+from r2mae_dna.scorers import ModelScorer
 
 
 def Score(variants, msa, model, out, **options):
@@ -226,10 +227,8 @@ def test_one_forward_pass_is_enough_for_three_alleles(toy, toy_model, tmp_path, 
     ref = letters(toy[1])
     rows = [("7", p, ref[p - 1], other(ref[p - 1], k), ".") for p in range(10, 60) for k in (1, 2, 3)]
     seen = []
-    original = module_under_test.ModelScorer.__call__
-    monkeypatch.setattr(
-        module_under_test.ModelScorer, "__call__", lambda self, w: (seen.append(len(w)), original(self, w))[1]
-    )
+    original = ModelScorer.__call__
+    monkeypatch.setattr(ModelScorer, "__call__", lambda self, w: (seen.append(len(w)), original(self, w))[1])
     counts = score_variants(
         Score(write_vcf(tmp_path / "i.vcf", rows), toy[0], str(toy_model[0]), tmp_path / "o.vcf", device="cpu",
               progress=False, batch_size=20)

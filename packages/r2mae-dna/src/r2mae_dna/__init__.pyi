@@ -6,7 +6,8 @@ from .masking import MaskingConfig, mask_windows
 from .model import AlignmentModel, ModelConfig, both_strands
 from .pretrain import AlignmentPretraining
 from .probe import probe_model
-from .score import FrequencyScorer, ModelScorer, score_variants
+from .score import score_variants
+from .scorers import FrequencyScorer, ModelScorer
 from .weights import Pretrained, load_model, save_model
 
 __all__ = [

@@ -14,7 +14,8 @@ from r2mae_dna.data.samples import prepare_apes
 from r2mae_dna.evaluate import evaluate_table
 from r2mae_dna.options import Evaluate, Pretrain, Score
 from r2mae_dna.pretrain import pretrain
-from r2mae_dna.score import FREQUENCIES, score_variants
+from r2mae_dna.score import score_variants
+from r2mae_dna.scorers import FREQUENCIES
 
 TASK = "chr22"
 Measure = Callable[[Path], list[Record]]

@@ -34,6 +34,9 @@ COMMANDS = {
         options.Probe, "r2mae_dna.probe:probe_command", "Evaluate a model on held-out windows.", {"windows": "data"}
     ),
     "score": Command(options.Score, "r2mae_dna.score:score_command", "Score variants: VCF in, VCF out."),
+    "scan": Command(
+        options.Scan, "r2mae_dna.scan:scan_command", "Score every change of regions or of a genome: tabix and bigWig."
+    ),
     "evaluate": Command(options.Evaluate, "r2mae_dna.evaluate:evaluate_command", "Evaluate scores against labels."),
     "reproduce": Command(
         options.Reproduce, "r2mae_dna.paper:reproduce_command", "Reproduce the paper's table 3.",

@@ -31,7 +31,7 @@ from r2mae_dna.evaluate import RANK_BY, load_labelled
 from r2mae_dna.options import Demo, Pretrain
 from r2mae_dna.plots import plot_demo
 from r2mae_dna.probe import BATCH_SIZE, probe_model
-from r2mae_dna.score import FREQUENCIES
+from r2mae_dna.scorers import FREQUENCIES
 from r2mae_dna.weights import load_model
 
 RATIO = 0.15

@@ -6,6 +6,8 @@ from r2mae_core import Bound, UserError
 
 MAX_POSITIONS = 1536
 """Longest window, as the published models declare."""
+DEFAULT_WINDOW = 128
+"""Bases that a model sees where neither it nor an option says so: the published models'."""
 Window = Annotated[int, Bound(2, MAX_POSITIONS)]
 """Bases of a window."""
 Ratio = Annotated[float, Bound(0, 1, above=True)]

@@ -242,8 +242,8 @@ class Score(RunOptions):
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
     names."""
-    window: Window = 128
-    """Bases that the model sees around a variant."""
+    window: Window | None = None
+    """Bases that the model sees around a variant; default: what it was trained on."""
     min_defined: Share = 0.0
     """Fraction of the window that must have a reference base; a variant below is `no_alignment`."""
     max_mismatch: Share = 0.05
@@ -265,6 +265,57 @@ class Score(RunOptions):
     with the input's suffix."""
     overwrite: bool = False
     """Replace a file that is there."""
+
+
+@dataclass(frozen=True)
+class Scan(RunOptions):
+    """Score every single-nucleotide change of regions or of a whole genome."""
+
+    model: str
+    """Run folder of pretrain, the folder of a published model, or `frequencies` (no network)."""
+    msa: Path
+    """Alignment store."""
+    _: KW_ONLY
+    regions: str = ""
+    """Regions, separated by spaces, such as "chr22:1,000-2,000 chrX"; default: everything in the store."""
+    bed: Path | None = None
+    """BED file of more regions, plain or gzipped."""
+    formats: tuple[Literal["tsv", "vcf", "worst", "mean", "alleles"], ...] = ("tsv",)
+    """tsv, vcf: scores.tsv.gz, scores.vcf.gz, bgzipped, with a tabix index, a line per change; worst, mean: bigWig of
+    the least or the mean score of a site's three changes; alleles: A.bw, C.bw, G.bw and T.bw."""
+    figure: str = ""
+    """Region to draw (region.png): scores of each change, letters, and the tracks."""
+    tracks: tuple[Path, ...] = ()
+    """bigWig files, such as phyloP, that the picture shows as well."""
+    name: str = "llr"
+    """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME."""
+    window: Window | None = None
+    """Bases that the model sees around a site; default: what it was trained on."""
+    min_defined: Share = 0.0
+    """Fraction of the window that must have a reference base; other sites are left out and counted."""
+    part: str = ""
+    """Compute one of several parts, such as 2/8, on any machine that sees the same --out; a later --join makes the
+    files."""
+    join: bool = False
+    """Compute nothing: make the files from the parts in --out."""
+    batch_size: Count = 256
+    """Sites per forward pass; each is seen on both strands."""
+    chunk: Count = 16_384
+    """Positions between two saved states, from which an interrupted scan continues."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    compile: bool = False
+    """torch.compile the model."""
+    overwrite: bool = False
+    """Replace a scan that is there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_repeats("formats", self.formats)
+        if self.part and self.join:
+            raise UserError("--part computes a part, and --join joins them; give one of the two")
+        if self.tracks and not self.figure:
+            raise UserError("--tracks are drawn into the picture; name its region with --figure")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from r2mae_dna.masking import MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel
 from r2mae_dna.options import Evaluate, Pretrain, Reproduce, Score
 from r2mae_dna.pretrain import LARGEST_MICRO_BATCH, model_shape, pretrain, token_losses
-from r2mae_dna.score import FREQUENCIES, score_variants
+from r2mae_dna.score import score_variants
+from r2mae_dna.scorers import FREQUENCIES
 
 BUNDLED_STEPS, BUNDLED_WINDOW, BUNDLED_SPECIES = 300, 128, 3
 COLUMNS = (

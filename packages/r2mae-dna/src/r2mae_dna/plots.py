@@ -81,6 +81,52 @@ def draw_logo(axes: Any, probabilities: np.ndarray, reference: str, first: int, 
     axes.set_xlabel(f"reference from position {first:,}")
 
 
+def plot_region(llr: np.ndarray, reference: str, chromosome: str, first: int, tracks: Mapping[str, np.ndarray]) -> Any:
+    """Draw a region: the score of every change, the worst and the mean of each site, and conservation.
+
+    Args:
+        llr: (n, 4) scores of A, C, G, T, NaN where there are none.
+        reference: n letters; written below up to 150 of them.
+        chromosome: its name.
+        first: 1-based position of the first.
+        tracks: name → (n,) values.
+    """
+    n = len(llr)
+    own: np.ndarray = np.equal(np.array(list("ACGT"))[None], np.array(list(reference.upper()))[:, None])
+    changes = np.where(own, np.nan, llr)
+    bare = np.isnan(changes).all(1)
+    filled = np.where(bare[:, None], 0.0, changes)
+    worst, mean = np.nanmin(filled, 1), np.nanmean(filled, 1)
+    worst[bare] = mean[bare] = np.nan
+    figure = new_figure(min(max(n / 9, 7), 18), 3.6 + 1.1 * len(tracks))
+    panels = figure.subplots(2 + len(tracks), 1, sharex=True, height_ratios=[1.2, 1, *([0.8] * len(tracks))])
+    at = np.arange(first, first + n)
+    limit = float(np.nanmax(np.abs(changes))) if not bare.all() else 1.0
+    edges = (first - 0.5, first + n - 0.5, 3.5, -0.5)
+    image = panels[0].imshow(
+        changes.T, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit, extent=edges, interpolation="nearest"
+    )
+    panels[0].set_facecolor("0.8")  # the reference base, and where nothing is scored
+    panels[0].set_yticks(range(4), list("ACGT"))
+    panels[0].set(ylabel="change to", title=f"{chromosome}:{first:,}-{first + n - 1:,}")
+    figure.colorbar(image, ax=panels[0], label="log-likelihood ratio", pad=0.01)
+    panels[1].bar(at, worst, width=1.0, color="#c63d3d", label="worst")
+    panels[1].step(at, mean, where="mid", color="0.2", linewidth=0.8, label="mean")
+    panels[1].legend(fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panels[1].set_ylabel("score")
+    for axes, (name, values) in zip(panels[2:], tracks.items(), strict=True):
+        axes.bar(at, values, width=1.0, color="#2a5fb0")
+        axes.set_ylabel(name[:16], fontsize="small")
+    if n <= 150:
+        panels[-1].set_xticks(at, list(reference), fontsize="small")
+        for tick, letter in zip(panels[-1].get_xticklabels(), reference.upper(), strict=True):
+            tick.set_color(LETTER_COLOURS.get(letter, "0.5"))
+    else:
+        panels[-1].ticklabel_format(axis="x", style="plain", useOffset=False)
+    panels[-1].set_xlabel("position" if n > 150 else f"reference from position {first:,}")
+    return figure
+
+
 def plot_demo(
     records: Sequence[Record],
     curves: Mapping[str, Mapping[str, list[tuple[int, float]]]],

@@ -3,12 +3,9 @@
 Sites are scored, not variants: one forward pass gives the logits of all four bases, enough for three alleles.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -25,7 +22,6 @@ from r2mae_core import (
     resolve_device,
     say,
 )
-from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.parts import Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
@@ -41,80 +37,8 @@ from r2mae_dna.data.variants import (
 )
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.options import Score
-
-FREQUENCIES = "frequencies"
-
-
-class SiteScorer(Protocol):
-    """Anything that predicts how likely each base is at the centre of a window."""
-
-    @property
-    def name(self) -> str:
-        """The name in headers."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Digest of its weights, for headers."""
-        ...
-
-    def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Return (n, 4) float32 log-scores of A, C, G, T for windows (n, L, 1 + S) of bytes."""
-        ...
-
-
-class FrequencyScorer:
-    """Counts of the other species' letters at the site, plus one: the baseline that any model should beat."""
-
-    name, digest = FREQUENCIES, "none"
-
-    def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Return log(count + 1), (n, 4)."""
-        column = windows[:, windows.shape[1] // 2, 1:]
-        counts = (column[..., None] == np.arange(1, 5, dtype=np.uint8)).sum(1)
-        return np.log(counts + 1.0).astype(np.float32)
-
-
-class ModelScorer:
-    """The network's logits, mean of both strands.
-
-    Args:
-        folder: run folder or published model.
-        store: the alignment; refused if its species differ from the model's.
-        device: torch device type.
-        bf16: compute in bfloat16; differences of logits are taken in float32.
-        compile: whether to compile; the last batch is then padded, so that one graph is enough.
-        batch_size: sites per forward pass.
-    """
-
-    def __init__(
-        self, folder: Path, store: AlignmentStore, device: str, *, bf16: bool, compile: bool, batch_size: int
-    ) -> None:
-        import torch
-
-        from r2mae_dna.weights import load_model
-
-        pretrained = load_model(folder)
-        pretrained.check_species(store.species, store.n_species, str(store.path))
-        self.name, self.digest = folder.name, pretrained.digest
-        self.model = pretrained.model.to(device)
-        self.device, self.batch_size = torch.device(device), batch_size
-        self.bf16, self.pad = bf16, compile
-        if compile:
-            self.model.compile_trunk()
-
-    def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Return logits (n, 4) float32."""
-        import torch
-
-        from r2mae_dna.model import both_strands
-
-        n = len(windows)
-        if self.pad and n < self.batch_size:
-            windows = np.concatenate([windows, np.repeat(windows[-1:], self.batch_size - n, axis=0)])
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            codes = torch.from_numpy(windows & TOKEN_BITS).to(self.device, non_blocking=True)
-            return both_strands(self.model, codes)[:n].cpu().numpy()
+from r2mae_dna.scorers import FREQUENCIES, SiteScorer, open_scorer
+from r2mae_dna.sharing import device_of_rank, rank_and_size, read_ahead, wait_for_all
 
 
 @dataclass
@@ -146,16 +70,6 @@ def run_scorer(stretch: Stretch, scorer: SiteScorer, batch_size: int) -> Result:
     return Result(llr, stretch.status)
 
 
-def open_scorer(config: Score, store: AlignmentStore, device: str) -> SiteScorer:
-    """Return the scorer that the config names."""
-    if config.model == FREQUENCIES:
-        return FrequencyScorer()
-    bf16 = precision(config.precision, device) == "bf16-mixed"
-    return ModelScorer(
-        Path(config.model), store, device, bf16=bf16, compile=config.compile, batch_size=config.batch_size
-    )
-
-
 def output_path(config: Score) -> Path:
     """Return where the scores go: `--out`, or the default path with the input's suffix.
 
@@ -184,8 +98,8 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             changed meanwhile, the model does not fit the alignment, most reference alleles disagree, no chromosome is
             known, there is no variant, or (strict) an allele could not be scored.
     """
-    rank, world_size = (0, 1) if alone else (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    device = _device(config, world_size)
+    rank, world_size = (0, 1) if alone else rank_and_size()
+    device = device_of_rank(config.device, world_size)
     if world_size > 1 and config.out is None:
         raise UserError("several devices need --out FILE: each of their processes must write to the same output")
     out, column = output_path(config), score_column(config.name)
@@ -195,13 +109,21 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         before = fingerprint(config.variants) if config.variants.is_file() else {}
         variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
         store = AlignmentStore(config.msa)
-        scorer = open_scorer(config, store, device)
+        scorer = open_scorer(
+            config.model,
+            store,
+            device,
+            window=config.window,
+            number_format=config.precision,
+            compile=config.compile,
+            batch_size=config.batch_size,
+        )
         source = {
             "Model": scorer.name,
             "ModelDigest": scorer.digest,
             "Alignment": store.path.name,
             "AlignmentDigest": store.digest,
-            "Window": config.window,
+            "Window": scorer.window,
         }
         kept = {
             "chunk": config.chunk,
@@ -212,7 +134,7 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         parts = Parts(out, {**source, **kept})
         counts, sizes = _score_stretches(variants, parts, store, scorer, config, Counts(out), rank, world_size)
         if world_size > 1:
-            _wait_for_all()
+            wait_for_all()
         if rank == 0:
             remedy = "it was changed while it was scored: run the command again"
             refuse_changed(out, before, fingerprint(config.variants), remedy)
@@ -240,7 +162,7 @@ def _score_stretches(
     """Score the stretches of this rank that are not done, and return the counts and every stretch's alleles."""
     guard, sizes = _guard(store, config), list[int]()
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
-        for job in _ahead(variants, parts, store, config, rank, world_size):
+        for job in _ahead(variants, parts, store, config, scorer.window, rank, world_size):
             counts.absent |= job.absent
             if job.status is not None:
                 guard.check(job.status)
@@ -254,15 +176,6 @@ def _score_stretches(
 
 def _guard(store: AlignmentStore, config: Score) -> BuildGuard:
     return BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
-
-
-def _device(config: Score, world_size: int) -> str:
-    device = resolve_device(config.device)
-    if device == "cuda" and world_size > 1:
-        import torch
-
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return device
 
 
 @dataclass(frozen=True)
@@ -279,7 +192,13 @@ class _Job:
 
 
 def _ahead(
-    variants: VcfFile | TableFile, parts: Parts, store: AlignmentStore, config: Score, rank: int, world_size: int
+    variants: VcfFile | TableFile,
+    parts: Parts,
+    store: AlignmentStore,
+    config: Score,
+    window: int,
+    rank: int,
+    world_size: int,
 ) -> Iterator[_Job]:
     """Yield the stretches in order. The next one is read while the device computes this one."""
 
@@ -290,15 +209,11 @@ def _ahead(
             return _Job(len(alleles), absent)
         if (done := parts.finished(i, len(alleles))) is not None:
             return _Job(len(alleles), absent, done.status)
-        stretch = read_stretch(alleles, store, config.window, config.min_defined)
+        stretch = read_stretch(alleles, store, window, config.min_defined)
         return _Job(len(alleles), absent, stretch.status, stretch)
 
     stretches = enumerate(variants.chunks(config.chunk))
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(lambda: job(item) if (item := next(stretches, None)) is not None else None)
-        while (done := ahead.result()) is not None:
-            ahead = pool.submit(lambda: job(item) if (item := next(stretches, None)) is not None else None)
-            yield done
+    yield from read_ahead(map(job, stretches))
 
 
 def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, config: Score) -> None:
@@ -317,17 +232,6 @@ def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, con
         )
     if config.strict and total.status[SCORED] < n:
         raise UserError(f"--strict: {total.text()}; nothing was written")
-
-
-def _wait_for_all() -> None:
-    """Wait until every rank has saved its stretches."""
-    from datetime import timedelta
-
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", timeout=timedelta(days=7))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def score_command(config: Score) -> None:

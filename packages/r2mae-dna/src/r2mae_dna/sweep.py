@@ -37,7 +37,8 @@ from r2mae_dna.data.windows import WindowsInfo, read_info
 from r2mae_dna.evaluate import evaluate_table, load_labelled
 from r2mae_dna.options import Evaluate, Pretrain, Score, Sweep
 from r2mae_dna.pretrain import DnaModality, pretrain
-from r2mae_dna.score import FREQUENCIES, score_variants
+from r2mae_dna.score import score_variants
+from r2mae_dna.scorers import FREQUENCIES
 
 SCORE = ("window", "min_defined", "max_mismatch", "batch_size", "precision")
 """Options of `score` that a sweep takes."""
