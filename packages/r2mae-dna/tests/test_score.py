@@ -15,12 +15,13 @@ from r2mae_core import UserError
 from r2mae_dna import score as module_under_test
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.samples import VARIANTS, sample_path
+from r2mae_dna.data.sites import classify
 from r2mae_dna.data.variants import STATUS, read_frame
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.model import both_strands
 from r2mae_dna.options import Score as _Score
 from r2mae_dna.score import score_variants
-from r2mae_dna.scorers import ModelScorer
+from r2mae_dna.scorers import FrequencyScorer, ModelScorer
 
 
 def Score(variants, msa, model, out, **options):
@@ -100,7 +101,8 @@ def test_golden_vcf_round_trip_read_by_pysam(toy, toy_model, variants, tmp_path)
     out = tmp_path / "out.vcf.gz"
     counts = score_variants(Score(path, toy[0], str(folder), out, device="cpu", progress=False, batch_size=3))
     assert dict(zip(STATUS, counts.status.tolist(), strict=True)) == {
-        "scored": 8, "not_snv": 6, "ref_mismatch": 1, "outside": 2, "no_alignment": 1,
+        "scored": 8, "not_snv": 2, "ref_mismatch": 1, "outside": 2, "no_alignment": 1, "indel": 2, "symbolic": 1,
+        "overlapping_deletion": 1, "not_finite": 0,
     }  # fmt: skip
     assert counts.sites == 5  # 101, 1, 300, 53, 20
     assert counts.absent == {"chr8"}
@@ -125,7 +127,7 @@ def test_golden_vcf_round_trip_read_by_pysam(toy, toy_model, variants, tmp_path)
             else:
                 assert llr is None
     assert records[0].info["R2MAE_STATUS"] == ("scored", "scored")
-    assert records[6].info["R2MAE_STATUS"] == ("not_snv", "scored")
+    assert records[6].info["R2MAE_STATUS"] == ("overlapping_deletion", "scored")
     assert records[12].info["R2MAE_LLR"] == records[14].info["R2MAE_LLR"]
 
 
@@ -294,7 +296,7 @@ def test_wrong_genome_build_stops_and_force_continues(toy, tmp_path):
 
 
 def test_strict_fails_and_writes_nothing(toy, variants, tmp_path):
-    with pytest.raises(UserError, match=r"--strict: 8 scored, 6 not_snv, .*nothing was written"):
+    with pytest.raises(UserError, match=r"--strict: 8 scored, 2 not_snv, .*nothing was written"):
         score_variants(Score(variants[0], toy[0], "frequencies", tmp_path / "o.vcf", progress=False, strict=True))
     assert not (tmp_path / "o.vcf").exists()
 
@@ -385,7 +387,8 @@ def test_the_real_variants_have_no_reference_mismatch(apes, tmp_path):
     config = Score(sample_path(VARIANTS), apes[0], "frequencies", tmp_path / "o.tsv", progress=False)
     counts = score_variants(config)
     assert dict(zip(STATUS, counts.status.tolist(), strict=True)) == {
-        "scored": 6653, "not_snv": 407, "ref_mismatch": 0, "outside": 0, "no_alignment": 3316,
+        "scored": 6653, "not_snv": 0, "ref_mismatch": 0, "outside": 0, "no_alignment": 3316, "indel": 407,
+        "symbolic": 0, "overlapping_deletion": 0, "not_finite": 0,
     }  # fmt: skip
     assert score_variants(replace(config, min_defined=1.0, overwrite=True)).status[0] == 6064
 
@@ -436,3 +439,68 @@ def test_positions_before_the_contig_are_outside(toy, tmp_path):
     frame.with_columns(alt=pl.Series(["C", "C", other(frame["ref"][2])])).write_csv(tmp_path / "t.csv")
     score_variants(Score(tmp_path / "t.csv", toy[0], "frequencies", tmp_path / "o.csv", progress=False))
     assert read_frame(tmp_path / "o.csv")["r2mae_status"].to_list() == ["outside", "outside", "scored"]
+
+
+def test_longer_records_are_scored_by_their_changed_bases(toy, toy_model, tmp_path):
+    ref = [letter.replace("-", "A") for letter in letters(toy[1])]
+
+    def changed(first, at):
+        return "".join(other(base) if i in at else base for i, base in enumerate(ref[first - 1 : first + 2]))
+
+    records = [(40, {1}), (60, {0, 2}), (80, {0, 1, 2}), (298, {2}), (199, {0, 2}), (199, {0})]
+    rows = [("7", p, "".join(ref[p - 1 : p + 2]), changed(p, at), ".") for p, at in records]
+    mismatch = ref[99] + other(ref[100]) + ref[101]  # its unchanged middle base is another genome's
+    rows.append(("7", 100, mismatch, other(ref[99]) + mismatch[1:], "."))
+    rows.append(("7", 299, "".join(ref[298:300]) + "A", other(ref[298]) + ref[299] + "A", "."))  # ends outside
+    source, out = write_vcf(tmp_path / "i.vcf", rows), tmp_path / "o.tsv"
+    score_variants(Score(source, toy[0], str(toy_model[0]), out, device="cpu", progress=False, batch_size=4))
+    frame = read_frame(out)
+    expected = ["scored"] * 4 + ["no_alignment"] * 2 + ["ref_mismatch", "outside"]
+    assert frame["r2mae_status"].to_list() == expected
+    for (first, at), value in zip(records[:4], frame["r2mae_llr"], strict=False):
+        parts = [
+            expected_llr(toy_model[1], toy[1], first + i, ref[first - 1 + i], other(ref[first - 1 + i])) for i in at
+        ]
+        assert value == pytest.approx(sum(parts), abs=1e-4)
+    assert frame["r2mae_llr"].null_count() == 4
+
+
+@pytest.mark.parametrize(
+    ("reference", "alternative", "status"),
+    [
+        ("A", "C", "scored"), ("a", "g", "scored"), ("GG", "TG", "scored"), ("A", "AC", "indel"), ("AC", "A", "indel"),
+        ("ACG", "TT", "indel"), ("A", "<DEL>", "symbolic"), ("A", "<*>", "symbolic"), ("A", "A]17:198982]", "symbolic"),
+        ("A", "]13:12]A", "symbolic"), ("A", "A.", "symbolic"), ("A", ".A", "symbolic"), 
+        ("A", "*", "overlapping_deletion"), ("A", ".", "not_snv"), ("A", "A", "not_snv"), ("AC", "AC", "not_snv"), ("N", "A", "not_snv"),
+        ("A", "N", "not_snv"),         ("A", "R", "not_snv"), ("", "A", "not_snv"), ("A", "\u00e9", "not_snv"), ("A" * 60, "C" * 60, "not_snv"),
+    ],
+)  # fmt: skip
+def test_an_allele_has_the_status_of_its_kind(reference, alternative, status):
+    assert STATUS[classify(reference, alternative)[0]] == status
+
+
+def test_a_score_that_is_not_finite_is_not_scored(toy, tmp_path, monkeypatch):
+    def broken(self, windows):
+        scores = np.zeros((len(windows), 4), np.float32)
+        scores[1] = [np.nan, np.inf, -np.inf, np.nan]
+        return scores
+
+    monkeypatch.setattr(FrequencyScorer, "__call__", broken)
+    ref = letters(toy[1])
+    source = write_vcf(tmp_path / "i.vcf", [("7", p, ref[p - 1], other(ref[p - 1]), ".") for p in (10, 20, 30)])
+    counts = score_variants(Score(source, toy[0], "frequencies", tmp_path / "o.tsv", progress=False))
+    frame = read_frame(tmp_path / "o.tsv")
+    assert frame["r2mae_status"].to_list() == ["scored", "not_finite", "scored"]
+    assert frame["r2mae_llr"].to_list() == [0, None, 0]
+    assert counts.text() == "2 scored, 1 not_finite"
+
+
+@pytest.mark.parametrize("suffix", [".vcf.gz", ".vcf.bgz", ".tsv.gz", ".tsv.bgz"])
+def test_compressed_outputs_are_bgzipped(toy, variants, tmp_path, suffix):
+    out = tmp_path / f"o{suffix}"
+    score_variants(Score(variants[0], toy[0], "frequencies", out, progress=False))
+    with pysam.BGZFile(str(out)) as file:
+        content = file.read()
+    assert content == gzip.decompress(out.read_bytes())
+    assert out.read_bytes()[12:14] == b"BC"
+    assert content.splitlines()[0][:5] in (b"##fil", b"chrom")

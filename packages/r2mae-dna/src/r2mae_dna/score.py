@@ -26,6 +26,7 @@ from r2mae_dna.data.parts import Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.variants import (
+    NOT_FINITE,
     OUTSIDE,
     SCORED,
     STATUS,
@@ -60,14 +61,17 @@ class Counts:
 
 
 def run_scorer(stretch: Stretch, scorer: SiteScorer, batch_size: int) -> Result:
-    """Score the sites of a stretch in batches, and each allele from its site."""
-    llr = np.full(len(stretch.status), np.nan, np.float32)
+    """Score the sites of a stretch in batches, and each allele from its sites: the sum over its changed bases."""
+    n, status = len(stretch.status), stretch.status.copy()
+    llr = np.where(status == SCORED, np.float32(0), np.float32(np.nan))
     if len(stretch.windows):
         starts = range(0, len(stretch.windows), batch_size)
         scores = np.concatenate([scorer(stretch.windows[i : i + batch_size]) for i in starts])[stretch.window_of]
-        rows, each = stretch.rows, np.arange(len(stretch.rows))
-        llr[rows] = scores[each, stretch.alternative[rows] - 1] - scores[each, stretch.reference[rows] - 1]
-    return Result(llr, stretch.status)
+        each = np.arange(len(scores))
+        parts = scores[each, stretch.alternative - 1] - scores[each, stretch.reference - 1]
+        llr += np.bincount(stretch.allele, parts, n).astype(np.float32)
+    status[(status == SCORED) & ~np.isfinite(llr)] = NOT_FINITE
+    return Result(np.where(status == SCORED, llr, np.float32(np.nan)), status)
 
 
 def output_path(config: Score) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 from r2mae_core import UserError
 from r2mae_dna.data.codes import GAP, TOKEN_BITS
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, Alleles
+from r2mae_dna.data.variants import INDEL, NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, STAR, SYMBOLIC, Alleles
 
 READ_SPAN, MAX_GAP = 131_072, 8192
 """Positions of the store that are read at once at most, and between two sites that are read together."""
@@ -17,26 +17,58 @@ MIN_CHECKED = 20
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a variant file, ready for the scorer."""
+    """A stretch of a variant file, ready for the scorer.
+
+    An allele has a part for each of its changed bases: one in most, several where neighbouring bases change together.
+    """
 
     status: np.ndarray
     """(n,) uint8 per allele."""
+    allele: np.ndarray
+    """(parts,) the allele of each part; those of alleles that are to be scored, in their order."""
     reference: np.ndarray
-    """(n,) tokens."""
+    """(parts,) tokens."""
     alternative: np.ndarray
-    rows: np.ndarray
-    """The alleles to score."""
     window_of: np.ndarray
-    """For each of these, its window."""
+    """(parts,) the window of each."""
     windows: np.ndarray
     """(sites, L, 1 + S) bytes, sorted by site: alleles of one site share one."""
 
 
-_BASES = {letter: token for token, pair in enumerate(("Aa", "Cc", "Gg", "Tt"), start=1) for letter in pair}
+_BASES = np.zeros(256, np.uint8)
+for _token, _pair in enumerate((b"Aa", b"Cc", b"Gg", b"Tt"), start=1):
+    _BASES[list(_pair)] = _token
+MAX_LENGTH = 50
+"""Most bases of an allele that is scored by its parts."""
+
+
+def classify(reference: str, alternative: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the status of an allele as it is written, and the tokens of its reference and its alternative bases.
+
+    Tokens are given for alleles of equal length that differ somewhere, and are else empty.
+    """
+    none = np.zeros(0, np.uint8)
+    if alternative == "*":
+        return STAR, none, none
+    single_end = len(alternative) > 1 and "." in (alternative[0], alternative[-1])
+    if single_end or alternative.startswith(("<", "[", "]")) or alternative.endswith(("[", "]", ">")):
+        return SYMBOLIC, none, none
+    if not (reference.isascii() and alternative.isascii()):
+        return NOT_SNV, none, none
+    own, other = (_BASES[np.frombuffer(text.encode(), np.uint8)] for text in (reference, alternative))
+    if not (len(own) and len(other) and own.all() and other.all()):
+        return NOT_SNV, none, none
+    if len(own) != len(other):
+        return INDEL, none, none
+    if len(own) > MAX_LENGTH or (own == other).all():
+        return NOT_SNV, none, none
+    return SCORED, own, other
 
 
 def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defined: float) -> Stretch:
     """Determine which alleles can be scored, and read their windows, each site once.
+
+    Every reference base of an allele is compared with the alignment, also those that stay.
 
     Args:
         alleles: of a variant file.
@@ -47,24 +79,31 @@ def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defin
     found = {name: store.chromosome(name) for name in set(alleles.chromosome)}
     index = {name: store.chromosomes.index(own) if own is not None else -1 for name, own in found.items()}
     chromosome = np.array([index[name] for name in alleles.chromosome], np.int64)
-    reference = np.array([_BASES.get(text, 0) for text in alleles.reference], np.uint8)
-    alternative = np.array([_BASES.get(text, 0) for text in alleles.alternative], np.uint8)
-    position = alleles.position - 1
     lengths = np.array([*(store.lengths[name] for name in store.chromosomes), 0])
-    status = np.full(len(alleles), SCORED, np.uint8)
-    status[(position < 0) | (position >= lengths[chromosome])] = OUTSIDE
-    status[(reference == 0) | (alternative == 0) | (reference == alternative)] = NOT_SNV
-    rows = np.flatnonzero(status == SCORED)
-    sites, which = np.unique(np.stack([chromosome[rows], position[rows]], 1), axis=0, return_inverse=True)
+    known = {pair: classify(*pair) for pair in set(zip(alleles.reference, alleles.alternative, strict=True))}
+    kinds = [known[pair] for pair in zip(alleles.reference, alleles.alternative, strict=True)]
+    status = np.array([kind[0] for kind in kinds], np.uint8)
+    size = np.array([len(kind[1]) for kind in kinds], np.int64)
+    outside = (alleles.position < 1) | (alleles.position - 1 + np.maximum(size, 1) > lengths[chromosome])
+    status[outside & (status == SCORED)] = OUTSIDE
+    size[status != SCORED] = 0
+    allele = np.repeat(np.arange(len(status)), size)
+    within = np.arange(len(allele)) - np.repeat(np.cumsum(size) - size, size)
+    chosen = [kind for kind, n in zip(kinds, size.tolist(), strict=True) if n]
+    reference, alternative = (np.concatenate([np.zeros(0, np.uint8), *(kind[i] for kind in chosen)]) for i in (1, 2))
+    places = np.stack([chromosome[allele], alleles.position[allele] - 1 + within], 1)
+    sites, which = np.unique(places, axis=0, return_inverse=True)
     which = which.reshape(-1)
     windows = _read_windows(store, sites, window)
     own = windows[..., 0] & TOKEN_BITS
     centre, defined = own[which, window // 2], (own != GAP).mean(1)[which]
-    no_base = (centre == GAP) | (defined < min_defined)
-    status[rows] = np.where(no_base, NO_ALIGNMENT, np.where(centre == reference[rows], SCORED, REF_MISMATCH))
-    ready = status[rows] == SCORED
+    changed = reference != alternative
+    # The last to be set counts: an allele on another genome's base is a mismatch, whatever else its parts lack.
+    status[allele[(centre == GAP) | (changed & (defined < min_defined))]] = NO_ALIGNMENT
+    status[allele[(centre != GAP) & (centre != reference)]] = REF_MISMATCH
+    ready = changed & (status[allele] == SCORED)
     kept, window_of = np.unique(which[ready], return_inverse=True)
-    return Stretch(status, reference, alternative, rows[ready], window_of, windows[kept])
+    return Stretch(status, allele[ready], reference[ready], alternative[ready], window_of, windows[kept])
 
 
 def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from r2mae_core import UserError
 
@@ -37,6 +37,15 @@ def open_bytes(path: Path) -> BinaryIO:
     with path.open("rb") as start:
         zipped = start.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
+
+
+def open_to_write(path: Path) -> Any:
+    """Open for writing bytes; `.gz` and `.bgz` are compressed in bgzip's blocks, which tabix can index."""
+    if path.suffix not in (".gz", ".bgz"):
+        return path.open("wb")
+    import pysam
+
+    return pysam.BGZFile(str(path), "wb")
 
 
 def refuse_cut_bgzf(path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import VOCABULARY
+from r2mae_dna.data.text_files import open_to_write
 
 _TABIX_LIMIT = 2**29
 """Longest chromosome of a .tbi index; longer ones need .csi."""
@@ -69,7 +70,7 @@ class TextWriter:
     """
 
     def __init__(self, path: Path, header: str, *, vcf: bool, name: str) -> None:
-        self._file, self._vcf, self._name = _bgzf(path), vcf, name
+        self._file, self._vcf, self._name = open_to_write(path), vcf, name
         self._file.write(header.encode())
 
     def add(self, chromosome: str, sites: SiteScores) -> None:
@@ -137,12 +138,6 @@ def index_text(path: Path, lengths: Mapping[str, int], *, vcf: bool) -> Path:
     kind: dict[str, Any] = {"preset": "vcf"} if vcf else {"seq_col": 0, "start_col": 1, "end_col": 1, "meta_char": "#"}
     pysam.tabix_index(str(path), force=True, keep_original=True, csi=csi, index=str(index), **kind)
     return index
-
-
-def _bgzf(path: Path) -> Any:
-    import pysam
-
-    return pysam.BGZFile(str(path), "wb")
 
 
 def require_bigwig() -> Any:

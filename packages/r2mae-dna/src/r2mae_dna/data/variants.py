@@ -1,6 +1,5 @@
 """Variants: stretches of a file, their results, and tables (VCF is in `vcf.py`). Every column is kept."""
 
-import gzip
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,10 +9,15 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path
-from r2mae_dna.data.text_files import read_lines, refuse_cut_bgzf
+from r2mae_dna.data.text_files import open_to_write, read_lines, refuse_cut_bgzf
 
-SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT = range(5)
-STATUS = ("scored", "not_snv", "ref_mismatch", "outside", "no_alignment")
+SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT, INDEL, SYMBOLIC, STAR, NOT_FINITE = range(9)
+STATUS = (
+    "scored", "not_snv", "ref_mismatch", "outside", "no_alignment", "indel", "symbolic", "overlapping_deletion",
+    "not_finite",
+)  # fmt: skip
+"""What became of an allele. `scored` has a finite score; `not_snv`: no other base (such as `.`, an N, or the reference
+allele itself); `symbolic`: <DEL> and the like, and breakends; `overlapping_deletion`: `*`."""
 STATUS_COLUMN = "r2mae_status"
 PREFIX = "r2mae_"
 TABLE_COLUMNS = ("chrom", "pos", "ref", "alt")
@@ -192,8 +196,6 @@ def write_frame(frame: Any, out: Path) -> None:
     with atomic_path(out) as temporary:
         if kind == "parquet":
             frame.write_parquet(temporary)
-        elif out.suffix == ".gz":
-            with gzip.open(temporary, "wb") as target:
-                frame.write_csv(target, separator=_TABLES[kind])
         else:
-            frame.write_csv(temporary, separator=_TABLES[kind])
+            with open_to_write(temporary) as target:
+                target.write(frame.write_csv(separator=_TABLES[kind]).encode())

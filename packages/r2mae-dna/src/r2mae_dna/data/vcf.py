@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path
-from r2mae_dna.data.text_files import read_lines, whole_number
+from r2mae_dna.data.text_files import open_to_write, read_lines, whole_number
 from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
@@ -106,7 +106,7 @@ class VcfFile:
             source: the origin of the scores, for the header.
         """
         if file_kind(out) == "vcf":
-            with atomic_path(out) as temporary, _writer(temporary) as target:
+            with atomic_path(out) as temporary, open_to_write(temporary) as target:
                 for line in self._header(column.upper(), source):
                     target.write(f"{line}\n".encode(*_ENCODING))
                 for part, result in zip(_groups(self.records(), size), results, strict=True):
@@ -153,15 +153,6 @@ def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
             group = []
     if group:
         yield group
-
-
-def _writer(path: Path) -> Any:
-    """Open for writing bytes; `.gz` becomes BGZF, which tabix can index."""
-    if path.suffix == ".gz":
-        from Bio.bgzf import BgzfWriter
-
-        return BgzfWriter(str(path), "wb")
-    return path.open("wb")
 
 
 def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:
