@@ -470,9 +470,10 @@ def test_longer_records_are_scored_by_their_changed_bases(toy, toy_model, tmp_pa
     [
         ("A", "C", "scored"), ("a", "g", "scored"), ("GG", "TG", "scored"), ("A", "AC", "indel"), ("AC", "A", "indel"),
         ("ACG", "TT", "indel"), ("A", "<DEL>", "symbolic"), ("A", "<*>", "symbolic"), ("A", "A]17:198982]", "symbolic"),
-        ("A", "]13:12]A", "symbolic"), ("A", "A.", "symbolic"), ("A", ".A", "symbolic"), 
-        ("A", "*", "overlapping_deletion"), ("A", ".", "not_snv"), ("A", "A", "not_snv"), ("AC", "AC", "not_snv"), ("N", "A", "not_snv"),
-        ("A", "N", "not_snv"),         ("A", "R", "not_snv"), ("", "A", "not_snv"), ("A", "\u00e9", "not_snv"), ("A" * 60, "C" * 60, "not_snv"),
+        ("A", "]13:12]A", "symbolic"), ("A", "A.", "symbolic"), ("A", ".A", "symbolic"),
+        ("A", "*", "overlapping_deletion"), ("A", ".", "not_snv"), ("A", "A", "not_snv"), ("AC", "AC", "not_snv"),
+        ("N", "A", "not_snv"), ("A", "N", "not_snv"), ("A", "R", "not_snv"), ("", "A", "not_snv"),
+        ("A", "\u00e9", "not_snv"), ("A" * 60, "C" * 60, "not_snv"),
     ],
 )  # fmt: skip
 def test_an_allele_has_the_status_of_its_kind(reference, alternative, status):
