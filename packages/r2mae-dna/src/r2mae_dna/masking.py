@@ -80,6 +80,12 @@ def turn_strands(codes: Tensor, reverse: Tensor) -> Tensor:
     return torch.where(reverse[:, None, None], complement(codes).flip(1), codes)
 
 
+def turn_tracks(batch: dict[str, Tensor]) -> Tensor | None:
+    """Return the tracks of a batch, (B, 2, L), in the direction of its windows' strands; None without tracks."""
+    tracks = batch.get("conservation")
+    return None if tracks is None else torch.where(batch["reverse"][:, None, None], tracks.flip(2), tracks)
+
+
 def hidden_positions(
     shape: tuple[int, int], ratio: float | Tensor, generator: torch.Generator, mean_span: float | None = None
 ) -> Tensor:
@@ -149,10 +155,7 @@ def mask_windows(
         config: what is shown in place of hidden bases.
     """
     codes = turn_strands(batch["codes"], batch["reverse"])
-    conservation = batch.get("conservation")
-    if conservation is not None:
-        conservation = torch.where(batch["reverse"][:, None, None], conservation.flip(2), conservation)
-    weights, phastcons = position_weights(codes, conservation, config)
+    weights, phastcons = position_weights(codes, turn_tracks(batch), config)
     codes = codes & TOKEN_BITS
     shape = (codes.shape[0], codes.shape[1])
     positions = hidden_positions(shape, ratio, generator, config.mean_span)

@@ -172,9 +172,13 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(hidden, NORM_EPS)
         self.decoder = nn.Linear(hidden, N_TOKENS)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return (…, hidden): what the decoder reads."""
+        return self.norm(F.gelu(self.dense(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, 6) logits."""
-        return self.decoder(self.norm(F.gelu(self.dense(x))))
+        return self.decoder(self.features(x))
 
 
 class AlignmentModel(nn.Module):
@@ -201,7 +205,10 @@ class AlignmentModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def one_hot(self, codes: Tensor) -> Tensor:
-        """Return the input vectors (B, L, hidden) of tokens (B, L, 1 + species) uint8, the reference first."""
+        """Return the input vectors (B, L, hidden) of tokens (B, L, 1 + species) uint8, the reference first.
+
+        The mask has a feature of its own in the reference, and none in the other species: a hidden letter is zeros.
+        """
         dtype = self.head.dense.weight.dtype
         letters = torch.arange(N_TOKENS, dtype=torch.uint8, device=codes.device)
         own = (codes[..., :1] == letters).to(dtype)

@@ -19,6 +19,7 @@ from r2mae_core import (
     SweepOptions,
     UserError,
     check_bounds,
+    refuse_options,
 )
 from r2mae_dna.limits import Layers, Ratio, Width, Window, refuse_repeats
 
@@ -127,6 +128,18 @@ class Pretrain(PretrainOptions):
     falls_from: Literal["thaw", "start"] | None = None
     """Where the curriculum's multiplier begins its fall from +1 to -1, instead of the scheme's own: thaw, when the head
     does (how the paper is read here), or start, with the first step of the training."""
+    targets: Literal["reference", "all"] = "reference"
+    """Whose hidden letters are predicted: the reference's (GPN-MSA), or those of all species in the alignment."""
+    mask_over: Literal["letters", "columns", "rows"] = "letters"
+    """With --targets all, what the mask ratio is a share of: each species' bases, the columns (hidden in all species),
+    or the species (hidden in the whole window)."""
+    species_weights: Literal["equal", "similarity", "phylogeny"] = "equal"
+    """With --targets all: how the other species share their weight in the loss. similarity: species with 80 % of their
+    bases in common share one; phylogeny: by the branches of --tree."""
+    others_weight: Positive = 1.0
+    """With --targets all: weight of all other species together; the reference's is 1."""
+    tree: Path | None = None
+    """Newick file with every species as a leaf, and branch lengths; for --species_weights phylogeny."""
     mask_share: Share = 0.8
     """Share of hidden bases shown as the mask."""
     random_share: Share = 0.1
@@ -174,6 +187,15 @@ class Pretrain(PretrainOptions):
                 f"--mean_span {self.mean_span:g} is of --mask_shape spans, and the shape is {self.mask_shape}; leave "
                 "it out, or add --mask_shape spans"
             )
+        if self.targets == "reference":
+            foreign = ("mask_over", "species_weights", "others_weight", "tree")
+            refuse_options(self, dict.fromkeys(foreign, "--targets all"), "--targets reference")
+        if self.targets == "all" and self.mask_shape == "spans" and self.mask_over != "columns":
+            raise UserError(
+                f"--mask_shape spans hides columns together, and does not go with --mask_over {self.mask_over}"
+            )
+        if (self.tree is None) == (self.species_weights == "phylogeny"):
+            raise UserError("--species_weights phylogeny and --tree FILE need each other")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
@@ -41,11 +42,13 @@ from r2mae_core import (
     weighted_mean,
     without_prefix,
 )
+from r2mae_dna.all_species import AllSpecies
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.masking import MEAN_SPAN, MaskedBatch, MaskingConfig, mask_windows
 from r2mae_dna.model import AlignmentModel, ModelConfig
 from r2mae_dna.options import Pretrain
 from r2mae_dna.probe import held_out_loss
+from r2mae_dna.species_weights import species_weights
 from r2mae_dna.weights import save_model
 
 CURRICULUM_HIDDEN, CURRICULUM_OFFSET = (128, 128), 0.5  # C.7
@@ -67,6 +70,7 @@ class AlignmentPretraining(MaskedModule):
         ratio_per: see `MaskedModule`.
         loss_weight: see `MaskedModule`.
         validation_ratios: fixed ratios of the validation loss.
+        all_species: the objective of training, instead of the reference's bases alone.
     """
 
     takes_ratios = takes_loss_weight = True
@@ -84,11 +88,12 @@ class AlignmentPretraining(MaskedModule):
         validation_ratios: tuple[float, ...],
         ratio_per: RatioPer = "step",
         loss_weight: LossWeight = "none",
+        all_species: AllSpecies | None = None,
     ) -> None:
         super().__init__(
             mask_ratio, seed=seed, ratio_per=ratio_per, loss_weight=loss_weight, validation_ratios=validation_ratios
         )
-        self.model, self.masking = model, masking
+        self.model, self.masking, self.all_species = model, masking, all_species
         self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
         self.curriculum: CurriculumWeights | None = None
         if isinstance(mask_ratio, Curriculum):
@@ -109,7 +114,10 @@ class AlignmentPretraining(MaskedModule):
 
         With the loss weight "inverse_ratio": sum(w · CE / ratio) over the hidden bases / sum(w) over all bases.
         """
-        # Validation hides single bases, so that all schemes are compared by one loss.
+        if self.all_species is not None and self.training:
+            draws = (draw.ratio, draw.generator)
+            return self.all_species(self.model, batch, *draws, self.masking, draw.loss_weight)
+        # Validation hides single bases of the reference, so that all schemes are compared by one loss.
         masking = self.masking if self.training else replace(self.masking, mean_span=None)
         masked = mask_windows(batch, draw.ratio, draw.generator, masking)
         hidden = self.model.encode(masked.codes, masked.positions, masked.places)
@@ -142,8 +150,10 @@ class AlignmentPretraining(MaskedModule):
     ) -> None:
         """Clip the network and the curriculum head separately, so that the head never changes the network's step."""
         if gradient_clip_val is not None:
-            for part in filter(None, (self.model, self.curriculum)):
-                torch.nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
+            network = [*self.model.parameters(), *(self.all_species.parameters() if self.all_species else ())]
+            head = [] if self.curriculum is None else [*self.curriculum.parameters()]
+            for parameters in filter(None, (network, head)):
+                torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -185,10 +195,15 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
                 "prepare --validation_regions REGION, or add --patience null"
             )
         self.n_samples = 2 * len(self.windows)  # both strands of each
+        self.species: np.ndarray | None = None
+        if config.targets == "all":
+            self.species = species_weights(config.species_weights, self.windows, config.tree, config.others_weight)
 
     @override
     def sampler(self) -> RatioSampler:
         sampler, falls_from = super().sampler(), self.config.falls_from
+        if self.config.targets == "all" and isinstance(sampler, Curriculum):
+            raise UserError("--targets all does not go together with the learned loss weights of a curriculum (cl)")
         if falls_from is not None:
             if not isinstance(sampler, Curriculum) or sampler.k0 or sampler.ramp is not None:
                 raise UserError(f"--falls_from {falls_from} is for a curriculum whose multiplier falls (cl, r2mae+cl)")
@@ -205,7 +220,8 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     @override
     def facts(self) -> dict[str, Any]:
-        return {"windows_digest": self.info.digest}
+        weights = {} if self.species is None else {"species_weights": [round(w, 6) for w in self.species.tolist()]}
+        return {"windows_digest": self.info.digest, **weights}
 
     @override
     def build(self, sampler: RatioSampler) -> AlignmentPretraining:
@@ -213,10 +229,14 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         model = AlignmentModel(self.shape, derived_seed(config.seed, "start"))
         if config.compile:
             model.compile_trunk()
+        all_species = None
+        if self.species is not None:
+            seed = derived_seed(config.seed, "all species")
+            all_species = AllSpecies(self.shape.n_hidden, torch.from_numpy(self.species), config.mask_over, seed)
         return AlignmentPretraining(
             model, sampler, self.masking, lr=config.lr, warmup=config.warmup, weight_decay=config.weight_decay,
             seed=config.seed, validation_ratios=config.validation_ratios, ratio_per=config.ratio_per,
-            loss_weight=config.loss_weight,
+            loss_weight=config.loss_weight, all_species=all_species,
         )  # fmt: skip
 
     @override
@@ -224,7 +244,7 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
         network = self.config.model if self.config.n_hidden is None else "a network"
         return (
             f"{network} on {len(self.windows):,} windows of {self.info.window} bases and {self.info.n_species} species "
-            "beside the reference"
+            f"beside the reference{'' if self.species is None else ', whose letters are predicted as well'}"
         )
 
     @override
@@ -240,8 +260,10 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     @override
     def flops(self, module: Any, mask_ratio: float) -> float:
-        length = self.info.window
-        return 3 * self.shape.flops(length, n_masked(mask_ratio, length))  # backward is twice forward
+        length, objective = self.info.window, module.all_species
+        n = n_masked(mask_ratio, length) if objective is None or objective.over == "columns" else length
+        # Backward is twice forward.
+        return 3 * (self.shape.flops(length, n) + (0 if objective is None else objective.flops(n)))
 
     @override
     def callbacks(self, run: RunFolder) -> list[pl.Callback]:
@@ -272,7 +294,7 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     @override
     def save(self, model: AlignmentModel, folder: Path) -> None:
-        save_model(model, folder, self.info.species)
+        save_model(model, folder, self.info.species, self.config.targets)
 
     @override
     def next_command(self, run: RunFolder) -> str:

@@ -98,8 +98,8 @@ def load_published(model: AlignmentModel, weights: dict[str, Tensor], source: st
         raise UserError(f"{source} does not have the shapes of its config.json: {reason}") from None
 
 
-def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | None) -> None:
-    """Write `config.json` (with the species, the reference first) and `model.safetensors`."""
+def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | None, targets: str = "reference") -> None:
+    """Write `config.json` (with the species, the reference first, and the objective) and `model.safetensors`."""
     config = model.config
     values: dict[str, Any] = {
         "model_type": "GPNRoFormer",
@@ -120,6 +120,7 @@ def save_model(model: AlignmentModel, folder: Path, species: Sequence[str] | Non
         "max_position_embeddings": MAX_POSITIONS,
         "rotary_value": False,
         "species": None if species is None else list(species),
+        "targets": targets,
     }
     save_tensors(to_published(model), folder / "model.safetensors")
     write_text(folder / "config.json", as_json(values))
