@@ -65,19 +65,20 @@ def test_every_task_is_read_from_every_kind_of_file(tmp_path, name, ending):
 def test_the_original_zip_layouts(tmp_path):
     quote = 'What is "5\' 3" tall?'
     qnli, qqp = "index\tquestion\tsentence\tlabel", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
+    dev, cls = "index\tsentence1\tsentence2\tgold_label", "2\tp\th\tentailment\tx"
     same = ["1\t2\t3\ta\tb\t0"] * 199
     files = {
         "QNLI/train.tsv": [qnli, f'0\t{quote}\tA "b.\tentailment', "1\tq\ts\tnot_entailment"],
-        "QNLI/dev.tsv": [qnli, "0\tq\ts\tnot_entailment"],
+        "QNLI/dev.tsv": [qnli, "0\tq\ts\tnot_entailment", "1\tq\ts\tentailment"],
         "CoLA/train.tsv": ["gj04\t1\t\tOur friends won't buy it.", "gj04\t0\t*\tThe more \"we."],
-        "CoLA/dev.tsv": ["gj04\t1\t\tFine."],
-        "MNLI/train.tsv": ["index\tsentence1\tsentence2\tlabel1\tgold_label", "0\tp\th\tx\tneutral", "1\tp\th\tx\t-"],
-        "MNLI/dev_matched.tsv": ["index\tsentence1\tsentence2\tgold_label", "0\tp\th\tcontradiction"],
-        "MNLI/dev_mismatched.tsv": ["index\tsentence1\tsentence2\tgold_label", "0\tp\th\tentailment"],
+        "CoLA/dev.tsv": ["gj04\t1\t\tFine.", "gj04\t0\t*\tFine it."],
+        "MNLI/train.tsv": [f"{dev}\tx", "0\tp\th\tneutral\tx", "1\tp\th\t-\tx", cls],
+        "MNLI/dev_matched.tsv": [dev, "0\tp\th\tcontradiction", "1\tp\th\tneutral"],
+        "MNLI/dev_mismatched.tsv": [dev, "0\tp\th\tentailment", "1\tp\th\tneutral"],
         "QQP/train.tsv": [qqp, f"1\t2\t3\t{quote}\tb\t1", *same, "4\t5\tbroken"],
-        "QQP/dev.tsv": [qqp, "1\t2\t3\ta\tb\t0"],
-        "STS-B/train.tsv": ["index\tsentence1\tsentence2\tscore", "0\ta\tb\t3.75"],
-        "STS-B/dev.tsv": ["index\tsentence1\tsentence2\tscore", "0\ta\tb\t0.0"],
+        "QQP/dev.tsv": [qqp, "1\t2\t3\ta\tb\t0", "1\t2\t3\ta\tb\t1"],
+        "STS-B/train.tsv": ["index\tsentence1\tsentence2\tscore", "0\ta\tb\t3.75", "1\ta\tb\t1"],
+        "STS-B/dev.tsv": ["index\tsentence1\tsentence2\tscore", "0\ta\tb\t0.0", "1\ta\tb\t1"],
     }  # fmt: skip
     for name, lines in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -86,12 +87,12 @@ def test_the_original_zip_layouts(tmp_path):
     assert read["qnli"]["train"].texts[0][0] == quote
     assert read["qnli"]["train"].labels.tolist() == [0, 1]
     assert read["cola"]["train"].texts[0] == ["Our friends won't buy it.", 'The more "we.']
-    assert read["mnli"]["train"].labels.tolist() == [1]
-    assert read["mnli"]["train"].skipped == {"rows without a label (missing, -1 or unknown)": 1}
-    assert read["mnli"]["validation_matched"].labels.tolist() == [2]
+    assert read["mnli"]["train"].labels.tolist() == [1, 0]
+    assert read["mnli"]["train"].skipped == {"rows without a label": 1}
+    assert read["mnli"]["validation_matched"].labels.tolist() == [2, 1]
     assert read["qqp"]["train"].skipped == {"damaged rows": 1}  # as in the real file
     assert (len(read["qqp"]["train"]), read["qqp"]["train"].texts[0][0]) == (200, quote)
-    assert read["stsb"]["train"].labels.tolist() == [3.75]
+    assert read["stsb"]["train"].labels.tolist() == [3.75, 1.0]
 
 
 def test_a_task_of_ones_own(tmp_path):

@@ -216,7 +216,8 @@ def test_examples_longer_than_the_positions_are_refused(tokenizer):
     model = build_model("tiny", tokenizer, length=16, model_args={**ARGS, "max_position_embeddings": 18})
     export_run(model, tokenizer, Path("short"))
     write_task(Path("tasks/sst2"))
-    Path("tasks/sst2/train.jsonl").write_text(json.dumps({"sentence": "union " * 90, "label": 1}) + "\n")
+    with Path("tasks/sst2/train.jsonl").open("a") as file:
+        file.write(json.dumps({"sentence": "union " * 90, "label": 1}) + "\n")
     with pytest.raises(UserError, match=r"an example has 128 tokens, and the model takes 16; lower --max_length"):
         finetune(tuning("short"))
     with pytest.raises(UserError, match=r"the text has .* tokens, and the model takes 16; shorten it"):

@@ -56,7 +56,7 @@ def test_a_sweep_answers_and_goes_on_with_a_larger_budget(config, capsys, traine
     assert answer["pretrain"].startswith(f"r2mae-text pretrain {config.data} --model tiny --model_args ")
     assert "Next: r2mae-text pretrain" in capsys.readouterr().out
     tuned = RunFolder.open(run.path / "trials/0.4-seed0/0.2/finetune")
-    assert {(r.task, r.metric, r.seed) for r in tuned.results()} == {("topic", "accuracy", 0)}
+    assert {(r.task, r.metric, r.seed) for r in tuned.results()} == {("topic", "accuracy", 0), ("topic", "majority", 0)}
     assert not list(run.path.glob("trials/*/*/pretrain/checkpoints"))
     n = len(trained)
     more = sweep(replace(config, budget_runs=2.6))
@@ -131,8 +131,8 @@ def test_options_of_the_stages(config):
 def test_bad_input_is_refused_before_anything_is_trained(config, changes, message, trained, topic):
     (topic / "stsb").mkdir()
     for part in ("train", "validation"):
-        row = {"sentence1": "a", "sentence2": "b", "label": 0.5, "text": "a"}
-        (topic / "stsb" / f"{part}.jsonl").write_text(json.dumps(row))
+        rows = [{"sentence1": "a", "sentence2": "b", "label": score, "text": "a"} for score in (0.5, 1.5)]
+        (topic / "stsb" / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     if "max_position_embeddings" in str(changes):
         row = {"text": "war and money " * 30, "label": 0}
         (topic / "topic" / "train.jsonl").write_text("\n".join(json.dumps({**row, "label": i}) for i in (0, 1)))

@@ -39,7 +39,7 @@ from r2mae_core import (
 from r2mae_text.batching import Encoded, batches, collate, encode, subset
 from r2mae_text.data.glue import Examples, Task, check_task, load_task, task_sources
 from r2mae_text.evaluate import RANK_BY
-from r2mae_text.metrics import score
+from r2mae_text.metrics import majority, score
 from r2mae_text.model import usable_positions
 from r2mae_text.options import Finetune
 from r2mae_text.tokenizer import load_tokenizer
@@ -246,6 +246,8 @@ def _records(
         max_train=config.max_train, device=device, bf16=precision(config.precision, device) == "bf16-mixed",
         progress=config.progress,
     )  # fmt: skip
+    if task.labels:
+        scores = {split: {**values, "majority": majority(splits[split].labels)} for split, values in scores.items()}
     records = [
         Record(
             name if split == "validation" else f"{name}-{split.removeprefix('validation_')}",

@@ -31,6 +31,11 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     return values
 
 
+def majority(labels: np.ndarray) -> float:
+    """Return the accuracy of naming the most frequent class always; what a score has to beat."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
 def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Return the F1 of class 1; 0 if it is neither predicted nor present."""
     hits, found, there = int((predicted * labels).sum()), int(predicted.sum()), int(labels.sum())

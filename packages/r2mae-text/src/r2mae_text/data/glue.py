@@ -4,16 +4,17 @@ Two layouts are read from a folder: TASK/train.* and TASK/validation.* (.parquet
 and the original zip files' (MNLI/train.tsv, dev_matched.tsv …, with names for labels).
 """
 
-import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, file_digest
+from r2mae_core import UserError, file_digest, left_out
+from r2mae_text.data.labels import class_names, class_number, score_of
 from r2mae_text.data.movies import DATA, read_movies
 from r2mae_text.data.tables import read_table
 
@@ -55,6 +56,7 @@ TASKS: dict[str, Task] = {
     "cola": Task(("sentence",), ("0", "1"), ("validation",), "mcc", "CoLA", ("3",), "1"),
     "stsb": Task(("sentence1", "sentence2"), (), ("validation",), "spearman", "STS-B", (), "score"),
 }  # fmt: skip
+_NO_LABEL = ("-1", "-1.0", "None", "")  # of GLUE's test files
 _ZIP_SPLITS = {
     "train": "train",
     "validation": "dev",
@@ -87,7 +89,8 @@ def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tu
         columns: text columns of a task that is not GLUE's; its label column is "label".
 
     Raises:
-        UserError: unknown task; files or columns missing; labels missing, -1 or unknown everywhere; damaged tables.
+        UserError: unknown task; files or columns missing; a label that is
+            unknown; fewer than two classes; damaged tables.
     """
     check_task(name, columns)
     if name == "movies":
@@ -101,10 +104,7 @@ def load_task(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> tu
     damaged = {split: Counter[str]() for split in ("train", *task.splits)}
     tables = {split: _read_split(name, task, split, data, count) for split, count in damaged.items()}
     if name not in TASKS:
-        names = sorted({str(row.get("label")) for row in tables["train"] if not _is_missing(row.get("label"))})
-        if len(names) == 1:
-            raise UserError(f"{name}, train: every row has the label {names[0]!r}; there is nothing to learn")
-        task = Task(columns, tuple(names)) if names else Task(columns, ("0", "1"))  # refused below: no row has a label
+        task = Task(columns, class_names((row.get("label") for row in tables["train"]), f"{name}, train"))
     return task, {split: _examples(rows, task, name, split, damaged[split]) for split, rows in tables.items()}
 
 
@@ -121,6 +121,8 @@ def check_task(name: str, columns: tuple[str, ...] = ()) -> None:
             f"unknown task {name!r}; known: movies, {', '.join(TASKS)}; for a task of your own, give its text columns "
             "with --text_columns"
         )
+    if len(set(columns)) < len(columns) or "label" in columns:
+        raise UserError(f"--text_columns {', '.join(columns)}: a column is a text once, and the label never")
 
 
 def task_sources(name: str, data: str = "hub", columns: tuple[str, ...] = ()) -> dict[str, str]:
@@ -147,7 +149,9 @@ def _read_split(name: str, task: Task, split: str, data: str, damaged: Counter[s
     if data == "hub":
         return _from_hub(name, split)
     files, original = _split_files(name, task, split, data)
-    rows = [row for file in files for row in read_table(file, damaged, header=not original or name != "cola")]
+    quoted = name not in TASKS  # GLUE's own have no quoting
+    header = not original or name != "cola"
+    rows = [row for file in files for row in read_table(file, damaged, header=header, quoted=quoted)]
     return [_as_on_hub(row, task) for row in rows] if original else rows
 
 
@@ -174,7 +178,8 @@ def _split_files(name: str, task: Task, split: str, data: str) -> tuple[list[Pat
 def _as_on_hub(row: dict[str, Any], task: Task) -> dict[str, Any]:
     """Rename the columns of the original zip files."""
     texts = dict(zip(task.columns, (row.get(c) for c in task.zip_columns or task.columns), strict=True))
-    return {**texts, "label": row.get(task.zip_label, row.get("label"))}
+    label = row.get(task.zip_label, row.get("label"))
+    return {**texts, "label": None if label == "-" else label}  # "-": MNLI's annotators did not agree
 
 
 def _from_hub(name: str, split: str) -> list[dict[str, Any]]:
@@ -201,48 +206,40 @@ def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, ski
     if missing:
         have = ", ".join(map(str, have))
         raise UserError(f"{name}, {split}: no column {', '.join(missing)} but {have}")
+    if name in TASKS and all(str(row.get("label")) in _NO_LABEL for row in rows):
+        raise UserError(
+            f"{name}, {split}: none of {len(rows):,} rows has a label; GLUE's test sets have -1 there, so give a "
+            "training and a validation file"
+        )
     texts: tuple[list[str], ...] = tuple([] for _ in task.columns)
     labels: list[float] = []
     numbers = {label: i for i, label in enumerate(task.labels)}
     for number, row in enumerate(rows, 1):
-        label = _label(row.get("label"), numbers, bool(task.labels))
-        if label is not None and not math.isfinite(label):
-            raise UserError(f"{name}, {split}: the score of row {number:,} is {label}, not a finite number")
+        if task.labels:
+            where = f"{name}, {split}: the label of row {number:,}"
+            label = class_number(row.get("label"), numbers, where, by_number=name in TASKS)
+        else:
+            label = score_of(row.get("label"), f"{name}, {split}: the score of row {number:,}")
         if label is None:
-            skipped["rows without a label (missing, -1 or unknown)"] += 1
+            skipped["rows without a label"] += 1
         elif not all(_is_text(row.get(column)) for column in task.columns):
             skipped["rows without a text"] += 1
         else:
             labels.append(label)
             for column, values in zip(task.columns, texts, strict=True):
                 values.append(row[column])
-    if not labels:
-        raise UserError(
-            f"{name}, {split}: none of {len(rows):,} rows has a label; GLUE's test sets have -1 there, so give a "
-            "training and a validation file"
-        )
+    if len(set(labels)) < 2:
+        only = task.labels[int(labels[0])] if labels and task.labels else labels[:1]
+        every = f"every row has the label {only!r}" if labels else f"none of {len(rows):,} rows is whole"
+        raise UserError(f"{name}, {split}: {every}; {_reasons(skipped)}there is nothing to tell apart")
     kept = {reason: count for reason, count in skipped.items() if count}
     return Examples(texts, np.array(labels, np.int64 if task.labels else np.float32), kept)
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return f"{left_out(skipped)}; " if any(skipped.values()) else ""
 
 
 def _is_text(value: Any) -> bool:
     """Return whether a value is a text with UTF-8: JSON may hold half a character."""
     return isinstance(value, str) and not any(0xD800 <= ord(c) < 0xE000 for c in value)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or str(value) in ("", "-1", "-") or (isinstance(value, float) and math.isnan(value))
-
-
-def _label(value: Any, numbers: dict[str, int], classes: bool) -> int | float | None:
-    if not classes:
-        try:
-            return None if value is None or str(value) in ("", "-1", "-") else float(value)
-        except (ValueError, TypeError, OverflowError):
-            return None
-    if _is_missing(value):
-        return None
-    if str(value) in numbers:
-        return numbers[str(value)]
-    number = int(value) if re.fullmatch(r"[0-9]{1,6}", str(value)) else -1
-    return number if 0 <= number < len(numbers) else None

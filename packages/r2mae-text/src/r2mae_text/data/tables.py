@@ -10,33 +10,37 @@ from typing import Any
 from r2mae_core import UserError, reading
 from r2mae_text.data.sources import open_parquet
 
+_LONGEST_CELL = (1 << 31) - 1
 
-def read_table(file: Path, damaged: Counter[str], header: bool = True) -> list[dict[str, Any]]:
+
+def read_table(file: Path, damaged: Counter[str], header: bool = True, quoted: bool = True) -> list[dict[str, Any]]:
     """Read a .parquet, .jsonl, .tsv or .csv file as rows.
-
-    Tab-separated files have no quoting, as GLUE's: a lone quote is a character like any other.
 
     Args:
         file: which.
         damaged: counts the rows that are left out because they have more or fewer cells than the header. GLUE's own
             files have a few.
         header: whether a .tsv's first line names the columns; else they are called "0", "1" …
+        quoted: whether a .tsv's cells may be quoted, and then hold tabs and line breaks; GLUE's may not: there a quote
+            is a character like any other.
 
     Raises:
         UserError: the file is empty, not UTF-8, has bad JSON or quotes, or more than one row in a hundred is damaged.
     """
     if file.suffix == ".parquet":
         with reading(file, "a parquet file"):
-            return open_parquet(file).read().to_pylist()
+            table = open_parquet(file).read()
+        _refuse_twice(table.column_names, file)
+        return table.to_pylist()
     text = _decoded(file)
     if file.suffix == ".jsonl":
-        return [_json_row(line, file, number) for number, line in enumerate(_lines(text), 1) if line.strip()]
-    rows = _csv_rows(text, file) if file.suffix == ".csv" else [line.split("\t") for line in _lines(text)]
+        return [_json_row(line, file, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    tabs = file.suffix == ".tsv"
+    rows = _rows(text, file, "\t" if tabs else ",", csv.QUOTE_NONE if tabs and not quoted else csv.QUOTE_MINIMAL)
     if not rows:
         raise UserError(f"{file} is empty")
     names = rows.pop(0) if header else [str(i) for i in range(len(rows[0]))]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{file}: the first line names the column {min(twice)!r} twice")
+    _refuse_twice(names, file)
     bad = [number for number, row in enumerate(rows, 1 + header) if len(row) != len(names)]
     if len(bad) > len(rows) / 100:
         raise UserError(
@@ -58,22 +62,33 @@ def _decoded(file: Path) -> str:
         raise UserError(f"{file}, line {line:,} is not UTF-8 (byte {at:,}); convert it with iconv") from None
 
 
-def _lines(text: str) -> list[str]:
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if not lines[-1] else lines
-
-
-def _csv_rows(text: str, file: Path) -> list[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # else an open quote takes in the rest of the file
+def _rows(text: str, file: Path, delimiter: str, quoting: Any) -> list[list[str]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    lines = io.StringIO(text, newline="")  # every kind of line end ends a row, and none is lost inside of quotes
+    # strict: else an open quote takes in the rest of the file
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         return [row for row in reader if row]
     except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num:,} is not CSV ({error}); or use .jsonl or .parquet") from None
+        kind = file.suffix.lstrip(".").upper()
+        raise UserError(
+            f"{file}, line {reader.line_num:,} is not {kind} ({error}); or use .jsonl or .parquet"
+        ) from None
+
+
+def _refuse_twice(names: list[str], file: Path) -> None:
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{file} names the column {min(twice)!r} twice")
 
 
 def _json_row(line: str, file: Path, number: int) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(row := dict(pairs)) < len(pairs):
+            raise ValueError("it has the same name twice")
+        return row
+
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}, line {number} is not JSON ({error})") from None
     if not isinstance(row, dict):
