@@ -11,7 +11,7 @@ from r2mae_core import UserError
 from r2mae_singlecell import R2MAE, Simulation, prepare_atlas, probe_embedding, simulate_atlas
 from r2mae_singlecell.baselines import BaselineSettings, train_scvi
 from r2mae_singlecell.data.prepared import read_prepared
-from r2mae_singlecell.probing import TASKS
+from r2mae_singlecell.divisions import TASKS
 
 ATLAS = Simulation(n_donors=20, n_cells=120, n_genes=40, unknown=0.0)
 
@@ -90,7 +90,9 @@ def test_an_embedding_with_gaps_is_not_probed(here):
     ):
         probe_embedding(z, obs, TASKS["hlca"], scheme="mine")
     z[4, 1], obs["cell_type"] = 0.0, "one"
-    with pytest.raises(UserError, match=r"mine, cell_type, donor division 0: .*only one class"):
+    with pytest.raises(
+        UserError, match=r"mine: no division can be measured, for instance cell_type, division 0: only one class.*'one'"
+    ):
         probe_embedding(z, obs, TASKS["hlca"][:1], scheme="mine")
 
 

@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -9,8 +10,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from r2mae_core import UserError
+from r2mae_singlecell.divisions import donor_folds, fold_note
+from r2mae_singlecell.linear_probes import ALPHAS, CS, fit_logistic, fit_ridge
 from r2mae_singlecell.metrics import balanced_accuracy, macro_auroc
-from r2mae_singlecell.probing import ALPHAS, CS, donor_folds, fit_logistic, fit_ridge
 
 
 def cells(n=200, d=12, n_donors=10, seed=0):
@@ -48,10 +50,45 @@ def test_logistic_is_grid_search_cv(n_classes):
 
 def test_folds_hold_donors_apart():
     X, _, donors = cells()
-    for train, validation in donor_folds(X, donors):
+    for train, validation in donor_folds(len(X), donors):
         assert not set(donors[train]) & set(donors[validation])
-    with pytest.raises(UserError, match="3 training donors do not fill 5 folds"):
-        donor_folds(X, donors % 3)
+
+
+@pytest.mark.parametrize("n_donors", [2, 3, 4, 5, 9])
+def test_folds_follow_the_donors_that_there_are(n_donors):
+    X, y, donors = cells()
+    donors = donors % n_donors
+    folds = donor_folds(len(X), donors)
+    assert len(folds) == min(5, n_donors)
+    assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(len(X)))
+    assert all(not set(donors[train]) & set(donors[validation]) for train, validation in folds)
+    search = GridSearchCV(Ridge(), {"alpha": ALPHAS}, scoring="neg_mean_squared_error", cv=GroupKFold(len(folds)))
+    search.fit(X, y, groups=donors)
+    assert np.allclose(fit_ridge(X, y, donors).errors, -search.cv_results_["mean_test_score"], rtol=1e-8)
+    assert fold_note(donors, 5) == (f"{n_donors} training donors: {n_donors} folds in the grid search" * (n_donors < 5))
+
+
+def test_the_folds_of_one_donor_are_of_its_cells():
+    folds = donor_folds(11, np.zeros(11))
+    assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(11))
+    assert len(folds) == 5
+    assert "one training donor" in fold_note(np.zeros(11), 5)
+    assert len(donor_folds(3, np.zeros(3))) == 3
+    with pytest.raises(UserError, match="one training cell makes no folds"):
+        donor_folds(1, np.zeros(1))
+
+
+@pytest.mark.parametrize("shape", [(200, 12), (60, 90)])
+def test_sparse_features_give_the_same_probes(shape):
+    X, y, donors = cells(*shape)
+    X[np.abs(X) < 0.7] = 0.0
+    dense, sparse = fit_ridge(X, y, donors), fit_ridge(sp.csr_matrix(X), y, donors)
+    assert np.allclose(dense.errors, sparse.errors, rtol=1e-8)
+    assert np.allclose(dense.predict(X), sparse.predict(sp.csr_matrix(X)), rtol=1e-8)
+    labels = np.where(y > 0, "a", "b")
+    dense, sparse = (fit_logistic(x, labels, donors, tol=1e-8, max_iter=5000) for x in (X, sp.csr_matrix(X)))
+    assert dense.C == sparse.C
+    assert np.allclose(dense.model.predict_proba(X), sparse.model.predict_proba(X), atol=1e-4)
 
 
 def test_one_class_is_refused():

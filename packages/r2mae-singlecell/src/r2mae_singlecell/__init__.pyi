@@ -3,10 +3,10 @@ from .data.counts import CountMatrix
 from .data.pbmc import load_pbmc
 from .data.prepare import prepare_atlas
 from .data.simulate import Simulation, simulate_atlas
-from .evaluate import probe_embedding
+from .divisions import Protocol, Task
 from .likelihood import negative_binomial_nll
 from .model import MaskedAutoencoder
-from .probing import Protocol, Task
+from .probing import probe_embedding
 from .r2mae import R2MAE
 from .reconstruction import reconstruction_pearson
 

@@ -1,13 +1,17 @@
 """What an embedding has to beat: the expression, its principal components, scVI, or any embedding of the user."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from r2mae_core import UserError
+from r2mae_core import UserError, derived_seed
+from r2mae_singlecell.data.count_rows import CountRows
 
+PCA_CELLS = 100_000
+"""Cells that principal components are computed from, if there are more."""
 NAMES = ("log-norm", "pca", "scvi", "scvi=N", "obsm:KEY", "shuffled")
 LARGEST_LATENT = 65_536
 
@@ -61,28 +65,59 @@ def _given_embedding(key: str, adata: Any) -> np.ndarray:
     values = np.asarray(values.toarray() if sp.issparse(values) else values)
     if values.ndim != 2 or values.dtype.kind not in "biuf" or not values.shape[1]:
         raise UserError(f"adata.obsm[{key!r}] is {values.dtype} of shape {values.shape}; cells × numbers are needed")
+    if len(values) != adata.n_obs:
+        raise UserError(f"adata.obsm[{key!r}] has {len(values):,} rows and the data have {adata.n_obs:,} cells")
     return values
 
 
-def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any:
-    """Return the embedding of a baseline, (cells, features).
+def baseline_rows(
+    name: str, adata: Any, settings: BaselineSettings
+) -> tuple[Callable[[np.ndarray], Any], tuple[str, ...]]:
+    """Return the function that embeds the cells that are asked for, and remarks on how.
 
     Args:
         name: "log-norm" (also "shuffled", whose labels the probe shuffles), "pca", "scvi", "scvi=512", "obsm:X_scgpt".
-        adata: prepared counts.
+        adata: prepared counts, in memory or not.
         settings: training settings of scVI, and of the principal components.
+
+    Returns:
+        Cells' indices → (cells, features), sparse for the expression and dense otherwise; remarks.
 
     Raises:
         UserError: the name is unknown, or `obsm` has no such key.
     """
     check_baseline(name, adata)
     if name in ("log-norm", "shuffled"):
-        return log_normalized(adata.X[:])
+        counts = CountRows(adata.X)
+        return lambda cells: log_normalized(counts[cells]), ()
     if name == "pca":
-        return pca(log_normalized(adata.X[:]), settings.n_components, settings.seed)
+        return _pca_rows(CountRows(adata.X), settings)
     if name.startswith("obsm:"):
-        return _given_embedding(name.removeprefix("obsm:"), adata)
-    return train_scvi(name, adata, settings).get_latent_representation()
+        values = _given_embedding(name.removeprefix("obsm:"), adata)
+        return lambda cells: values[cells], ()
+    model = train_scvi(name, adata, settings)
+    return lambda cells: model.get_latent_representation(indices=cells), ()
+
+
+def baseline_embedding(name: str, adata: Any, settings: BaselineSettings) -> Any:
+    """Return the embedding of a baseline for all cells, (cells, features); the arguments are those of `baseline_rows`.
+
+    Raises:
+        UserError: the name is unknown, or `obsm` has no such key.
+    """
+    return baseline_rows(name, adata, settings)[0](np.arange(adata.n_obs))
+
+
+def _pca_rows(counts: CountRows, settings: BaselineSettings) -> tuple[Callable[[np.ndarray], Any], tuple[str, ...]]:
+    """Return the projection on principal components, of all cells or of as many random ones as memory should hold."""
+    n_cells = counts.shape[0]
+    cells = np.arange(n_cells)
+    if n_cells > PCA_CELLS:
+        rng = np.random.default_rng(derived_seed(settings.seed, "principal components"))
+        cells = np.sort(rng.choice(n_cells, PCA_CELLS, replace=False))
+    fitted = _fitted_pca(log_normalized(counts[cells]), settings.n_components, settings.seed)
+    remark = f"pca: the components are those of {len(cells):,} random cells of {n_cells:,}"
+    return lambda rows: fitted.transform(log_normalized(counts[rows])), (remark,) if n_cells > PCA_CELLS else ()
 
 
 def pca(X: Any, n_components: int, seed: int = 0) -> np.ndarray:
@@ -91,12 +126,16 @@ def pca(X: Any, n_components: int, seed: int = 0) -> np.ndarray:
     Raises:
         UserError: there are fewer than two cells or genes.
     """
+    return _fitted_pca(X, n_components, seed).transform(X)
+
+
+def _fitted_pca(X: Any, n_components: int, seed: int) -> Any:
     from sklearn.decomposition import PCA
 
     n_components = min(n_components, min(X.shape) - 1)
     if n_components < 1:
         raise UserError(f"{X.shape[0]} cells × {X.shape[1]} genes have no principal components; leave out pca")
-    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(X)
+    return PCA(n_components, svd_solver="arpack", random_state=seed).fit(X)
 
 
 def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
@@ -112,7 +151,7 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
     from r2mae_core import quiet_lightning
     from r2mae_singlecell.data.splitter import check_training_cells, pretraining_split
 
-    data = adata.to_memory() if adata.isbacked else adata.copy()
+    data = _for_scvi(adata)
     n_latent = int(name.removeprefix("scvi=")) if name.startswith("scvi=") else 10
     with quiet_lightning():
         scvi.settings.seed = settings.seed
@@ -135,6 +174,14 @@ def train_scvi(name: str, adata: Any, settings: BaselineSettings) -> Any:
                 f"{name} cannot be trained on these counts ({reason}); leave it out of --baselines"
             ) from None
     return model
+
+
+def _for_scvi(adata: Any) -> Any:
+    """Return counts and covariates that scvi-tools may add columns to; counts in a prepared file stay memory-mapped."""
+    import anndata
+
+    counts = CountRows(adata.X).matrix if adata.isbacked else adata.X
+    return anndata.AnnData(counts, obs=adata.obs.copy(), var=adata.var[[]].copy())
 
 
 def scvi_predictor(model: Any) -> Any:

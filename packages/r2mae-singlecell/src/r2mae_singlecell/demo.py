@@ -30,11 +30,11 @@ from r2mae_singlecell.data.pbmc import load_pbmc
 from r2mae_singlecell.data.prepared import data_source
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.evaluate import RANK_BY
+from r2mae_singlecell.linear_probes import fit_logistic
 from r2mae_singlecell.metrics import balanced_accuracy
 from r2mae_singlecell.options import Demo, Pretrain
 from r2mae_singlecell.plots import plot_pearson, plot_umap
 from r2mae_singlecell.pretrain import SingleCells, load_run
-from r2mae_singlecell.probing import fit_logistic
 from r2mae_singlecell.reconstruction import reconstruction_pearson
 
 SCHEMES = ("r2mae", "fixed", "low", "high", "mdlm")

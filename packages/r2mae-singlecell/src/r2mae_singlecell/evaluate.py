@@ -1,13 +1,10 @@
 """`probe`, `reconstruct` and `compare`: prediction for unseen donors, and of hidden genes (C.8)."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from r2mae_core import (
     Compare,
@@ -16,6 +13,7 @@ from r2mae_core import (
     RunFolder,
     UserError,
     check_output,
+    derived_seed,
     device_name,
     open_run,
     print_comparison,
@@ -29,17 +27,13 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_singlecell import options
-from r2mae_singlecell.baselines import (
-    BaselineSettings,
-    baseline_embedding,
-    check_baseline,
-    scvi_predictor,
-    train_scvi,
-)
+from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
 from r2mae_singlecell.data.prepared import data_source, read_prepared
+from r2mae_singlecell.data.count_rows import CountRows
 from r2mae_singlecell.data.splitter import pretraining_split
+from r2mae_singlecell.divisions import TASKS, Protocol, Task, named_donors
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest
-from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_split, measure
+from r2mae_singlecell.probing import ProbeResult, probe_baseline, probe_embedding
 from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
 
 PROBE_METRICS = ("balanced_accuracy", "macro_f1", "auroc_cell", "auroc_donor", "spearman_cell", "spearman_donor")
@@ -49,19 +43,6 @@ RANK_BY: dict[str, Direction] = {
     **{f"loss@{ratio:g}": "min" for ratio in RATIOS},
 }
 """What the tables of this package rank by."""
-
-
-@dataclass
-class ProbeResult:
-    """Records, and notes on what is special about them."""
-
-    records: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, more: "ProbeResult") -> None:
-        """Append another result to this one."""
-        self.records += more.records
-        self.notes += [note for note in more.notes if note not in self.notes]
 
 
 def probe(config: options.Probe) -> RunFolder:
@@ -75,6 +56,7 @@ def probe(config: options.Probe) -> RunFolder:
             is unknown; the output is an input.
     """
     identities, adata, sources = _opened(config, "probe RUN... DATA")
+    chosen_tasks(config, adata)  # refused before a folder is made
     for name in config.baselines:
         check_baseline(name, adata)
     device, free = resolve_device(config.device), ("runs", "data")
@@ -112,22 +94,62 @@ def _opened(
     return identities, adata, {**data_source(adata), **models}
 
 
-def _probed(config: options.Probe, identities: dict[Path, tuple[str, int]], adata: Any, device: str) -> "ProbeResult":
-    tasks = [task for task in TASKS[str(adata.uns["r2mae"]["preset"])] if task.name in config.tasks]
-    protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize, seed=config.seed)
-    settings, result = BaselineSettings(config.epochs, device=device, seed=config.seed), ProbeResult()
+def _probed(config: options.Probe, identities: dict[Path, tuple[str, int]], adata: Any, device: str) -> ProbeResult:
+    tasks, result = chosen_tasks(config, adata)
+    protocol = probing_protocol(config)
+    settings = BaselineSettings(config.epochs, device=device, seed=config.seed)
     for path, (scheme, seed) in identities.items():
-        embedding = load_run(path, adata, device).get_latent_representation()
-        result.add(probe_embedding(embedding, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
+        model = load_run(path, adata, device)
+
+        def rows(cells: np.ndarray, model: Any = model) -> np.ndarray:
+            return model.get_latent_representation(indices=cells)
+
+        result.add(probe_embedding(rows, adata.obs, tasks, protocol, scheme=scheme, seed=seed))
     for name in config.baselines:
         result.add(probe_baseline(name, adata, tasks, protocol, settings))
     return result
 
 
+def probing_protocol(config: options.Probe) -> Protocol:
+    """Return the protocol that the options describe."""
+    return Protocol(
+        n_splits=config.n_splits,
+        train_share=config.train_share,
+        max_cells=config.max_cells,
+        standardize=config.standardize,
+        held_out=config.held_out,
+        seed=config.seed,
+    )
+
+
+def chosen_tasks(config: options.Probe, adata: Any) -> tuple[list[Task], ProbeResult]:
+    """Return the tasks that are named, or those that the data have values for, and notes on the others.
+
+    Raises:
+        UserError: nothing can be predicted, or the donors are missing.
+    """
+    known, result = TASKS[str(adata.uns["r2mae"]["preset"])], ProbeResult()
+    if config.held_out == "donors":
+        named_donors(adata.obs)
+    if config.tasks is not None:
+        return [task for task in known if task.name in config.tasks], result
+    there = [task for task in known if task.name in adata.obs and adata.obs[task.name].notna().any()]
+    missing = ", ".join(task.name for task in known if task not in there)
+    if not there:
+        raise UserError(
+            f"{config.data} has no value of {missing}, so there is nothing to predict; name a column when the data are "
+            "prepared: `r2mae-singlecell prepare … --cell_type COLUMN`"
+        )
+    if missing:
+        result.note(f"not predicted, because the data have no values: {missing}")
+    return there, result
+
+
 def probe_command(config: options.Probe) -> None:
     """Run `r2mae-singlecell probe`."""
     run = probe(config)
-    report(run, run.results(), RANK_BY, f"{config.data.name}, {config.n_splits} donor divisions")
+    divided = "donors" if config.held_out == "donors" else "cells"
+    report(run, run.results(), RANK_BY, f"{config.data.name}, {config.n_splits} divisions of the {divided}")
     for note in notes(run):
         say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, table.md)")
@@ -148,7 +170,7 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
             raise UserError(f"{name!r} does not predict genes; scvi and scvi=N do")
         check_baseline(name)
     identities, adata, sources = _opened(config, "reconstruct RUN... DATA")
-    cells = held_out_cells(adata)[: config.max_cells]
+    cells = some_cells(held_out_cells(adata), config.max_cells)
     device, free = resolve_device(config.device), ("runs", "data")
     with open_run(
         "r2mae-singlecell", "reconstruct", config.out, resolved(config), sources=sources, free=free, models=identities
@@ -161,7 +183,7 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
 def _reconstructed(
     config: options.Reconstruct, identities: dict[Path, tuple[str, int]], adata: Any, cells: np.ndarray, device: str
 ) -> list[Record]:
-    counts = adata.to_memory().X if adata.isbacked else adata.X
+    counts = CountRows(adata.X)
     common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
     records: list[Record] = []
     for path, (scheme, seed) in identities.items():
@@ -186,10 +208,22 @@ def held_out_cells(adata: Any) -> np.ndarray:
     return cells
 
 
+def some_cells(cells: np.ndarray, n: int | None) -> np.ndarray:
+    """Return at most `n` of the cells, drawn at random and the same for every method and seed; None: all."""
+    if n is None or n >= len(cells):
+        return cells
+    rng = np.random.default_rng(derived_seed(0, "validation cells"))
+    return np.sort(rng.choice(cells, n, replace=False))
+
+
 def reconstruct_command(config: options.Reconstruct) -> None:
     """Run `r2mae-singlecell reconstruct`."""
     run = reconstruct(config)
-    report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes")
+    n = pretraining_split(read_prepared(config.data).n_obs)[1].size
+    cells = f"all {n:,} validation cells"
+    if config.max_cells is not None and config.max_cells < n:
+        cells = f"{config.max_cells:,} random ones of {n:,} validation cells"
+    report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes, {cells}")
     say(f"Done: {run.path} (results.json, table.md)")
 
 
@@ -219,79 +253,3 @@ def notes(run: RunFolder) -> list[str]:
     """Return what `write_notes` wrote."""
     file = run.path / "notes.txt"
     return read_text(file).splitlines() if file.exists() else []
-
-
-def probe_baseline(
-    name: str, adata: Any, tasks: Sequence[Task], protocol: Protocol, settings: BaselineSettings
-) -> ProbeResult:
-    """Probe a baseline; "shuffled" is the expression with shuffled training labels."""
-    embedding = baseline_embedding(name, adata, settings)
-    protocol = replace(protocol, shuffle_labels=name == "shuffled")
-    return probe_embedding(embedding, adata.obs, tasks, protocol, scheme=name, seed=settings.seed)
-
-
-def probe_embedding(
-    embedding: np.ndarray,
-    obs: pd.DataFrame,
-    tasks: Sequence[Task],
-    protocol: Protocol | None = None,
-    *,
-    scheme: str = "embedding",
-    seed: int = 0,
-) -> ProbeResult:
-    """Probe an embedding across donors.
-
-    Args:
-        embedding: (cells, features); a scipy sparse matrix is made dense for the cells that are used.
-        obs: standard columns of the same cells: `donor`, `cell_type`, `disease`, `age`, `is_reference`.
-        tasks: what to predict.
-        protocol: how; None: the default.
-        scheme: name of the method in the records.
-        seed: seed of the method's pretraining.
-
-    Raises:
-        UserError: shapes differ, a value is NaN or infinite, a column is missing, there are too few donors, nothing is
-            labelled, or no probe can be fitted.
-    """
-    protocol = protocol or Protocol()
-    if embedding.shape[0] != len(obs):
-        raise UserError(f"the embedding has {embedding.shape[0]} cells and obs has {len(obs)}")
-    _refuse_gaps(embedding, obs, scheme)
-    result = ProbeResult()
-    for task in tasks:
-        if task.name not in obs:
-            raise UserError(f"obs has no column {task.name!r}; `r2mae-singlecell prepare` makes it")
-        for split in range(protocol.n_splits):
-            start = time.perf_counter()
-            train, test = donor_split(obs, task, protocol, split)
-            try:
-                measured, note = measure(embedding, obs, task, protocol, split, train, test)
-            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-                raise UserError(
-                    f"{scheme}, {task.name}, donor division {split}: no probe can be fitted: {error}"
-                ) from None
-            if note:
-                result.notes.append(f"{task.name}, donors {split}: {note}")
-            seconds = time.perf_counter() - start
-            result.records += [
-                Record(task.name, metric, value, scheme, seed, n, f"test {split}", seconds)
-                for metric, (value, n) in measured.items()
-            ]
-    return result
-
-
-def _refuse_gaps(embedding: Any, obs: pd.DataFrame, scheme: str) -> None:
-    """Refuse an embedding with NaN or infinite values.
-
-    Raises:
-        UserError: with the first such cell.
-    """
-    values = embedding.data if hasattr(embedding, "indptr") else np.asarray(embedding)
-    if np.isfinite(values).all():
-        return
-    table = embedding.toarray() if hasattr(embedding, "indptr") else values
-    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
-    raise UserError(
-        f"{scheme} has NaN or infinite values in {len(bad):,} cells, the first of them {obs.index[bad[0]]!r}; correct "
-        "the embedding, or leave it out"
-    )

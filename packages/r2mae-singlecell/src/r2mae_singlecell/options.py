@@ -49,6 +49,20 @@ def check_lists(config: Any, *names: str, empty: bool = False) -> None:
             raise UserError(f"--{name} has {twice[0]} more than once; leave out the repeats")
 
 
+def check_caps(caps: int | dict[str, int] | None) -> None:
+    """Refuse a number of cells that is not one, where each task may have its own.
+
+    Raises:
+        UserError: a name is no task, or a value is no count.
+    """
+    tasks = ("cell_type", "disease", "age")
+    for name, cap in caps.items() if isinstance(caps, dict) else ():
+        if name not in tasks:
+            raise UserError(f"--max_cells names {name!r}, which is no task; tasks: {', '.join(tasks)}")
+        if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
+            raise UserError(f"--max_cells of {name} must be at least 1, got {cap!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Demo(RunOptions):
     """R2MAE against fixed ratios, scVI and PCA on 700 real blood cells."""
@@ -224,16 +238,19 @@ class Probe:
     _: KW_ONLY
     baselines: tuple[str, ...] = ("log-norm", "shuffled")
     """log-norm, pca, scvi, scvi=N (latent size N), obsm:KEY (an embedding of yours), shuffled (chance)."""
-    tasks: tuple[Literal["cell_type", "disease", "age"], ...] = ("cell_type", "disease", "age")
-    """What to predict."""
+    tasks: tuple[Literal["cell_type", "disease", "age"], ...] | None = None
+    """What to predict; default: what the data have values of, and the rest is named."""
+    held_out: Literal["donors", "cells"] = "donors"
+    """What the probe has not seen: whole donors (the paper's), or, where there are too few of them, cells."""
     n_splits: Annotated[int, Bound(1, 1000)] = 5
-    """Random divisions of the donors."""
+    """Random divisions of the donors. Those that cannot be measured are left out and named."""
     train_share: Share = 0.5
-    """Share of the donors to train on."""
-    max_cells: Count = 1000
-    """Most cells of a donor."""
+    """Share of the donors to train on; the paper does not state its share."""
+    max_cells: Count | dict[str, int] | None = None
+    """Most cells of a donor: a number, or one for each task, such as '{"cell_type": 500}'; default 1,000. With
+    --held_out cells: of all; default 100,000."""
     standardize: bool = True
-    """Scale the features by the training cells."""
+    """Scale the features by the training cells; the paper does not say."""
     epochs: Count = 50
     """Epochs of scVI."""
     seed: Seed = 0
@@ -245,8 +262,10 @@ class Probe:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        check_lists(self, "tasks")
+        if self.tasks is not None:
+            check_lists(self, "tasks")
         check_lists(self, "baselines", empty=True)
+        check_caps(self.max_cells)
 
 
 @dataclass(frozen=True)
@@ -262,8 +281,8 @@ class Reconstruct:
     """scvi, or scvi=N."""
     genes: Literal["hidden", "all"] = "hidden"
     """Correlate over the hidden genes or over all."""
-    max_cells: Count = 20_000
-    """Most validation cells."""
+    max_cells: Count | None = 20_000
+    """Most validation cells, drawn at random, the same for every method and seed; null: all, as in the paper."""
     ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
     """Fractions hidden."""
     epochs: Count = 50

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from r2mae_core import (
@@ -34,18 +35,12 @@ from r2mae_core import (
 )
 from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
 from r2mae_singlecell.data.prepared import data_source, read_prepared
-from r2mae_singlecell.evaluate import (
-    RANK_BY,
-    ProbeResult,
-    held_out_cells,
-    notes,
-    probe_baseline,
-    probe_embedding,
-    write_notes,
-)
+from r2mae_singlecell.data.count_rows import CountRows
+from r2mae_singlecell.divisions import TASKS, Protocol
+from r2mae_singlecell.evaluate import RANK_BY, held_out_cells, notes, write_notes
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
-from r2mae_singlecell.probing import TASKS, Protocol
+from r2mae_singlecell.probing import ProbeResult, probe_baseline, probe_embedding
 from r2mae_singlecell.published import ATLAS, COLUMNS, PROBES, ROWS, published
 from r2mae_singlecell.reconstruction import reconstruction_pearson
 
@@ -170,14 +165,18 @@ def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell:
         protocol = Protocol(n_splits=config.n_splits, max_cells=config.max_cells)
         if cell.sampler is None:
             return probe_baseline(cell.name, adata, tasks, protocol, settings)
-        z = _model(config, adata, run, cell).get_latent_representation()
-        return probe_embedding(z, adata.obs, tasks, protocol, scheme=cell.scheme, seed=cell.seed)
+        model = _model(config, adata, run, cell)
+
+        def rows(indices: np.ndarray) -> np.ndarray:
+            return model.get_latent_representation(indices=indices)
+
+        return probe_embedding(rows, adata.obs, tasks, protocol, scheme=cell.scheme, seed=cell.seed)
     if cell.sampler is None:
         predict = scvi_predictor(train_scvi(cell.name, adata, settings))
     else:
         predict = _model(config, adata, run, cell).predict_proportions
-    counts = adata.to_memory().X if adata.isbacked else adata.X
     cells, task = held_out_cells(adata), ATLAS[config.target]
+    counts = CountRows(adata.X)
     return ProbeResult(reconstruction_pearson(predict, counts, cells, task=task, scheme=cell.scheme, seed=cell.seed))
 
 

@@ -1,17 +1,26 @@
-"""Probing across donors: the division of the donors, and linear probes with the paper's grid searches (C.8).
+"""Probing: how well cell type, disease and age are predicted from an embedding, for donors not seen (C.8)."""
 
-The grid searches take exact short cuts; their results are GridSearchCV's. Ridge: one eigendecomposition per fold for
-every penalty. Logistic: each penalty starts from the solution of the one before. No donor is in two folds.
-"""
-
-import warnings
-from dataclasses import dataclass
-from typing import Any, Literal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
-from r2mae_core import UserError, derived_seed
+from r2mae_core import Record, UserError, derived_seed
+from r2mae_singlecell.baselines import BaselineSettings, baseline_rows
+from r2mae_singlecell.divisions import (
+    Protocol,
+    Task,
+    different_divisions,
+    donor_split,
+    fold_groups,
+    fold_note,
+    left_out,
+)
+from r2mae_singlecell.linear_probes import fit_logistic, fit_ridge
 from r2mae_singlecell.metrics import (
     auroc_of_cells_and_donors,
     balanced_accuracy,
@@ -19,144 +28,224 @@ from r2mae_singlecell.metrics import (
     spearman_of_cells_and_donors,
 )
 
-ALPHAS = np.logspace(0, 8, 20)
-CS = np.logspace(-6, 2, 10)
-N_FOLDS = 5
+CELLS_AT_ONCE = 200_000
+"""If all divisions together have more cells, the cells of one division at a time are embedded."""
+
+Rows = Callable[[np.ndarray], Any]
+"""Takes cells' indices and returns their features, (cells, features), dense or sparse."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One thing to predict from an embedding."""
+@dataclass
+class ProbeResult:
+    """Records, and notes on what is special about them."""
 
-    name: str
-    """Also the column of `obs`."""
-    kind: Literal["class", "auroc", "regression"]
-    """What is measured: balanced accuracy and macro F1; macro AUROC of cells and donors; Spearman of both."""
-    cap_first: bool = False
-    """Take at most so many cells of a donor before those without a label are left out, not after."""
+    records: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
+    def add(self, more: "ProbeResult") -> None:
+        """Append another result to this one."""
+        self.records += more.records
+        self.note(*more.notes)
 
-TASKS = {
-    "hlca": (Task("cell_type", "class", cap_first=True), Task("disease", "class"), Task("age", "regression")),
-    "seaad": (Task("cell_type", "class"), Task("disease", "auroc"), Task("age", "regression")),
-}
-TASKS["seaad-allen"] = TASKS["seaad"]
-TASKS["none"] = (Task("cell_type", "class"), *TASKS["hlca"][1:])
+    def note(self, *lines: str) -> None:
+        """Append notes that are not there yet."""
+        self.notes += [line for line in dict.fromkeys(lines) if line not in self.notes]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """The probing protocol. The paper gives grids, folds and metrics; the rest are our choices."""
+def probe_embedding(
+    embedding: Any | Rows,
+    obs: pd.DataFrame,
+    tasks: Sequence[Task],
+    protocol: Protocol | None = None,
+    *,
+    scheme: str = "embedding",
+    seed: int = 0,
+) -> ProbeResult:
+    """Probe an embedding across donors.
 
-    n_splits: int = 5
-    """Random divisions of the donors; the paper shows one."""
-    train_share: float = 0.5
-    """Share of the donors to train on; the paper does not state its share."""
-    max_cells: int = 1000
-    """Most cells of a donor, in training and in test; the paper does not state its number."""
-    standardize: bool = True
-    """Scale features by the training cells' mean and deviation, so that the grids mean the same for every method."""
-    n_folds: int = N_FOLDS
-    shuffle_labels: bool = False
-    """Shuffle the labels among the training donors: the result is chance level."""
-    seed: int = 0
-    """Seed for divisions and samples; every method gets the same."""
+    A division in which nothing can be measured, such as one whose training cells have one class, is left out and named
+    in the notes; so are few donors, fewer folds than wanted, and the cells that no division has.
 
-
-def donor_split(obs: pd.DataFrame, task: Task, protocol: Protocol, split: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cells to train and to test on; no donor is in both.
+    Args:
+        embedding: (cells, features), dense or sparse; or a function that returns it for the cells that are asked for.
+        obs: standard columns of the same cells: `donor`, `cell_type`, `disease`, `age`, `is_reference`. A cell without
+            a donor is left out, unless the protocol divides cells.
+        tasks: what to predict.
+        protocol: how; None: the default.
+        scheme: name of the method in the records.
+        seed: seed of the method's pretraining.
 
     Raises:
-        UserError: there are fewer than two donors with labels.
+        UserError: shapes differ, a value is NaN or infinite, a column is missing, there are too few donors, nothing is
+            labelled, or no probe can be fitted in any division.
     """
-    rng = np.random.default_rng(derived_seed(protocol.seed, "donors", split))
-    usable = ~obs["is_reference"].to_numpy(bool) if "is_reference" in obs else np.ones(len(obs), bool)
-    labelled = usable & obs[task.name].notna().to_numpy()
-    if not labelled.any():
-        raise UserError(f"no cell has a value in {task.name!r}")
-    donors = obs["donor"].astype(str).to_numpy()
-    names = np.unique(donors[usable])
-    n_train = round(protocol.train_share * len(names))
-    if not 0 < n_train < len(names):
-        raise UserError(f"{len(names)} donors cannot be divided into training and test donors")
-    training = set(rng.permutation(names)[:n_train])
-    eligible = usable if task.cap_first else labelled
-    chosen = np.zeros(len(obs), bool)
-    by_donor = pd.Series(np.flatnonzero(eligible)).groupby(donors[eligible]).indices
-    cells = np.flatnonzero(eligible)
-    for donor in sorted(map(str, by_donor)):
-        own = cells[by_donor[donor]]
-        chosen[rng.permutation(own)[: protocol.max_cells]] = True
-    chosen &= labelled
-    in_training = np.fromiter((donor in training for donor in donors), bool, len(donors))
-    train, test = np.flatnonzero(chosen & in_training), np.flatnonzero(chosen & ~in_training)
-    if not len(train) or not len(test):
+    protocol = protocol or Protocol()
+    rows: Rows = embedding if callable(embedding) else lambda cells: embedding[cells]
+    if not callable(embedding) and embedding.shape[0] != len(obs):
         raise UserError(
-            f"all cells with a value in {task.name!r} are on one side of the division of the donors; give more donors"
+            f"{scheme} has {embedding.shape[0]:,} rows and the data have {len(obs):,} cells; give the embedding of "
+            "these cells, in their order"
         )
-    return train, test
+    for task in tasks:
+        if task.name not in obs:
+            raise UserError(
+                f"obs has no column {task.name!r}; name it when the data are prepared (`r2mae-singlecell prepare … "
+                f"--{task.name} COLUMN`), or leave the task out"
+            )
+    divisions, result = _divisions(obs, tasks, protocol)
+    for part in _parts(divisions):
+        cells = np.unique(np.concatenate([np.concatenate(divisions[key]) for key in part]))
+        features = rows(cells)
+        _refuse_gaps(features, obs.index[cells], scheme)
+        for task, split in part:
+            sides = divisions[task, split]
+            X, X_test = (features[np.searchsorted(cells, side)] for side in sides)
+            result.add(_measured(X, X_test, obs, task, protocol, split, sides, scheme, seed))
+    order = {task.name: i for i, task in enumerate(tasks)}
+    result.records.sort(key=lambda record: order[record.task])  # stable: the divisions stay in order
+    for task in tasks:
+        if not any(record.task == task.name for record in result.records):
+            reason = next(note for note in result.notes if note.startswith(f"{task.name}, division"))
+            raise UserError(f"{scheme}: no division can be measured, for instance {reason.replace(' left out:', '')}")
+    return result
+
+
+Divisions = dict[tuple[Task, int], tuple[np.ndarray, np.ndarray]]
+"""(task, division) → cells to train and to test on."""
+
+
+def _divisions(obs: pd.DataFrame, tasks: Sequence[Task], protocol: Protocol) -> tuple[Divisions, ProbeResult]:
+    """Return all divisions of all tasks, by division first, and notes on what is special about them.
+
+    Raises:
+        UserError: `donor_split` refuses every division of a task, with its reason.
+    """
+    result, found = ProbeResult(), {}
+    for task in tasks:
+        result.note(*left_out(obs, task, protocol))
+        for split in range(protocol.n_splits):
+            try:
+                found[task, split] = donor_split(obs, task, protocol, split)
+            except UserError as error:
+                if split == protocol.n_splits - 1 and not any(key[0] == task for key in found):
+                    raise  # every division is refused
+                result.note(f"{task.name}, division {split}: left out: {error}")
+    if (n := different_divisions(obs, protocol)) < protocol.n_splits:
+        result.note(f"only {n} of the {protocol.n_splits} divisions of the donors are different, so few are the donors")
+    if protocol.held_out == "cells":
+        result.note("cells are divided, not donors: these values do not tell how a probe does for donors not seen")
+    return dict(sorted(found.items(), key=lambda item: item[0][1])), result
+
+
+def _parts(divisions: Divisions) -> Iterator[list[tuple[Task, int]]]:
+    """Yield the divisions whose cells are embedded together: all, or those of one number if all would be too many."""
+    if len(np.unique(np.concatenate([side for sides in divisions.values() for side in sides]))) <= CELLS_AT_ONCE:
+        yield list(divisions)
+        return
+    for number in sorted({split for _, split in divisions}):
+        yield [key for key in divisions if key[1] == number]
+
+
+def _measured(
+    X: Any,
+    X_test: Any,
+    obs: pd.DataFrame,
+    task: Task,
+    protocol: Protocol,
+    split: int,
+    sides: tuple[np.ndarray, np.ndarray],
+    scheme: str,
+    seed: int,
+) -> ProbeResult:
+    """Measure one division; one that has no value is left out and noted.
+
+    Raises:
+        UserError: the fit fails.
+    """
+    start, where = time.perf_counter(), f"{task.name}, division {split}"
+    try:
+        values, remarks = measure(X, X_test, obs, task, protocol, split, *sides)
+    except UserError as error:
+        return ProbeResult(notes=[f"{where}: left out: {error}"])
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        raise UserError(f"{scheme}, {where}: no probe can be fitted: {error}") from None
+    seconds, result = time.perf_counter() - start, ProbeResult()
+    for metric, (value, n) in values.items():
+        if np.isfinite(value):
+            result.records.append(Record(task.name, metric, value, scheme, seed, n, f"test {split}", seconds))
+        else:
+            result.note(f"{where}: {metric} is left out: the test cells have one class")
+    result.note(*(f"{where}: {remark}" for remark in remarks))
+    return result
 
 
 def measure(
-    embedding: Any,
+    X: Any,
+    X_test: Any,
     obs: pd.DataFrame,
     task: Task,
     protocol: Protocol,
     split: int,
     train: np.ndarray,
     test: np.ndarray,
-) -> tuple[dict[str, tuple[float, int]], str]:
+) -> tuple[dict[str, tuple[float, int]], list[str]]:
     """Fit a probe to the training cells and evaluate it on the test cells.
 
     Args:
-        embedding: (cells, features), dense or sparse.
-        obs: standard columns of the same cells.
+        X: (training cells, features), dense or sparse; sparse features stay so.
+        X_test: (test cells, features).
+        obs: standard columns of all cells.
         task: what to predict.
         protocol: how.
-        split: which division of the donors.
+        split: which division.
         train: indices of the training cells.
         test: indices of the test cells.
 
     Returns:
-        Metric → (value, n), and a note, which may be empty.
+        Metric → (value, n), and remarks.
+
+    Raises:
+        UserError: the training cells have one class.
     """
-    X, X_test = dense(embedding[train]), dense(embedding[test])
+    X, X_test = _features(X), _features(X_test)
     if protocol.standardize:
-        mean, deviation = X.mean(axis=0), X.std(axis=0)
-        deviation[deviation == 0] = 1.0
-        X, X_test = (X - mean) / deviation, (X_test - mean) / deviation
-    donors = obs["donor"].astype(str).to_numpy()
-    y = obs[task.name].to_numpy()
-    y_train, y_test = y[train], y[test]
+        from sklearn.preprocessing import StandardScaler
+
+        # The intercept has no penalty and takes up the mean: without centring sparse features get the same probe.
+        scaler = StandardScaler(with_mean=not sp.issparse(X)).fit(X)
+        X, X_test = scaler.transform(X), scaler.transform(X_test)
+    groups, test_groups = fold_groups(obs, protocol, train), fold_groups(obs, protocol, test)
+    y_train, y_test = (obs[task.name].to_numpy()[side] for side in (train, test))
     if protocol.shuffle_labels:
-        y_train = _shuffled(y_train, donors[train], task, derived_seed(protocol.seed, "shuffle", split))
+        y_train = _shuffled(y_train, groups, task, derived_seed(protocol.seed, "shuffle", split))
+    remarks = [fold_note(groups, protocol.n_folds)]
     if task.kind == "regression":
-        model = fit_ridge(X, y_train.astype(float), donors[train], n_folds=protocol.n_folds)
-        return spearman_of_cells_and_donors(y_test.astype(float), model.predict(X_test), donors[test]), ""
-    y_train, y_test = y_train.astype(str), y_test.astype(str)
-    probe = fit_logistic(X, y_train, donors[train], n_folds=protocol.n_folds)
-    unseen = sorted(set(y_test) - set(y_train))
-    absent = sorted(set(y_train) - set(y_test))
-    notes = [f"classes without training cells: {', '.join(unseen)}"] if unseen else []
-    notes += [f"classes without test cells: {', '.join(absent)}"] if absent else []
-    notes += [] if probe.converged else ["the logistic regression reached its iteration limit"]
-    if task.kind == "auroc":
-        values = auroc_of_cells_and_donors(
-            y_test, probe.model.predict_proba(X_test), probe.model.classes_, donors[test]
-        )
-        return values, "; ".join(notes)
-    predicted = probe.model.predict(X_test)
-    n = len(test)
-    values = {
-        "balanced_accuracy": (balanced_accuracy(y_test, predicted), n),
-        "macro_f1": (macro_f1(y_test, predicted), n),
-    }
-    return values, "; ".join(notes)
+        model = fit_ridge(X, y_train.astype(float), groups, n_folds=protocol.n_folds)
+        values = spearman_of_cells_and_donors(y_test.astype(float), model.predict(X_test), test_groups)
+    else:
+        y_train, y_test = y_train.astype(str), y_test.astype(str)
+        probe = fit_logistic(X, y_train, groups, n_folds=protocol.n_folds)
+        unseen, absent = sorted(set(y_test) - set(y_train)), sorted(set(y_train) - set(y_test))
+        remarks += [f"classes without training cells: {', '.join(unseen)}"] if unseen else []
+        remarks += [f"classes without test cells: {', '.join(absent)}"] if absent else []
+        remarks += [] if probe.converged else ["the logistic regression reached its iteration limit"]
+        if task.kind == "auroc":
+            probabilities = probe.model.predict_proba(X_test)
+            values = auroc_of_cells_and_donors(y_test, probabilities, probe.model.classes_, test_groups)
+        else:
+            predicted, n = probe.model.predict(X_test), len(test)
+            values = {
+                "balanced_accuracy": (balanced_accuracy(y_test, predicted), n),
+                "macro_f1": (macro_f1(y_test, predicted), n),
+            }
+    if protocol.held_out == "cells":  # each would be a donor of its own
+        values = {metric: value for metric, value in values.items() if not metric.endswith("_donor")}
+    return values, [remark for remark in remarks if remark]
 
 
-def dense(X: Any) -> np.ndarray:
-    """Return a matrix as dense float64."""
-    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64)
+def _features(X: Any) -> Any:
+    """Return features in float64, sparse ones as CSR."""
+    return sp.csr_matrix(X, dtype=np.float64) if sp.issparse(X) else np.asarray(X, dtype=np.float64)
 
 
 def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.ndarray:
@@ -169,132 +258,29 @@ def _shuffled(y: np.ndarray, donors: np.ndarray, task: Task, seed: int) -> np.nd
     return np.array([other[donor] for donor in donors], dtype=y.dtype)
 
 
-@dataclass(frozen=True)
-class RidgeProbe:
-    """A ridge regression with the penalty of the lowest cross-validated error."""
-
-    alpha: float
-    coef: np.ndarray
-    intercept: float
-    errors: np.ndarray
-    """(alphas,) mean squared error over the folds."""
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return predictions, (cells,)."""
-        return X @ self.coef + self.intercept
-
-
-@dataclass(frozen=True)
-class LogisticProbe:
-    """A logistic regression with the C of the highest cross-validated balanced accuracy."""
-
-    C: float
-    model: Any
-    """scikit-learn's, fitted to all training cells."""
-    scores: np.ndarray
-    """(Cs,) balanced accuracy over the folds."""
-    converged: bool
-    """Whether the final fit met its tolerance."""
-
-
-def donor_folds(X: np.ndarray, groups: np.ndarray, n_folds: int = N_FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (train, validation) indices of folds that share no donor.
+def _refuse_gaps(features: Any, names: pd.Index, scheme: str) -> None:
+    """Refuse features with NaN or infinite values.
 
     Raises:
-        UserError: there are fewer donors than folds.
+        UserError: with the first such cell.
     """
-    from sklearn.model_selection import GroupKFold
-
-    n_donors = len(np.unique(groups))
-    if n_donors < n_folds:
-        raise UserError(f"{n_donors} training donors do not fill {n_folds} folds; give more donors, or fewer folds")
-    return list(GroupKFold(n_folds).split(X, groups=groups))
-
-
-def fit_ridge(
-    X: np.ndarray, y: np.ndarray, groups: np.ndarray, alphas: np.ndarray = ALPHAS, n_folds: int = N_FOLDS
-) -> RidgeProbe:
-    """Choose the penalty by donor-grouped cross-validation and fit it to everything.
-
-    Args:
-        X: (cells, features).
-        y: (cells,) the target.
-        groups: (cells,) the donor.
-        alphas: penalties.
-        n_folds: folds.
-
-    Raises:
-        UserError: there are fewer donors than folds.
-    """
-    X, y = X.astype(np.float64), y.astype(np.float64)
-    errors = np.zeros(len(alphas))
-    for train, validation in donor_folds(X, groups, n_folds):
-        coefs, intercepts = _ridge_path(X[train], y[train], alphas)
-        residuals = X[validation] @ coefs + intercepts - y[validation][:, None]
-        errors += (residuals**2).mean(axis=0) / n_folds
-    best = int(errors.argmin())
-    coefs, intercepts = _ridge_path(X, y, alphas[best : best + 1])
-    return RidgeProbe(float(alphas[best]), coefs[:, 0], float(intercepts[0]), errors)
+    values = features.data if sp.issparse(features) else np.asarray(features)
+    if np.isfinite(values).all():
+        return
+    table = features.toarray() if sp.issparse(features) else values
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    raise UserError(
+        f"{scheme} has NaN or infinite values in {len(bad):,} cells, the first of them {names[bad[0]]!r}; correct the "
+        "embedding, or leave it out"
+    )
 
 
-def _ridge_path(X: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients (features, alphas) and intercepts (alphas,), by the smaller of the two Gram matrices."""
-    mean, y_mean = X.mean(axis=0), y.mean()
-    Z, target = X - mean, y - y_mean
-    if Z.shape[0] >= Z.shape[1]:
-        values, vectors = np.linalg.eigh(Z.T @ Z)
-        coefs = vectors @ ((vectors.T @ (Z.T @ target))[:, None] / (values.clip(0)[:, None] + alphas))
-    else:
-        values, vectors = np.linalg.eigh(Z @ Z.T)
-        coefs = Z.T @ (vectors @ ((vectors.T @ target)[:, None] / (values.clip(0)[:, None] + alphas)))
-    return coefs, y_mean - mean @ coefs
-
-
-def fit_logistic(
-    X: np.ndarray,
-    y: np.ndarray,
-    groups: np.ndarray,
-    Cs: np.ndarray = CS,
-    n_folds: int = N_FOLDS,
-    max_iter: int = 1000,
-    tol: float = 1e-4,
-) -> LogisticProbe:
-    """Choose C by donor-grouped cross-validation and fit it to everything.
-
-    Args:
-        X: (cells, features).
-        y: (cells,) the class.
-        groups: (cells,) the donor.
-        Cs: inverse penalties, ascending.
-        n_folds: folds.
-        max_iter: most iterations of each fit.
-        tol: tolerance at which a fit stops.
-
-    Raises:
-        UserError: there are fewer donors than folds, or only one class.
-    """
-    if len(np.unique(y)) < 2:
-        raise UserError(f"only one class among the training cells: {y[0]!r}")
-    scores = np.zeros(len(Cs))
-    for train, validation in donor_folds(X, groups, n_folds):
-        if len(np.unique(y[train])) < 2:  # nothing to fit: whatever C, the one class is predicted
-            scores += balanced_accuracy(y[validation], np.full(len(validation), y[train][0])) / n_folds
-            continue
-        for i, model in enumerate(_logistic_path(X[train], y[train], Cs, max_iter, tol)):
-            scores[i] += balanced_accuracy(y[validation], model.predict(X[validation])) / n_folds
-    best = int(scores.argmax())
-    *_, model = _logistic_path(X, y, Cs[: best + 1], max_iter, tol)
-    return LogisticProbe(float(Cs[best]), model, scores, bool((model.n_iter_ < max_iter).all()))
-
-
-def _logistic_path(X: np.ndarray, y: np.ndarray, Cs: np.ndarray, max_iter: int, tol: float) -> Any:
-    """Yield one model fitted at each C in turn, warm from the last."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(warm_start=True, max_iter=max_iter, tol=tol)
-    for C in Cs:
-        model.C = float(C)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the probe says whether its final fit converged
-            yield model.fit(X, y)
+def probe_baseline(
+    name: str, adata: Any, tasks: Sequence[Task], protocol: Protocol, settings: BaselineSettings
+) -> ProbeResult:
+    """Probe a baseline; "shuffled" is the expression with shuffled training labels."""
+    rows, remarks = baseline_rows(name, adata, settings)
+    protocol = replace(protocol, shuffle_labels=name == "shuffled")
+    result = probe_embedding(rows, adata.obs, tasks, protocol, scheme=name, seed=settings.seed)
+    result.note(*remarks)
+    return result

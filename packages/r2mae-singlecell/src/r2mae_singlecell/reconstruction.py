@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from r2mae_core import Record, derived_seed
-from r2mae_singlecell.probing import dense
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
 BLOCK = 400
@@ -60,7 +59,7 @@ def reconstruction_pearson(
     Args:
         predict: takes cells' indices and the hidden genes' positions; returns (cells, genes) gene proportions, computed
             without the hidden counts.
-        counts: (all cells, genes) sparse counts.
+        counts: (all cells, genes) sparse counts, or `CountRows`; read by blocks of cells.
         cells: indices of the cells to evaluate on.
         ratios: fractions hidden.
         genes: correlate over the hidden genes (our choice; the paper does not say) or over all.
@@ -73,7 +72,7 @@ def reconstruction_pearson(
     for ratio in ratios:
         start, values = time.perf_counter(), []
         for block, hidden in hidden_genes(counts.shape[1], ratio, cells):
-            x = dense(counts[block])
+            x = counts[block].toarray().astype(np.float64)
             truth = np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * target_sum)
             guess = np.log1p(predict(block, hidden).astype(np.float64) * target_sum)
             columns = hidden if genes == "hidden" else slice(None)

@@ -28,10 +28,10 @@ from r2mae_core import (
     write_records,
 )
 from r2mae_singlecell.data.prepared import read_prepared
-from r2mae_singlecell.evaluate import probe_embedding
+from r2mae_singlecell.divisions import TASKS, Protocol, Task, donor_split
 from r2mae_singlecell.options import Pretrain, Probe, Sweep
 from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
-from r2mae_singlecell.probing import TASKS, Protocol, Task, donor_folds, donor_split
+from r2mae_singlecell.probing import probe_embedding
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "class": ("balanced_accuracy", "macro_f1"),
@@ -104,11 +104,7 @@ class _Probing:
         self.task = next(task for task in tasks if task.name == config.task)
         given = typed_options(Probe, config.probe, "probe", PROTOCOL)
         self.obs = self.adata.obs
-        if config.held_out == "cells":
-            if "max_cells" in given:
-                raise UserError("--probe max_cells is of a donor; with --held_out cells leave it out")
-            self.obs = self.obs.assign(donor=self.obs.index.astype(str))
-        self.protocol = Protocol(**given)
+        self.protocol = Protocol(held_out=config.held_out, **given)
         self.metrics: dict[str, Direction] = {
             name: "max"
             for name in METRICS[self.task.kind]
@@ -139,10 +135,9 @@ def check_probe(obs: pd.DataFrame, task: Task, protocol: Protocol) -> None:
     Raises:
         UserError: too few donors, classes or values are left.
     """
-    donors, y = obs["donor"].astype(str).to_numpy(), obs[task.name].to_numpy()
+    y = obs[task.name].to_numpy()
     for split in range(protocol.n_splits):
         train, test = donor_split(obs, task, protocol, split)
-        donor_folds(np.zeros((len(train), 1)), donors[train], protocol.n_folds)
         for part, cells in (("training", train), ("test", test)):
             needed = 2 if part == "training" or task.kind != "class" else 1  # one class can be recalled, not ranked
             if len(values := np.unique(y[cells].astype(float if task.kind == "regression" else str))) < needed:
