@@ -28,8 +28,8 @@ from r2mae_core import (
 )
 from r2mae_singlecell import options
 from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
-from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.count_rows import CountRows
+from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.divisions import TASKS, Protocol, Task, named_donors
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest

@@ -34,8 +34,8 @@ from r2mae_core import (
     with_seed,
 )
 from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
-from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.count_rows import CountRows
+from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.divisions import TASKS, Protocol
 from r2mae_singlecell.evaluate import RANK_BY, held_out_cells, notes, write_notes
 from r2mae_singlecell.options import Pretrain, Reproduce
