@@ -22,6 +22,8 @@ GOOD = {
     "Discrete": {"values": (0.2, 0.5), "weights": (1.0, 2.0)},
     "Fixed": {"ratio": 0.3},
     "Uniform": {"low": 0.2, "high": 0.5},
+    "Coupled": {"low": 0.2, "high": 0.5},
+    "Thinned": {"ratio": 0.2, "share": 0.5},
     "advise": {
         "X": TABLE,
         "n_samples": 15,

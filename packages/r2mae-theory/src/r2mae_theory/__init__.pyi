@@ -3,7 +3,7 @@ from .advice import Advice, advise
 from .closed_form import isotropic_risk, spiked_risk, sweet_spot, transition_ratio
 from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
 from .files import read_table
-from .masks import Discrete, Fixed, Uniform
+from .masks import Coupled, Discrete, Fixed, Thinned, Uniform
 from .optimum import Optimum, optimal_range, optimal_ratio
 from .representations import Covariance
 from .risk import Risk, RiskTable, predict_risk, risk_curve, risk_table
@@ -12,6 +12,7 @@ from .simulate import RiskEstimate, simulate_risk
 __all__ = [
     "Advice",
     "ConvergenceError",
+    "Coupled",
     "Covariance",
     "DataError",
     "Discrete",
@@ -22,6 +23,7 @@ __all__ = [
     "RiskEstimate",
     "RiskTable",
     "TheoryError",
+    "Thinned",
     "Uniform",
     "advise",
     "covariance",

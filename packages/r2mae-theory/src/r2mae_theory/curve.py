@@ -1,5 +1,7 @@
 """`risk` and `simulate`: the risk curve of one setting of the linear model, predicted and measured."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from r2mae_core import Record, RunFolder, check_bounds, open_run, resolved, say, stamped
@@ -8,7 +10,7 @@ from r2mae_theory import options
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.experiment import Panel, Series
-from r2mae_theory.masks import scheme_name
+from r2mae_theory.masks import Coupled, MaskDistribution, Uniform, scheme_name
 from r2mae_theory.plots import save_figure
 from r2mae_theory.representations import Covariance
 from r2mae_theory.risk import RiskTable, risk_curve
@@ -83,18 +85,21 @@ def _model(config: options.RiskCurve) -> tuple[Covariance, np.ndarray]:
     return cov, eigenvector(cov, config.quantile)
 
 
-def _masks(config: options.RiskCurve) -> tuple[list[float], list[float | tuple[float, float]]]:
+def _masks(config: options.RiskCurve) -> tuple[list[float], Sequence[float | MaskDistribution]]:
     if not config.low <= config.high < 1:
         raise TheoryError(f"--low must not be above --high, and --high below 1, got {config.low} and {config.high}")
     count = int((config.high - config.low) / config.step + 1e-9) + 1
     middles = [round(config.low + k * config.step, 6) for k in range(count)]
     if config.width == 0:
+        if config.protocol == "coupled":
+            raise TheoryError("--protocol coupled is for ranges: without --width the two protocols are the same")
         return middles, list(middles)
     half = config.width / 2
     kept = [r for r in middles if r - half >= config.low - 1e-9 and r + half <= config.high + 1e-9]
     if not kept:
         raise TheoryError(f"no range of width {config.width} fits between {config.low} and {config.high}")
-    return kept, [(r - half, r + half) for r in kept]
+    protocol = Coupled if config.protocol == "coupled" else Uniform
+    return kept, [protocol(r - half, r + half) for r in kept]
 
 
 def _predicted(table: RiskTable, j: int, ratio: float) -> Row:

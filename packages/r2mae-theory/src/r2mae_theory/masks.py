@@ -1,7 +1,8 @@
 """Mask distributions: how the ratio of hidden features varies from row to row.
 
 A row enters the regression with probability equal to its ratio (section 3.1), so the ratios *of the rows that entered*
-have density r·f(r)/E[r]. All that the theory needs are expectations under that density, by quadrature.
+have density r·f(r)/E[r]. All that the theory needs are expectations under that density, by quadrature. `Coupled` and
+`Thinned` let rows enter by other rules, and so have other densities.
 """
 
 from abc import ABC, abstractmethod
@@ -22,11 +23,19 @@ class MaskDistribution(ABC):
 
     @abstractmethod
     def quadrature(self) -> tuple[Floats, Floats]:
-        """Return ratios and weights, each of shape (Q,), with Σ weights·g(ratios) = E[r·g(r)] for smooth g."""
+        """Return ratios and weights, each of shape (Q,), with Σ weights·g(ratios) = E[g(r); the row enters], g smooth.
+
+        Where a row enters with probability r that is E[r·g(r)].
+        """
 
     @abstractmethod
     def ratios(self, uniforms: Floats) -> Floats:
         """Return the ratio for each uniform number in [0, 1), same shape: the inverse distribution function."""
+
+    def entering(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n rows and return the ratios of those that enter the regression."""
+        ratios = self.ratios(rng.random(n))
+        return ratios[rng.random(n) < ratios]
 
     @property
     @abstractmethod
@@ -40,7 +49,7 @@ class MaskDistribution(ABC):
 
     @property
     def mean(self) -> float:
-        """E[r], the share of rows that enter the regression."""
+        """The share of rows that enter the regression: E[r] where a row enters with probability r."""
         return float(self.quadrature()[1].sum())
 
 
@@ -164,8 +173,99 @@ class Discrete(MaskDistribution):
         return max(v for v, w in zip(self.values, self._probabilities, strict=True) if w > 0)
 
 
-def scheme_name(mask: float | tuple[float, float]) -> str:
-    """Return what tables call a ratio or a range: "fixed 0.3", "Uniform(0.2, 0.5)"."""
+@dataclass(frozen=True)
+class Coupled(MaskDistribution):
+    """R2MAE where one number u ~ U(0, 1) draws a row's ratio r = low + (high − low)·u *and* lets it enter, if u < r.
+
+    The second protocol of tables 5 and 9: what comes out where two random generators are seeded alike. Rows enter up to
+    u* = low / (1 − (high − low)), so their ratios are uniform on [low, u*] and there are n·u* of them: more rows, at a
+    lower ratio, than under `Uniform`, whose rows enter independently.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        checked = Uniform(self.low, self.high)
+        object.__setattr__(self, "low", checked.low)
+        object.__setattr__(self, "high", checked.high)
+
+    @property
+    def share(self) -> float:
+        """u*, the share of rows that enter; it is also the largest ratio among them."""
+        visible = 1 - (self.high - self.low)
+        return min(self.low / visible, 1.0) if visible > 0 else 0.0
+
+    def quadrature(self) -> tuple[Floats, Floats]:
+        """See `MaskDistribution.quadrature`."""
+        if self.share <= self.low:  # no width, or no row
+            return np.array([self.low]), np.array([self.share])
+        ratios, weights = Uniform(self.low, self.share).quadrature()
+        return ratios, weights / ratios * self.share
+
+    def ratios(self, uniforms: Floats) -> Floats:
+        """See `MaskDistribution.ratios`."""
+        return Uniform(self.low, self.high).ratios(uniforms)
+
+    def entering(self, n: int, rng: np.random.Generator) -> Floats:
+        """See `MaskDistribution.entering`; without width it draws the same rows as `Fixed` from the same generator."""
+        rng.random(n)
+        uniforms = rng.random(n)
+        ratios = self.ratios(uniforms)
+        return ratios[uniforms < ratios]
+
+    @property
+    def upper(self) -> float:
+        """The largest ratio."""
+        return self.high
+
+    @property
+    def is_continuous_at_one(self) -> bool:
+        """Whether ratios just below 1 enter."""
+        return self.share == 1 and self.low < 1
+
+    def control(self) -> "Thinned":
+        """Return one fixed ratio, the mean of the rows that enter here, on as many rows: all but the randomness."""
+        ratios, weights = self.quadrature()
+        return Thinned(float(ratios @ weights / weights.sum()) if self.share > 0 else self.low, self.share)
+
+
+@dataclass(frozen=True)
+class Thinned(MaskDistribution):
+    """Every row has the same ratio, and enters with probability `share` instead."""
+
+    ratio: float
+    share: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", _ratio("a mask ratio", self.ratio))
+        object.__setattr__(self, "share", number("the share of rows", self.share, least=0, most=1))
+
+    def quadrature(self) -> tuple[Floats, Floats]:
+        """See `MaskDistribution.quadrature`."""
+        return np.array([self.ratio]), np.array([self.share])
+
+    def ratios(self, uniforms: Floats) -> Floats:
+        """See `MaskDistribution.ratios`."""
+        return np.full(_uniforms(uniforms).shape, self.ratio)
+
+    def entering(self, n: int, rng: np.random.Generator) -> Floats:
+        """See `MaskDistribution.entering`; the same generator lets in as many rows as for a `Coupled` of its share."""
+        rng.random(n)
+        return np.full(int((rng.random(n) < self.share).sum()), self.ratio)
+
+    @property
+    def upper(self) -> float:
+        """The largest ratio."""
+        return self.ratio
+
+
+def scheme_name(mask: "float | tuple[float, float] | MaskDistribution") -> str:
+    """Return what tables call a ratio or a range: "fixed 0.3", "Uniform(0.2, 0.5)", "Coupled(0.2, 0.5)"."""
+    if isinstance(mask, Coupled | Uniform):
+        return f"{type(mask).__name__}({mask.low:g}, {mask.high:g})"
+    if isinstance(mask, MaskDistribution):
+        return str(mask)
     return f"Uniform({mask[0]:g}, {mask[1]:g})" if isinstance(mask, tuple) else f"fixed {mask:g}"
 
 

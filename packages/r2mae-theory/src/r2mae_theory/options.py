@@ -65,6 +65,9 @@ class RiskCurve:
     """Step between mask ratios."""
     width: Share = 0.0
     """If positive, each ratio is the middle of a range this wide (R2MAE); ranges that leave [low, high] are skipped."""
+    protocol: Literal["stated", "coupled"] = "stated"
+    """How rows of a range enter the regression. stated: independently, with probability equal to the row's ratio, as
+    the paper says; coupled: if the random number that drew the ratio is below it, which may be behind tables 5, 9."""
     seed: Seed = 0
     """Seed for the covariance, beta and any simulation."""
     out: Path | None = None

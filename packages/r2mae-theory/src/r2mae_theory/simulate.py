@@ -1,9 +1,10 @@
 """Monte-Carlo risk of masked regression, by the protocol of appendix C.1.
 
-A row draws its ratio r, enters the regression with probability r, and each of its features is then hidden with
-probability r. β̂ is the minimum-norm fit on the masked rows; its risk ‖β̂ − β‖²_Σ is exact or measured on fresh rows.
-Every repeat has its own random stream, so results do not depend on the number of processes, and a range with
-low = high consumes the same random numbers as the fixed ratio: bit for bit the same result.
+A row draws its ratio r, enters the regression with probability r (by other rules in `Coupled` and `Thinned`), and each
+of its features is then hidden with probability r. β̂ is the minimum-norm fit on the masked rows; its risk ‖β̂ − β‖²_Σ is
+exact or measured on fresh rows. Every repeat has its own
+random stream, so results do not depend on the number of processes, and a range with low = high consumes the same random
+numbers as the fixed ratio: bit for bit the same result.
 """
 
 import os
@@ -76,8 +77,7 @@ def masked_rows(
 
     Rows that do not enter are never drawn.
     """
-    ratios = mask.ratios(rng.random(n))
-    ratios = ratios[rng.random(n) < ratios]
+    ratios = mask.entering(n, rng)
     x = covariance.sample(len(ratios), rng)
     y = x @ beta + sigma * rng.standard_normal(len(ratios))
     # Single precision suffices for a mask (ratios are resolved to 6e-8) and costs half as much to draw.
