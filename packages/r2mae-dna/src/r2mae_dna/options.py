@@ -259,7 +259,8 @@ class Score(RunOptions):
     msa: Path
     """Alignment store."""
     variants: Path
-    """VCF (plain, gzipped or bgzipped), TSV, CSV or Parquet with chrom, pos, ref, alt."""
+    """VCF (plain, gzipped or bgzipped), BCF, or TSV, CSV or Parquet with chrom, pos, ref, alt (TSV and CSV also without
+    these names in a first line); `-`: standard input."""
     _: KW_ONLY
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
@@ -274,6 +275,9 @@ class Score(RunOptions):
     """Score even then."""
     strict: bool = False
     """Fail if any variant cannot be scored."""
+    aliases: str = "auto"
+    """auto: a chromosome may be named in another style (22, chr22, NC_000022.11), if one in the store fits; none; or a
+    file of two columns, the variants' name and the store's."""
     batch_size: Count = 256
     """Sites per forward pass; each is seen on both strands."""
     chunk: Count = 20_000
@@ -283,8 +287,8 @@ class Score(RunOptions):
     compile: bool = False
     """torch.compile the model."""
     out: Path | None = None
-    """Output; its suffix sets the format: .vcf, .vcf.gz, .tsv, .csv or .parquet. Default: runs/r2mae-dna-score-TIME
-    with the input's suffix."""
+    """Output; its suffix sets the format: .vcf, .vcf.gz, .bcf, .tsv, .csv or .parquet; `-`: standard output. Default:
+    runs/r2mae-dna-score-TIME with the input's suffix, or standard output for standard input."""
     overwrite: bool = False
     """Replace a file that is there."""
 

@@ -94,7 +94,7 @@ def plot_region(llr: np.ndarray, reference: str, chromosome: str, first: int, tr
     n = len(llr)
     own: np.ndarray = np.equal(np.array(list("ACGT"))[None], np.array(list(reference.upper()))[:, None])
     changes = np.where(own, np.nan, llr)
-    bare: np.ndarray = np.isnan(changes).all(1)
+    bare = np.asarray(np.isnan(changes).all(1))
     filled = np.where(bare[:, None], 0.0, changes)
     worst, mean = np.nanmin(filled, 1), np.nanmean(filled, 1)
     worst[bare] = mean[bare] = np.nan

@@ -3,8 +3,10 @@
 Sites are scored, not variants: one forward pass gives the logits of all four bases, enough for three alleles.
 """
 
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,11 @@ from r2mae_core import (
     resolve_device,
     say,
 )
+from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.parts import Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.streams import STREAM, spool_stdin, write_stdout
 from r2mae_dna.data.variants import (
     NOT_FINITE,
     OUTSIDE,
@@ -53,6 +57,8 @@ class Counts:
     """Chromosomes that the store does not have."""
     sites: int = 0
     """Distinct sites that were scored."""
+    names: Names = field(kw_only=True)
+    """Under which names the chromosomes were found."""
 
     def text(self) -> str:
         """Return the counts as one line."""
@@ -103,6 +109,10 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             known, there is no variant, or (strict) an allele could not be scored.
     """
     rank, world_size = (0, 1) if alone else rank_and_size()
+    if STREAM in (config.variants, config.out):
+        if world_size > 1:
+            raise UserError("several devices cannot share standard input or output; name files")
+        return _score_streams(config)
     device = device_of_rank(config.device, world_size)
     if world_size > 1 and config.out is None:
         raise UserError("several devices need --out FILE: each of their processes must write to the same output")
@@ -122,6 +132,7 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             compile=config.compile,
             batch_size=config.batch_size,
         )
+        names = Names(store, config.aliases)
         source = {
             "Model": scorer.name,
             "ModelDigest": scorer.digest,
@@ -132,11 +143,14 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         kept = {
             "chunk": config.chunk,
             "min_defined": config.min_defined,
+            "aliases": config.aliases,
             "precision": precision(config.precision, device),
             "variants": before,
         }
         parts = Parts(out, {**source, **kept})
-        counts, sizes = _score_stretches(variants, parts, store, scorer, config, Counts(out), rank, world_size)
+        counts, sizes = _score_stretches(
+            variants, parts, store, scorer, config, Counts(out, names=names), rank, world_size
+        )
         if world_size > 1:
             wait_for_all()
         if rank == 0:
@@ -153,6 +167,20 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
     return counts
 
 
+def _score_streams(config: Score) -> Counts:
+    """Score standard input, or write to standard output, by files that are removed again."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = spool_stdin(Path(scratch)) if config.variants == STREAM else config.variants
+        file = config.out
+        if file in (None, STREAM):
+            file = Path(scratch) / f"scored{'.vcf' if file_kind(source) == 'vcf' else file_kind(source)}"
+        counts = score_variants(replace(config, variants=source, out=file), alone=True)
+        if counts.out.parent == Path(scratch):
+            write_stdout(counts.out)
+            counts.out = STREAM
+    return counts
+
+
 def _score_stretches(
     variants: VcfFile | TableFile,
     parts: Parts,
@@ -166,7 +194,7 @@ def _score_stretches(
     """Score the stretches of this rank that are not done, and return the counts and every stretch's alleles."""
     guard, sizes = _guard(store, config), list[int]()
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
-        for job in _ahead(variants, parts, store, config, scorer.window, rank, world_size):
+        for job in _ahead(variants, parts, store, config, scorer.window, counts.names, rank, world_size):
             counts.absent |= job.absent
             if job.status is not None:
                 guard.check(job.status)
@@ -201,6 +229,7 @@ def _ahead(
     store: AlignmentStore,
     config: Score,
     window: int,
+    names: Names,
     rank: int,
     world_size: int,
 ) -> Iterator[_Job]:
@@ -208,12 +237,13 @@ def _ahead(
 
     def job(item: tuple[int, Alleles]) -> _Job:
         i, alleles = item
-        absent = {name for name in set(alleles.chromosome) if store.chromosome(name) is None}
+        absent = {name for name in set(alleles.chromosome) if names.find(name) is None}
+        names.count(alleles.chromosome)
         if i % world_size != rank:
             return _Job(len(alleles), absent)
         if (done := parts.finished(i, len(alleles))) is not None:
             return _Job(len(alleles), absent, done.status)
-        stretch = read_stretch(alleles, store, window, config.min_defined)
+        stretch = read_stretch(alleles, store, window, config.min_defined, names)
         return _Job(len(alleles), absent, stretch.status, stretch)
 
     stretches = enumerate(variants.chunks(config.chunk))
@@ -242,9 +272,15 @@ def score_command(config: Score) -> None:
     """`r2mae-dna score`."""
     counts = score_variants(config)
     where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
-    say(f"{counts.text()}{where}")
+    lines = [f"{counts.text()}{where}"]
+    if counts.names.used:
+        lines.append(f"Names of chromosomes: {counts.names.text()}")
     if counts.absent:
-        say(f"Chromosomes that are not in the alignment: {', '.join(sorted(counts.absent)[:10])}")
+        lines.append(f"Chromosomes that are not in the alignment: {', '.join(sorted(counts.absent)[:10])}")
+    if counts.out == STREAM:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))  # the scores are on standard output
+        return
     column = score_column(config.name)
     where = f"INFO {column.upper()}" if file_kind(counts.out) == "vcf" else f"column {column}"
-    say(f"Done: {counts.out} ({where}; lower is more deleterious)")
+    for line in [*lines, f"Done: {counts.out} ({where}; lower is more deleterious)"]:
+        say(line)

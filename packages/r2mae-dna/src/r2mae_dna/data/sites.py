@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2mae_core import UserError
+from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.codes import GAP, TOKEN_BITS
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.variants import INDEL, NO_ALIGNMENT, NOT_SNV, OUTSIDE, REF_MISMATCH, SCORED, STAR, SYMBOLIC, Alleles
@@ -65,7 +66,9 @@ def classify(reference: str, alternative: str) -> tuple[int, np.ndarray, np.ndar
     return SCORED, own, other
 
 
-def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defined: float) -> Stretch:
+def read_stretch(
+    alleles: Alleles, store: AlignmentStore, window: int, min_defined: float, names: Names | None = None
+) -> Stretch:
     """Determine which alleles can be scored, and read their windows, each site once.
 
     Every reference base of an allele is compared with the alignment, also those that stay.
@@ -75,8 +78,10 @@ def read_stretch(alleles: Alleles, store: AlignmentStore, window: int, min_defin
         store: the alignment.
         window: bases around a site.
         min_defined: fraction of them that must have a reference base.
+        names: the alleles' chromosomes in the store.
     """
-    found = {name: store.chromosome(name) for name in set(alleles.chromosome)}
+    find = (names or Names(store)).find
+    found = {name: find(name) for name in set(alleles.chromosome)}
     index = {name: store.chromosomes.index(own) if own is not None else -1 for name, own in found.items()}
     chromosome = np.array([index[name] for name in alleles.chromosome], np.int64)
     lengths = np.array([*(store.lengths[name] for name in store.chromosomes), 0])

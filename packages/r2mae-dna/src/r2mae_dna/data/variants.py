@@ -1,7 +1,7 @@
 """Variants: stretches of a file, their results, and tables (VCF is in `vcf.py`). Every column is kept."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,13 @@ def file_kind(path: Path) -> str:
     """
     name = path.name.lower()
     bare = Path(name.removesuffix(".gz").removesuffix(".bgz")).suffix
-    if bare == ".vcf":
+    if bare == ".vcf" or name.endswith(".bcf"):
         return "vcf"
     if name.endswith(".parquet"):
         return "parquet"
     if bare in _TABLES:
         return bare
-    raise UserError(f"{path}: the name must end in .vcf, .vcf.gz, .tsv, .csv or .parquet")
+    raise UserError(f"{path}: the name must end in .vcf, .vcf.gz, .bcf, .tsv, .csv or .parquet")
 
 
 class TableFile:
@@ -89,9 +89,11 @@ class TableFile:
         import polars as pl
 
         self.path, self.frame = path, read_frame(path)
-        if missing := [name for name in TABLE_COLUMNS if name not in self.frame.columns]:
+        found = {name: _column(self.frame.columns, name, path) for name in TABLE_COLUMNS}
+        self._columns = {name: own for name, own in found.items() if own is not None}
+        if missing := [name for name in TABLE_COLUMNS if name not in self._columns]:
             raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(self.frame.columns)}")
-        column = self.frame["pos"]
+        column = self.frame[self._columns["pos"]]
         position = column.cast(pl.Int64, strict=False) if column.dtype in (pl.String, pl.Null) else column
         if not (position.dtype.is_numeric() or position.dtype == pl.Null):
             raise UserError(f"{path}: the column pos holds {column.dtype} instead of whole numbers")
@@ -100,14 +102,17 @@ class TableFile:
         position = position.cast(pl.Int64, strict=False)
         if position.null_count():
             row = int(position.is_null().arg_max() or 0)
-            raise UserError(f"{path}, row {row + 1}: the position {self.frame['pos'][row]!r} is not a whole number")
+            raise UserError(f"{path}, row {row + 1}: the position {column[row]!r} is not a whole number")
         self._position = position.to_numpy()
 
     def chunks(self, size: int) -> Iterator[Alleles]:
         """Yield stretches of `size` rows."""
         import polars as pl
 
-        text = self.frame.select(pl.col("chrom", "ref", "alt").cast(pl.String).fill_null("."))
+        names = ("chrom", "ref", "alt")
+        text = self.frame.select(
+            pl.col(self._columns[name]).cast(pl.String).fill_null(".").alias(name) for name in names
+        )
         for start in range(0, len(text), size):
             part = text.slice(start, size)
             yield Alleles(
@@ -129,6 +134,20 @@ class TableFile:
         llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
         status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
         write_frame(with_result(self.frame, Result(llr, status), column), out)
+
+
+def _column(columns: Sequence[str], wanted: str, path: Path) -> str | None:
+    """Return which column is meant: that name, or the only one that is it but for capitals and a leading #."""
+    if wanted in columns:
+        return wanted
+    found = [name for name in columns if _plain(name) == wanted]
+    if len(found) > 1:
+        raise UserError(f"{path} has the columns {' and '.join(found)}; name the one to use {wanted}")
+    return found[0] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("#").strip().lower()
 
 
 def with_result(frame: Any, result: Result, column: str) -> Any:
@@ -156,10 +175,13 @@ def read_frame(path: Path) -> Any:
         if kind == "parquet":
             return pl.read_parquet(path)
         refuse_cut_bgzf(path)
+        given = _header(path, _TABLES[kind])
         frame = pl.read_csv(
             path,
             separator=_TABLES[kind],
-            schema_overrides={"chrom": pl.String, "ref": pl.String, "alt": pl.String},
+            has_header=given.there,
+            new_columns=None if given.there else given.names,
+            schema_overrides={name: pl.String for name in given.names if _plain(name) in ("chrom", "ref", "alt")},
             infer_schema_length=None,
             null_values=["", "NA", "nan", "NaN"],
         )
@@ -170,6 +192,39 @@ def read_frame(path: Path) -> Any:
     if frame.width and frame[frame.columns[-1]].null_count():  # where a line that is too short would show
         _refuse_ragged(path, _TABLES[kind])
     return frame
+
+
+@dataclass(frozen=True)
+class _Header:
+    names: list[str]
+    there: bool
+    """Whether the file has it; else its columns are recognised."""
+
+
+_ALLELE = re.compile(r"[ACGTNacgtn]+(,[ACGTNacgtn*]+)*|[.*]|<.*>")
+
+
+def _header(path: Path, separator: str) -> _Header:
+    """Return the names of a text table's columns; those of a table without a header line by what they hold.
+
+    Raises:
+        UserError: it is a VCF, or a table without a header whose columns could be several things.
+    """
+    first = next((line for _, line in read_lines(path)), b"").decode(errors="replace").rstrip("\r\n")
+    if first.startswith("##"):
+        raise UserError(f"{path} begins like a VCF ({first[:30]}); name it .vcf or .vcf.gz")
+    fields = [field.strip('"') for field in first.split(separator)]
+    if len(fields) < 4 or not re.fullmatch(r"[0-9]+", fields[1]):
+        return _Header(fields, True)
+    alleles = [_ALLELE.fullmatch(field) is not None for field in fields]
+    plain, with_id = alleles[2] and alleles[3], len(fields) > 4 and alleles[3] and alleles[4]
+    if plain == with_id:
+        raise UserError(
+            f"{path} has no header line, and its columns could be several things; add a first line with chrom, pos, "
+            "ref and alt"
+        )
+    known = ["chrom", "pos", *(["id"] if with_id else []), "ref", "alt"]
+    return _Header([*known, *(f"column_{i + 1}" for i in range(len(known), len(fields)))], False)
 
 
 def _refuse_ragged(path: Path, separator: str) -> None:

@@ -1,14 +1,16 @@
 """VCF: read as text, streamed, and written again with scores; everything else is kept unchanged."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, atomic_path
-from r2mae_dna.data.text_files import open_to_write, read_lines, whole_number
+from r2mae_core import UserError, atomic_path, reading
+from r2mae_dna.data.text_files import open_to_write, read_lines, refuse_cut_bgzf, whole_number
 from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
@@ -51,6 +53,9 @@ class VcfFile:
             raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
 
     def _lines(self) -> Iterator[tuple[int, str]]:
+        if self.path.suffix == ".bcf":
+            yield from enumerate(_bcf_lines(self.path), start=1)
+            return
         for number, line in read_lines(self.path):
             yield number, line.decode(*_ENCODING).rstrip("\r\n")
 
@@ -106,7 +111,7 @@ class VcfFile:
             source: the origin of the scores, for the header.
         """
         if file_kind(out) == "vcf":
-            with atomic_path(out) as temporary, open_to_write(temporary) as target:
+            with _vcf_writer(out) as target:
                 for line in self._header(column.upper(), source):
                     target.write(f"{line}\n".encode(*_ENCODING))
                 for part, result in zip(_groups(self.records(), size), results, strict=True):
@@ -153,6 +158,59 @@ def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
             group = []
     if group:
         yield group
+
+
+@contextmanager
+def _vcf_writer(out: Path) -> Iterator[Any]:
+    """Give a file to write the lines of a VCF to, atomically; of a BCF, they are converted at the end."""
+    with atomic_path(out) as temporary:
+        if out.suffix != ".bcf":
+            with open_to_write(temporary) as target:
+                yield target
+            return
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as scratch:
+            text = Path(scratch) / "text.vcf.gz"
+            with open_to_write(text) as target:
+                yield target
+            _to_bcf(text, temporary, out)
+
+
+def _to_bcf(text: Path, target: Path, out: Path) -> None:
+    import pysam
+
+    try:
+        with pysam.VariantFile(str(text)) as source, pysam.VariantFile(str(target), "wb", header=source.header) as bcf:
+            for record in source:
+                bcf.write(record)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {out}: {reason}; a BCF needs every chromosome, filter and field in its header: name .vcf.gz"
+        ) from None
+
+
+def _bcf_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a BCF as VCF.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    import pysam
+
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    refuse_cut_bgzf(path)
+    with reading(path, "a BCF file"):
+        source = pysam.VariantFile(str(path))
+    with source:
+        yield from str(source.header).splitlines()
+        records = iter(source)
+        while True:
+            with reading(path, "a BCF file"):
+                line = next((str(record) for record in records), None)
+            if line is None:
+                return
+            yield line.rstrip("\n")
 
 
 def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:

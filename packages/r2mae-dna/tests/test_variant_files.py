@@ -1,0 +1,179 @@
+"""What a user's variants may look like: BCF, streams, tables without a header, chromosomes in another style."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pysam
+import pytest
+
+from dna_files import vcf
+from r2mae_core import UserError
+from r2mae_dna.data.aliases import Names, canonical
+from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.store import AlignmentStore, StoreWriter
+from r2mae_dna.data.variants import read_frame
+from r2mae_dna.options import Score
+from r2mae_dna.score import score_variants
+
+
+def run(toy, variants, out, **options):
+    return score_variants(Score("frequencies", toy[0], variants, out=out, device="cpu", progress=False, **options))
+
+
+def scores(path):
+    with pysam.VariantFile(str(path)) as file:
+        return [(r.chrom, r.pos, r.alts, r.info["R2MAE_LLR"], r.info["R2MAE_STATUS"]) for r in file]
+
+
+@pytest.fixture
+def source(toy, tmp_path):
+    """A VCF with contig and INFO lines, so that it can be a BCF."""
+    path = vcf(tmp_path / "in.vcf", toy[1])
+    head = "##contig=<ID=7,length=300>\n" + "".join(
+        f'##INFO=<ID={k},Number=1,Type=Integer,Description="x">\n' for k in ("AC", "AN")
+    )
+    path.write_text(path.read_text().replace("#CHROM", head + "#CHROM", 1))
+    return path
+
+
+def test_bcf_in_and_out(toy, source, tmp_path):
+    bcf = tmp_path / "in.bcf"
+    with pysam.VariantFile(str(source)) as old, pysam.VariantFile(str(bcf), "wb", header=old.header) as new:
+        for record in old:
+            new.write(record)
+    run(toy, source, tmp_path / "a.vcf")
+    expected = scores(tmp_path / "a.vcf")
+    assert len(expected) == 100
+    for given, out in ((bcf, "b.vcf.gz"), (bcf, "b.bcf"), (source, "c.bcf")):
+        run(toy, given, tmp_path / out)
+        assert scores(tmp_path / out) == expected
+    with pysam.VariantFile(str(tmp_path / "b.bcf")) as file:
+        assert (file.format, next(iter(file)).info["AC"]) == ("BCF", 1)
+    run(toy, bcf, tmp_path / "b.tsv")
+    assert read_frame(tmp_path / "b.tsv")["r2mae_llr"].to_list() == pytest.approx([s[3][0] for s in expected], abs=1e-5)
+
+
+def test_a_bcf_that_cannot_be_written_or_read_is_named(toy, source, tmp_path):
+    text = source.read_text()
+    source.write_text("\n".join(line for line in text.splitlines() if not line.startswith("##contig")) + "\n")
+    with pytest.raises(UserError, match=r"o\.bcf: .*a BCF needs every chromosome"):
+        run(toy, source, tmp_path / "o.bcf")
+    assert not (tmp_path / "o.bcf").exists()
+    (tmp_path / "bad.bcf").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"bad\.bcf cannot be read"):
+        run(toy, tmp_path / "bad.bcf", tmp_path / "o.vcf")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_standard_input_to_standard_output(toy, source, tmp_path, zipped):
+    run(toy, source, tmp_path / "o.vcf")
+    content = source.read_bytes()
+    if zipped:
+        import gzip
+
+        content = gzip.compress(content)
+    command = [sys.executable, "-m", "r2mae_dna.cli", "score", "frequencies", str(toy[0]), "-", "--no-progress"]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "o.vcf").read_bytes()
+    assert b"100 scored" in done.stderr
+
+
+def test_empty_standard_input_is_refused(toy, monkeypatch, tmp_path):
+    class Empty:
+        buffer = io.BytesIO()
+
+    from pathlib import Path
+
+    monkeypatch.setattr(sys, "stdin", Empty)
+    with pytest.raises(UserError, match="standard input is empty"):
+        run(toy, Path("-"), tmp_path / "o.vcf")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("a.tsv", "7\t{p}\t{r}\t{a}\tnote\n", ["chrom", "pos", "ref", "alt", "column_5"]),
+        ("a.tsv", "chr7\t{p}\trs12\t{r}\t{a}\n", ["chrom", "pos", "id", "ref", "alt"]),
+        ("a.csv", "7,{p},{r},{a}\n", ["chrom", "pos", "ref", "alt"]),
+        ("a.tsv", "#CHROM\tPOS\tID\tREF\tALT\n7\t{p}\tx\t{r}\t{a}\n", ["#CHROM", "POS", "ID", "REF", "ALT"]),
+        ("a.txt", "#chrom\tPos\tRef\tAlt\n7\t{p}\t{r}\t{a}\n", ["#chrom", "Pos", "Ref", "Alt"]),
+    ],
+)
+def test_tables_without_a_header_or_with_capitals(toy, tmp_path, name, content, columns):
+    base = "-ACGT"[toy[1][49, 0] & TOKEN_BITS]
+    alternative = "CGTA"["ACGT".index(base)]
+    (tmp_path / name).write_text(content.format(p=50, r=base, a=alternative))
+    run(toy, tmp_path / name, tmp_path / "o.tsv")
+    frame = pl.read_csv(tmp_path / "o.tsv", separator="\t")
+    assert frame.columns == [*columns, "r2mae_llr", "r2mae_status"]
+    assert frame["r2mae_status"].to_list() == ["scored"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("7\t5\tA\tC\tG\n", "could be several things"),
+        ("7\t5\tx\ty\n", "could be several things"),
+        ("##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n", "begins like a VCF"),
+        ("Chrom\tCHROM\tpos\tref\talt\n7\t7\t5\tA\tC\n", "columns Chrom and CHROM"),
+    ],
+)
+def test_tables_that_could_be_several_things_are_refused(toy, tmp_path, content, message):
+    (tmp_path / "a.tsv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        run(toy, tmp_path / "a.tsv", tmp_path / "o.tsv")
+
+
+def names_of(tmp_path, chromosomes, aliases="auto"):
+    writer = StoreWriter(tmp_path / "named", ["a", "b"])
+    for name in chromosomes:
+        writer.write(name, np.ones((10, 2), np.uint8))
+    writer.close()
+    return Names(AlignmentStore(tmp_path / "named"), aliases)
+
+
+def test_styles_of_names(tmp_path):
+    names = names_of(tmp_path, ["chr1", "22", "MT", "NC_000023.11", "chrUn_x"])
+    for name, own in {
+        "1": "chr1", "chr22": "22", "NC_000022.10": "22", "NC_000001.11": "chr1", "chrM": "MT", "M": "MT",
+        "NC_012920.1": "MT", "X": "NC_000023.11", "chrX": "NC_000023.11", "Un_x": "chrUn_x", "chr2": None,
+        "NC_000002.12": None,
+        "NC_000022": None, "NC_001807.4": None, "122": None,
+    }.items():  # fmt: skip
+        assert names.find(name) == own, name
+    assert canonical("NC_000086.8") == "X"
+
+
+def test_ambiguous_styles_are_no_aliases_and_none_takes_own_names_only(tmp_path):
+    names = names_of(tmp_path, ["chr1", "1", "2"])
+    assert [names.find(name) for name in ("chr1", "1", "NC_000001.11", "chr2")] == ["chr1", "1", None, "2"]
+    assert Names(AlignmentStore(tmp_path / "named"), "none").find("chr2") is None
+
+
+def test_a_table_of_aliases(toy, source, tmp_path):
+    source.write_text(source.read_text().replace("\n7\t", "\nCM000669.2\t"))
+    with pytest.raises(UserError, match="none of the variants' chromosomes"):
+        run(toy, source, tmp_path / "o.vcf")
+    table = tmp_path / "aliases.tsv"
+    table.write_text("CM000669.2\t7\n")
+    counts = run(toy, source, tmp_path / "o.vcf", aliases=str(table))
+    assert counts.text() == "100 scored"
+    assert counts.names.text() == "CM000669.2 as 7 (100 alleles)"
+    for content, message in (
+        ("a\tb\n", "has no chromosome 'b'"),
+        ("a b\n", "a line is a name, a tab"),
+    ):
+        table.write_text(content)
+        with pytest.raises(UserError, match=message):
+            run(toy, source, tmp_path / "p.vcf", aliases=str(table))
+
+
+def test_aliases_are_said(toy, tmp_path, call):
+    path = vcf(tmp_path / "in.vcf", toy[1])
+    path.write_text(path.read_text().replace("\n7\t", "\nNC_000007.14\t"))
+    out = call("score", "frequencies", toy[0], path, "--out", "o.vcf", "--no-progress")[1]
+    assert "Names of chromosomes: NC_000007.14 as 7 (100 alleles)" in out
