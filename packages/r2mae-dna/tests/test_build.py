@@ -9,8 +9,11 @@ import zarr
 from r2mae_core import UserError
 from r2mae_dna.data.build import build_alignment
 from r2mae_dna.data.codes import decode
+from r2mae_dna.data.regions import parse_region
 from r2mae_dna.data.samples import VERTEBRATES, sample_path
 from r2mae_dna.data.store import AlignmentStore, StoreWriter
+from r2mae_dna.data.windows import WindowSet, prepare
+from r2mae_dna.options import Prepare
 
 MAF = """##maf version=1
 a
@@ -69,7 +72,7 @@ def test_the_reference_genome_is_checked_and_fills(maf, tmp_path):
     assert report.unchecked == ("chr2",)
     assert report.filled == 32  # 40 less the eight that blocks cover
     store = AlignmentStore(tmp_path / "s")
-    assert decode(store.read("chr1", 8, 24)[:, 0]) == "TTACgt-ACCTTtttt"  # the alignment's case, else the genome's
+    assert decode(store.read("chr1", 8, 24)[:, 0]) == "TTACGT-ACCTTtttt"  # the genome's case everywhere
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,160 @@ def test_empty_shards_are_never_written(tmp_path):
     assert writer.close().shards == {"1": [2]}
     files = [name for _, _, names in os.walk(tmp_path / "s" / "1") for name in names if name != "zarr.json"]
     assert len(files) == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "second"),
+    [
+        (None, "acGT-ACCTtttttttttttttttTTTTTTTTTT", "TT------"),  # the genome's; chr2 is not in it
+        ("fasta", "acGT-ACCTtttttttttttttttTTTTTTTTTT", "TT------"),
+        ("maf", "ACgt-ACCTTTTTTTTTTTTTTTTTTTTTTTTTT", "tT------"),
+    ],
+)
+def test_the_case_of_the_reference_has_one_source(tmp_path, case, first, second):
+    (tmp_path / "x.maf").write_text(MAF.replace("TT\n", "tT\n").replace("GGG", "GGG-"))
+    (tmp_path / "g.fa").write_text(">chr1\n" + "T" * 10 + "acGTnACCT" + "t" * 15 + "T" * 6 + "\n")
+    fasta = tmp_path / "g.fa"
+    report = build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="hg", fasta=fasta, case=case)
+    store = AlignmentStore(tmp_path / "s")
+    assert store.info.case == report.info.case == (case or "fasta")
+    shown = decode(store.read("chr1", 0, 40)[:, 0])
+    assert shown[10:] == first[: len(shown) - 10]
+    assert decode(store.read("chr2", 0, 8)[:, 0]) == second
+    assert report.info.soft_masked == sum(letter.islower() for letter in shown + second)
+
+
+def test_case_is_the_alignments_without_a_genome(maf, tmp_path):
+    assert build_alignment([maf], tmp_path / "s", reference="hg").info.case == "maf"
+    with pytest.raises(
+        UserError, match="--case fasta takes the soft-masked letters from the genome; give it with --fa"
+    ):
+        build_alignment([maf], tmp_path / "t", reference="hg", case="fasta")
+
+
+NAMES = [
+    "a/b",
+    ".",
+    "..",
+    "zarr.json",
+    "__x",
+    "c",
+    "HLA-A*01:01:01:01",
+    "gi|1|ref",
+    "x" * 300,
+    "%41",
+    "é",
+    "a\\b",
+    "chr1:5",
+]
+
+
+def test_any_name_of_a_fasta_can_be_a_chromosome(tmp_path):
+    import pyfaidx
+
+    rng = np.random.default_rng(0)
+    letters = {name: "".join(rng.choice(list("ACGT"), 30 + i)) for i, name in enumerate(NAMES)}
+    blocks = [
+        f"a\ns hg.{name} 0 {len(text)} + {len(text)} {text}\ns pt.1 0 2 + 9 AC{'-' * (len(text) - 2)}\n"
+        for name, text in letters.items()
+    ]
+    (tmp_path / "x.maf").write_text("".join(blocks))
+    (tmp_path / "g.fa").write_text("".join(f">{name} more\n{text}\n" for name, text in letters.items()))
+    report = build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="hg", fasta=tmp_path / "g.fa")
+    assert (report.mismatches, report.unchecked) == (0, ())
+    store = AlignmentStore(tmp_path / "s")
+    assert store.chromosomes == NAMES
+    theirs = pyfaidx.Fasta(str(tmp_path / "g.fa"))
+    for name in NAMES:
+        assert decode(store.read(name, 0, store.lengths[name])[:, 0]) == str(theirs[name])
+        for text, (start, end) in {"": (0, len(letters[name])), ":5": (4, 5), ":1,0-12": (9, 12)}.items():
+            region = parse_region(name + text, store)
+            assert (region.chromosome, region.start, region.end) == (name, start, end)
+    prepare(Prepare(tmp_path / "s", out=tmp_path / "w", window=10, step=5, test_regions=f"{NAMES[0]} {NAMES[6]}:1-20"))
+    assert WindowSet(tmp_path / "w", "test").starts.tolist() == [0, 5, 10, 15, 20, 0, 5, 10]
+    build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="hg", overwrite=True)
+    assert AlignmentStore(tmp_path / "s").chromosomes == NAMES
+
+
+def test_a_region_that_could_be_two_is_refused(tmp_path):
+    writer = StoreWriter(tmp_path / "s", ["hg", "pt"])
+    for name in ("chr1", "chr1:5"):
+        writer.write(name, np.ones((30, 2), np.uint8))
+    writer.close()
+    store = AlignmentStore(tmp_path / "s")
+    with pytest.raises(UserError, match=r"'chr1:5' is a chromosome of .*, and a place on another, 'chr1'"):
+        parse_region("chr1:5", store)
+    assert parse_region("chr1:5:1-30", store).chromosome == "chr1:5"
+    assert parse_region("chr1:5-5", store).chromosome == "chr1"
+
+
+def test_a_store_of_before_version_3_is_read(tmp_path):
+    import json
+
+    from r2mae_dna.data.new_folders import digest_of
+
+    writer = StoreWriter(tmp_path / "s", ["hg", "pt"])
+    writer.write("chr1", np.ones((30, 2), np.uint8))
+    writer.close()
+    index = tmp_path / "s" / "zarr.json"
+    content = json.loads(index.read_text())
+    attributes = content["attributes"]["r2mae_dna"]
+    attributes["shards"]["x:1"], attributes["covered"]["x:1"] = [0], 30  # was the name of a folder
+    (tmp_path / "s" / "x:1").mkdir()
+    for file in [path for path in (tmp_path / "s" / "chr1").rglob("*") if path.is_file()]:
+        copy = tmp_path / "s" / "x:1" / file.relative_to(tmp_path / "s" / "chr1")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    attributes |= {"version": 2, "files": {}, "seal": None}
+    del attributes["case"]
+    attributes["seal"] = digest_of(attributes)
+    index.write_text(json.dumps(content))
+    store = AlignmentStore(tmp_path / "s")
+    assert (store.chromosomes, store.info.case) == (["chr1", "x:1"], None)
+    assert store.read("x:1", 0, 30).all()
+    attributes |= {"version": 9}
+    index.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is of a later version of r2mae-dna"):
+        AlignmentStore(tmp_path / "s")
+
+
+def test_seven_hundred_scaffolds_need_few_open_files(tmp_path):
+    import resource
+
+    text = "ACGTA"
+    blocks = [f"a\ns r.scaffold_{i} 1 5 + 9 {text}\ns o.s{i} 0 5 + 5 {text}\n" for i in range(700)]
+    (tmp_path / "x.maf").write_text("".join(blocks))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, before[1]), before[1]))
+    try:
+        info = build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="r").info
+        store = AlignmentStore(tmp_path / "s")
+        assert [decode(store.read(f"scaffold_{i}", 0, 9)[:, 1]) for i in (0, 699)] == ["-ACGTA---"] * 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(info.covered) == 700
+
+
+def test_reverse_strand_places_are_those_of_the_genome(tmp_path):
+    import pyfaidx
+    from Bio.Seq import Seq
+
+    rng = np.random.default_rng(1)
+    genome = "".join(rng.choice(list("ACGT"), 500))
+    (tmp_path / "g.fa").write_text(f">chr1\n{genome}\n")
+    other = str(Seq(genome).reverse_complement())
+    blocks = []
+    for start in range(3, 480, 40):
+        text = other[start : start + 20]
+        shown = text[:7] + "--" + text[7:]
+        blocks.append(f"a\ns pt.1 0 22 + 99 {text[:7]}GG{text[7:]}\ns hg.chr1 {start} 20 - 500 {shown}\n")
+    (tmp_path / "x.maf").write_text("".join(blocks))
+    build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="hg")
+    codes, theirs = AlignmentStore(tmp_path / "s").read("chr1", 0, 500), pyfaidx.Fasta(str(tmp_path / "g.fa"))["chr1"]
+    covered = np.flatnonzero(codes[:, 0])
+    assert len(covered) == 12 * 20
+    for i in covered.tolist():
+        assert decode(codes[i]) == str(theirs[i]) * 2
 
 
 FULL = Path(

@@ -7,7 +7,7 @@ import torch
 from r2mae_core import UserError
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.conservation import Track, known_quantile
-from r2mae_dna.data.regions import defined_intervals, parse_region, stored_intervals, window_starts
+from r2mae_dna.data.regions import Region, defined_intervals, parse_region, stored_intervals, window_starts
 from r2mae_dna.data.store import AlignmentStore, StoreWriter
 from r2mae_dna.data.windows import WindowSet, prepare, read_info
 from r2mae_dna.options import Prepare
@@ -81,7 +81,8 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
     ("changes", "message"),
     [
         ({"validation_regions": "chr9"}, "has no chromosome 'chr9'; it has 7"),
-        ({"validation_regions": "7:10"}, "'7:10' is not a region; write chr22 or chr22:1000-2000"),
+        ({"validation_regions": "7:x"}, "'7:x' is not a region; write chr22, chr22:1000 or chr22:1000-2000"),
+        ({"validation_regions": "8:10"}, "has no chromosome '8'; it has 7"),
         ({"validation_regions": "7:0-10"}, "positions count from 1"),
         ({"validation_regions": "7:10-5"}, "the first must not exceed the last"),
         ({"window": 250}, "no window of 250 defined bases is left for training"),
@@ -116,6 +117,7 @@ def test_regions_are_written_as_browsers_do(toy):
     region = parse_region("chr7:1,001-2,000", store)
     assert (region.chromosome, region.start, region.end) == ("7", 1000, 2000)
     assert parse_region("7", store).end == 300
+    assert parse_region("chr7:1,001", store) == Region("7", 1000, 1001)
 
 
 def bigwig(path, values, name="chr7"):

@@ -31,14 +31,19 @@ class MsaBuild:
     """Build an alignment store from MAF files."""
 
     reference: str
-    """Species whose coordinates the store has, as the MAF writes it before the dot, such as hg38."""
+    """Species whose coordinates the store has, as the MAF writes it before the chromosome, such as hg38 or
+    GCA_028858775.2."""
     mafs: tuple[Path, ...]
     """MAF files, plain or gzipped."""
     species: str = ""
-    """The other species in the order of the columns, separated by commas or spaces, or a file that lists them; default:
-    all, in order of first appearance. A model's order must be the same."""
+    """The other species in the order of the columns, separated by commas or spaces, or a file that lists them or is a
+    tree (Newick); default: all, in order of first appearance. A model's order must be the same. Names may have dots: a
+    row is of the longest name that its own begins with."""
     fasta: Path | None = None
     """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
+    case: Literal["maf", "fasta"] | None = None
+    """Whose lower-case letters are soft-masked, everywhere: the alignment's (what no block covers is upper-case) or the
+    genome's; default: the genome's, if --fasta is given."""
     out: Path | None = None
     """Folder of the store; default runs/r2mae-dna-msa-build-TIME."""
     overwrite: bool = False
@@ -62,7 +67,8 @@ class MsaShow:
     msa: Path
     """Alignment store."""
     region: str
-    """chr22:50,300,078-50,300,140 (1-based, both ends included)."""
+    """chr22:50,300,078-50,300,140 (1-based, both ends included), chr22:50,300,078 or chr22; several are separated by
+    spaces."""
     dots: bool = False
     """Write a dot where a species has the reference's letter."""
 

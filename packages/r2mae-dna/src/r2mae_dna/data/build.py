@@ -1,31 +1,33 @@
 """From MAF files to an alignment store, in bounded memory.
 
-Each chromosome is first a sparse file of its full length, mapped into memory and filled block by block, and is then
-written to the store in compressed shards. Memory is that of a few blocks for any number of species. The disk's space is
-allocated before it is written to: a full disk would end the process when a hole of a mapped file is filled.
+All chromosomes are first stretches of a sparse file, mapped into memory and filled block by block, and are then written
+to the store in compressed shards. Memory of the process's own is that of a few blocks for any number of species; pages
+of the mapped file come on top while the system has room for them. The disk's space is allocated before it is written
+to: a full disk would end the process when a hole of a mapped file is filled.
 """
 
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from r2mae_core import UserError, check_output, check_space, fingerprint, one_writer, refuse_changed, whole_folder
-from r2mae_dna.data.codes import ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.codes import ENCODE_REFERENCE, SOFT_MASK, TOKEN_BITS, match_chromosome
 from r2mae_dna.data.maf import BlockCounts, Piece, Scan, project, read_blocks, scan_blocks
 from r2mae_dna.data.new_folders import check_new_folder
+from r2mae_dna.data.species import SpeciesNames, split_source
 from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter, store_entries
 from r2mae_dna.data.text_files import read_lines
 
 MAX_FASTA_MISMATCH = 0.05
-_NAME = re.compile(r"(?!__|zarr\.json$)[^\s/\\.][^\s/\\]*")
-"""Names of chromosomes that a folder of the store may have."""
+Case = Literal["maf", "fasta"]
+"""Whose lower-case letters are the soft-masked ones."""
 OVERLAPS = "reference bases in more than one block (the first is kept)"
 
 
@@ -47,23 +49,23 @@ class BuildReport:
     """Positions without a block whose reference base came from the FASTA file."""
     unchecked: tuple[str, ...] = ()
     """Chromosomes that are not in the FASTA file."""
+    nameless: tuple[str, ...] = ()
+    """Some sequences that name no species, and are left out."""
 
 
 class _Chromosome:
-    """The letters of a chromosome, in two files with holes that are mapped into memory.
+    """The letters of a chromosome: a stretch of two files with holes that are mapped into memory.
 
     Args:
-        name: of the files, without a suffix.
-        length: positions.
-        n_columns: 1 + species.
+        codes: (length, 1 + species) uint8.
+        taken: (length,) bool, which positions a block covers.
+        allocate: takes a stretch of positions for which there must be space on the disk.
     """
 
-    def __init__(self, name: Path, length: int, n_columns: int) -> None:
-        self.codes: np.ndarray = _mapped(Path(f"{name}.codes"), (length, n_columns))
-        self.taken: np.ndarray = _mapped(Path(f"{name}.taken"), (length,)).view(np.bool_)  # covered by a block
+    def __init__(self, codes: np.ndarray, taken: np.ndarray, allocate: Callable[[int, int], None]) -> None:
+        self.codes, self.taken, self._allocate = codes, taken, allocate
         self.shards: set[int] = set()
         """The stretches of `SHARD_ROWS` positions with anything in them."""
-        self._name = name
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -75,14 +77,8 @@ class _Chromosome:
             OSError: the disk is full.
         """
         for shard in set(range(start // SHARD_ROWS, (end - 1) // SHARD_ROWS + 1)) - self.shards:
-            first, last = shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self))
-            for suffix, width in (("codes", self.codes.shape[1]), ("taken", 1)):
-                _allocate(Path(f"{self._name}.{suffix}"), first * width, (last - first) * width)
+            self._allocate(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self)))
             self.shards.add(shard)
-
-
-def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 def _allocate(file: Path, start: int, n_bytes: int) -> None:
@@ -91,25 +87,35 @@ def _allocate(file: Path, start: int, n_bytes: int) -> None:
             os.posix_fallocate(handle.fileno(), start, n_bytes)
 
 
-@dataclass
 class _Canvas:
-    """The chromosomes being filled."""
+    """The chromosomes being filled, one after the other in two files, however many they are.
 
-    folder: Path
-    n_columns: int
-    chromosomes: dict[str, _Chromosome] = field(default_factory=dict)
-    overlaps: int = 0
+    Args:
+        folder: where the files are made.
+        lengths: chromosome → its length.
+        n_columns: 1 + species.
+    """
+
+    def __init__(self, folder: Path, lengths: Mapping[str, int], n_columns: int) -> None:
+        total = max(sum(lengths.values()), 1)
+        codes = np.memmap(folder / "codes", np.uint8, "w+", shape=(total, n_columns))
+        taken = np.memmap(folder / "taken", np.uint8, "w+", shape=(total,)).view(np.bool_)
+        self.chromosomes: dict[str, _Chromosome] = {}
+        self.overlaps = 0
+        first = 0
+        for name, length in lengths.items():
+
+            def allocate(start: int, end: int, first: int = first) -> None:
+                for file, width in (("codes", n_columns), ("taken", 1)):
+                    _allocate(folder / file, (first + start) * width, (end - start) * width)
+
+            part = slice(first, first + length)
+            self.chromosomes[name] = _Chromosome(np.asarray(codes[part]), np.asarray(taken[part]), allocate)
+            first += length
 
     def add(self, piece: Piece, path: Path) -> None:
         if len(piece.codes) == 0:
             return
-        if piece.chromosome not in self.chromosomes:
-            if not _NAME.fullmatch(piece.chromosome):
-                raise UserError(
-                    f"{path}, line {piece.line}: a chromosome of a store cannot be called {piece.chromosome!r}"
-                )
-            name = self.folder / str(len(self.chromosomes))
-            self.chromosomes[piece.chromosome] = _Chromosome(name, piece.length, self.n_columns)
         target = self.chromosomes[piece.chromosome]
         if len(target) != piece.length:
             raise UserError(
@@ -134,6 +140,7 @@ def build_alignment(
     reference: str,
     species: Sequence[str] = (),
     fasta: Path | None = None,
+    case: Case | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> BuildReport:
@@ -146,6 +153,7 @@ def build_alignment(
         species: the others, in the order of the columns, which a model depends on. Empty: every species of the files
             in order of first appearance.
         fasta: the reference genome; its bases are compared with the alignment's, and fill positions without a block.
+        case: whose lower-case letters are the soft-masked ones, everywhere; default: the genome's, if it is given.
         overwrite: replace a store that is there.
         progress: show a bar of blocks.
 
@@ -154,23 +162,38 @@ def build_alignment(
             block; the store exists; there is not enough space; or more than 5 % of the reference's bases differ from
             the FASTA file.
     """
-    made = made_from(mafs, reference, species, fasta)
+    case = case_source(case, fasta)
+    made = made_from(mafs, reference, species, fasta, case)
     inputs = [*mafs, *([] if fasta is None else [fasta])]
     check_output(out, inputs)
     with one_writer(out, folder=False):
         check_new_folder(out, store_entries, "an alignment store", overwrite=overwrite)
-        scan = scan_blocks(mafs, reference, SHARD_ROWS)
-        columns = _columns(scan.species, reference, species, mafs)
+        scan = scan_blocks(mafs, reference, SHARD_ROWS, species)
+        columns = _columns(scan.names, reference, species, mafs)
         check_space(out.parent, _bytes_needed(scan, len(columns), whole=fasta is not None), f"building {out.name}")
         with whole_folder(out) as folder:
-            report = _build(mafs, folder, columns, fasta, made, progress)
+            report = _build(mafs, folder, columns, scan.lengths, fasta, made, progress)
             remedy = "it was changed while it was read: run the command again"
             refuse_changed(out, made["sources"], fingerprint(inputs), remedy)
     report.without_blocks = tuple(name for name in columns if name not in scan.species)
+    report.nameless = tuple(scan.names.nameless)
     return report
 
 
-def made_from(mafs: Sequence[Path], reference: str, species: Sequence[str], fasta: Path | None) -> dict[str, Any]:
+def case_source(case: Case | None, fasta: Path | None) -> Case:
+    """Return whose lower-case letters are the soft-masked ones.
+
+    Raises:
+        UserError: the genome's, and there is none.
+    """
+    if case == "fasta" and fasta is None:
+        raise UserError("--case fasta takes the soft-masked letters from the genome; give it with --fasta")
+    return case or ("maf" if fasta is None else "fasta")
+
+
+def made_from(
+    mafs: Sequence[Path], reference: str, species: Sequence[str], fasta: Path | None, case: Case
+) -> dict[str, Any]:
     """Return what a store is made from, as its index keeps it.
 
     Raises:
@@ -180,7 +203,7 @@ def made_from(mafs: Sequence[Path], reference: str, species: Sequence[str], fast
     if missing := [file for file in inputs if not file.is_file()]:
         raise UserError(f"no file {missing[0]}")
     files = {"mafs": [file.name for file in mafs], "fasta": None if fasta is None else fasta.name}
-    return {"reference": reference, "species": list(species), **files, "sources": fingerprint(inputs)}
+    return {"reference": reference, "species": list(species), "case": case, **files, "sources": fingerprint(inputs)}
 
 
 def _bytes_needed(scan: Scan, n_columns: int, *, whole: bool) -> int:
@@ -196,23 +219,25 @@ def _build(
     mafs: Sequence[Path],
     folder: Path,
     columns: dict[str, int],
+    lengths: Mapping[str, int],
     fasta: Path | None,
     made: Mapping[str, Any],
     progress: bool,
 ) -> BuildReport:
-    counts, check = BlockCounts(), _FastaCheck()
+    reference = next(iter(columns))
+    counts, check = BlockCounts(), _FastaCheck(made["case"])
     writer = StoreWriter(folder, list(columns))
     scratch = folder / ".scratch"
     scratch.mkdir()
-    canvas = _Canvas(scratch, len(columns))
+    canvas = _Canvas(scratch, lengths, len(columns))
     with tqdm(desc="blocks", unit="block", disable=not progress, mininterval=0.5) as bar:
         for path in mafs:
-            for rows in read_blocks(path):
+            for rows in read_blocks(path, partial(_is_of, reference, columns), counts):
                 bar.update()
                 if (piece := project(rows, columns, counts)) is not None:
                     canvas.add(piece, path)
-    if not canvas.chromosomes:
-        raise UserError(f"no block of {', '.join(map(str, mafs))} has a base of the reference {next(iter(columns))!r}")
+    if not lengths:
+        raise UserError(f"no block of {', '.join(map(str, mafs))} has a base of the reference {reference!r}")
     if fasta is not None:
         check.run(fasta, canvas.chromosomes)
     for name in list(canvas.chromosomes):
@@ -221,15 +246,23 @@ def _build(
         del chromosome  # the maps, before their files
     overlaps = canvas.overlaps
     shutil.rmtree(scratch)
-    info = writer.close(counts.left_out() | {OVERLAPS: overlaps}, made)
+    info = writer.close(counts.left_out() | {OVERLAPS: overlaps}, made, made["case"])
     return BuildReport(info, counts, overlaps, (), check.checked, check.mismatches, check.filled, tuple(check.absent))
 
 
-def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Sequence[Path]) -> dict[str, int]:
-    files = ", ".join(map(str, mafs))
+def _is_of(species: str, names: Container[str], source: str) -> bool:
+    """Return whether a sequence is of a species."""
+    found = split_source(source, names)
+    return found is not None and found[0] == species
+
+
+def _columns(names: SpeciesNames, reference: str, species: Sequence[str], mafs: Sequence[Path]) -> dict[str, int]:
+    files, found = ", ".join(map(str, mafs)), list(names.found)
     if reference not in found:
         known = ", ".join(found[:10]) + (" …" if len(found) > 10 else "")
-        raise UserError(f"the reference {reference!r} is in no block of {files}; its species: {known or 'none'}")
+        more = f"; without a species: {', '.join(names.nameless)}" if names.nameless else ""
+        raise UserError(f"the reference {reference!r} is in no block of {files}; its species: {known or 'none'}{more}")
+    names.check(reference, species, files)
     others = list(species) or [name for name in found if name != reference]
     if reference in others or len(set(others)) != len(others):
         raise UserError("list each species once, and without the reference")
@@ -242,6 +275,7 @@ def _columns(found: list[str], reference: str, species: Sequence[str], mafs: Seq
 
 @dataclass
 class _FastaCheck:
+    case: Case
     checked: int = 0
     mismatches: int = 0
     filled: int = 0
@@ -264,6 +298,9 @@ class _FastaCheck:
                 )
             self._compare(sequence, target)
         self.absent = [name for name in names if name not in seen]
+        if self.case == "fasta":
+            for name in self.absent:
+                _unmask(chromosomes[name])
         if self.checked and self.mismatches > MAX_FASTA_MISMATCH * self.checked:
             raise UserError(
                 f"{self.mismatches} of {self.checked} reference bases differ between the alignment and {fasta}; "
@@ -276,6 +313,8 @@ class _FastaCheck:
         for start in range(0, len(sequence), SHARD_ROWS):
             part = slice(start, min(start + SHARD_ROWS, len(sequence)))
             ours, theirs = target.codes[part, 0], ENCODE_REFERENCE[sequence[part]]
+            if self.case == "maf":
+                theirs &= TOKEN_BITS
             taken = target.taken[part] & (ours > 0)
             self.checked += int(taken.sum())
             self.mismatches += int(((ours ^ theirs) & TOKEN_BITS)[taken].astype(bool).sum())
@@ -284,6 +323,16 @@ class _FastaCheck:
             if free.any():
                 target.touch(part.start, part.stop)
                 target.codes[part, 0] = np.where(free, theirs, ours)
+            if self.case == "fasta" and taken.any():
+                letters = target.codes[part, 0] & TOKEN_BITS
+                lower = (sequence[part] >= ord("a")) & (letters > 0)
+                target.codes[part, 0] = letters | np.where(lower, SOFT_MASK, 0).astype(np.uint8)
+
+
+def _unmask(chromosome: _Chromosome) -> None:
+    """Make all letters of the reference upper-case."""
+    for shard in chromosome.shards:
+        chromosome.codes[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS, 0] &= TOKEN_BITS
 
 
 def read_fasta(path: Path) -> Iterator[tuple[str, np.ndarray]]:

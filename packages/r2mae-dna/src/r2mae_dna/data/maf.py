@@ -1,13 +1,15 @@
 """Multiple alignment format (MAF): a streaming reader that keeps one block in memory."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from r2mae_core import UserError
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, GAP, reverse_complement
+from r2mae_dna.data.species import SpeciesNames, split_source, tree_names
 from r2mae_dna.data.text_files import MAX_LENGTH, read_lines, whole_number
 
 _GAP_LETTER = ord("-")
@@ -30,111 +32,6 @@ class Row:
     """Letters and gaps; equally long in all rows of a block."""
     line: int
 
-    @property
-    def species(self) -> str:
-        """The name before the first dot."""
-        return self.source.partition(".")[0]
-
-    @property
-    def chromosome(self) -> str:
-        """The name after the first dot; all of it, if there is no dot."""
-        return self.source.partition(".")[2] or self.source
-
-
-def read_blocks(path: Path) -> Iterator[list[Row]]:
-    """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are skipped.
-
-    Raises:
-        UserError: a line is malformed; the message names file and line.
-    """
-    rows: list[Row] = []
-    for number, line in read_lines(path):
-        kind = line[:1]
-        if kind == b"s":
-            rows.append(_row(path, number, line, rows))
-        elif kind == b"a" and rows:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
-def _row(path: Path, number: int, line: bytes, rows: list[Row]) -> Row:
-    fields = line.split()
-    try:
-        _, source, start, size, strand, source_size, text = fields
-        first, letters, length = whole_number(start), whole_number(size), whole_number(source_size)
-        row = Row(source.decode(), first, letters, strand == b"-", length, text, number)
-    except ValueError:
-        raise UserError(
-            f"{path}, line {number}: a sequence line needs `s source start size strand source-size text`, "
-            f"got {line[:80].decode(errors='replace').strip()!r}"
-        ) from None
-    if strand not in (b"+", b"-"):
-        raise UserError(f"{path}, line {number}: the strand must be + or -, got {strand.decode(errors='replace')!r}")
-    if (letters := len(text) - text.count(b"-")) != row.size:
-        raise UserError(f"{path}, line {number}: {source.decode()} declares {row.size} letters and has {letters}")
-    if row.source_size > MAX_LENGTH:
-        raise UserError(f"{path}, line {number}: {row.source} cannot be {row.source_size:,} long")
-    if row.start + row.size > row.source_size:
-        raise UserError(
-            f"{path}, line {number}: {source.decode()} {row.start}+{row.size} is outside its length {row.source_size}"
-        )
-    if rows and len(rows[0].text) != len(text):
-        raise UserError(
-            f"{path}, line {number}: {source.decode()} is {len(text)} columns wide, its block {len(rows[0].text)}"
-        )
-    return row
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a quick pass over the names and places of all rows finds."""
-
-    species: list[str]
-    """In order of first appearance."""
-    lengths: dict[str, int]
-    """Chromosome of the reference → its length."""
-    stretches: dict[str, set[int]]
-    """Chromosome of the reference → which stretches of it blocks cover."""
-
-
-def scan_blocks(paths: Iterable[Path], reference: str, stretch: int) -> Scan:
-    """Return which species the files hold, and where on the reference they have blocks.
-
-    Args:
-        paths: MAF files.
-        reference: the species whose places are wanted.
-        stretch: positions of a stretch.
-
-    Raises:
-        UserError: a file is missing or damaged. Malformed lines are left to `read_blocks`.
-    """
-    seen: dict[bytes, None] = {}
-    scan, wanted = Scan([], {}, {}), reference.encode()
-    for path in paths:
-        for _, line in read_lines(path):
-            if line[:1] != b"s" or len(parts := line[:200].split(None, 6)) < 2:
-                continue
-            species, _, chromosome = parts[1].partition(b".")
-            seen.setdefault(species)
-            if species == wanted and len(parts) > 5:
-                _add_place(scan, (chromosome or species).decode(errors="replace"), parts[2:6], stretch)
-    scan.species.extend(name.decode(errors="replace") for name in seen)
-    return scan
-
-
-def _add_place(scan: Scan, chromosome: str, fields: list[bytes], stretch: int) -> None:
-    try:
-        start, size, length = (whole_number(fields[i]) for i in (0, 1, 3))
-    except ValueError:
-        return
-    if size and start + size <= length <= MAX_LENGTH:
-        if fields[2] == b"-":
-            start = length - start - size
-        scan.lengths[chromosome] = length
-        scan.stretches.setdefault(chromosome, set()).update(range(start // stretch, (start + size - 1) // stretch + 1))
-
 
 @dataclass
 class BlockCounts:
@@ -146,15 +43,172 @@ class BlockCounts:
     duplicate_rows: int = 0
     """Further rows of a species in the same block; the longest is kept, the first of equals."""
     unlisted_rows: int = 0
-    """Rows of species that were not requested."""
+    """Rows of species that were not requested, or that name no species."""
+    faults: Counter[str] = field(default_factory=lambda: Counter[str]())
+    """What is wrong with rows of other species → how many there are; none is used."""
 
     def left_out(self) -> dict[str, int]:
         """Return reason → what was skipped."""
         return {
             "blocks without the reference": self.without_reference,
             "second rows of a species in a block (the longest is kept)": self.duplicate_rows,
-            "rows of species that were not requested": self.unlisted_rows,
+            "rows of species that were not requested, or without a species": self.unlisted_rows,
+            **{f"rows of other species {fault}": count for fault, count in sorted(self.faults.items())},
         }
+
+
+class _RowError(Exception):
+    """A row that cannot be used."""
+
+    def __init__(self, source: str, fault: str, message: str) -> None:
+        super().__init__(message)
+        self.source, self.fault = source, fault
+
+
+def every_row(source: str) -> bool:
+    """Return that a fault in this row ends the reading, whatever it is of."""
+    return True
+
+
+def read_blocks(
+    path: Path, strict: Callable[[str], bool] = every_row, counts: BlockCounts | None = None
+) -> Iterator[list[Row]]:
+    """Yield the rows of each block. Lines of other kinds (i, e, q, track, comments) are skipped.
+
+    Args:
+        path: a MAF file, plain or gzipped.
+        strict: tells from the name of a sequence whether its rows must be right; others that are not are skipped.
+        counts: takes the number of these.
+
+    Raises:
+        UserError: the file is damaged, or a row that must be right is not; the message names file and line.
+    """
+    faults = (counts or BlockCounts()).faults
+    rows: list[Row] = []
+    for number, line in read_lines(path):
+        kind = line[:1]
+        if kind == b"s":
+            try:
+                rows.append(_row(number, line))
+            except _RowError as error:
+                if strict(error.source):
+                    raise UserError(f"{path}, line {number}: {error}") from None
+                faults[error.fault] += 1
+        elif kind == b"a" and rows:
+            yield _equally_wide(path, rows, strict, faults)
+            rows = []
+    if rows:
+        yield _equally_wide(path, rows, strict, faults)
+
+
+def _equally_wide(path: Path, rows: list[Row], strict: Callable[[str], bool], faults: Counter[str]) -> list[Row]:
+    """Return the rows that are as wide as the first one that must be right."""
+    if len({len(row.text) for row in rows}) == 1 or not (leading := [row for row in rows if strict(row.source)]):
+        return rows
+    width = len(leading[0].text)
+    if other := next((row for row in leading if len(row.text) != width), None):
+        raise UserError(
+            f"{path}, line {other.line}: {other.source} is {len(other.text)} columns wide, its block {width}"
+        )
+    fitting = [row for row in rows if len(row.text) == width]
+    faults["that are not as wide as their block"] += len(rows) - len(fitting)
+    return fitting
+
+
+def _row(number: int, line: bytes) -> Row:
+    fields = line.split()
+    source = fields[1].decode(errors="surrogateescape") if len(fields) > 1 else ""
+    try:
+        _, _, start, size, strand, source_size, text = fields
+        first, letters, length = whole_number(start), whole_number(size), whole_number(source_size)
+    except ValueError:
+        raise _RowError(
+            source,
+            "that are malformed",
+            "a sequence line needs `s source start size strand source-size text`, got "
+            f"{line[:80].decode(errors='replace').strip()!r}",
+        ) from None
+    row = Row(source, first, letters, strand == b"-", length, text, number)
+    if (fault := _fault(row, strand)) is not None:
+        raise _RowError(source, *fault)
+    return row
+
+
+def _fault(row: Row, strand: bytes) -> tuple[str, str] | None:
+    """Return what is wrong with a row, for a count and for a message."""
+    source, text = row.source, row.text
+    if strand not in (b"+", b"-"):
+        shown = strand.decode(errors="replace")
+        return "whose strand is neither + nor -", f"the strand must be + or -, got {shown!r}"
+    if not source.isascii() and "\\udc" in ascii(source):
+        return "whose name is not UTF-8", f"the name of the sequence, {source!r}, is not UTF-8"
+    if (letters := len(text) - text.count(b"-")) != row.size:
+        return "with another number of letters than declared", f"{source} declares {row.size} letters and has {letters}"
+    if row.source_size > MAX_LENGTH:
+        return "outside their chromosome", f"{source} cannot be {row.source_size:,} long"
+    if row.start + row.size > row.source_size:
+        place = f"{source} {row.start}+{row.size}"
+        return "outside their chromosome", f"{place} is outside its length {row.source_size}"
+    return None
+
+
+@dataclass
+class Scan:
+    """What a quick pass over the names and places of all rows finds."""
+
+    names: SpeciesNames
+    lengths: dict[str, int] = field(default_factory=dict[str, int])
+    """Chromosome of the reference → its length."""
+    stretches: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Chromosome of the reference → which stretches of it blocks cover."""
+
+    @property
+    def species(self) -> list[str]:
+        """In order of first appearance."""
+        return list(self.names.found)
+
+
+def scan_blocks(paths: Iterable[Path], reference: str, stretch: int, species: Iterable[str] = ()) -> Scan:
+    """Return which species the files hold, and where on the reference they have blocks.
+
+    Args:
+        paths: MAF files.
+        reference: the species whose places are wanted.
+        stretch: positions of a stretch.
+        species: names of others, which may have dots; so may those of a tree in the file (hal2maf's `# hal`).
+
+    Raises:
+        UserError: a file is missing or damaged. Malformed lines are left to `read_blocks`.
+    """
+    scan = Scan(SpeciesNames({reference, *species}))
+    for path in paths:
+        for _, line in read_lines(path):
+            if line[:6] == b"# hal ":
+                scan.names.given.update(tree_names(line[6:].decode(errors="replace")))
+            if line[:1] != b"s":
+                continue
+            parts = line[:200].split(None, 6)
+            if len(parts) < 7 and len(line) > 200:
+                parts = line.split(None, 6)
+            try:
+                found = scan.names.of(parts[1].decode())
+            except (IndexError, ValueError):
+                continue  # malformed, or a name that is not UTF-8
+            if found is not None and found[0] == reference and len(parts) > 5:
+                _add_place(scan, found[1], parts[2:6], stretch)
+    return scan
+
+
+def _add_place(scan: Scan, chromosome: str, fields: list[bytes], stretch: int) -> None:
+    try:
+        start, size, length = (whole_number(fields[i]) for i in (0, 1, 3))
+    except ValueError:
+        return
+    if size and start + size <= length <= MAX_LENGTH:
+        if fields[2] == b"-":
+            start = length - start - size
+        scan.lengths.setdefault(chromosome, length)
+        scan.stretches.setdefault(chromosome, set()).update(range(start // stretch, (start + size - 1) // stretch + 1))
 
 
 @dataclass(frozen=True)
@@ -176,7 +230,7 @@ def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Pi
 
     Args:
         rows: of one block.
-        species: name → column; the reference has column 0.
+        species: name → column; the reference has column 0. A row is of the longest name that its own begins with.
         counts: updated in place.
 
     Returns:
@@ -185,10 +239,11 @@ def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Pi
     counts.blocks += 1
     chosen: dict[int, Row] = {}
     for row in rows:
-        column = species.get(row.species)
-        if column is None:
+        found = split_source(row.source, species)
+        if found is None:
             counts.unlisted_rows += 1
             continue
+        column = species[found[0]]
         if column in chosen:
             counts.duplicate_rows += 1
             if row.size <= chosen[column].size:
@@ -210,4 +265,5 @@ def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Pi
     if reference.reverse:
         start = reference.source_size - reference.start - reference.size
         codes = reverse_complement(codes)
-    return Piece(reference.chromosome, reference.source_size, start, codes, reference.line)
+    _, chromosome = split_source(reference.source, species) or ("", reference.source)
+    return Piece(chromosome, reference.source_size, start, codes, reference.line)

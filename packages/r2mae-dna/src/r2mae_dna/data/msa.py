@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
-from r2mae_dna.data.build import BuildReport, build_alignment, made_from
+from r2mae_dna.data.build import BuildReport, build_alignment, case_source, made_from
 from r2mae_dna.data.codes import TOKEN_BITS, decode
 from r2mae_dna.data.new_folders import refuse_other
-from r2mae_dna.data.regions import parse_region
+from r2mae_dna.data.regions import Region, parse_regions
+from r2mae_dna.data.species import leaf_names
 from r2mae_dna.data.store import AlignmentStore, store_entries
 from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
 
@@ -22,8 +23,12 @@ def build_command(config: MsaBuild) -> None:
     out, species = config.out or default_run_path("r2mae-dna", "msa-build"), species_names(config.species)
     check_output(out, [config.species if os.path.isfile(config.species) else None])  # noqa: PTH113
     if not config.overwrite and store_entries(out):
-        made = made_from(config.mafs, config.reference, species, config.fasta)
-        refuse_other(out, AlignmentStore(out).made, made)
+        case = case_source(config.case, config.fasta)
+        made = made_from(config.mafs, config.reference, species, config.fasta, case)
+        there = AlignmentStore(out).made
+        if there and there.get("fasta") is None:
+            there = {"case": "maf", **there}  # also of before there was a choice
+        refuse_other(out, there, made)
         say(f"Done before: {out} was made by the same command from the same files")
         return
     report = build_alignment(
@@ -32,6 +37,7 @@ def build_command(config: MsaBuild) -> None:
         reference=config.reference,
         species=species,
         fasta=config.fasta,
+        case=config.case,
         overwrite=config.overwrite,
         progress=config.progress,
     )
@@ -41,9 +47,11 @@ def build_command(config: MsaBuild) -> None:
 
 
 def species_names(text: str) -> list[str]:
-    """Return the names in a list separated by commas or spaces, or in a file of such lists."""
+    """Return the names in a list separated by commas or spaces, in a file of them, or at the leaves of a tree in it."""
     if os.path.isfile(text):  # noqa: PTH113  (a list of ninety species is too long for a path to be asked)
         text = read_text(Path(text))
+        if text.lstrip().startswith("("):
+            return leaf_names(text)
     return text.replace(",", " ").split()
 
 
@@ -58,6 +66,9 @@ def report_lines(report: BuildReport) -> list[str]:
     ]
     if report.without_blocks:
         lines.append(f"in no block: {', '.join(report.without_blocks)}")
+    others = zip(info.species[1:], info.counts, strict=True)
+    if empty := [name for name, count in others if not count.aligned and name not in report.without_blocks]:
+        lines.append(f"without any aligned base: {', '.join(empty)}")
     if report.checked:
         share = report.mismatches / report.checked
         lines.append(
@@ -65,7 +76,13 @@ def report_lines(report: BuildReport) -> list[str]:
             f"{report.filled:,} filled"
         )
     if report.unchecked:
-        lines.append(f"not in the FASTA file: {', '.join(report.unchecked)}")
+        upper = ", and upper-case in the store" if info.case == "fasta" else ""
+        lines.append(f"not in the FASTA file{upper}: {', '.join(report.unchecked)}")
+    if report.nameless:
+        lines.append(f"without a species (no dot in the name), such as {', '.join(report.nameless)}: left out")
+    lines.append(
+        f"soft-masked: {info.soft_masked / max(n_bases, 1):.1%} of the reference, by the case of the {info.case}"
+    )
     return lines
 
 
@@ -86,7 +103,8 @@ def info_command(config: MsaInfo) -> None:
         return
     say(left_out(store.info.left_out))
     total = max(sum(store.info.covered.values()), 1)
-    say(f"Soft-masked: {store.info.soft_masked / total:.1%} of the covered reference")
+    case = store.info.case or "alignment under blocks, of the genome elsewhere (a store of an earlier version)"
+    say(f"Soft-masked: {store.info.soft_masked / total:.1%} of the covered reference, by the case of the {case}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in ("column", "species", "aligned", "identical"):
         table.add_column(title, justify="left" if title == "species" else "right")
@@ -105,16 +123,18 @@ def show_command(config: MsaShow) -> None:
     Raises:
         UserError: the region is too long, or is outside the chromosome.
     """
+    store = AlignmentStore(config.msa)
+    for region in parse_regions(config.region, store):
+        _show(store, region, dots=config.dots)
+
+
+def _show(store: AlignmentStore, region: Region, *, dots: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    store = AlignmentStore(config.msa)
-    region = parse_region(config.region, store)
     end = min(region.end, store.lengths[region.chromosome])
-    if end <= region.start:
-        raise UserError(f"{config.region} is outside {region.chromosome}, which is {end:,} long")
     if end - region.start > MAX_SHOWN:
-        raise UserError(f"{config.region} is {end - region.start:,} bases long; at most {MAX_SHOWN:,} are shown")
+        raise UserError(f"{region} is {end - region.start:,} bases long; at most {MAX_SHOWN:,} are shown")
     codes = store.read(region.chromosome, region.start, end)
     names = store.species or ("reference", *(f"species {i}" for i in range(1, store.n_species + 1)))
     console = Console(highlight=False)
@@ -128,7 +148,7 @@ def show_command(config: MsaShow) -> None:
             letters = decode(part[:, column])
             line = Text(name.ljust(margin))
             for letter, equal in zip(letters, same[:, column].tolist(), strict=True):
-                dot = config.dots and column > 0 and equal and letter != "-"
+                dot = dots and column > 0 and equal and letter != "-"
                 line.append("." if dot else letter, style=_STYLES[letter.upper()])
             console.print(line, soft_wrap=True)
         console.print()

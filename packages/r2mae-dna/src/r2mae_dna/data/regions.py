@@ -25,27 +25,36 @@ class Region:
 
 
 def parse_region(text: str, store: AlignmentStore) -> Region:
-    """Read `chr22` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
+    """Read `chr22`, `chr22:1,000` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
+
+    The name of the chromosome may itself have colons.
 
     Raises:
-        UserError: the text is not a region, or the store has no such chromosome.
+        UserError: the text is not a region or could be two, or the store has no such chromosome.
     """
-    found = re.fullmatch(r"(?P<name>[^:]+?)(?::(?P<start>[0-9,]+)-(?P<end>[0-9,]+))?", text.strip())
-    if found is None:
-        raise UserError(f"{text!r} is not a region; write chr22 or chr22:1000-2000")
-    name = store.chromosome(found["name"])
-    if name is None:
+    text = text.strip()
+    before, colon, after = text.rpartition(":")
+    place = re.fullmatch(r"(?P<start>[0-9,]+)(?:-(?P<end>[0-9,]+))?", after) if colon else None
+    whole, part = store.chromosome(text), store.chromosome(before) if colon else None
+    if whole is not None:
+        if place is not None and part is not None:
+            raise UserError(
+                f"{text!r} is a chromosome of {store.path}, and a place on another, {part!r}; write "
+                f"{text}:1-{store.lengths[whole]} for the one, {part}:{after.partition('-')[0]}-… for the other"
+            )
+        return Region(whole, 0, store.lengths[whole])
+    if part is not None and place is None:
+        raise UserError(f"{text!r} is not a region; write chr22, chr22:1000 or chr22:1000-2000")
+    if part is None or place is None:
         known = ", ".join(store.chromosomes[:8]) + (" …" if len(store.chromosomes) > 8 else "")
-        raise UserError(f"{store.path} has no chromosome {found['name']!r}; it has {known}")
-    if found["start"] is None:
-        return Region(name, 0, store.lengths[name])
+        raise UserError(f"{store.path} has no chromosome {(before if place else text)!r}; it has {known}")
     try:
-        start, end = (whole_number(found[key].replace(",", "")) for key in ("start", "end"))
+        start, end = (whole_number((place[key] or place["start"]).replace(",", "")) for key in ("start", "end"))
     except ValueError as error:
         raise UserError(f"{text!r} is not a region: {error}") from None
     if not 1 <= start <= end:
         raise UserError(f"{text!r}: positions count from 1, and the first must not exceed the last")
-    return Region(name, start - 1, end)
+    return Region(part, start - 1, end)
 
 
 def parse_regions(text: str, store: AlignmentStore) -> list[Region]:

@@ -7,6 +7,7 @@ no attributes) are read as well.
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,10 @@ from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.data.published import published_digest, refuse_code
 
 ATTRIBUTE = "r2mae_dna"
+VERSION = 3
 _INDEX = "zarr.json"
+_PLAIN = re.compile(r"(?!__|zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+"""Names of chromosomes that are safe as names of folders, on every system."""
 SHARD_ROWS = 524_288
 CHUNK_BYTES = 262_144
 """Approximate size of a chunk: small enough to read one window quickly, large enough for a small overhead."""
@@ -58,6 +62,9 @@ class StoreInfo:
     """Options of the build, and its "sources" as `fingerprint` names them."""
     files: Contents = field(default_factory=lambda: dict[str, Any]())
     """Sizes and checksums of the store's files; none in stores of before they were noted."""
+    case: str | None = None
+    """Whose lower-case letters are the soft-masked ones: "maf" or "fasta"; None in stores of before it was one of them,
+    where it was the alignment's under blocks and the genome's elsewhere."""
 
 
 class AlignmentStore:
@@ -84,10 +91,11 @@ class AlignmentStore:
         try:
             attributes: Any = group.attrs.get(ATTRIBUTE)
             self.info = _info(attributes, self.path) if attributes is not None else None
-            if self.info is not None:
+            if attributes is not None and self.info is not None:
                 if self.path.is_dir():  # a zip file has its own checksums
                     check_contents(self.path, self.info.files, "restore it, or make the store again")
-                arrays = {name: group[name] for name in self.info.shards}
+                plain = attributes.get("version", 1) < 3  # names of chromosomes were names of arrays
+                arrays = {name: group[name if plain else array_name(name)] for name in self.info.shards}
             else:
                 arrays = dict(sorted(group.arrays()))
         except UserError:
@@ -189,6 +197,8 @@ def _not_a_store(path: Path, error: Exception) -> UserError:
 
 
 def _info(attributes: Any, path: Path) -> StoreInfo:
+    if attributes.get("version", 1) > VERSION:
+        raise UserError(f"{path} is of a later version of r2mae-dna, which this one cannot read; update r2mae-dna")
     seal = attributes.get("seal")
     if seal is not None and seal != digest_of({**attributes, "seal": None}):
         raise UserError(f"{path / _INDEX} is damaged or was edited: its checksum is another; make the store again")
@@ -203,6 +213,7 @@ def _info(attributes: Any, path: Path) -> StoreInfo:
         left_out=dict(attributes.get("left_out", {})),
         made=dict(attributes.get("made", {})),
         files=dict(attributes.get("files", {})),
+        case=attributes.get("case"),
     )
 
 
@@ -210,9 +221,18 @@ def store_entries(path: Path) -> set[str]:
     """Return the names of what a store of ours holds in its folder; none, if it is none."""
     try:
         index = json.loads((path / _INDEX).read_bytes())
-        return {_INDEX, *index["attributes"][ATTRIBUTE]["shards"]}
+        attributes = index["attributes"][ATTRIBUTE]
+        plain = attributes["version"] < 3
+        return {_INDEX, *(name if plain else array_name(name) for name in attributes["shards"])}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+def array_name(chromosome: str) -> str:
+    """Return the name of a chromosome's array, and so of a folder: its own, or where that cannot be, a digest."""
+    if _PLAIN.fullmatch(chromosome):
+        return chromosome
+    return "%" + hashlib.sha256(chromosome.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class StoreWriter:
@@ -250,7 +270,7 @@ class StoreWriter:
         chunk = 1 << max((CHUNK_BYTES // columns).bit_length() - 1, 10)
         shard = min(SHARD_ROWS, -(-rows // chunk) * chunk)
         array = self._group.create_array(
-            chromosome,
+            array_name(chromosome),
             shape=codes.shape,
             dtype="uint8",
             chunks=(chunk, columns),
@@ -288,12 +308,15 @@ class StoreWriter:
         self._soft_masked += int(np.count_nonzero(columns[0] > TOKEN_BITS))
         self._depth += np.bincount(depth[covered], minlength=len(self.species))
 
-    def close(self, left_out: Mapping[str, int] | None = None, made: Mapping[str, Any] | None = None) -> StoreInfo:
+    def close(
+        self, left_out: Mapping[str, int] | None = None, made: Mapping[str, Any] | None = None, case: str = "maf"
+    ) -> StoreInfo:
         """Write the attributes and return them.
 
         Args:
             left_out: reason → what was skipped.
             made: what the store is made from; see `StoreInfo.made`.
+            case: whose lower-case letters are the soft-masked ones; see `StoreInfo.case`.
         """
         paths = sorted(path for path in self._path.rglob("*") if path.is_file() and path != self._path / _INDEX)
         files = [path.relative_to(self._path).as_posix() for path in paths]
@@ -308,7 +331,8 @@ class StoreWriter:
             dict(left_out or {}),
             dict(made or {}),
             contents_of(self._path, files),
+            case,
         )
-        attributes = {"version": 2, **asdict(info), "seal": None}
+        attributes = {"version": VERSION, **asdict(info), "seal": None}
         self._group.attrs[ATTRIBUTE] = {**attributes, "seal": digest_of(attributes)}
         return info
