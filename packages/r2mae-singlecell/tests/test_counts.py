@@ -1,12 +1,17 @@
+import os
+
 import anndata
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from anndata.io import sparse_dataset
 
 from r2mae_core import UserError
 from r2mae_singlecell import CountMatrix
 from r2mae_singlecell.data.counts import SparseRows, _compact
+from r2mae_singlecell.data.sources import Buffers, Mapped, Sliced
 
 
 @pytest.fixture
@@ -79,8 +84,62 @@ def test_empty_rows():
     assert rows.dense(6).eq(0).all()
 
 
-def test_compressed_files_are_refused(X, tmp_path):
-    anndata.AnnData(X).write_h5ad(tmp_path / "c.h5ad", compression="gzip")
-    backed = anndata.read_h5ad(tmp_path / "c.h5ad", backed="r")
-    with pytest.raises(UserError, match=r"compressed.*r2mae-singlecell prepare"):
-        CountMatrix(backed.X)
+def test_a_mapped_file_of_more_values_than_an_int32_counts(tmp_path):
+    """The file's columns are int32 and its places int64: 2³¹ values and more, of which a few are written."""
+    n, per_row = 6, 2**29
+    with h5py.File(tmp_path / "large.h5ad", "w") as file:
+        group = file.create_group("X")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (n, 2**29)})
+        group["indptr"] = np.arange(n + 1, dtype=np.int64) * per_row
+        for name, dtype in (("indices", np.int32), ("data", np.uint8)):
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # a file with holes
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            space = h5py.h5s.create_simple((n * per_row,))
+            h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
+            group[name][5 * per_row - 2 : 5 * per_row] = [3, 7]
+    with h5py.File(tmp_path / "large.h5ad", "r") as file:
+        arrays = CountMatrix(sparse_dataset(file["X"])).csr
+        assert arrays.indptr[-1] == n * per_row > 2**31
+        first = int(arrays.indptr[5])
+        assert arrays.data[first - 2 : first].tolist() == [3, 7]
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("form", ["mapped", "gzip", "dense"])
+def test_what_is_no_count_is_named_wherever_it_is_read(X, tmp_path, bad, form):
+    X.data[X.indptr[31]] = bad
+    if form == "mapped":
+        with h5py.File(tmp_path / "c.h5ad", "w") as file:
+            group = file.create_group("X")
+            group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": X.shape})
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(X, name)
+        file = h5py.File(tmp_path / "c.h5ad")
+        counts = CountMatrix(sparse_dataset(file["X"]))
+        assert isinstance(counts.source, Mapped)
+    else:
+        X = X.toarray() if form == "dense" else X
+        anndata.AnnData(X).write_h5ad(tmp_path / "c.h5ad", compression="gzip")
+        counts = CountMatrix(anndata.read_h5ad(tmp_path / "c.h5ad", backed="r").X)
+        assert isinstance(counts.source, Sliced)
+    message = rf"c.h5ad: {bad:g} is no count \(cell 31, counted from 0\)"
+    with pytest.raises(UserError, match=message):
+        counts.rows(np.array([3, 31, 5]))
+    with pytest.raises(UserError, match=message):
+        counts.source.read([(2, 4), (30, 33)], Buffers())
+    counts.rows(np.array([2, 3, 30, 32]) if form == "mapped" else np.array([2, 3]))
+
+
+def test_a_file_that_is_cut_off(X, tmp_path):
+    with h5py.File(tmp_path / "c.h5ad", "w") as file:
+        group = file.create_group("X")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": X.shape})
+        for name in ("indptr", "indices", "data"):
+            group[name] = getattr(X, name)
+    file = h5py.File(tmp_path / "c.h5ad")
+    source = CountMatrix(sparse_dataset(file["X"])).source
+    end = file["X/data"].id.get_offset() + 4 * X.nnz
+    os.truncate(tmp_path / "c.h5ad", end - 8)
+    with pytest.raises(UserError, match=r"c.h5ad is cut off"):
+        source.read([(40, 50)], Buffers())

@@ -61,6 +61,8 @@ class EpochCheckpoints(StepCheckpoints, Checkpoint):
 
     @override
     def save(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_last_batch:
+            return  # `max_steps` ended the training within an epoch, which Lightning would take for a whole one
         self.stopped = bool(trainer.should_stop)
         super().save(trainer)
 

@@ -1,9 +1,10 @@
 """Checks of the data before a model sees them: what is refused, and what is only warned about."""
 
 import contextlib
+import difflib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def check_counts(adata: Any, layer: str | None, *, warn: bool = True) -> None:
         UserError: the layer is missing, a count is negative, NaN or infinite, or a gene's name appears twice.
     """
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    if layer is not None and layer not in adata.layers:
+    if layer is not None and layer not in adata.layers.keys():  # noqa: SIM118  a CollectionAdapter's can only this
         known = [key for key in adata.layers if key is not None]
         raise UserError(f"{where} does not exist; layers: {known or 'none'}")
     if not adata.var_names.is_unique:
@@ -36,7 +37,8 @@ def check_counts(adata: Any, layer: str | None, *, warn: bool = True) -> None:
             "call adata.var_names_make_unique() first"
         )
     X = adata.X if layer is None else adata.layers[layer]
-    if sp.issparse(X) or isinstance(X, np.ndarray):
+    # A CollectionAdapter's layer is sparse by name alone; it is checked while it is read.
+    if (sp.issparse(X) or isinstance(X, np.ndarray)) and not hasattr(X, "collection"):
         check_values(X, where, adata.obs_names, adata.var_names)
         if warn:
             _warn_of_empty(X, where)
@@ -94,6 +96,26 @@ def check_numbers(least: float, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not value >= least:
             raise UserError(f"{name} must be at least {least:g}, got {value}")
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Collection[str], elsewhere: Mapping[str, str]) -> None:
+    """Refuse arguments that nothing would heed.
+
+    Args:
+        what: the dict that holds them.
+        given: their names.
+        known: those that are heeded.
+        elsewhere: name → why it has no meaning here, and what has.
+
+    Raises:
+        UserError: with the first such argument, and the nearest known one.
+    """
+    for name in given:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        reason = elsewhere.get(name) or (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}")
+        raise UserError(f"{what} has {name!r}, which R2MAE does not use: {reason}")
 
 
 def check_setup_columns(adata: Any, setup: Mapping[str, Any]) -> None:

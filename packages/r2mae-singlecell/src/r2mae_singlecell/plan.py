@@ -30,6 +30,7 @@ from r2mae_core import (
 from r2mae_singlecell.data.counts import SparseRows
 from r2mae_singlecell.masking import hidden_columns, hidden_in_cells
 from r2mae_singlecell.model import MaskedAutoencoder
+from r2mae_singlecell.plateau import Plateau, PlateauSteps
 
 VALIDATION_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
 
@@ -53,10 +54,16 @@ class MaskedPlan(MaskedModule):
         validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
         candidates: int64 indices of the genes that may be hidden; None: all.
         groups: genes that are hidden together in training; None: each by itself, as always in validation.
+        reduce_lr_on_plateau: lower the learning rate when a metric no longer falls.
+        lr_factor: see `Plateau`.
+        lr_patience: see `Plateau`.
+        lr_threshold: see `Plateau`.
+        lr_scheduler_metric: see `Plateau`.
+        lr_min: see `Plateau`.
         callbacks: what the trainer shall call besides its own, such as `EpochCheckpoints`.
 
     Raises:
-        UserError: `ratio_per` or `loss_weight` is unknown, or does not go with the scheme.
+        UserError: `ratio_per` or `loss_weight` is unknown, or does not go with the scheme; what `Plateau` refuses.
     """
 
     takes_ratios = takes_loss_weight = True
@@ -76,6 +83,12 @@ class MaskedPlan(MaskedModule):
         validation_ratios: Sequence[float] = VALIDATION_RATIOS,
         candidates: Tensor | None = None,
         groups: Groups | None = None,
+        reduce_lr_on_plateau: bool = False,
+        lr_factor: float = 0.6,
+        lr_patience: int = 30,
+        lr_threshold: float = 0.0,
+        lr_scheduler_metric: str = "validation_loss",
+        lr_min: float = 0.0,
         callbacks: Sequence[pl.Callback] = (),
     ) -> None:
         for name, value, known in (
@@ -93,6 +106,8 @@ class MaskedPlan(MaskedModule):
         self.module = module
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self.candidates, self.groups = candidates, groups
+        plateau = Plateau(lr_factor, lr_patience, lr_threshold, lr_scheduler_metric, lr_min)
+        self._plateau = PlateauSteps(plateau) if reduce_lr_on_plateau else None
         self._callbacks = callbacks
         self._sum: Tensor | float = 0.0
         self._n_batches = 0
@@ -113,6 +128,8 @@ class MaskedPlan(MaskedModule):
         optimizer = torch.optim.Adam(groups, lr=self.lr, eps=self.eps, fused=True)
         # Otherwise Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
         optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+        if self._plateau is not None:
+            self._plateau.begin(optimizer)
         return optimizer
 
     def n_samples(self, batch: dict[str, Any]) -> int:
@@ -190,6 +207,9 @@ class MaskedPlan(MaskedModule):
         if self._epoch_loss is not None:
             self._log_both("train_loss", "reconstruction_loss_train", self._epoch_loss, logger=False)
             self._epoch_loss = None
+        if self._plateau is not None and self.trainer.is_last_batch:
+            lr = self._plateau.end_epoch(self.trainer.callback_metrics)
+            self.log("lr", lr, on_step=False, on_epoch=True, rank_zero_only=True)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -197,6 +217,8 @@ class MaskedPlan(MaskedModule):
         own = torch.as_tensor(self._sum, dtype=torch.float32, device=self.device)
         sums: Any = self.all_gather(own) if rank_and_world_size()[1] > 1 else own  # each rank has seen its own cells
         checkpoint["epoch_loss"] = {"sums": sums.reshape(-1).tolist(), "n_batches": self._n_batches}
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,6 +226,8 @@ class MaskedPlan(MaskedModule):
         kept = checkpoint.get("epoch_loss", {"sums": [0.0], "n_batches": 0})
         own = kept["sums"][rank_and_world_size()[0] % len(kept["sums"])]
         self._sum, self._n_batches = torch.tensor(own, device=self.device), int(kept["n_batches"])
+        if self._plateau is not None and "plateau" in checkpoint:
+            self._plateau.load(checkpoint["plateau"])
 
     @override
     def configure_callbacks(self) -> list[pl.Callback]:

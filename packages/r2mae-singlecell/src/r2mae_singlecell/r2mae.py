@@ -23,6 +23,7 @@ from scvi.data.fields import (
 )
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+from scvi.train._config import merge_kwargs
 
 from r2mae_core import (
     Curriculum,
@@ -34,7 +35,7 @@ from r2mae_core import (
 )
 from r2mae_singlecell.answers import check_arguments
 from r2mae_singlecell.checkpoints import resumable
-from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns
+from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns, refuse_unknown
 from r2mae_singlecell.data.splitter import CountSplitter
 from r2mae_singlecell.gene_sets import GeneSets, find_gene_sets
 from r2mae_singlecell.imputation import ImputationMixin
@@ -43,6 +44,7 @@ from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plan import MaskedPlan, as_sampler
 from r2mae_singlecell.query import QueryMixin
 from r2mae_singlecell.saved import SavedMixin
+from r2mae_singlecell.training_history import History
 from r2mae_singlecell.weights import ExportMixin
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ logger = logging.getLogger(__name__)
 _NOT_OPTIONS = ("registry", "datamodule", "candidates", "callbacks", "groups")
 _DEFAULTS = {
     "gene_sets": "",
+    "shuffle": "exact",
+    "drop_last": "True",
     **{
         name: str(parameter.default)
         for name, parameter in inspect.signature(MaskedPlan).parameters.items()
@@ -57,6 +61,17 @@ _DEFAULTS = {
     },
 }
 """What the plan does where a training, or the checkpoint of one, does not say it."""
+_OF_PLAN = {*inspect.signature(MaskedPlan).parameters, "mask_shape", "gene_sets"} - {"module"}
+_ADAM = "it trains with Adam (lr, weight_decay, eps)"
+_NO_KL = "it has no KL term"
+_NOT_OF_PLAN = {
+    **dict.fromkeys(("optimizer", "optimizer_creator", "fused_optimizer"), _ADAM),
+    **dict.fromkeys(
+        ("n_steps_kl_warmup", "n_epochs_kl_warmup", "max_kl_weight", "min_kl_weight", "loss_kwargs"), _NO_KL
+    ),
+    **dict.fromkeys(("compile", "compile_kwargs"), "`r2mae-singlecell pretrain --compile` compiles the network"),
+    "update_only_decoder": "load_query_data freezes what a query does not train",
+}
 
 
 class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
@@ -215,11 +230,14 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
             shuffle_set_split: split at random.
             batch_size: cells a step.
             early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it apply.
-            datasplitter_kwargs: further arguments of the split, such as `external_indexing`.
+            datasplitter_kwargs: `external_indexing`, as in scvi-tools; `drop_last` (False trains on the last, smaller
+                batch too); `shuffle` ("exact", "blocks", or "auto": exact if the counts fit into memory), `chunk` and
+                `pool` of `BlockOrder`.
             plan_kwargs: `lr`, `weight_decay`, `eps`, `seed`, `validation_ratios`, `ratio_per` ("step", "micro_batch" or
                 "sample": each cell) and `loss_weight` ("none" or "inverse_ratio") of `MaskedPlan`; `mask_shape`
                 ("independent", or "groups": the genes of a set are hidden together) and `gene_sets`, a dict of set
-                name → gene names.
+                name → gene names. As in scvi-tools: `reduce_lr_on_plateau`, `lr_factor`, `lr_patience`, `lr_threshold`,
+                `lr_scheduler_metric` ("validation_loss") and `lr_min`.
             datamodule: a data module of scvi-tools, for a model made without AnnData.
             precision: Lightning's name, such as "bf16-mixed".
             resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
@@ -233,7 +251,11 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
         check_numbers(2, batch_size=batch_size)  # batch norm
         seed = int(scvi.settings.seed or 0)
-        plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **(plan_kwargs or {})}
+        plan_kwargs = merge_kwargs(trainer_kwargs.pop("plan_config", None), plan_kwargs, name="plan")
+        refuse_unknown("plan_kwargs", plan_kwargs, _OF_PLAN, _NOT_OF_PLAN)
+        if plan_kwargs.get("reduce_lr_on_plateau"):
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        plan_kwargs = {"seed": seed, "mask_ratio": self.mask_ratio, **plan_kwargs}
         if self.is_query_:
             plan_kwargs.setdefault("weight_decay", 0.0)
         if self.missing_genes_ is not None and len(self.missing_genes_):
@@ -243,6 +265,8 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
         if sets is not None:
             plan_kwargs["groups"] = sets.groups()
         if datamodule is None:
+            if self.adata is None:
+                raise UserError("this model has no AnnData to train on; give a data module: train(datamodule=...)")
             parsed: Any = parse_device_args(accelerator, devices, return_device="torch")
             datamodule = CountSplitter(
                 self.adata_manager,
@@ -277,6 +301,11 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
                 **trainer_kwargs,
             )
 
+    @property
+    def history(self) -> History | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Metric → data frame with a row for each epoch; None before the training."""
+        return None if self.history_ is None else History(self.history_)
+
     def _gene_sets(self, mask_shape: str, sets: Any) -> GeneSets | None:
         """Return the gene sets that are hidden together, found among the genes that the data have.
 
@@ -309,7 +338,10 @@ class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTr
             for name, value in given.items()
             if name not in _NOT_OPTIONS
         }
-        data = datamodule.digest() if isinstance(datamodule, CountSplitter) else ""
+        ours = isinstance(datamodule, CountSplitter)
+        data = datamodule.digest() if ours else ""
+        if ours:
+            options |= datamodule.order_options()
         missing = [] if self.missing_genes_ is None else self.missing_genes_.tolist()
         gene_sets = {} if sets is None else {"gene_sets": sets.digest()}
         return {"data": data, "missing_genes": str(missing), **gene_sets, **options}

@@ -1,4 +1,4 @@
-"""Counts as sparse rows, from memory, a memory-mapped file or the GPU, made dense only on the device that trains."""
+"""Counts as sparse rows, from memory, a file or the GPU, made dense only on the device that trains."""
 
 from typing import Any, NamedTuple
 
@@ -7,8 +7,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from r2mae_core import UserError
-from r2mae_singlecell.data.gather import column_type, gathered_rows
+from r2mae_core import VERIFIED, UserError
+from r2mae_singlecell.data.gather import column_type
+from r2mae_singlecell.data.memory import available_memory
+from r2mae_singlecell.data.sources import Arrays, CountSource, InMemory, Mapped, Sliced, count_source
 
 GPU_SHARE = 0.5  # share of the free memory that the counts may take; the rest is for the network
 
@@ -45,42 +47,61 @@ class SparseRows(NamedTuple):
 
 
 class CountMatrix:
-    """Cells × genes in CSR form, from which mini-batches are gathered.
-
-    In memory the user's own arrays are used, without a copy. An uncompressed h5ad file (such as `prepare` writes) is
-    memory-mapped. On a GPU the columns and counts are kept in their smallest integer types.
+    """Counts of all cells, read row by row wherever they lie, or kept on the GPU.
 
     Args:
-        X: scipy sparse matrix, dense array, or the X of an AnnData object in backed mode.
+        X: cells × genes, whatever `count_source` takes. What is in memory or mapped is not copied, if it is CSR.
 
     Raises:
-        UserError: the file's counts are compressed, so rows cannot be read one by one.
+        UserError: what `count_source` refuses.
     """
 
     def __init__(self, X: Any) -> None:
-        self.csr = _as_csr(X)
-        self.shape: tuple[int, int] = self.csr.shape
+        self.source: CountSource = count_source(X)
+        self.shape: tuple[int, int] = self.source.shape
         self._on_device: tuple[Tensor, Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.csr.data.nbytes + self.csr.indices.nbytes + self.csr.indptr.nbytes
+        """Bytes as CSR in memory; estimated for what is not stored so."""
+        return self.source.nbytes
+
+    @property
+    def csr(self) -> Arrays:
+        """The three arrays, in memory or mapped.
+
+        Raises:
+            UserError: there are none, because the counts are read block by block.
+        """
+        if not isinstance(self.source, InMemory):
+            raise UserError("these counts are read block by block, so there is no CSR matrix of them")
+        return self.source.arrays
+
+    def loaded(self) -> "CountMatrix":
+        """Read into memory what has no quick way to single rows."""
+        if isinstance(self.source, Sliced):
+            self.source = self.source.loaded()
+        return self
 
     def to(self, device: torch.device | str) -> "CountMatrix":
         """Keep columns and counts on the device, if it is a GPU with room for them; otherwise rows are sent there."""
         device = torch.device(device)
-        if device.type == "cuda":
+        # Both compact arrays lie in memory on their way, so they must fit there too.
+        if device.type == "cuda" and isinstance(self.source, InMemory) and self.nbytes < available_memory():
             columns, values = _compact(self.csr)
             if columns.nbytes + values.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 self._on_device = torch.from_numpy(columns).to(device), torch.from_numpy(values).to(device)
         return self
 
     def rows(self, cells: np.ndarray) -> SparseRows:
-        """Return the rows of these cells, (cells,) int and not negative, in that order."""
+        """Return the rows of these cells, (cells,) int and not negative, in that order.
+
+        Raises:
+            UserError: a value of a file is no count.
+        """
         if self._on_device is not None:
             return self._gathered(cells, *self._on_device)
-        return SparseRows(*(torch.from_numpy(part) for part in gathered_rows(cells, self.csr)))
+        return SparseRows(*(torch.from_numpy(part) for part in self.source.rows(cells)))
 
     def _gathered(self, cells: np.ndarray, columns: Tensor, values: Tensor) -> SparseRows:
         """Gather on the device; the host knows the sizes, so nothing waits."""
@@ -93,34 +114,22 @@ class CountMatrix:
         places = offsets.add_(torch.arange(n_nonzero, device=columns.device))
         return SparseRows(both[0], columns[places], values[places])
 
+    def digest(self, found: Any) -> None:
+        """Add what names the counts to a hash. Of large files, evenly spread rows stand for all of them."""
+        if isinstance(self.source, InMemory) and (self.nbytes <= VERIFIED or not isinstance(self.source, Mapped)):
+            for part in self.csr[:3]:
+                found.update(f"{part.shape} ".encode())
+                found.update(np.ascontiguousarray(part))
+            return
+        n = self.shape[0]
+        starts = range(0, n, _PIECE) if self.nbytes <= VERIFIED else np.linspace(0, n - _PIECE, 64).astype(int)
+        found.update(f"{self.shape} ".encode())
+        for start in starts:
+            for part in self.source.rows(np.arange(start, min(start + _PIECE, n))):
+                found.update(np.ascontiguousarray(part))
 
-def _as_csr(X: Any) -> Any:
-    if hasattr(X, "group"):  # anndata in backed mode
-        return _memory_mapped(X)
-    if sp.issparse(X):
-        return X.tocsr()
-    if not isinstance(X, np.ndarray):
-        X = X[:]  # a dense data set of a file
-    return sp.csr_matrix(X)
 
-
-def _memory_mapped(X: Any) -> sp.csr_matrix:
-    """Map the arrays of a sparse group of an h5ad file."""
-    parts = [X.group[name] for name in ("data", "indices", "indptr")]
-    file = X.group.file.filename
-    if X.format != "csr" or any(part.chunks is not None for part in parts[:2]):
-        raise UserError(
-            f"the counts in {file} are compressed, chunked or stored by genes, so single cells cannot be read from it; "
-            "write it with `r2mae-singlecell prepare`, or read it into memory"
-        )
-    data, indices = (
-        np.memmap(file, part.dtype, "r", part.id.get_offset(), part.shape) if part.size else part[:]
-        for part in parts[:2]
-    )
-    matrix = sp.csr_matrix(X.shape, dtype=data.dtype)
-    # Not by the constructor, which reads every index to check it.
-    matrix.data, matrix.indices, matrix.indptr = data, indices, parts[2][:].astype(indices.dtype, copy=False)
-    return matrix
+_PIECE = 1024  # rows that are read at a time for a digest
 
 
 def _compact(csr: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ def gathered_rows(cells: np.ndarray, csr: Any) -> tuple[np.ndarray, np.ndarray, 
 
     Args:
         cells: (cells,) rows, not negative.
-        csr: the matrix; its arrays may be memory-mapped.
+        csr: the matrix, or its `Arrays`, which may be memory-mapped.
 
     Returns:
         (cells,); (n_nonzero,) in the smallest type that holds every column, as less memory is written and sent to a

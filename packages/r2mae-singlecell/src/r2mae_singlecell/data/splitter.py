@@ -1,6 +1,7 @@
 """scvi-tools' split of the cells, with loaders that resume, know their rank, and yield sparse rows."""
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,12 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 from torch import Tensor
 
-from r2mae_core import BatchOrder, InOrder, ResumableLoader, UserError
+from r2mae_core import BatchOrder, InOrder, ResumableLoader, StepOrder, UserError
+from r2mae_singlecell.checks import refuse_unknown
+from r2mae_singlecell.data.block_shuffle import CHUNK, POOL, BlockLoader, BlockOrder, chosen_shuffle, fits
 from r2mae_singlecell.data.counts import CountMatrix
+
+logger = logging.getLogger(__name__)
 
 COVARIATES = (
     REGISTRY_KEYS.BATCH_KEY,
@@ -22,48 +27,89 @@ COVARIATES = (
     REGISTRY_KEYS.SIZE_FACTOR_KEY,
 )
 
+_OF_SPLIT = ("train_size", "validation_size", "shuffle_set_split", "external_indexing", "pin_memory")
+_OWN = ("shuffle", "chunk", "pool", "drop_last")
+_NOT_OF_SPLIT = {
+    "load_sparse_tensor": "counts are always loaded sparse",
+    "distributed_sampler": "the loaders know their rank",
+    "drop_dataset_tail": "drop_last does it",
+}
+
 
 class CountSplitter(DataSplitter):
-    """A `DataSplitter` whose batches are gathered from a `CountMatrix` in the order of a `BatchOrder`.
+    """A `DataSplitter` whose batches are gathered from a `CountMatrix`, shuffled exactly or in blocks.
 
     Args:
         adata_manager: the manager of the registered AnnData.
         batch_size: cells of a step on each device; no more than there are training cells.
         seed: seed for the order of the cells.
         device: the device that trains: the counts are kept there if they fit.
+        shuffle: "exact", "blocks" or "auto"; see `chosen_shuffle`.
+        chunk: see `BlockOrder`.
+        pool: see `BlockOrder`.
+        drop_last: leave out the last, smaller batch of an epoch; other cells are left out in the next one. Several
+            devices need it.
         **kwargs: arguments of `DataSplitter`: `train_size`, `validation_size`, `external_indexing`, …
 
     Raises:
-        UserError: there are fewer than two training cells, which batch norm cannot work with.
+        UserError: there are fewer than two training cells, which batch norm cannot work with, or the last batch would
+            have one; an argument is unknown.
     """
 
     def __init__(
-        self, adata_manager: Any, *, batch_size: int, seed: int = 0, device: Any = "cpu", **kwargs: Any
+        self,
+        adata_manager: Any,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        device: Any = "cpu",
+        shuffle: str = "auto",
+        chunk: int = CHUNK,
+        pool: int = POOL,
+        drop_last: bool = True,
+        **kwargs: Any,
     ) -> None:
+        refuse_unknown("datasplitter_kwargs", kwargs, (*_OF_SPLIT, *_OWN), _NOT_OF_SPLIT)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Last batch will have a small size")  # ours leaves it out
             super().__init__(adata_manager, batch_size=batch_size, drop_last=False, **kwargs)
         super().setup()
-        check_training_cells(len(self.train_idx))
-        counts = CountMatrix(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(device)
-        covariates = covariate_tensors(adata_manager)
-        self._content = counts, covariates
-        fetch = batch_maker(counts, covariates)
+        n = check_training_cells(len(self.train_idx))
+        size = min(batch_size, n)
+        if not drop_last and n % size == 1:
+            raise UserError(
+                f"with drop_last=False the last batch of {n:,} cells in batches of {size} has one cell, which batch "
+                "norm cannot work with; choose another batch_size"
+            )
+        order, self._drops_last = BatchOrder(n, size, seed, drop_last=drop_last), drop_last
         train_idx, val_idx = np.asarray(self.train_idx), np.asarray(self.val_idx)
-        # The last, smaller batch is left out: one cell alone would break batch norm, and ranks stay together.
-        order = BatchOrder(len(train_idx), min(batch_size, len(train_idx)), seed)
-        self.train_loader = ResumableLoader(order, lambda positions: fetch(train_idx[positions]))
-        self.val_loader = InOrder(val_idx, batch_size, fetch) if len(val_idx) else None
+        self.counts = CountMatrix(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(device)
+        self.covariates = covariate_tensors(adata_manager)
+        self.shuffle, why = chosen_shuffle(shuffle, self.counts)
+        logger.info("Cells are shuffled %s (%s).", {"blocks": "in blocks"}.get(self.shuffle, "exactly"), why)
+        if self.shuffle == "blocks":
+            val_idx = np.sort(val_idx)  # read in the order of the file
+        self.train_loader = training_loader(
+            order, train_idx, self.counts, self.covariates, self.shuffle, chunk=chunk, pool=pool
+        )
+        self.val_loader = (
+            InOrder(val_idx, batch_size, batch_maker(self.counts, self.covariates)) if len(val_idx) else None
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Do nothing: the constructor makes the split."""
 
+    def order_options(self) -> dict[str, str]:
+        """Return what the order of the cells depends on besides seed and batch size, for a training that resumes."""
+        order = self.train_loader.order if isinstance(self.train_loader, BlockLoader) else None
+        blocks = {} if order is None else {"chunk": str(order.chunk), "pool": str(order.pool)}
+        return {"shuffle": self.shuffle, "drop_last": str(self._drops_last), **blocks}
+
     def digest(self) -> str:
         """Return what names the counts, the covariates and the split, for a training that resumes."""
-        counts, covariates = self._content
         found: Any = hashlib.sha256()
-        parts = (counts.csr.indptr, counts.csr.indices, counts.csr.data, self.train_idx, self.val_idx)
-        for part in (*parts, *(values.numpy() for values in covariates.values())):
+        self.counts.digest(found)
+        for part in (self.train_idx, self.val_idx, *(values.numpy() for values in self.covariates.values())):
             found.update(f"{part.shape} ".encode())
             found.update(np.ascontiguousarray(part))
         return found.hexdigest()
@@ -75,6 +121,36 @@ class CountSplitter(DataSplitter):
     def val_dataloader(self) -> Any:
         """Return the validation loader, or an empty list."""
         return self.val_loader if self.val_loader is not None else []
+
+
+def training_loader(
+    order: BatchOrder | StepOrder,
+    cells: np.ndarray,
+    counts: CountMatrix,
+    covariates: dict[str, Tensor],
+    shuffle: str,
+    *,
+    chunk: int = CHUNK,
+    pool: int = POOL,
+) -> ResumableLoader:
+    """Return the training batches.
+
+    Args:
+        order: how many cells a batch has, and the seed.
+        cells: positions of the training cells in the counts.
+        counts: of all cells; read into memory if an exact shuffle would be slow otherwise and they fit.
+        covariates: of all cells.
+        shuffle: "exact" or "blocks".
+        chunk: see `BlockOrder`.
+        pool: see `BlockOrder`.
+    """
+    if shuffle == "blocks":
+        fetch = batch_maker(counts, covariates)
+        return BlockLoader(BlockOrder(order, chunk, pool), np.sort(cells), counts, covariates, fetch)
+    if fits(counts):
+        counts.loaded()
+    fetch = batch_maker(counts, covariates)
+    return ResumableLoader(order, lambda positions: fetch(cells[positions]))
 
 
 def check_training_cells(n: int) -> int:
