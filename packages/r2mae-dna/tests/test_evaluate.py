@@ -118,7 +118,7 @@ def test_a_larger_score_ranks_first_in_every_ranked_metric():
     for metric in RANK_BY:
         table = compare([r for r in records if r.metric == metric], RANK_BY)
         assert table.mean_rank == {"good": 1.0, "bad": 2.0}, metric
-    assert set(RANK_BY) == {"auroc", "auprc", "partial_auroc"}
+    assert set(RANK_BY) == {"auroc", "auprc", "partial_auroc", "auprc_by_chromosome", "pairwise_accuracy"}
 
 
 def test_the_interval_holds_the_value_and_depends_on_the_seed_alone():

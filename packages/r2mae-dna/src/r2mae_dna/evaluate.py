@@ -1,6 +1,7 @@
 """Evaluation of scores against labels: every score column on the same rows (paper, 4.2 and C.7)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,31 @@ from r2mae_core import (
     resolved,
     say,
     stamped,
+    write_json,
 )
-from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN, TABLE_COLUMNS, file_kind, read_frame
-from r2mae_dna.data.vcf import COMMON_FREQUENCY, RARE_COPIES, VcfFile, read_vcf_frame
-from r2mae_dna.metrics import Interval, Metric, auprc, auroc, partial_auroc, with_interval
+from r2mae_dna.combination import combine
+from r2mae_dna.data.conservation import Track
+from r2mae_dna.data.variants import TABLE_COLUMNS
+from r2mae_dna.data.vcf import COMMON_FREQUENCY
+from r2mae_dna.labels import FREQUENCY, parse_labels, parse_numbers, read_source
+from r2mae_dna.metrics import (
+    Interval,
+    Metric,
+    auprc,
+    auprc_by_chromosome,
+    auroc,
+    pairwise_accuracy,
+    partial_auroc,
+    with_interval,
+)
 from r2mae_dna.options import Evaluate
 
-RANK_BY: dict[str, Direction] = {"auroc": "max", "auprc": "max", "partial_auroc": "max"}
-_LABELS: dict[str, bool] = {
-    "true": True, "1": True, "1.0": True, "pathogenic": True,
-    "false": False, "0": False, "0.0": False, "benign": False, "common": False,
-}  # fmt: skip
-# Numeric columns that are not scores.
-_ANNOTATIONS = {"pos", "start", "end", "qual", "maf", "af", "ac", "an", "label", "id", "tss_dist"}
+RANK_BY: dict[str, Direction] = dict.fromkeys(
+    ("auroc", "auprc", "partial_auroc", "auprc_by_chromosome", "pairwise_accuracy"), "max"
+)
+COMBINED = "logistic regression of all"
+FREQUENCY_BINS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, COMMON_FREQUENCY)
+"""Bounds of the minor-allele frequencies that are compared with common alleles."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +59,35 @@ class Labelled:
     groups: np.ndarray | None
     """(n,) names of classes, if the table has them."""
     n_read: int
-    n_duplicates: int
-    """Rows of variants that appear more than once."""
-    n_unlabelled: int
-    n_missing: int
-    """Rows where some score is missing."""
+    skipped: dict[str, int]
+    """Reason → rows that were left out."""
+    chromosomes: np.ndarray | None = None
+    """(n,) names, if the file has them."""
+    matched: np.ndarray | None = None
+    """(n,) names of matched groups, if the table has them."""
+    frequencies: np.ndarray | None = None
+    """(n,) float64: minor-allele frequencies, with `--preset gnomad`."""
+
+    @property
+    def n_duplicates(self) -> int:
+        """Rows of variants that appear more than once."""
+        return self.skipped["duplicates"]
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Rows without a label."""
+        return self.skipped["without a label"]
+
+    @property
+    def n_missing(self) -> int:
+        """Rows where some score is missing."""
+        return self.skipped["with a missing score"]
 
     def text(self) -> str:
         """Return the counts as one line."""
-        skipped = {
-            "without a label": self.n_unlabelled,
-            "duplicates": self.n_duplicates,
-            "with a missing score": self.n_missing,
-        }
         n_positive = int(self.labels.sum())
         n_negative = len(self.labels) - n_positive
-        return f"{n_positive:,} positive and {n_negative:,} negative of {self.n_read:,} rows; {left_out(skipped)}"
-
-
-def parse_labels(values: Any, where: str) -> Any:
-    """Return a polars series of true (damaging), false, and null for no label.
-
-    Raises:
-        UserError: a value is not true/false, 1/0, Pathogenic/Benign, Pathogenic/Common.
-    """
-    import polars as pl
-
-    if values.dtype.is_nested():
-        raise UserError(f"{where}: labels are needed, and it holds {values.dtype}")
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-    text = values.cast(pl.String).str.to_lowercase().str.strip_chars()
-    known = text.replace_strict(_LABELS, default=None, return_dtype=pl.Boolean)
-    unknown = text.filter(known.is_null() & text.is_not_null()).unique().to_list()
-    if unknown:
-        raise UserError(
-            f"{where}: labels must be true/false, 1/0, Pathogenic/Benign or Pathogenic/Common, got {unknown[0]!r}"
-        )
-    return known
+        return f"{n_positive:,} positive and {n_negative:,} negative of {self.n_read:,} rows; {left_out(self.skipped)}"
 
 
 def load_labelled(config: Evaluate) -> Labelled:
@@ -94,111 +98,105 @@ def load_labelled(config: Evaluate) -> Labelled:
     """
     import polars as pl
 
-    frame, label, scores = _read(config)
-    n_read = len(frame)
-    truth = parse_labels(frame[label], f"{config.table}, column {label}")
-    numbers = [_numbers(frame[name], f"{config.table}, column {name}") for name in scores]
+    source = read_source(config)
+    frame, scores = source.frame, [*source.scores, *config.tracks]
+    n_read = len(frame) + sum(source.skipped.values())
+    truth = parse_labels(frame[source.label], f"{config.table}, column {source.label}")
+    numbers = [parse_numbers(frame[name], f"{config.table}, column {name}") for name in source.scores]
     frame = frame.with_columns(truth.alias("_truth"), *numbers)
     labelled = frame.filter(pl.col("_truth").is_not_null())
-    n_unlabelled = n_read - len(labelled)
     unique = labelled
     if not config.keep_duplicates and all(name in frame.columns for name in TABLE_COLUMNS):
         unique = labelled.unique(list(TABLE_COLUMNS), keep="none", maintain_order=True)
+    if config.tracks:
+        unique = with_tracks(unique, config)
     complete = unique.drop_nulls(scores)
     labels = complete["_truth"].to_numpy()
     n_positive = int(labels.sum())
+    skipped = {
+        **source.skipped,
+        "without a label": len(frame) - len(labelled),
+        "duplicates": len(labelled) - len(unique),
+        "with a missing score": len(unique) - len(complete),
+    }
     if n_positive == 0 or n_positive == len(labels):
         raise UserError(
             f"{config.table}: {n_positive} positive and {len(labels) - n_positive} negative rows are left of {n_read} "
-            f"({n_unlabelled} without a label, {len(labelled) - len(unique)} duplicates, "
-            f"{len(unique) - len(complete)} with a missing score); both classes are needed"
+            f"({', '.join(f'{count} {reason}' for reason, count in skipped.items())}); both classes are needed"
         )
-    sign = 1.0 if config.higher_is_worse else -1.0
-    groups = None
-    if config.group in complete.columns:
-        if complete[config.group].dtype.is_nested():
-            raise UserError(f"{config.table}, column {config.group}: names of classes are needed")
-        groups = complete[config.group].cast(pl.String).to_numpy()
-    return Labelled(
+    data = Labelled(
         labels,
-        {name: sign * complete[name].to_numpy() for name in scores},
-        groups,
+        {name: _damage(complete[name].to_numpy(), name, config) for name in scores},
+        _names(complete, config.group, config),
         n_read,
-        len(labelled) - len(unique),
-        n_unlabelled,
-        len(unique) - len(complete),
+        skipped,
+        _names(complete, "chrom", config),
+        _names(complete, config.match_group, config),
+        complete[FREQUENCY].to_numpy() if FREQUENCY in complete.columns else None,
     )
+    return with_combination(data) if config.combine else data
 
 
-def _numbers(values: Any, where: str) -> Any:
-    """Return a polars series of floats, null where there is none.
+def _damage(values: np.ndarray, name: str, config: Evaluate) -> np.ndarray:
+    """Return scores that grow with the damage; a track does already."""
+    if name in config.tracks:
+        return values
+    return np.abs(values) if config.absolute else values if config.higher_is_worse else -values
+
+
+def _names(frame: Any, column: str, config: Evaluate) -> np.ndarray | None:
+    """Return a column of names, (n,) of str; None, if there is no such column.
 
     Raises:
-        UserError: a value is not a number, or is infinite.
+        UserError: it holds lists.
     """
     import polars as pl
 
-    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
-        raise UserError(f"{where}: numbers are needed, and it holds {values.dtype}")
-    if values.dtype == pl.String:
-        values = values.str.strip_chars().replace([".", ""], None)
-    numbers = values.cast(pl.Float64, strict=False)
-    for wrong, what in (
-        (numbers.is_null() & values.is_not_null(), "is not a number"),
-        (numbers.is_infinite().fill_null(False), "is infinite"),
-    ):
-        if wrong.any():
-            row = int(wrong.arg_max() or 0)
-            raise UserError(f"{where}, row {row + 1}: {values[row]!r} {what}")
-    return numbers.fill_nan(None)
+    if column not in frame.columns:
+        return None
+    if frame[column].dtype.is_nested():
+        raise UserError(f"{config.table}, column {column}: names are needed")
+    return frame[column].cast(pl.String).to_numpy()
 
 
-def _read(config: Evaluate) -> tuple[Any, str, list[str]]:
-    """Return (frame, name of the label column, score columns)."""
+def with_tracks(frame: Any, config: Evaluate) -> Any:
+    """Return a polars frame with the tracks' values at the variants, null where a track has none.
+
+    Raises:
+        UserError: the frame has no positions, or a column of the track's name; or a track has no value at any variant.
+    """
     import polars as pl
 
-    if config.preset == "rare-common":
-        if file_kind(config.table) != "vcf":
-            raise UserError("--preset rare-common reads a VCF with AC and AN in its INFO")
-        scores = list(config.scores) or _vcf_scores(config)
-        frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])))
-        copies, share = pl.col("AC"), (pl.col("AC") / pl.col("AN")).fill_nan(None)
-        rare = copies.is_between(1, RARE_COPIES)
-        common = pl.min_horizontal(share, 1 - share) > COMMON_FREQUENCY
-        label = pl.when(rare).then(True).when(common).then(False).alias("label")
-        return frame.with_columns(label), "label", scores
-    if file_kind(config.table) == "vcf":
-        raise UserError(
-            "a VCF has labels only for --preset rare-common; score into .tsv or .parquet to keep a label column"
-        )
-    frame = read_frame(config.table)
-    if config.label not in frame.columns:
-        raise UserError(f"{config.table} has no label column {config.label!r}; it has {', '.join(frame.columns)}")
-    if missing := [name for name in config.scores if name not in frame.columns]:
-        raise UserError(f"{config.table} has no score column {missing[0]!r}; it has {', '.join(frame.columns)}")
-    return frame, config.label, list(config.scores) or _score_columns(frame, config)
+    if missing := [name for name in ("chrom", "pos") if name not in frame.columns]:
+        raise UserError(f"{config.table} has no column {missing[0]}, which --phylop and --phastcons need")
+    chromosomes = frame["chrom"].cast(pl.String).to_list()
+    positions = parse_numbers(frame["pos"], f"{config.table}, column pos").cast(pl.Int64).to_list()
+    for name, path in config.tracks.items():
+        if name in frame.columns:
+            raise UserError(f"{config.table} has a column {name} already; leave out --{name.lower()}, or rename it")
+        track = Track(path)
+        values = [
+            float("nan") if c is None or p is None or p < 1 else float(track.values(c, p - 1, p)[0])
+            for c, p in zip(chromosomes, positions, strict=True)
+        ]
+        if len(values) and np.isnan(values).all():
+            raise UserError(f"{path} has no value at any variant of {config.table}; is it of another genome?")
+        frame = frame.with_columns(pl.Series(name, values, dtype=pl.Float64).fill_nan(None))
+    return frame
 
 
-def _vcf_scores(config: Evaluate) -> list[str]:
-    """Return the names of our own scores in a VCF's header."""
-    prefix = f"##INFO=<ID={PREFIX.upper()}"
-    names = [line.split("ID=", 1)[1].split(",")[0] for line in VcfFile(config.table).meta if line.startswith(prefix)]
-    if names := [name for name in names if name != STATUS_COLUMN.upper()]:
-        return names
-    raise UserError(f"{config.table} contains no scores; run r2mae-dna score first, or name INFO fields with --scores")
+def with_combination(data: Labelled) -> Labelled:
+    """Return the rows with one more score: all others, by logistic regression with each chromosome held out.
 
-
-def _score_columns(frame: Any, config: Evaluate) -> list[str]:
-    """Return every numeric column that is not an annotation, ours first."""
-    skip = {*_ANNOTATIONS, config.label.lower(), config.group.lower(), STATUS_COLUMN}
-    names = [
-        name
-        for name, kind in zip(frame.columns, frame.dtypes, strict=True)
-        if kind.is_numeric() and name.lower() not in skip
-    ]
-    if not names:
-        raise UserError(f"{config.table} has no numeric column to evaluate; name one with --scores")
-    return sorted(names, key=lambda name: not name.startswith(PREFIX))
+    Raises:
+        UserError: there is one score only, the file has no chromosomes, or too few.
+    """
+    if data.chromosomes is None:
+        raise UserError("--combine holds chromosomes out, and the file has no column chrom")
+    if len(data.damage) < 2:
+        raise UserError(f"--combine needs two scores at least; the file has {', '.join(data.damage)}")
+    combined = combine(np.stack([*data.damage.values()], 1), data.labels, data.chromosomes)
+    return replace(data, damage={**data.damage, COMBINED: combined})
 
 
 def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str], Interval], Labelled]:
@@ -208,23 +206,53 @@ def evaluate_table(config: Evaluate) -> tuple[list[Record], dict[tuple[str, str]
         UserError: see `load_labelled`.
     """
     data = load_labelled(config)
-    metrics: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
-    if config.preset != "clinvar":
-        metrics["partial_auroc"] = partial_auroc(config.max_fpr)
     task = config.preset or config.table.name.partition(".")[0]
     records: list[Record] = []
     intervals: dict[tuple[str, str], Interval] = {}
     for i, (name, damage) in enumerate(data.damage.items()):
         scheme = config.scheme if i == 0 and config.scheme else name
-        for metric, function in metrics.items():
-            found = with_interval(function, data.labels, damage, config.bootstrap, config.seed)
+        for metric, found in _metrics(data, damage, config).items():
             intervals[scheme, metric] = found
             records.append(Record(task, metric, found.value, scheme, config.seed, len(damage)))
         if config.preset != "clinvar":
             for group, rows in _groups(data):
                 value = auprc(data.labels[rows], damage[rows])
                 records.append(Record(f"{task} {group}", "auprc", value, scheme, config.seed, len(rows)))
+        for bounds, rows in _frequency_bins(data):
+            value = auroc(data.labels[rows], damage[rows])
+            records.append(Record(f"{task} {bounds}", "auroc", value, scheme, config.seed, len(rows)))
     return records, intervals, data
+
+
+def _metrics(data: Labelled, damage: np.ndarray, config: Evaluate) -> dict[str, Interval]:
+    """Return the metrics of the preset, of all rows."""
+    metrics: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
+    if config.preset not in ("clinvar", "traitgym"):
+        metrics["partial_auroc"] = partial_auroc(config.max_fpr)
+    found = {
+        metric: with_interval(function, data.labels, damage, config.bootstrap, config.seed)
+        for metric, function in metrics.items()
+    }
+    if config.preset == "traitgym":
+        if data.chromosomes is None:
+            raise UserError(f"--preset traitgym weights chromosomes, and {config.table} has no column chrom")
+        resamples = (config.bootstrap, config.seed)
+        found["auprc_by_chromosome"] = auprc_by_chromosome(data.labels, damage, data.chromosomes, *resamples)
+        if data.matched is not None:
+            found["pairwise_accuracy"] = pairwise_accuracy(data.labels, damage, data.matched)
+    return found
+
+
+def _frequency_bins(data: Labelled) -> list[tuple[str, np.ndarray]]:
+    """Return (bounds of the minor-allele frequency, rows of the bin and all common ones), where the bin has any."""
+    if data.frequencies is None:
+        return []
+    common = data.frequencies > COMMON_FREQUENCY
+    bins = [
+        (f"{low:g} to {high:g}", (data.frequencies > low) & (data.frequencies <= high))
+        for low, high in pairwise(FREQUENCY_BINS)
+    ]
+    return [(name, np.flatnonzero(rare | common)) for name, rare in bins if rare.any()]
 
 
 def _groups(data: Labelled) -> list[tuple[str, np.ndarray]]:
@@ -240,8 +268,8 @@ def evaluate_command(config: Evaluate) -> None:
     from r2mae_dna.plots import plot_curves
 
     if config.out is not None:
-        check_output(config.out, [config.table])
-    before = fingerprint(config.table) if config.table.is_file() else {}
+        check_output(config.out, [config.table, *config.tracks.values()])
+    before = fingerprint([path for path in (config.table, *config.tracks.values()) if path.is_file()])
     records, intervals, data = evaluate_table(config)
     with open_run("r2mae-dna", "evaluate", config.out, resolved(config), sources=before) as run:
         names = list(dict.fromkeys(record.scheme for record in records))
@@ -252,6 +280,13 @@ def evaluate_command(config: Evaluate) -> None:
         for (name, metric), found in intervals.items():
             if found.low is not None:
                 say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")
+            elif found.n is not None:
+                error = "" if found.error is None else f" ±{found.error:.4f} (standard error)"
+                what = "chromosomes" if metric == "auprc_by_chromosome" else "matched groups"
+                skipped = f", {found.left_out:,} without both labels left out" if found.left_out else ""
+                say(f"{name} {metric}: {found.value:.4f}{error}; {found.n:,} {what}{skipped}")
+        values = [{"scheme": name, "metric": metric, **asdict(found)} for (name, metric), found in intervals.items()]
+        write_json(run.path / "intervals.json", {"intervals": values})
         say(f"Figure: {figure}")
         say(f"Done: {run.path} (results.json, table.md)")
 

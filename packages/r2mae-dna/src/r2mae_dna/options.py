@@ -352,13 +352,15 @@ class Scan(RunOptions):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """AUROC, AUPRC, partial AUROC and AUPRC per class of every score column, on the same rows."""
+    """AUROC, AUPRC and the field's other metrics of every score column, on the same rows."""
 
     table: Path
     """VCF, TSV, CSV or Parquet with labels and one or more scores."""
-    preset: Literal["clinvar", "omim", "rare-common"] | None = None
-    """clinvar: missense, AUROC and AUPRC; omim: regulatory, partial AUROC, AUPRC and AUPRC per class; rare-common: a
-    VCF with AC and AN, rare (1 to 2 copies) against common (above 5 %) alleles."""
+    preset: Literal["clinvar", "omim", "rare-common", "traitgym", "gnomad"] | None = None
+    """clinvar: missense, AUROC and AUPRC, of a labelled table or ClinVar's own VCF; omim: regulatory, partial AUROC,
+    AUPRC and AUPRC per class; rare-common: a VCF with AC and AN, rare (1 to 2 copies) against common (above 5 %)
+    alleles; traitgym: AUPRC weighted over chromosomes, and pairwise accuracy in matched groups; gnomad: bins of allele
+    frequency (AF, or AC and AN) against common alleles."""
     scores: tuple[str, ...] = ()
     """Score columns; default: every numeric column that is not an annotation, ours first. In a VCF: INFO fields;
     default: every R2MAE_ score."""
@@ -368,6 +370,23 @@ class Evaluate:
     """Column of classes, if the table has it."""
     higher_is_worse: bool = False
     """Scores grow with the damage; default: they fall, as log-likelihood ratios do."""
+    absolute: bool = False
+    """A score's distance from 0 counts, as TraitGym takes log-likelihood ratios for complex traits."""
+    phylop: Path | None = None
+    """bigWig of phyloP, evaluated beside the scores; it grows with the damage, whatever the scores do."""
+    phastcons: Path | None = None
+    """bigWig of phastCons, likewise."""
+    combine: bool = False
+    """Also evaluate all scores together, by logistic regression with each chromosome held out."""
+    match_group: str = "match_group"
+    """With --preset traitgym: column that names the group of a positive and its matched negatives, if the table has
+    it."""
+    stars: Annotated[int, Bound(0, 4)] = 1
+    """Of ClinVar's VCF: least review status, in stars."""
+    likely: bool = False
+    """Of ClinVar's VCF: likely pathogenic and likely benign count as labels too."""
+    molecular_consequence: str | None = None
+    """Of ClinVar's VCF: only variants with this consequence (MC), such as missense_variant."""
     keep_duplicates: bool = False
     """Keep variants that appear more than once; default: all their rows are dropped, as GPN-MSA does."""
     max_fpr: Ratio = 0.001
@@ -387,6 +406,20 @@ class Evaluate:
             raise UserError(f"--scheme is a name of 1 to 100 characters, got {len(self.scheme):,}")
         if self.scores:
             refuse_repeats("scores", self.scores)
+        if self.absolute and self.higher_is_worse:
+            raise UserError(
+                "--absolute and --higher_is_worse do not go together: a distance from 0 grows with the damage"
+            )
+        if self.preset != "clinvar":
+            own: dict[str, str] = dict.fromkeys(("stars", "likely", "molecular_consequence"), "--preset clinvar")
+            refuse_options(self, own, f"--preset {self.preset or 'none'}")
+
+    @property
+    def tracks(self) -> dict[str, Path]:
+        """Name of the column → bigWig."""
+        return {
+            name: path for name, path in (("phyloP", self.phylop), ("phastCons", self.phastcons)) if path is not None
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
