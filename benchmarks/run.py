@@ -44,6 +44,7 @@ CPU = {
     "text_speed": "--rounds 3 --finetune-size tiny",
     "text_per_sample": "",
     "dna_data": "",
+    "dna_scan": "--hidden 192 --layers 2",
     "dna_network": "",
     "dna_per_sample": "",
     "singlecell_step": "--rounds 9",

@@ -37,6 +37,9 @@ COMMANDS = {
     "scan": Command(
         options.Scan, "r2mae_dna.scan:scan_command", "Score every change of regions or of a genome: tabix and bigWig."
     ),
+    "embed": Command(
+        options.Embed, "r2mae_dna.embed:embed_command", "Write a network's probabilities, logits or vectors of sites."
+    ),
     "evaluate": Command(options.Evaluate, "r2mae_dna.evaluate:evaluate_command", "Evaluate scores against labels."),
     "reproduce": Command(
         options.Reproduce, "r2mae_dna.paper:reproduce_command", "Reproduce the paper's table 3.",

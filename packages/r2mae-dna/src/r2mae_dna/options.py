@@ -351,6 +351,37 @@ class Scan(RunOptions):
 
 
 @dataclass(frozen=True)
+class Embed(RunOptions):
+    """Write what a network says about sites: probabilities, logits, or the last layer's vectors."""
+
+    model: str
+    """Run folder of pretrain, or the folder of a published model."""
+    msa: Path
+    """Alignment store."""
+    _: KW_ONLY
+    regions: str = ""
+    """Regions whose sites are wanted, separated by spaces, such as "chr22:1,000-2,000"."""
+    bed: Path | None = None
+    """BED file of more regions."""
+    variants: Path | None = None
+    """Variants, as `score` reads them, whose sites are wanted as well."""
+    what: Literal["probabilities", "logits", "embeddings"] = "embeddings"
+    """probabilities, logits: of A, C, G, T at the hidden site; embeddings: the last layer's vector at the visible site.
+    Each is the mean of both strands."""
+    window: Window | None = None
+    """Bases that the model sees around a site; default: what it was trained on."""
+    batch_size: Count = 256
+    """Sites per forward pass."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    out: Path | None = None
+    """Output: .npz (arrays chrom, pos, ref, values) or .parquet (a column per number); a row per site with a reference
+    base, in the order of the genome. Default: runs/r2mae-dna-embed-TIME.npz."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """AUROC, AUPRC and the field's other metrics of every score column, on the same rows."""
 

@@ -137,6 +137,25 @@ class ModelScorer:
             logits = [self._logits(views[part].transpose(1, 2)) for part in starts.split(self.batch_size)]
             return torch.cat(logits).cpu().numpy()
 
+    def hidden(self, block: np.ndarray, sites: np.ndarray) -> np.ndarray:
+        """Return the last layer's vectors at sites, whose base is visible, mean of both strands, (n, hidden) float32."""
+        import torch
+
+        from r2mae_dna.model import complement
+
+        found = []
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            codes = torch.from_numpy(block & TOKEN_BITS).to(self.device)
+            views = codes.unfold(0, self.window, 1)
+            for part in torch.from_numpy(sites - self.window // 2).to(self.device).split(self.batch_size):
+                own = views[part].transpose(1, 2)
+                centre = torch.full((len(part), 1), self.window // 2, device=self.device)
+                one = self.model.encode(own, centre)[:, 0]
+                other = self.model.encode(complement(own).flip(1), self.window - 1 - centre)[:, 0]
+                found.append((one.float() + other.float()) / 2)
+            empty = torch.zeros(0, self.model.config.n_hidden)
+            return torch.cat(found).cpu().numpy() if found else empty.numpy()
+
     def _logits(self, codes: Any) -> Any:
         import torch
 
