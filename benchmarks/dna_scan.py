@@ -40,6 +40,7 @@ def bench_network(folder, size, hidden, layers, sites, rounds):
     block = store.read("chr10", START - WINDOW, START + sites + WINDOW) & TOKEN_BITS
     places = np.flatnonzero(block[WINDOW:-WINDOW, 0]) + WINDOW
     windows = torch.from_numpy(np.stack([block[p - WINDOW // 2 : p + WINDOW // 2] for p in places]))
+    shape = f"{model.config.n_layers} layers, {model.config.n_hidden} wide"
     region, count = f"chr10:{START + 1}-{START + sites}", iter(range(1000))
     common = {"regions": region, "device": "cpu", "progress": False, "batch_size": BATCH}
 
@@ -53,7 +54,7 @@ def bench_network(folder, size, hidden, layers, sites, rounds):
 
     seconds = best_of_turns({"scan": ours, "bare forward": bare}, rounds, clock=time.process_time)
     report(
-        f"{len(places):,} sites of 30 species, network `{size}` ({model.config.n_layers} layers, {model.config.n_hidden} wide), both strands",
+        f"{len(places):,} sites of 30 species, {shape}, both strands",
         seconds,
         "scan",
     )

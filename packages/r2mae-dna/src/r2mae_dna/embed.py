@@ -132,7 +132,7 @@ def _compute(config: Embed, store: AlignmentStore, chunks: list[Chunk]) -> dict[
 def _write(found: dict[str, np.ndarray], target: Path) -> None:
     if target.suffix == ".npz":
         with target.open("wb") as file:
-            np.savez_compressed(file, **found)
+            np.savez_compressed(file, **found)  # pyright: ignore[reportArgumentType]
         return
     import polars as pl
 

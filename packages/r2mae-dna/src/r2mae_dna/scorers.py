@@ -138,7 +138,7 @@ class ModelScorer:
             return torch.cat(logits).cpu().numpy()
 
     def hidden(self, block: np.ndarray, sites: np.ndarray) -> np.ndarray:
-        """Return the last layer's vectors at sites, whose base is visible, mean of both strands, (n, hidden) float32."""
+        """Return the last layer's vectors at sites, their base visible, mean of both strands, (n, hidden) float32."""
         import torch
 
         from r2mae_dna.model import complement
