@@ -210,21 +210,46 @@ class Sweep(SweepOptions):
 
 
 @dataclass(frozen=True)
-class Embed:
-    """Write the embedding of every cell."""
+class NewData:
+    """Cells of any file for a trained model."""
 
     run: Path
-    """Run folder that pretrain wrote."""
+    """Run folder that pretrain wrote, or a folder of export; run and data may stand in either order."""
     data: Path
-    """The file that prepare wrote."""
+    """A file of any format that prepare reads, prepared or not."""
     _: KW_ONLY
+    counts: str | None = None
+    """Place of the raw counts in the file, such as X, raw/X or layers/counts; default X."""
+    batch: str | None = None
+    """For cells of batches that the model does not know: one that it knows, or mean for the mean of all that it knows;
+    default: such cells are refused."""
+    batch_column: str | None = None
+    """Column of the batch; default: the name that it had in training."""
+    duplicates: Literal["hide", "first", "sum"] = "hide"
+    """What becomes of a gene of the model that several genes of the data could be."""
+    min_genes_found: Annotated[float, Bound(0, 1)] = 0.5
+    """Least share of the model's genes that the data must have; the others are hidden."""
+    round: bool = False
+    """Round fractional counts (SoupX, STARsolo) instead of refusing them."""
     device: Device = "auto"
     """Where to compute."""
-    out: Path | None = None
-    """The h5ad file to write: obs, and the embedding in obsm["X_r2mae"]; default
-    runs/r2mae-singlecell-embed-TIME.h5ad."""
     overwrite: bool = False
     """Replace a file that is there."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Embed(NewData):
+    """Write the embedding of every cell of any file."""
+
+    _: KW_ONLY
+    out: Path | None = None
+    """The h5ad file to write: obs, the embedding in obsm["X_r2mae"], and in uns how the cells were fitted to the model;
+    default runs/r2mae-singlecell-embed-TIME.h5ad."""
 
 
 @dataclass(frozen=True)

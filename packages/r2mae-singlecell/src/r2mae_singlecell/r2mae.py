@@ -37,6 +37,7 @@ from r2mae_singlecell.answers import check_arguments
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns, refuse_unknown
 from r2mae_singlecell.data.splitter import CountSplitter
+from r2mae_singlecell.files import FilesMixin
 from r2mae_singlecell.gene_sets import GeneSets, find_gene_sets
 from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
@@ -74,7 +75,9 @@ _NOT_OF_PLAN = {
 }
 
 
-class R2MAE(SavedMixin, ExportMixin, QueryMixin, ImputationMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class R2MAE(
+    SavedMixin, ExportMixin, QueryMixin, ImputationMixin, FilesMixin, UnsupervisedTrainingMixin, BaseModelClass
+):
     """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
 
     Args:

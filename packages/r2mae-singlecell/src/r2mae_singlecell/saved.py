@@ -11,6 +11,7 @@ from scvi.model.base import BaseModelClass
 
 from r2mae_core import UserError, reading, saying_disk_full, whole_folder
 from r2mae_singlecell.frozen import freeze_again
+from r2mae_singlecell.genes import kept_gene_columns
 
 logger = logging.getLogger(__name__)
 _KIND = "a model that save wrote"
@@ -49,6 +50,7 @@ class SavedMixin(BaseModelClass):
             UserError: the disk is full; an older model is as it was.
             ValueError: the folder is there, and is not to be overwritten.
         """
+        self.gene_columns_ = kept_gene_columns(self)  # scvi-tools saves what ends in "_"
         folder = Path(dir_path)
         if folder.exists() and not overwrite:
             raise UserError(f"{folder} already exists; name another folder, or give overwrite=True")

@@ -22,6 +22,7 @@ from r2mae_core import (
 )
 from r2mae_singlecell.checks import check_genes, naming_unknown_categories
 from r2mae_singlecell.frozen import freeze_again
+from r2mae_singlecell.genes import kept_gene_columns
 
 FORMAT = 1
 _KIND = "a model that export wrote"
@@ -34,6 +35,8 @@ class Description:
     arguments: dict[str, Any]
     """Of the model's class."""
     genes: list[str]
+    gene_columns: dict[str, list[str]]
+    """Further columns that name the genes, such as their Ensembl ids; older exports have none."""
     missing_genes: np.ndarray | None
     query_options: dict[str, bool] | None
     """What is frozen in a mapped query; None: the model is no query."""
@@ -69,7 +72,10 @@ def read_description(folder: Path) -> Description:
         query = content.get("query")
         if query is not None and not all(isinstance(value, bool) for value in query.values()):
             raise TypeError("what is frozen is of another type")
-        return Description(arguments, list(genes), positions, query, registry, batches)
+        columns = content.get("gene_columns", {})
+        if any(len(column) != len(genes) for column in columns.values()):
+            raise ValueError("it has not a name for each gene")
+        return Description(arguments, list(genes), columns, positions, query, registry, batches)
 
 
 class ExportMixin(BaseModelClass):
@@ -80,6 +86,7 @@ class ExportMixin(BaseModelClass):
     missing_genes_: Any
     is_query_: Any
     query_options_: Any
+    gene_columns_: Any
 
     def export(self, folder: Path | str, *, overwrite: bool = False) -> Path:
         """Write `model.safetensors` (weights), `model.json` (arguments, genes, registry) and their checksums.
@@ -105,6 +112,7 @@ class ExportMixin(BaseModelClass):
             "arguments": arguments,
             "genes": list(map(str, self.get_var_names())),
             "missing_genes": None if self.missing_genes_ is None else self.missing_genes_.tolist(),
+            "gene_columns": kept_gene_columns(self),
             "query": (self.query_options_ or {}) if self.is_query_ else None,
             "registry": registry,
         }
@@ -154,6 +162,7 @@ class ExportMixin(BaseModelClass):
         model.missing_genes_, model.query_options_ = described.missing_genes, described.query_options
         model.is_query_ = described.query_options is not None
         freeze_again(model)
+        model.gene_columns_ = described.gene_columns
         model.is_trained_ = True
         model.to_device(device)
         model.module.eval()
