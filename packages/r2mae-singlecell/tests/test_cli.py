@@ -230,7 +230,7 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("reconstruct", run, prepared, "--baselines", "[pca]"): "'pca' does not predict genes",
             ("probe", prepared, run): "is a data file, not a run folder; the order is r2mae-singlecell probe RUN",
             ("reconstruct", prepared, run): "the order is r2mae-singlecell reconstruct RUN... DATA",
-            ("embed", prepared, run): "the order is r2mae-singlecell embed RUN DATA",
+            ("embed", prepared, prepared): "is neither a run folder of pretrain nor a folder that export wrote",
             ("pretrain", prepared, "--batch-size", 100, "--micro_batch_size", 30): "is not a multiple of",
             ("pretrain", prepared, "--micro_batch_size", 1): "micro-batches of one cell are too small",
             ("compare", tmp_path): "no results at",

@@ -29,7 +29,15 @@ COMMANDS = {
     "sweep": Command(
         options.Sweep, "r2mae_singlecell.sweep:sweep_command", "Find the mask ratio for your cells and your task."
     ),
-    "embed": Command(options.Embed, "r2mae_singlecell.embedding:embed_command", "Write the embedding of every cell."),
+    "embed": Command(
+        options.Embed, "r2mae_singlecell.embedding:embed_command", "Write the embedding of the cells of any file."
+    ),
+    "impute": Command(
+        options.Impute, "r2mae_singlecell.impute:impute_command", "Predict genes from those not hidden with them."
+    ),
+    "surprise": Command(
+        options.Surprise, "r2mae_singlecell.surprise:surprise_command", "Say how unlikely each cell and gene is."
+    ),
     "probe": Command(
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
     ),

@@ -56,7 +56,7 @@ def output(config: options.NewData, command: str, suffix: str, model: Any) -> Pa
 
 def embed_command(config: options.Embed) -> None:
     """Run `r2mae-singlecell embed`."""
-    say(f"Done: {embed(config)} (obs, obsm['{KEY}'], uns['{ABOUT}'])")
+    say(f"Done: {embed(config)} (obs, obsm['{KEY}'])")
 
 
 ABOUT = "r2mae_new_data"

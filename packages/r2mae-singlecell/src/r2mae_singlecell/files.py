@@ -24,5 +24,17 @@ class FilesMixin:
 
         return embed(self._config(options.Embed, data, out, arguments), self)
 
+    def impute_file(self, data: Path | str, out: Path | str, **arguments: Any) -> Path:
+        """Write the imputed expression of the cells of a file, as `r2mae-singlecell impute` does; see `embed_file`."""
+        from r2mae_singlecell.impute import impute
+
+        return impute(self._config(options.Impute, data, out, arguments), self)
+
+    def surprise_file(self, data: Path | str, out: Path | str, **arguments: Any) -> Path:
+        """Write how unlikely the counts of a file are, as `r2mae-singlecell surprise` does; see `embed_file`."""
+        from r2mae_singlecell.surprise import surprise
+
+        return surprise(self._config(options.Surprise, data, out, arguments), self)
+
     def _config(self, kind: type[Any], data: Path | str, out: Path | str, arguments: dict[str, Any]) -> Any:
         return kind(run=Path(), data=Path(data), **{"out": Path(out), "progress": False, **arguments})

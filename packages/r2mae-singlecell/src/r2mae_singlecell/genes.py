@@ -48,8 +48,8 @@ class GeneMatch:
     def describe(self) -> str:
         """Return what was found and by which columns, in one sentence."""
         n_genes, n_unused = self.n_found + len(self.missing), int((self.columns < 0).sum())
-        text = f"{self.n_found:,} of the model's {n_genes:,} genes found by {_said(self.data_column)} of the data"
-        text += f" (the model's {_said(self.model_column)}), {len(self.missing):,} hidden"
+        text = f"{self.n_found:,} of the model's {n_genes:,} genes found by {_said(self.data_column)} of the data "
+        text += f"and {_said(self.model_column)} of the model, {len(self.missing):,} hidden"
         if self.ambiguous:
             done = {"hide": "hidden", "first": "taken from the first", "sum": "added up"}[self.duplicates]
             text += f", {len(self.ambiguous):,} of several genes of that name {done} (such as {self.ambiguous[0]})"

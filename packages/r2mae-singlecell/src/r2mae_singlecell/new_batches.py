@@ -102,8 +102,8 @@ def _codes_of_batches(
         there = sorted(set(obs[name][unknown].dropna().astype(str)))
         what = _list(there) if there else "cells without a batch"
         raise UserError(
-            f"{unknown.sum():,} cells are of batches that the model was not trained on, by the column {name!r}: {what}; it "
-            f"knows {_list(known)}. Take --batch {MEAN} or --batch NAME for them, or learn them with --adapt"
+            f"{unknown.sum():,} cells are of batches new to the model, by the column {name!r}: {what}; "
+            f"it knows {_list(known)}. Take --batch {MEAN} or --batch NAME for them, or learn them with --adapt"
         )
     who = f"{unknown.sum():,} cells of batches that the model does not know are taken as of"
     if batch == MEAN:

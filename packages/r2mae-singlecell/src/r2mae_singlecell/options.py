@@ -253,6 +253,48 @@ class Embed(NewData):
 
 
 @dataclass(frozen=True)
+class Impute(NewData):
+    """Predict the genes of every cell of any file from those not hidden with them, also genes that the file lacks."""
+
+    _: KW_ONLY
+    genes: tuple[str, ...] = ()
+    """Genes to hide together and to predict, by name or id; default: all, in random groups."""
+    mask_ratio: Share = 0.25
+    """Fraction of all genes in such a group."""
+    library_size: Positive = 1.0
+    """What a cell's expression sums to over all of the model's genes."""
+    seed: Seed = 0
+    """Seed for the groups."""
+    out: Path | None = None
+    """The h5ad file to write: X, obs and the model's genes; default runs/r2mae-singlecell-impute-TIME.h5ad."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lists(self, "genes", empty=True)
+
+
+@dataclass(frozen=True)
+class Surprise(NewData):
+    """Say how unlikely the counts of each cell and gene are, given the genes not hidden with them."""
+
+    _: KW_ONLY
+    mask_ratio: Share = 0.25
+    """Fraction of all genes that is hidden together."""
+    seed: Seed = 0
+    """Seed for the groups."""
+    table: Literal["cells", "genes"] = "cells"
+    """What a tsv file lists; an h5ad file has both."""
+    out: Path | None = None
+    """The file to write: h5ad with masked_nll in obs and var, or tsv; default
+    runs/r2mae-singlecell-surprise-TIME.h5ad."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and self.out.suffix not in (".h5ad", ".tsv"):
+            raise UserError(f"--out {self.out}: name a file that ends in .h5ad or .tsv")
+
+
+@dataclass(frozen=True)
 class Probe:
     """Predict cell type, disease and age from embeddings, across donors."""
 
