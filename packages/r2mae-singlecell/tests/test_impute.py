@@ -72,7 +72,7 @@ def test_surprise_as_in_memory(call, trained, folder, make_adata):
 
 def test_absent_genes_are_no_surprise(trained, make_adata):
     """Their zeros are no observations: by scipy, with the library shared by the genes that are there."""
-    absent, query = [4, 11, 30], make_adata(6, 40, seed=4)
+    absent, query = [4, 11, 30], make_adata(30, 40, seed=4)
     present = [i for i in range(40) if i not in absent]
     query[:, present].copy().write_h5ad("q.h5ad")
     trained.surprise_file("q.h5ad", "s.h5ad", mask_ratio=0.3, seed=1)
@@ -81,7 +81,7 @@ def test_absent_genes_are_no_surprise(trained, make_adata):
     x = query.X.toarray()
     x[:, absent] = 0
     data = anndata.AnnData(sp.csr_matrix(x), obs=query.obs.copy(), var=query.var.copy())
-    theta, nll = trained.module.log_theta.detach().exp().numpy(), np.zeros((6, 40))
+    theta, nll = trained.module.log_theta.detach().exp().numpy(), np.zeros((30, 40))
     for fold in _folds(40, 0.3, 1):
         with torch.inference_mode():
             share = np.concatenate([trained._decoded(t, fold, None, 1.0) for t in trained.batches(data, None, None)])

@@ -1,4 +1,4 @@
-"""`impute`: every gene predicted from those not hidden with it, also genes that the data lack; written block by block."""
+"""`impute`: every gene predicted from those not hidden with it, also genes that the data lack; block by block."""
 
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,8 @@ from r2mae_core import atomic_path, one_writer, say
 from r2mae_singlecell import options
 from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 from r2mae_singlecell.embedding import output, write_about
-from r2mae_singlecell.impute import gene_table
 from r2mae_singlecell.imputation import _folds
+from r2mae_singlecell.impute import gene_table
 from r2mae_singlecell.likelihood import negative_binomial_nll
 from r2mae_singlecell.new_cells import NewCells, in_order, new_cells, say_notes
 
