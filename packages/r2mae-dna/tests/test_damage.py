@@ -77,6 +77,16 @@ def test_a_damaged_model_is_noticed(toy_model):
         ({"species": 3}, "cannot be read"),
         ({"species": ["hg"]}, "names 1 species, and its model has 3"),
         ({"num_hidden_layers": 3}, "has no weight 'model.encoder.layer.2"),
+        (
+            {"num_hidden_layers": 1},
+            "holds 16 weights that a model of its config.json has no place for (model.encoder.l",
+        ),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05; only 1e-12 is known here"),
+        ({"embedding_size": 64}, "embedding_size is 64; only 32 is known here"),
+        ({"is_decoder": True}, "is_decoder is True; only False is known here"),
+        ({"sliding_window": 8, "extra": "x"}, "extra, sliding_window is not known here, and may change what the model"),
+        ({"n_aux_features": 11}, "n_aux_features is no multiple of 5"),
+        ({"window": "128"}, "window is '128'; a whole number from 2 to 1536 is needed"),
         ({"intermediate_size": 65}, "does not have the shapes of its config.json"),
     ],
 )
@@ -89,6 +99,54 @@ def test_the_description_of_a_published_model_is_not_believed(toy_model, changes
         load_model(toy_model[0])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "lora.a",
+            lambda _: torch.zeros(3),
+            "holds 1 weights that a model of its config.json has no place for (lora.a)",
+        ),
+        ("cls.predictions.decoder.bias", lambda b: b + 1, "'cls.predictions.decoder.bias' differs from 'cls.pred"),
+        ("model.encoder.embed_positions.weight", lambda t: t.flip(0), "its rotary table is not the formula's"),
+        ("model.encoder.embed_positions.weight", lambda t: t[:, :4], "its rotary table is not the formula's"),
+    ],
+)
+def test_weights_that_would_be_lost_are_named(toy_model, name, change, message):
+    from safetensors.torch import load_file, save_file
+
+    file = toy_model[0] / "model" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, name: change(weights.get(name)).contiguous()}, file)
+    with pytest.raises(UserError) as error:
+        load_model(toy_model[0])
+    assert message in str(error.value)
+
+
+def test_weights_in_half_precision_are_whole(toy_model):
+    from safetensors.torch import load_file, save_file
+
+    file = toy_model[0] / "model" / "model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file)
+    assert load_model(toy_model[0]).window is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 343\n", b"", b"{}", b"<html></html>"],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_no_file_of_weights_is_one_line(toy_model, name, content):
+    home = toy_model[0] / "model"
+    (home / "model.safetensors").unlink()
+    (home / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_model(toy_model[0])
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert b"lfs" not in content or "LFS" in str(error.value)
 
 
 def test_weights_that_are_no_numbers_are_named(toy_model):

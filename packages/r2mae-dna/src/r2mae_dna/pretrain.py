@@ -294,7 +294,7 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     @override
     def save(self, model: AlignmentModel, folder: Path) -> None:
-        save_model(model, folder, self.info.species, self.config.targets)
+        save_model(model, folder, self.info.species, self.config.targets, self.info.window)
 
     @override
     def next_command(self, run: RunFolder) -> str:

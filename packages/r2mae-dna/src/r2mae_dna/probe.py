@@ -9,6 +9,7 @@ from torch import Tensor
 from r2mae_core import (
     Record,
     RunFolder,
+    UserError,
     check_output,
     derived_seed,
     device_name,
@@ -184,6 +185,11 @@ def probe(config: Probe) -> RunFolder:
     pretrained = load_model(config.model)
     train, held_out = WindowSet(config.data), WindowSet(config.data, config.split)
     pretrained.check_species(held_out.info.species, held_out.info.n_species, str(config.data))
+    if pretrained.window not in (None, held_out.info.window):
+        raise UserError(
+            f"{config.model} was trained on windows of {pretrained.window} bases, and those of {config.data} have "
+            f"{held_out.info.window}; cut windows of the model's length with r2mae-dna prepare --window"
+        )
     run_of = (config.model / "config.yaml").exists()  # else a published model
     scheme, seed = run_identity(config.model, "dna") if run_of else (config.model.resolve().name, 0)
     facts = {"model_digest": pretrained.digest, "windows_digest": held_out.info.digest}

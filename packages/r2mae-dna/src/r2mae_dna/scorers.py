@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from r2mae_core import precision
+from r2mae_core import precision, say
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.limits import DEFAULT_WINDOW
@@ -109,7 +109,9 @@ class ModelScorer:
         pretrained = load_model(folder)
         pretrained.check_species(store.species, store.n_species, str(store.path))
         self.name, self.digest = folder.name, pretrained.digest
-        self.window: int = window or getattr(pretrained, "window", None) or DEFAULT_WINDOW
+        self.window: int = window or pretrained.window or DEFAULT_WINDOW
+        if pretrained.window not in (None, self.window):
+            say(f"{folder} was trained on windows of {pretrained.window} bases, and sees {self.window} here: --window")
         self.model = pretrained.model.to(device)
         self.device, self.batch_size = torch.device(device), batch_size
         self.bf16, self.pad = bf16, compile
