@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from r2mae_core import UserError
 from r2mae_singlecell import CountMatrix, Simulation, load_pbmc, prepare_atlas, simulate_atlas
-from r2mae_singlecell.data.presets import PRESETS, detect, exact_age, known_labels, numeric_age
+from r2mae_singlecell.data.presets import PRESETS, exact_age, known_labels, layout_of, numeric_age
 
 SMALL = Simulation(n_donors=32, n_cells=800, n_genes=120, n_types=4, depth=300)
 
@@ -33,7 +33,9 @@ def test_layouts_are_detected_and_their_counts_kept(atlas, tmp_path):
     assert np.issubdtype(adata.X.dtype, np.integer)
     whole = pd.DataFrame(counts_of(source, layout).toarray(), source.obs_names, source.var_names)
     assert np.array_equal(adata.X.toarray(), whole.loc[adata.obs_names, adata.var_names])
-    assert list(adata.obs.columns) == ["donor", "batch", "cell_type", "disease", "age", "is_reference"]
+    assert list(adata.obs.columns)[:6] == ["donor", "batch", "cell_type", "disease", "age", "is_reference"]
+    originals = set(source.obs.columns) - {"disease"}  # lung: all labels are known, so the standard column is the same
+    assert originals <= set(adata.obs.columns)
     if layout == "hlca":
         unknown = source.obs["ann_finest_level"].loc[adata.obs_names] == "Unknown"
         assert np.array_equal(adata.obs["cell_type"].isna(), unknown)
@@ -135,30 +137,40 @@ def test_bad_files(tmp_path):
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["x"] = 1
     refused(tmp_path / "other.h5ad", "is not an AnnData file: it has no obs")
-    refused(whole, r"fractional values such as [\d.]+; these are normalised", "hlca", {"counts": "X"})
+    match = r"X, cell 0 'cell0', gene 4 'ENSG\d+' \(counted from 0\): [\d.]+ is fractional.*there are also raw/X"
+    refused(whole, match, "hlca", {"counts": "X"})
     refused(whole, "has no counts at layers/raw", "hlca", {"counts": "layers/raw"})
     refused(whole, "unknown preset 'mouse'; known: auto, none, hlca", "mouse")
     refused(whole, "obs has no column 'ADNC'", "seaad", {"donor": "donor_id", "batch": "dataset"})
-    refused(whole, "without a preset, give the columns: --donor, --batch", "none")
+    refused(whole, "obs has no column 'sample'", "none", {"batch": "sample"})
     negative = adata.copy()
     raw = negative.raw.to_adata()
     raw.X.data[7] = -1
     negative.raw = raw
     refused(
         write(negative, tmp_path / "n.h5ad"),
-        r"raw/X, cell \d+, gene \d+ \(counted from 0\): negative or missing values, -1 the first of 1",
+        r"raw/X, cell \d+ 'cell\d+', gene \d+ 'ENSG\d+' \(counted from 0\): a negative value, -1",
     )
-    by_gene = adata.copy()
-    by_gene.layers["csc"] = sp.csc_matrix(by_gene.raw.X)
-    refused(write(by_gene, tmp_path / "c.h5ad"), r"stored by genes \(CSC\)", "hlca", {"counts": "layers/csc"})
 
 
-def test_detection_says_what_is_missing():
-    with pytest.raises(UserError, match=r"fits no known atlas \(hlca lacks \['age_or_mean"):
-        detect({"donor_id", "dataset", "ann_finest_level", "disease"})
+def test_columns_of_an_unknown_file_are_taken_by_these_names_alone():
+    def layout(*columns, preset="auto", **named):
+        found = layout_of(set(columns), preset, named, "a.h5ad")
+        return {name: getattr(found, name) for name in ("donor", "batch", "cell_type", "disease", "age")}
+
+    none = dict.fromkeys(("donor", "batch", "cell_type", "disease", "age"))
+    assert layout("sample", "leiden", "patient", "celltype") == none
+    assert layout("donor_id", "batch", "development_stage") == {
+        **none, "donor": "donor_id", "batch": "batch", "age": "development_stage"
+    }  # fmt: skip
+    assert layout("batch", "sample", batch="sample") == {**none, "batch": "sample"}
+    assert layout("donor_id", "batch", preset="none", batch="batch") == {**none, "batch": "batch"}
+    with pytest.raises(UserError, match="has the columns 'donor' and 'donor_id'; name one with --donor"):
+        layout("donor", "donor_id")
+    assert layout("donor", "donor_id", donor="donor")["donor"] == "donor"
     both = set(PRESETS["hlca"].columns()) | set(PRESETS["seaad"].columns())
     with pytest.raises(UserError, match=r"several layouts \(hlca, seaad\); choose one with --preset"):
-        detect(both)
+        layout(*both)
 
 
 def test_ages_and_labels():

@@ -118,22 +118,35 @@ class Simulate:
 class Prepare:
     """Select variable genes, check the counts, and write one file that training maps into memory."""
 
-    source: Path
-    """An h5ad file or zarr store, of any size."""
+    source: tuple[Path, ...]
+    """h5ad, h5mu, zarr, Cell Ranger's h5 or mtx folder, or loom, of any size; several become one store. FILE::PLACE
+    names the place of the counts in one file."""
+    _: KW_ONLY
     preset: Literal["auto", "hlca", "seaad", "seaad-allen", "none"] = "auto"
-    """auto: recognised by the columns; none: give the columns below."""
+    """auto: an atlas recognised by its columns, else the columns donor or donor_id, batch, cell_type, disease, age or
+    development_stage, where they are there; none: the columns named below alone."""
     counts: str | None = None
-    """Place of the raw counts in the file, such as X, raw/X or layers/counts."""
+    """Place of the raw counts in the files, such as X, raw/X or layers/counts; default: the atlas's, else X."""
+    genes: Literal["intersection", "union"] = "intersection"
+    """Of several files: genes that all have, or that any has; what a file lacks counts as hidden in its cells."""
+    duplicates: Literal["refuse", "sum", "first", "unique"] = "refuse"
+    """Genes of one name in a file: an error; the sum of their counts; the first one; or genes of their own, renamed."""
+    gene_column: str | None = None
+    """Column of var that names the genes, where a file has it; default: the names of the rows."""
+    round: bool = False
+    """Round fractional counts, as SoupX and STARsolo write them. Counts whole up to 1e-6 are rounded always."""
+    missing_batch: Literal["refuse", "drop", "own"] = "refuse"
+    """Cells without a batch: an error; left out; or each file's are a batch of their own."""
     donor: str | None = None
     """Column of the donor."""
     batch: str | None = None
-    """Column of the batch covariate."""
+    """Column of the batch covariate; of several files, file: each is a batch."""
     cell_type: str | None = None
     """Column of the fine cell type."""
     disease: str | None = None
     """Column of the disease."""
     age: str | None = None
-    """Column of the age in years."""
+    """Column of the age in years, or of development stages that name them."""
     n_genes: Count = 5000
     """Variable genes to keep."""
     min_genes: Natural | None = None

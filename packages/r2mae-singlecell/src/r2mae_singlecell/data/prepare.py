@@ -1,15 +1,19 @@
-"""`prepare`: an atlas of any size → variable genes, checked counts, standard columns, one h5ad that is memory-mapped.
+"""`prepare`: files of any size and format → variable genes, checked counts, standard columns, one h5ad that is mapped.
 
-The file is read in blocks of cells four times: totals, moments of the genes, counts per cell, writing. What is dropped
-is counted.
+Each file is read in blocks of cells twice: to check the counts and gather what the choice of genes needs, and to write.
+What is left out is counted, for each file.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
+from tqdm import tqdm
 
 from r2mae_core import (
     UserError,
@@ -19,17 +23,21 @@ from r2mae_core import (
     fingerprint,
     left_out,
     one_writer,
-    reading,
     refuse_changed,
     say,
 )
 from r2mae_singlecell import options
-from r2mae_singlecell.data.blocks import CountBlocks, dispersion, totals_and_highest
-from r2mae_singlecell.data.prepared import content_digest
-from r2mae_singlecell.data.presets import PRESETS, AtlasPreset, detect, numeric_age
-from r2mae_singlecell.data.stores import new_h5, opened, table_bytes
+from r2mae_singlecell.data.cells import CellTable, MissingBatch, combined_cells
+from r2mae_singlecell.data.gene_map import Duplicates, GeneMap, Join, combined_genes
+from r2mae_singlecell.data.prepared import FORMAT
+from r2mae_singlecell.data.presets import FILE, STANDARD, AtlasPreset, layout_of
+from r2mae_singlecell.data.readers import BLOCK, CountsFile, counts_at, open_content
+from r2mae_singlecell.data.variable_genes import Moments
+from r2mae_singlecell.data.whole import Rounded
+from r2mae_singlecell.data.write_store import Embeddings, Written, table_size, write_store
 
-BLOCK = 20_000
+PLACE = "::"
+"""Between a file and the place of its counts, as in `a.h5ad::layers/counts`."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,17 @@ class Prepared:
     """Reason → how many cells were left out for it; also in the file, under `uns["r2mae"]["left_out"]`."""
     unlabelled: dict[str, int]
     """Standard column → cells without a value there; they are pretrained on, and left out of that task."""
+    columns: dict[str, str]
+    """Standard column → the file's column that it was taken from."""
+    table: pd.DataFrame
+    """`file`, `what` (cells, genes, values, embeddings), `reason`, `n`: what was left out or changed, also under
+    `uns["r2mae"]["left_out_by_file"]`."""
+    notes: tuple[str, ...]
+    """What a user should know, in sentences."""
 
 
 def prepare(config: options.Prepare) -> Prepared:
-    """Turn an atlas of any size into training data.
+    """Turn files of any size into training data.
 
     Raises:
         UserError: what `prepare_atlas` refuses.
@@ -63,6 +78,11 @@ def prepare(config: options.Prepare) -> Prepared:
         target_sum=config.target_sum,
         progress=config.progress,
         overwrite=config.overwrite,
+        genes=config.genes,
+        duplicates=config.duplicates,
+        gene_column=config.gene_column,
+        missing_batch=config.missing_batch,
+        rounding=config.round,
     )
 
 
@@ -70,176 +90,312 @@ def prepare_command(config: options.Prepare) -> None:
     """Run `r2mae-singlecell prepare`."""
     prepared = prepare(config)
     say(f"{prepared.n_cells:,} cells × {prepared.n_genes:,} genes, laid out as {prepared.preset}")
+    absent = [name for name in STANDARD[:-1] if name not in prepared.columns]
+    taken = [f"{name} from {column}" for name, column in prepared.columns.items()]
+    say(f"Columns: {', '.join(taken) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else ""))
     say(left_out(prepared.left_out))
+    for file, rows in prepared.table.groupby("file", sort=False):
+        more = [f"{n:,} {reason}" for reason, n in zip(rows["reason"], rows["n"], strict=True) if n]
+        if more and (prepared.table["file"].nunique() > 1 or set(rows["what"]) != {"cells"}):
+            say(f"{file}: {', '.join(more)}")
     for column, n in prepared.unlabelled.items():
         if n:
-            say(f"{n:,} cells have no {column}")
+            say(f"{n:,} cells have no {column}: pretrained on, left out of what needs it")
+    for note in prepared.notes:
+        say(note)
     say(f"Done: {prepared.path}. Next: r2mae-singlecell pretrain {prepared.path}")
 
 
 def prepare_atlas(
-    source: Path,
+    source: Path | Sequence[Path],
     target: Path,
     preset: str = "auto",
-    columns: dict[str, str | None] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     n_genes: int = 5000,
     min_genes: int | None = None,
     target_sum: float | None = None,
     block: int = BLOCK,
     progress: bool = True,
     overwrite: bool = False,
+    *,
+    genes: Join = "intersection",
+    duplicates: Duplicates = "refuse",
+    gene_column: str | None = None,
+    missing_batch: MissingBatch = "refuse",
+    rounding: bool = False,
 ) -> Prepared:
-    """Select variable genes and write counts and standard columns.
+    """Select variable genes and write counts and columns of one or several files.
 
     Args:
-        source: an h5ad file or a zarr store.
+        source: files of any format that `open_counts` reads; `FILE::PLACE` names the place of the counts in one.
         target: the h5ad file to write. Its X holds integer counts, uncompressed, so training maps it into memory.
-        preset: "hlca", "seaad", "seaad-allen", "auto" (by the columns), or "none" with `columns`.
-        columns: for "none": `donor`, `batch`, `cell_type`, `disease`, `age` → column of `obs`, and `counts` → path
-            of the counts; for a preset: what differs from it.
+        preset: "hlca", "seaad", "seaad-allen"; "auto": by the columns, else what `presets.FOUND` names; or "none":
+            `columns` alone.
+        columns: `donor`, `batch`, `cell_type`, `disease`, `age` → column of `obs`, and `counts` → place of the counts.
+            None of them is needed.
         n_genes: variable genes to keep, by scanpy's default (dispersion of the normalised counts); the paper: 5,000.
         min_genes: drop cells with fewer non-zero variable genes; None: the preset's (20 for HLCA).
         target_sum: total to which cells are normalised for the choice of genes; None: their median, scanpy's default.
-        block: cells read at a time.
+        block: cells read at a time at most.
         progress: show a progress bar.
         overwrite: replace a target that is there.
+        genes: of several files, those that all have, or that any has. A gene that a file lacks is not 0 in its cells
+            but unknown: `prepared.missing_genes` tells, and its moments are those of the other files' cells.
+        duplicates: what becomes of genes of one name in a file; see `combined_genes`.
+        gene_column: column of `var` that names the genes.
+        missing_batch: what becomes of cells without a batch; see `combined_cells`.
+        rounding: round fractional counts.
 
     Raises:
-        UserError: the file is unreadable, fits no preset, or holds no counts where they should be; the target is the
+        UserError: a file is unreadable, or holds no counts where they should be; a column is not there; the target is a
             source, is there already, or does not fit on the disk.
     """
-    check_output(target, [source], overwrite=overwrite)
-    with opened(source) as file, one_writer(target, folder=False):
-        before = fingerprint(source)
-        obs, var = _table(file, "obs", source), _table(file, "var", source)
-        atlas = _layout(preset, set(obs.columns), columns or {})
-        counts = CountBlocks(file, atlas.counts, source, block)
-        if counts.in_raw:
-            var = _table(file, "raw/var", source)
-        _check_tables(obs, var, atlas, counts)
-        totals, highest = totals_and_highest(counts, progress)
-        if not (totals > 0).any():
-            raise UserError(f"{source}: {atlas.counts} holds no counts at all")
-        score = dispersion(counts, totals, target_sum, progress)
-        genes = np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int(np.isfinite(score).sum()))])
-        if not len(genes):
-            raise UserError(f"{source}: no gene of {atlas.counts} varies between its {len(obs):,} cells")
-        minimum = atlas.min_genes if min_genes is None else min_genes
-        n_expressed = np.concatenate([np.diff(part.indptr) for part in counts.blocks(genes, "counting", progress)])
-        empty = n_expressed == 0
-        keep = ~empty & (n_expressed >= minimum)
-        if not keep.any():
-            raise UserError(
-                f"{source}: no cell has {max(minimum, 1)} of the {len(genes):,} variable genes; lower --min_genes"
-            )
-        standard = atlas.standard_obs(obs).loc[keep]
-        skipped = {
-            "cells without a count in the variable genes": int(empty.sum()),
-            f"cells with fewer than {minimum} variable genes": int((~keep & ~empty).sum()),
-        }
-        about = {"preset": atlas.name, "left_out": skipped}
+    named = [_with_place(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
+    names = _names([path for path, _ in named])
+    check_output(target, [path for path, _ in named], overwrite=overwrite)
+    with ExitStack() as stack, one_writer(target, folder=False):
+        before = fingerprint([path for path, _ in named])
+        files, layouts = _opened(named, names, preset, dict(columns or {}), target.parent, stack)
+        cells = combined_cells(
+            [(name, file.obs, layout) for name, file, layout in zip(names, files, layouts, strict=True)], missing_batch
+        )
+        candidates = combined_genes(
+            [(name, file.var) for name, file in zip(names, files, strict=True)], genes, duplicates, gene_column
+        )
+        reader = _Reader(files, candidates, cells, block, rounding, progress)
+        chosen, moments = reader.variable_genes(n_genes, target_sum)
+        minimum = layouts[0].min_genes if min_genes is None else min_genes
+        store = _Store(names, files, layouts[0].name, cells, chosen, reader.rounded, minimum)
         with atomic_path(target) as temporary:
-            tables = standard, var.iloc[genes]
-            _write(temporary, target, counts, genes, keep, n_expressed, highest, tables, about, progress)
-            refuse_changed(target, before, fingerprint(source), "it changed while it was read: run the command again")
-    unlabelled = {name: int(standard[name].isna().sum()) for name in ("cell_type", "disease", "age")}
-    return Prepared(target, atlas.name, int(keep.sum()), len(genes), skipped, unlabelled)
+            write_store(
+                temporary, target, reader.blocks(chosen, "writing"), [len(file.obs) for file in files],
+                int(moments.nonzero[store.positions_in(candidates)].sum()), moments.highest, store.kept, store.tables,
+                2 * table_size(cells.obs, chosen.var), store.embeddings,
+            )  # fmt: skip
+            now = fingerprint([path for path, _ in named])
+            refuse_changed(target, before, now, "it changed while it was read: run the command again")
+    return store.result(target)
 
 
-def _check_tables(obs: pd.DataFrame, var: pd.DataFrame, atlas: AtlasPreset, counts: CountBlocks) -> None:
-    """Refuse tables that do not belong to the counts, or leave open which gene, donor or batch is meant.
+def _with_place(path: Path) -> tuple[Path, str | None]:
+    file, _, place = str(path).rpartition(PLACE)
+    return (Path(file), place) if file and place and not path.exists() else (path, None)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each file: as much of its path as tells it from the others.
 
     Raises:
-        UserError: with the first gene or cell.
+        UserError: a file is given twice, or none is given.
     """
-    source = counts.source
-    if counts.shape != (len(obs), len(var)):
-        raise UserError(
-            f"{source}: {atlas.counts} is {counts.shape}, but there are {len(obs)} cells × {len(var)} genes"
-        )
-    twice = var.index[var.index.duplicated()]
-    if len(twice):
-        raise UserError(
-            f"{source}: {len(twice):,} gene names stand twice, such as {twice[0]!r}; make them unique and write the "
-            "file again (adata.var_names_make_unique())"
-        )
-    for option, column in (("donor", atlas.donor), ("batch", atlas.batch)):
-        missing = obs.index[obs[column].isna()]
-        if len(missing):
+    if not paths:
+        raise UserError("name at least one file to prepare")
+    whole, names = [path.resolve() for path in paths], [path.name for path in paths]
+    for i, path in enumerate(whole):
+        if path in whole[:i]:
+            raise UserError(f"{paths[i]} is given twice")
+    for n in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-n:]) for path in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _opened(
+    named: Sequence[tuple[Path, str | None]],
+    names: list[str],
+    preset: str,
+    columns: dict[str, str | None],
+    scratch: Path,
+    stack: ExitStack,
+) -> tuple[list[CountsFile], list[AtlasPreset]]:
+    """Open all files, each with its layout.
+
+    Raises:
+        UserError: one cannot be read, has no cells, or they are laid out differently.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    files, layouts = [], []
+    counts, several = columns.pop("counts", None), len(named) > 1
+    opened = [stack.enter_context(open_content(path)) for path, _ in named]
+    everywhere = {str(column) for content in opened for column in content.obs}
+    for (path, place), content in zip(named, opened, strict=True):
+        here = {str(column) for column in content.obs}
+        given = {
+            key: column
+            for key, column in columns.items()
+            if not (several and column in everywhere - here)  # another file has it: these cells have none
+        }
+        if several and FILE in given.values() and FILE in everywhere:
+            raise UserError(f"a file has a column {FILE!r} of its own; rename it, or name another column")
+        known = here | {FILE} if several else here
+        layout = layout_of(known, preset, {**given, "counts": place or counts}, str(path))
+        if not len(content.obs):
+            raise UserError(f"{path} has no cells")
+        files.append(counts_at(path, content, layout.counts, scratch, stack))
+        layouts.append(layout)
+    kinds = dict(zip((layout.name for layout in layouts), names, strict=True))
+    if len(kinds) > 1:
+        told = ", ".join(f"{name} is laid out as {kind}" for kind, name in kinds.items())
+        raise UserError(f"{told}; name the columns yourself, with --preset none")
+    return files, layouts
+
+
+class _Reader:
+    """The counts of all files, in the places that a map of genes gives them."""
+
+    def __init__(
+        self, files: list[CountsFile], genes: GeneMap, cells: CellTable, block: int, rounding: bool, progress: bool
+    ) -> None:
+        self.files, self.genes, self.cells = files, genes, cells
+        self.block, self.rounding, self.progress = block, rounding, progress
+        self.rounded = [Rounded() for _ in files]
+
+    def blocks(self, genes: GeneMap, what: str) -> Iterator[tuple[int, int, sp.csr_matrix]]:
+        """Yield file, position of the first cell, and counts."""
+        first = genes is self.genes
+        total = sum(len(file.obs) for file in self.files)
+        bar: Any
+        with tqdm(total=total, desc=what, unit="cell", unit_scale=True, disable=not self.progress) as bar:
+            for i, file in enumerate(self.files):
+                rounded = self.rounded[i] if first else None
+                options: dict[str, Any] = {"rounding": self.rounding, "rounded": rounded}
+                for start, part in file.blocks(self.block, genes.columns[i], len(genes.var), **options):
+                    yield i, start, part
+                    bar.update(len(part.indptr) - 1)
+
+    def variable_genes(self, n_genes: int, target_sum: float | None) -> tuple[GeneMap, Moments]:
+        """Return the map to the variable genes, and the moments of all.
+
+        Raises:
+            UserError: there are no counts, or no gene varies.
+        """
+        moments = Moments(len(self.genes.var))
+        for i, start, part in self.blocks(self.genes, "choosing genes"):
+            use = self.cells.wanted[i][start : start + len(part.indptr) - 1]
+            moments.add(part if use.all() else part[use])
+        first = self.files[0]
+        if not moments.highest:
+            raise UserError(f"{first.path}: {first.place} holds no counts at all")
+        n_cells = (~self.genes.missing) @ np.array([int(use.sum()) for use in self.cells.wanted])
+        score = moments.dispersion(n_cells, target_sum)
+        genes = np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int(np.isfinite(score).sum()))])
+        if not len(genes):
+            raise UserError(f"{first.path}: no gene of {first.place} varies between its {len(self.cells.obs):,} cells")
+        return self.genes.chosen(genes), moments
+
+
+class _Store:
+    """What is written, and what is told about it."""
+
+    def __init__(
+        self,
+        names: list[str],
+        files: list[CountsFile],
+        preset: str,
+        cells: CellTable,
+        genes: GeneMap,
+        rounded: list[Rounded],
+        minimum: int,
+    ) -> None:
+        self.names, self.files, self.preset, self.cells = names, files, preset, cells
+        self.genes, self.rounded, self.minimum = genes, rounded, minimum
+        self.embeddings, self.notes = _embeddings(names, files)
+        self.obs = cells.obs
+        self.counted: dict[str, int] = {}
+        self.table = pd.DataFrame()
+
+    def positions_in(self, candidates: GeneMap) -> np.ndarray:
+        """Return where the genes are among all candidates."""
+        return candidates.var.index.get_indexer(self.genes.var.index)
+
+    def kept(self, file: int, start: int, n_expressed: np.ndarray) -> np.ndarray:
+        """Return which cells of a block are kept."""
+        wanted = self.cells.wanted[file][start : start + len(n_expressed)]
+        return wanted & (n_expressed >= max(self.minimum, 1))
+
+    def tables(self, written: Written) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, dict[str, Any]]:
+        """Return what is written beside the counts.
+
+        Raises:
+            UserError: no cell is left.
+        """
+        keep = np.concatenate(written.keep)
+        if not keep.any():
             raise UserError(
-                f"{source}: {len(missing):,} cells have no value in obs column {column!r}, such as {missing[0]!r}; "
-                f"fill it, leave the cells out, or name another column with --{option}"
+                f"{self.files[0].path}: no cell has {max(self.minimum, 1)} of the {len(self.genes.var):,} variable "
+                "genes; lower --min_genes"
             )
+        self.obs = self.cells.obs.loc[keep]
+        rows = [row for i in range(len(self.files)) for row in self._rows(i, written)]
+        self.table = pd.DataFrame(rows, columns=pd.Index(["file", "what", "reason", "n"]))
+        cells = self.table[self.table["what"] == "cells"]
+        self.counted = {str(reason): int(n) for reason, n in cells.groupby("reason", sort=False)["n"].sum().items()}
+        about = {
+            "format": FORMAT, "preset": self.preset, "left_out": self.counted, "left_out_by_file": self.table,
+            "columns": self.cells.standard, "files": np.array(self.names, dtype=object),
+            "kept_obs": np.array(list(self.obs), dtype=object),
+            "kept_obsm": np.array(list(self.embeddings.arrays), dtype=object),
+        }  # fmt: skip
+        return self.obs, _text_columns(self.genes.var), self.genes.missing, about
+
+    def _rows(self, i: int, written: Written) -> Iterator[tuple[str, str, str, int]]:
+        """Yield what was left out of a file."""
+        name, wanted, n = self.names[i], self.cells.wanted[i], written.n_expressed[i]
+        found = {
+            "cells without a count in the variable genes": int((wanted & (n == 0)).sum()),
+            f"cells with fewer than {self.minimum} variable genes": int((wanted & (n > 0) & ~written.keep[i]).sum()),
+        }
+        yield from ((name, "cells", reason, count) for reason, count in {**self.cells.left_out[i], **found}.items())
+        for reason, count in {**self.files[i].left_out, **self.genes.left_out[i]}.items():
+            yield name, "genes", reason, count
+        rounded = self.rounded[i]
+        for reason, count in (
+            ("counts that were whole up to rounding, rounded", rounded.close),
+            ("fractional counts, rounded", rounded.fractions),
+        ):
+            if count:
+                yield name, "values", reason, count
+
+    def result(self, target: Path) -> Prepared:
+        """Return what was done."""
+        unlabelled = {
+            name: int(self.obs[name].isna().sum())
+            for name in ("donor", "cell_type", "disease", "age")
+            if name in self.obs
+        }
+        notes = (*self.cells.notes, *self.genes.notes, *self.notes)
+        return Prepared(
+            target, self.preset, len(self.obs), len(self.genes.var), self.counted, unlabelled, self.cells.standard,
+            self.table, notes,
+        )  # fmt: skip
 
 
-def _write(
-    temporary: Path,
-    target: Path,
-    counts: CountBlocks,
-    genes: np.ndarray,
-    keep: np.ndarray,
-    n_expressed: np.ndarray,
-    highest: int,
-    tables: tuple[pd.DataFrame, pd.DataFrame],
-    about: dict[str, Any],
-    progress: bool,
-) -> None:
-    """Write an ordinary h5ad whose X is contiguous on disk, with its digest."""
-    from anndata.io import write_elem
-
-    obs, var = tables
-    indptr = np.concatenate([[0], np.cumsum(n_expressed[keep], dtype=np.int64)])
-    index_type = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64
-    value_type = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
-    each = np.dtype(index_type).itemsize + np.dtype(value_type).itemsize
-    n_bytes = int(indptr[-1]) * each + indptr.nbytes + table_bytes(obs) + table_bytes(var)
-    with new_h5(temporary, n_bytes, target) as out:
-        out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        write_elem(out, "obs", obs)
-        write_elem(out, "var", var)
-        for empty in ("obsm", "varm", "obsp", "varp", "layers"):
-            write_elem(out, empty, {})
-        x = out.create_group("X")
-        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        x.attrs["shape"] = np.array([int(keep.sum()), len(genes)])
-        x.create_dataset("indptr", data=indptr.astype(index_type))
-        data = x.create_dataset("data", (indptr[-1],), value_type)
-        indices = x.create_dataset("indices", (indptr[-1],), index_type)
-        at = 0
-        for i, part in enumerate(counts.blocks(genes, "writing", progress)):
-            part = part[keep[i * counts.block : i * counts.block + part.shape[0]]]
-            part.sort_indices()
-            data[at : at + part.nnz] = part.data.astype(value_type)
-            indices[at : at + part.nnz] = part.indices
-            at += part.nnz
-        write_elem(out, "uns", {"r2mae": {**about, "digest": content_digest(out)}})
+def _embeddings(names: list[str], files: list[CountsFile]) -> tuple[Embeddings, list[str]]:
+    """Return the embeddings that all files have, and say which are left out."""
+    kept, notes = {}, []
+    for name in dict.fromkeys(name for file in files for name in file.obsm):
+        arrays = [file.obsm[name] for file in files if name in file.obsm]
+        if len(arrays) < len(files):
+            lacks = next(n for n, file in zip(names, files, strict=True) if name not in file.obsm)
+            notes.append(f"the embedding {name!r} is left out: {lacks} lacks it")
+        elif len({array.shape[1] for array in arrays}) > 1:
+            notes.append(f"the embedding {name!r} is left out: its width differs between the files")
+        else:
+            kept[name] = arrays
+    for file_name, file in zip(names, files, strict=True):
+        if file.content.not_read:
+            others = ", ".join(map(repr, file.content.not_read))
+            notes.append(f"{file_name}: {others} of obsm are left out: no dense numbers with a row for each cell")
+    return Embeddings(kept), notes
 
 
-def _layout(preset: str, columns: set[str], named: dict[str, str | None]) -> AtlasPreset:
-    given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    if preset == "none":
-        needed = ("donor", "batch", "cell_type", "disease", "age")
-        if missing := [name for name in needed if name not in given]:
-            raise UserError(f"without a preset, give the columns: {', '.join(f'--{name}' for name in missing)}")
-        atlas = AtlasPreset(name="none", **{"counts": "X", **given}, parse_age=numeric_age)
-    elif preset == "auto":
-        atlas = replace(detect(columns), **given)
-    elif preset in PRESETS:
-        atlas = replace(PRESETS[preset], **given)
-    else:
-        raise UserError(f"unknown preset {preset!r}; known: auto, none, {', '.join(PRESETS)}")
-    if missing := sorted(set(atlas.columns()) - columns):
-        raise UserError(f"obs has no column {missing[0]!r} ({atlas.name}); columns: {', '.join(sorted(columns)[:30])}")
-    return atlas
-
-
-def _table(file: Any, name: str, source: Path) -> pd.DataFrame:
-    from anndata.io import read_elem
-
-    if name not in file:
-        raise UserError(f"{source} is not an AnnData file: it has no {name}")
-    with reading(source, f"an AnnData file with a table {name}"):
-        table: Any = read_elem(file[name])
-        if not isinstance(table, pd.DataFrame):
-            raise TypeError(f"{name} is no table")
-    return table
+def _text_columns(var: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of genes whose columns can be written, whatever several files made of them."""
+    columns = {str(name): var[name] for name in var}
+    for name, column in columns.items():
+        if column.dtype == object and not isinstance(column.infer_objects().dtype, np.dtype):
+            columns[name] = column.infer_objects()
+        elif column.dtype == object:
+            columns[name] = column.where(column.isna(), column.astype(str)).astype("category")
+    return pd.DataFrame(columns, index=var.index)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import h5py
 import numpy as np
 
 from r2mae_core import VERIFIED, UserError, reading
-from r2mae_singlecell.data.presets import PRESETS, STANDARD
+from r2mae_singlecell.data.presets import FILE, PRESETS, STANDARD
 from r2mae_singlecell.data.stores import refuse_links
 
 KIND = "an h5ad file that `r2mae-singlecell prepare` wrote"
+FORMAT = 2
+"""Version of the layout of the file. 1: one file, all standard columns, no number; 2: what this version writes."""
 _PIECE = 2**24
 MISSING = "r2mae_missing"
 """Key of `varm`: which genes the files lacked."""
@@ -67,10 +70,16 @@ def _check_parts(file: Any, path: Path) -> None:
     Raises:
         UserError: they do not fit together.
     """
+    version = _format(file)
+    if version not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{path} has the format {version}, and this version of r2mae-singlecell reads up to {FORMAT}; update it, "
+            "or run `r2mae-singlecell prepare` again"
+        )
     preset = _text(file["uns/r2mae/preset"])
     if preset not in ("none", *PRESETS):
         raise UserError(f"{path} is damaged: it has the unknown layout {preset[:40]!r}")
-    if missing := [name for name in STANDARD if name not in file["obs"]]:
+    if missing := [name for name in _columns(file) if name not in file["obs"]]:
         raise UserError(f"{path} has no column {missing[0]!r} in obs; run `r2mae-singlecell prepare` again")
     x, n_cells, n_genes = file["X"], *(len(_strings(_index(file[name]))) for name in ("obs", "var"))
     indptr, indices, data = (x[name] for name in _ARRAYS)
@@ -82,8 +91,68 @@ def _check_parts(file: Any, path: Path) -> None:
         raise UserError(f"{path} is damaged: the parts of its counts do not fit together; prepare it again")
 
 
+def _format(file: Any) -> int:
+    element = file["uns/r2mae"].get("format")
+    return 1 if element is None else int(element[()])
+
+
+def _columns(file: Any) -> list[str]:
+    """Return the columns of `obs` on which a training or an evaluation may depend."""
+    if _format(file) == 1:
+        return list(STANDARD)
+    known = [*file["uns/r2mae/columns"], "is_reference"]
+    return [name for name in STANDARD if name in known] + ([FILE] if len(file["uns/r2mae/files"]) > 1 else [])
+
+
 def content_digest(file: Any) -> str:
-    """Return the SHA-256 of counts, genes, cells' names and standard columns of an open file that `prepare` writes."""
+    """Return the SHA-256 of what `prepare` wrote into an open file; columns and embeddings may be added to it."""
+    return _old_digest(file) if _format(file) == 1 else digest_of(file, {})
+
+
+def digest_of(file: Any, known: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what an open file holds.
+
+    Args:
+        file: in the layout of `FORMAT`.
+        known: array of X → its SHA-256, if it is known already.
+    """
+    found: Any = hashlib.sha256()
+    for name in _ARRAYS:
+        part = file["X"][name]
+        digest = known.get(name) or _array_digest(part)
+        found.update(f"{name} {part.dtype.str} {len(part)} {digest}\n".encode())
+    for group in ("obs", "var"):
+        _add_text(found, group, _index(file[group]))
+    for name in map(_bytes, file["uns/r2mae/kept_obs"][:]):
+        _add_all(found, name.decode(), file["obs"][name])
+    for name in map(_bytes, file["uns/r2mae/kept_obsm"][:]):
+        found.update(f"{name} {_array_digest(file['obsm'][name])}\n".encode())
+    if MISSING in file["varm"]:
+        found.update(np.ascontiguousarray(file["varm"][MISSING][:], dtype=np.uint8))
+    return found.hexdigest()
+
+
+def _add_all(found: Any, name: str, column: Any) -> None:
+    """Add a column of whatever type: its arrays, and those of its parts."""
+    if isinstance(column, h5py.Group):
+        for part in sorted(column):
+            _add_all(found, f"{name}/{part}", column[part])
+    elif column.dtype.kind in "OS":
+        _add_text(found, name, column if column.ndim else np.array([column[()]]))
+    else:
+        found.update(f"{name} {column.dtype.str} {column.shape}\n".encode())
+        found.update(np.ascontiguousarray(column[()]))
+
+
+def _array_digest(part: Any) -> str:
+    found: Any = hashlib.sha256()
+    for at in range(0, len(part), _PIECE):
+        found.update(np.ascontiguousarray(part[at : at + _PIECE]))
+    return found.hexdigest()
+
+
+def _old_digest(file: Any) -> str:
+    """Return the digest as format 1 noted it."""
     found: Any = hashlib.sha256()
     for name in _ARRAYS:
         part = file["X"][name]

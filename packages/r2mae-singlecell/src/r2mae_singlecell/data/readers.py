@@ -6,9 +6,9 @@ order and are read whole.
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class CountsFile:
         Raises:
             UserError: there are none.
         """
-        return _at(self.path, self.content, place, self.scratch, self.stack)
+        return counts_at(self.path, self.content, place, self.scratch, self.stack)
 
     def rows(self) -> Rows:
         """Return the matrix as it lies in the file; counts that are stored by genes are sorted into a scratch file.
@@ -167,7 +167,8 @@ class CountsFile:
         bad = next((i for i in at if whole(raw.data[i : i + 1], False)[3] == what), at[0])
         column = int(raw.indices[bad])
         gene = str(self.var.index[int(np.flatnonzero(self.features == column)[0])])
-        remedy = "raw counts are needed (--counts names their place)"
+        others = ", ".join(place for place in self.places if place != self.place)
+        remedy = f"raw counts are needed (--counts names their place{f'; there are also {others}' if others else ''})"
         if what == FRACTION:
             remedy += "; if these are counts that a tool estimated (SoupX, STARsolo), --round makes them whole"
         raise UserError(
@@ -190,16 +191,39 @@ def open_counts(source: Path, place: str | None = None, scratch: Path | None = N
         UserError: it is missing or damaged, of no known format, refers to other files, or reading it could run code.
     """
     with contextlib.ExitStack() as stack:
-        if (folder := formats.mtx_folder(source)) is not None:
-            content = formats.mtx_content(*folder)
-        else:
-            content = formats.content_of(stack.enter_context(opened(source)), source)
-        yield _at(source, content, place, scratch or Path(tempfile.gettempdir()), stack)
+        content = stack.enter_context(open_content(source))
+        yield counts_at(source, content, place, scratch or Path(tempfile.gettempdir()), stack)
 
 
-def _at(
+@contextlib.contextmanager
+def open_content(source: Path) -> Iterator[formats.Content]:
+    """Open a file without saying yet where its counts lie.
+
+    Raises:
+        UserError: as `open_counts`.
+    """
+    if (folder := formats.mtx_folder(source)) is not None:
+        yield formats.mtx_content(*folder)
+        return
+    with opened(source) as file:
+        yield formats.content_of(file, source)
+
+
+def counts_at(
     source: Path, content: formats.Content, place: str | None, scratch: Path, stack: contextlib.ExitStack
 ) -> CountsFile:
+    """Return the counts at a place of an open file.
+
+    Args:
+        source: the file's name.
+        content: what is in it.
+        place: where the counts lie; None: "X", or the only place.
+        scratch: where a scratch file may lie.
+        stack: removes the scratch file when it is closed.
+
+    Raises:
+        UserError: there are no counts.
+    """
     if place is None:
         place = "X" if len(content.places) != 1 else next(iter(content.places))
     if place not in content.places:
@@ -207,9 +231,7 @@ def _at(
         raise UserError(f"{source} has no counts at {place}; give their place with --counts ({known})")
     var = content.var if content.raw_var is None or not place.startswith("raw/") else content.raw_var
     features, left_out = _genes(var)
-    return CountsFile(
-        source, place, content.obs, var.iloc[features], left_out, features, replace(content), scratch, stack
-    )
+    return CountsFile(source, place, content.obs, var.iloc[features], left_out, features, content, scratch, stack)
 
 
 def _genes(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
@@ -225,13 +247,3 @@ def _genes(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
         return np.arange(len(var)), {}
     others = kinds[kinds != GENES].value_counts().sort_index()
     return np.flatnonzero(kinds == GENES), {f"features of the kind {kind}": int(n) for kind, n in others.items()}
-
-
-def first_whole(file: CountsFile, places: Sequence[str]) -> str | None:
-    """Return the first place whose first cells are whole counts, for a message that names a remedy."""
-    attempts: list[Callable[[], Any]] = [lambda place=place: next(file.at(place).blocks(100), None) for place in places]
-    for place, attempt in zip(places, attempts, strict=True):
-        with contextlib.suppress(UserError):
-            if attempt() is not None:
-                return place
-    return None

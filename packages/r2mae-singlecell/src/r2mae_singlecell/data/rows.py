@@ -103,8 +103,8 @@ class DenseRows:
 class TransposedRows:
     """The rows of a matrix that is stored by columns (CSC), sorted once into a scratch file.
 
-    The columns are read in pieces; each value goes to the bucket of its row's block, and a bucket becomes rows when it is
-    read. So memory is bounded, and each value is written once.
+    The columns are read in pieces; each value goes to the bucket of its row's block, and a bucket becomes rows when it
+    is read. So memory is bounded, and each value is written once.
 
     Args:
         data: (n,) values.
