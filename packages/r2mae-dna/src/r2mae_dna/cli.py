@@ -22,6 +22,10 @@ COMMANDS = {
         options.Prepare, "r2mae_dna.data.windows:prepare_command", "Cut training windows from a store.",
         {"validation": "--validation_regions", "test": "--test_regions"},
     ),
+    "prepare-table": Command(
+        options.PrepareTable, "r2mae_dna.data.window_table:prepare_table_command",
+        "Make training windows from GPN-MSA's published tables.",
+    ),
     "pretrain": Command(
         options.Pretrain, "r2mae_dna.pretrain:pretrain_command", "Pretrain an alignment model.",
         _SHAPE | {"heads": "--n_heads", "windows": "data"},

@@ -112,6 +112,24 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class PrepareTable:
+    """Make training windows from tables of them, as GPN-MSA published its own, and an alignment store."""
+
+    msa: Path
+    """Alignment store, or the published one."""
+    train_table: Path
+    """Parquet with chrom, start, end (from 0, end excluded), strand, and phyloP, phastCons and lowercase as lists."""
+    validation_table: Path | None = None
+    """The same for validation."""
+    test_table: Path | None = None
+    """The same for testing."""
+    out: Path | None = None
+    """Folder of the windows; default runs/r2mae-dna-prepare-table-TIME."""
+    overwrite: bool = False
+    """Replace a folder of windows that is there."""
+
+
+@dataclass(frozen=True)
 class Pretrain(PretrainOptions):
     """Pretrain an alignment model on windows."""
 

@@ -40,11 +40,11 @@ from r2mae_dna.data.regions import (
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.options import Prepare
 
-_INDEX = "windows.json"
+INDEX = "windows.json"
 _SCORES = ".phastcons"
 _CUT = 1024
 """Windows that are cut at once."""
-_REMEDY = "restore it, or make the windows again"
+REMEDY = "restore it, or make the windows again"
 _TRACKS = ("phastcons", "phylop")
 SPLITS = ("train", "validation", "test")
 
@@ -97,7 +97,7 @@ class WindowSet:
             raise UserError(
                 f"{folder} has no {split} windows; make it again with r2mae-dna prepare --{split}_regions REGION"
             )
-        check_contents(folder, self.info.files, _REMEDY, within=f"{split}/")
+        check_contents(folder, self.info.files, REMEDY, within=f"{split}/")
         home, n, length = folder / split, self.info.counts[split], self.info.window
         self.codes = _load(home / "codes.npy", np.uint8, (n, length, self.info.n_species + 1), mapped=True)
         self.starts = _load(home / "starts.npy", np.int64, (n,))
@@ -148,7 +148,7 @@ def read_info(folder: Path) -> WindowsInfo:
     Raises:
         UserError: the folder has none, or it is damaged.
     """
-    file = folder / _INDEX
+    file = folder / INDEX
     if not file.is_file():
         raise UserError(f"no windows at {folder}; make them with r2mae-dna prepare STORE --out {folder}")
     values = read_json(file)
@@ -160,8 +160,8 @@ def read_info(folder: Path) -> WindowsInfo:
 def window_entries(folder: Path) -> set[str]:
     """Return the names of what a folder of windows holds; none, if it is none."""
     try:
-        counts = json.loads((folder / _INDEX).read_bytes())["counts"]
-        return {_INDEX, *(split for split in SPLITS if counts[split])}
+        counts = json.loads((folder / INDEX).read_bytes())["counts"]
+        return {INDEX, *(split for split in SPLITS if counts[split])}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
@@ -190,7 +190,7 @@ def prepare(config: Prepare) -> Path:
         made = _made_from(config, store)
         if not config.overwrite and window_entries(out):
             info = read_info(out)
-            check_contents(out, info.files, _REMEDY)
+            check_contents(out, info.files, REMEDY)
             refuse_other(out, info.made, made)
             return out
         check_new_folder(out, window_entries, "a folder of windows", overwrite=config.overwrite)
@@ -203,7 +203,7 @@ def prepare(config: Prepare) -> Path:
             n = sum(len(starts) for parts in plan.values() for _, starts in parts)
             check_space(out.parent, n * per_window, f"a folder of {n:,} windows")
             info = _write(folder, store, plan, tracks, config, skipped)
-            write_json(folder / _INDEX, asdict(replace(info, made=made)))
+            write_json(folder / INDEX, asdict(replace(info, made=made)))
     return out
 
 
@@ -293,13 +293,13 @@ def _write(
             continue
         home = folder / split
         home.mkdir()
-        codes = _new_array(home / "codes.npy", np.uint8, (n, config.window, store.n_species + 1))
+        codes = new_array(home / "codes.npy", np.uint8, (n, config.window, store.n_species + 1))
         values = None
         if tracks is not None:
-            values = _new_array(home / "conservation.npy", np.float16, (n, 2, config.window))
+            values = new_array(home / "conservation.npy", np.float16, (n, 2, config.window))
         row = 0
         for name, starts in parts:
-            _cut(store, name, starts, codes[row : row + len(starts)])
+            cut(store, name, starts, codes[row : row + len(starts)])
             if values is not None and tracks is not None:
                 at = row
                 for piece in pieces(starts):
@@ -321,7 +321,7 @@ def _write(
     )  # fmt: skip
 
 
-def _new_array(file: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+def new_array(file: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return a new array in a file, whose space on the disk is there before it is mapped into memory."""
     with file.open("wb") as handle:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
@@ -352,7 +352,7 @@ def _conservation(tracks: tuple[Track, Track], name: str, starts: np.ndarray, wi
     return out, unknown
 
 
-def _cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) -> None:
+def cut(store: AlignmentStore, name: str, starts: np.ndarray, out: np.ndarray) -> None:
     """Copy the windows at sorted `starts` into `out` (n, window, 1 + S), reading each stretch of the store once."""
     window = out.shape[1]
     for first, end in store.stretches(name):
