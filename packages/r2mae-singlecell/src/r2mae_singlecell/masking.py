@@ -47,7 +47,8 @@ def hidden_in_cells(
     generator: torch.Generator,
     candidates: Tensor | None = None,
     groups: Groups | None = None,
-) -> tuple[Tensor, int]:
+    present: Tensor | None = None,
+) -> tuple[Tensor, int | Tensor]:
     """Draw the genes to hide in each cell: exactly max(1, round(ratio · n)) of the candidates, by its own ratio.
 
     Args:
@@ -56,17 +57,23 @@ def hidden_in_cells(
         generator: source of randomness; its device is the mask's.
         candidates: as in `hidden_columns`.
         groups: as in `hidden_columns`.
+        present: (cells, n_genes) bool, the genes that each cell's file has, on the mask's device; None: all of them.
 
     Returns:
-        (cells, n_genes) bool, True = hidden, and how many are hidden in all: known on the host, so nothing waits.
+        (cells, n_genes) bool, True = hidden, and how many are hidden in all: known on the host, so nothing waits, or
+        with `present` a tensor on the device.
     """
     shape, valid, device = (len(ratio), n_genes), None, generator.device
     if candidates is not None:
         valid = torch.zeros(n_genes, dtype=torch.bool, device=device).index_fill_(0, candidates, True)
+    if present is not None:
+        valid = present if valid is None else present & valid
     if groups is None:
         mask = exact_mask(shape, ratio, generator=generator, valid=valid, device=device)
     else:
         mask = group_mask(shape, ratio, groups, generator=generator, valid=valid, device=device)
+    if present is not None:
+        return mask, mask.sum()
     n = n_genes if candidates is None else len(candidates)
     return mask, int(row_counts((len(ratio), n), ratio, None, "cpu").sum())
 

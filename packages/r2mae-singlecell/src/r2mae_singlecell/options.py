@@ -190,6 +190,11 @@ class Pretrain(PretrainOptions):
     """Cells of an optimizer step, over all devices; at most the number of training cells."""
     micro_batch_size: Count | None = None
     """Cells that one device computes at once, with a batch norm of their own; default: its whole share of the batch."""
+    shuffle: Literal["auto", "exact", "blocks"] = "auto"
+    """exact: every order of the cells is as likely as any other; blocks: chunks of neighbours are pooled and mixed, for
+    files larger than memory; auto: exact if the counts fit into half of the memory that is available, else blocks."""
+    chunk: Count = 128
+    """--shuffle blocks: neighbouring cells that are read together; 32,768 cells are mixed at a time."""
     lr: Positive = 1e-3
     """Adam's learning rate."""
     weight_decay: NonNegative = 1e-4

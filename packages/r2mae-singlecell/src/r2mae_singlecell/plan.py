@@ -28,6 +28,7 @@ from r2mae_core import (
     scheme,
 )
 from r2mae_singlecell.data.counts import SparseRows
+from r2mae_singlecell.data.splitter import FILE
 from r2mae_singlecell.masking import hidden_columns, hidden_in_cells
 from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plateau import Plateau, PlateauSteps
@@ -53,6 +54,8 @@ class MaskedPlan(MaskedModule):
         loss_weight: see `MaskedModule`.
         validation_ratios: fixed ratios at which validation computes the loss; `validation_loss` is their mean.
         candidates: int64 indices of the genes that may be hidden; None: all.
+        lacking: `lacking_genes` of the data: for the cells of a file that lacks genes these count as hidden, and are
+            in no loss.
         groups: genes that are hidden together in training; None: each by itself, as always in validation.
         reduce_lr_on_plateau: lower the learning rate when a metric no longer falls.
         lr_factor: see `Plateau`.
@@ -82,6 +85,7 @@ class MaskedPlan(MaskedModule):
         loss_weight: LossWeight = "none",
         validation_ratios: Sequence[float] = VALIDATION_RATIOS,
         candidates: Tensor | None = None,
+        lacking: Tensor | None = None,
         groups: Groups | None = None,
         reduce_lr_on_plateau: bool = False,
         lr_factor: float = 0.6,
@@ -105,7 +109,7 @@ class MaskedPlan(MaskedModule):
         )
         self.module = module
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
-        self.candidates, self.groups = candidates, groups
+        self.candidates, self.groups, self.lacking = candidates, groups, lacking
         plateau = Plateau(lr_factor, lr_patience, lr_threshold, lr_scheduler_metric, lr_min)
         self._plateau = PlateauSteps(plateau) if reduce_lr_on_plateau else None
         self._callbacks = callbacks
@@ -142,19 +146,33 @@ class MaskedPlan(MaskedModule):
         # Validation hides each gene by itself, whatever the training does: so all runs are compared by one loss.
         groups, n_genes = self.groups if self.training else None, self.module.n_input
         n_positions = n_genes if candidates is None else len(candidates)
+        n_present, present = n_positions, self._present(batch)
+        if present is not None:
+            tensors[REGISTRY_KEYS.X_KEY] = tensors[REGISTRY_KEYS.X_KEY] * present
+            n_present = (present if candidates is None else present[:, candidates]).sum() / len(present)
         if isinstance(draw.ratio, Tensor):
-            mask, n_hidden = hidden_in_cells(n_genes, draw.ratio, draw.generator, candidates, groups)
+            mask, n_hidden = hidden_in_cells(n_genes, draw.ratio, draw.generator, candidates, groups, present)
             nll = self.module.masked_nll(tensors, mask)
         else:
             columns = hidden_columns(n_genes, draw.ratio, draw.generator, candidates, groups)
             nll = self.module.hidden_nll(tensors, columns)
             n_hidden = nll.numel()  # every one of these columns is hidden in every cell
+            if present is not None:
+                there = present.index_select(1, columns)
+                nll, n_hidden = nll * there, there.sum().clamp_min(1)
             if (weights := self._weights(tensors[REGISTRY_KEYS.X_KEY], draw)) is not None:
-                return (weights.index_select(1, columns) * nll).mean()
+                return (weights.index_select(1, columns) * nll).sum() / n_hidden
         if draw.loss_weight == "inverse_ratio":
             ratio = counted_ratio(draw.ratio, n_positions)
-            return inverse_ratio_loss(nll, ratio, n_rows=len(nll), n_positions=n_positions)
+            return inverse_ratio_loss(nll, ratio, n_rows=len(nll), n_positions=n_present)
         return nll.sum() / n_hidden
+
+    def _present(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return which genes the file of each cell has, (cells, genes) bool, or None where all have all."""
+        if self.lacking is None or FILE not in batch:
+            return None
+        self.lacking = self.lacking.to(self.device)
+        return ~self.lacking[batch[FILE].flatten()]
 
     def _on_device(self) -> Tensor | None:
         """Return the candidates; they and the groups are sent to the device once, not at every step."""

@@ -34,13 +34,16 @@ from r2mae_core import (
     without_prefix,
 )
 from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.data.block_shuffle import CHUNK, chosen_shuffle
 from r2mae_singlecell.data.counts import CountMatrix
 from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import (
     batch_maker,
     check_training_cells,
     covariate_tensors,
+    lacking_genes,
     pretraining_split,
+    training_loader,
 )
 from r2mae_singlecell.gene_sets import find_gene_sets, read_gene_sets
 from r2mae_singlecell.options import Pretrain
@@ -147,6 +150,7 @@ class SingleCells(Modality[Pretrain, R2MAE]):
             ratio_per=config.ratio_per,
             loss_weight=config.loss_weight,
             groups=None if self.gene_sets is None else self.gene_sets.groups(),
+            lacking=lacking_genes(self.adata),
         )
 
     def untrained(self, sampler: RatioSampler) -> R2MAE:
@@ -160,7 +164,8 @@ class SingleCells(Modality[Pretrain, R2MAE]):
         config, adata = self.config, self.adata
         size = f"{adata.n_obs:,} cells × {adata.n_vars:,} genes"
         sets = "" if self.gene_sets is None else f", {self.gene_sets.describe()}"
-        return f"a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size}){sets}"
+        blocks = f", cells shuffled in blocks of {config.chunk}" if self.shuffle == "blocks" else ""
+        return f"a masked autoencoder ({config.n_hidden}/{config.n_latent}) on {config.data} ({size}){sets}{blocks}"
 
     @override
     def held_out(self, micro_batch_size: int) -> InOrder | None:
@@ -170,13 +175,31 @@ class SingleCells(Modality[Pretrain, R2MAE]):
 
     @override
     def loader(self, order: StepOrder, device: str) -> ResumableLoader:
+        if self.shuffle == "blocks":
+            counts, covariates = CountMatrix(self.adata.X), covariate_tensors(self.model.adata_manager)
+            return training_loader(order, self.cells, counts, covariates, "blocks", chunk=self.config.chunk)
         return ResumableLoader(order, lambda positions: self.fetch(self.cells[positions]))
+
+    @cached_property
+    def shuffle(self) -> str:
+        """How the cells are shuffled: as asked, as in the run that is resumed, or as the memory allows."""
+        asked, out = self.config.shuffle, self.config.out
+        if asked == "auto" and out is not None and (out / "config.yaml").exists():
+            asked = str(RunFolder.open(out).config.get("shuffle", "exact"))
+        return chosen_shuffle(asked, CountMatrix(self.adata.X))[0]
+
+    @override
+    def settings(self, micro_batch_size: int) -> dict[str, Any]:
+        # Memory may be another when the run is resumed; and a chunk that nothing uses is none.
+        return {"shuffle": self.shuffle, "chunk": self.config.chunk if self.shuffle == "blocks" else CHUNK}
 
     @cached_property
     def fetch(self) -> Callable[[np.ndarray], dict[str, Any]]:
         """Turns cells' indices into a batch. Made at the first batch, when each rank knows its GPU."""
         manager: Any = self.model.adata_manager
-        counts = CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY)).to(resolve_device(self.config.device))
+        counts = CountMatrix(manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        if self.shuffle == "exact":
+            counts.to(resolve_device(self.config.device))
         return batch_maker(counts, covariate_tensors(manager))
 
     @override

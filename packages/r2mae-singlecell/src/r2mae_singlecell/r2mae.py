@@ -36,7 +36,7 @@ from r2mae_core import (
 from r2mae_singlecell.answers import check_arguments
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns, refuse_unknown
-from r2mae_singlecell.data.splitter import CountSplitter
+from r2mae_singlecell.data.splitter import CountSplitter, lacking_genes
 from r2mae_singlecell.files import FilesMixin
 from r2mae_singlecell.gene_sets import GeneSets, find_gene_sets
 from r2mae_singlecell.imputation import ImputationMixin
@@ -50,7 +50,7 @@ from r2mae_singlecell.weights import ExportMixin
 
 logger = logging.getLogger(__name__)
 
-_NOT_OPTIONS = ("registry", "datamodule", "candidates", "callbacks", "groups")
+_NOT_OPTIONS = ("registry", "datamodule", "candidates", "lacking", "callbacks", "groups")
 _DEFAULTS = {
     "gene_sets": "",
     "shuffle": "exact",
@@ -270,6 +270,7 @@ class R2MAE(
         if datamodule is None:
             if self.adata is None:
                 raise UserError("this model has no AnnData to train on; give a data module: train(datamodule=...)")
+            plan_kwargs["lacking"] = lacking_genes(self.adata)
             parsed: Any = parse_device_args(accelerator, devices, return_device="torch")
             datamodule = CountSplitter(
                 self.adata_manager,
@@ -346,6 +347,8 @@ class R2MAE(
         if ours:
             options |= datamodule.order_options()
         missing = [] if self.missing_genes_ is None else self.missing_genes_.tolist()
+        if (lacking := plan_kwargs.get("lacking")) is not None:
+            missing = [*missing, lacking.nonzero().tolist()]
         gene_sets = {} if sets is None else {"gene_sets": sets.digest()}
         return {"data": data, "missing_genes": str(missing), **gene_sets, **options}
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from r2mae_core import Record, derived_seed
+from r2mae_singlecell.data.splitter import FILE, lacking_genes
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
 BLOCK = 400
@@ -31,12 +32,16 @@ def held_out_loss(model: Any, cells: np.ndarray, ratios: Sequence[float] = RATIO
         cells: indices into its data, of cells that it was not trained on.
         ratios: fractions hidden.
     """
-    losses = dict.fromkeys(ratios, 0.0)
+    losses, lacking = dict.fromkeys(ratios, 0.0), lacking_genes(model.adata)
     for ratio in ratios:
         for block, hidden in hidden_genes(model.module.n_input, ratio, cells):
             (tensors,) = model.batches(None, block, BLOCK)
             columns = torch.from_numpy(hidden).to(model.module.device)
-            losses[ratio] += float(model.module.hidden_nll(tensors, columns).mean()) * len(block)
+            nll = model.module.hidden_nll(tensors, columns)
+            if lacking is not None:  # a gene that a cell's file lacks has no count to compare with
+                present = ~lacking[tensors[FILE].flatten().cpu()][:, hidden].to(nll.device)
+                nll = nll[present] if present.any() else nll.new_zeros(1)
+            losses[ratio] += float(nll.mean()) * len(block)
     return {ratio: total / len(cells) for ratio, total in losses.items()}
 
 

@@ -219,7 +219,7 @@ def missing_genes(adata: Any) -> dict[str, np.ndarray]:
     Returns:
         File, as in `obs["file"]` → positions of the genes that it lacks, ascending. Files that lack none are not in it.
     """
-    if MISSING not in adata.varm:
+    if MISSING not in getattr(adata, "varm", ()):  # a CollectionAdapter has none
         return {}
     table, files = np.asarray(adata.varm[MISSING], bool), adata.uns["r2mae"]["files"]
     return {str(name): np.flatnonzero(table[:, i]) for i, name in enumerate(files) if table[:, i].any()}

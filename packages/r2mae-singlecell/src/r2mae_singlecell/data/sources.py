@@ -34,6 +34,14 @@ class Arrays(NamedTuple):
         """Bytes of the three arrays."""
         return self.data.nbytes + self.indices.nbytes + self.indptr.nbytes
 
+    def matrix(self) -> sp.csr_matrix:
+        """Return the same arrays as scipy's matrix, unread: its constructor would read every column to check it."""
+        short = np.iinfo(self.indices.dtype).max >= len(self.data)
+        matrix: Any = sp.csr_matrix(self.shape, dtype=self.data.dtype)
+        matrix.data, matrix.indices = self.data, self.indices
+        matrix.indptr = self.indptr.astype(self.indices.dtype, copy=False) if short else self.indptr
+        return matrix
+
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Lengths (cells,), columns (n_nonzero,) and values (n_nonzero,) of rows."""

@@ -17,6 +17,7 @@ from r2mae_core import BatchOrder, InOrder, ResumableLoader, StepOrder, UserErro
 from r2mae_singlecell.checks import refuse_unknown
 from r2mae_singlecell.data.block_shuffle import CHUNK, POOL, BlockLoader, BlockOrder, chosen_shuffle, fits
 from r2mae_singlecell.data.counts import CountMatrix
+from r2mae_singlecell.data.prepared import missing_genes
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ COVARIATES = (
     REGISTRY_KEYS.SIZE_FACTOR_KEY,
 )
 
+FILE = "r2mae_file"
+"""Key of a batch: (cells, 1) int64, the row of `lacking_genes` of each cell's file."""
 _OF_SPLIT = ("train_size", "validation_size", "shuffle_set_split", "external_indexing", "pin_memory")
 _OWN = ("shuffle", "chunk", "pool", "drop_last")
 _NOT_OF_SPLIT = {
@@ -172,8 +175,12 @@ def pretraining_split(n_cells: int, seed: int = 0, train_size: float = 0.9) -> t
 
 
 def covariate_tensors(adata_manager: Any) -> dict[str, Tensor]:
-    """Return the registered covariates of all cells, each (cells, …)."""
+    """Return the registered covariates of all cells, each (cells, …), and their files if one of them lacks genes."""
     found = {}
+    if lacks := missing_genes(adata_manager.adata):
+        rows = {name: row for row, name in enumerate(lacks, 1)}
+        files = adata_manager.adata.obs["file"].astype(str)
+        found[FILE] = torch.tensor([rows.get(name, 0) for name in files])[:, None]
     for key in COVARIATES:
         if key in adata_manager.data_registry:
             values = adata_manager.get_from_registry(key)
@@ -181,6 +188,20 @@ def covariate_tensors(adata_manager: Any) -> dict[str, Tensor]:
             whole = key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.CAT_COVS_KEY)
             found[key] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64 if whole else np.float32))
     return found
+
+
+def lacking_genes(adata: Any) -> Tensor | None:
+    """Return which genes the files lack that data were prepared from, (1 + files, genes) bool; None: they lack none.
+
+    The first row is that of files that have every gene; the others are in the order of `missing_genes`.
+    """
+    lacks = missing_genes(adata)
+    if not lacks:
+        return None
+    table = torch.zeros(1 + len(lacks), adata.n_vars, dtype=torch.bool)
+    for row, positions in enumerate(lacks.values(), 1):
+        table[row, torch.from_numpy(positions)] = True
+    return table
 
 
 def batch_maker(counts: CountMatrix, covariates: dict[str, Tensor]) -> Callable[[np.ndarray], dict[str, Any]]:
