@@ -103,7 +103,7 @@ def _codes_of_batches(
         what = _list(there) if there else "cells without a batch"
         raise UserError(
             f"{unknown.sum():,} cells are of batches new to the model, by the column {name!r}: {what}; "
-            f"it knows {_list(known)}. Take --batch {MEAN} or --batch NAME for them, or learn them with --adapt"
+            f"it knows {_list(known)}. Take --batch {MEAN} or --batch NAME for them; R2MAE.load_query_data learns them"
         )
     who = f"{unknown.sum():,} cells of batches that the model does not know are taken as of"
     if batch == MEAN:
