@@ -93,6 +93,8 @@ def prepare_command(config: options.Prepare) -> None:
     absent = [name for name in STANDARD[:-1] if name not in prepared.columns]
     taken = [f"{name} from {column}" for name, column in prepared.columns.items()]
     say(f"Columns: {', '.join(taken) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else ""))
+    if "batch" in absent:
+        say("All cells count as one batch; --batch names a column if there are several")
     say(left_out(prepared.left_out))
     for file, rows in prepared.table.groupby("file", sort=False):
         more = [f"{n:,} {reason}" for reason, n in zip(rows["reason"], rows["n"], strict=True) if n]
