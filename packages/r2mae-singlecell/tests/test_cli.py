@@ -201,6 +201,9 @@ def test_tables_of_one_atlas_share_models_and_results(call, prepared, run):
         ("table4", "r2mae+cl-k0", 0.662), ("table6", "log-norm", 0.636), ("table6", "scvi", 0.711),
         ("table6", "fixed", 0.731), ("table6", "low", 0.732), ("table6", "high", 0.729), ("table6", "mdlm", 0.716),
         ("table6", "dynamic", 0.736), ("table6", "cl", 0.741), ("table6", "cl-k0", 0.638), ("table6", "r2mae", 0.744),
+        ("table4", "obsm:X_scgpt", 0.486), ("table6", "obsm:X_scgpt_lung", 0.584),
+        ("table6", "obsm:X_scgpt_all", 0.586), ("table6", "obsm:X_scgpt_cp", 0.578),
+        ("table6", "obsm:X_uce_4l", 0.585), ("table6", "obsm:X_uce_33l", 0.587),
         ("table6", "r2mae+dynamic", 0.744), ("table6", "r2mae+cl", 0.729), ("table6", "r2mae+cl-k0", 0.737),
     ],
 )  # fmt: skip

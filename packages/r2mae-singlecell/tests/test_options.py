@@ -178,8 +178,10 @@ def test_curriculum_marks_are_scaled_to_the_training(data, built):
     run = pretrain(options(data, mask_ratio="cl", epochs=1))
     assert built["module"].mask_ratio.freeze_steps == 0  # 3 of the paper's 243,000 steps
     assert run.config["mask_ratio"]["init_args"]["freeze_steps"] == cl.freeze_steps  # unscaled, to be replayed
-    pretrain(options(data, mask_ratio="cl", epochs=1, scale_curriculum=False, out=Path("unscaled")))
-    assert built["module"].mask_ratio.freeze_steps == cl.freeze_steps == 5000
+    with pytest.raises(
+        UserError, match=r"has 3 steps and the curriculum's weights are frozen for 5,000, so they would"
+    ):
+        pretrain(options(data, mask_ratio="cl", epochs=1, scale_curriculum=False, out=Path("unscaled")))
 
 
 def test_compile_compiles_the_loss_in_one_graph(data, built, monkeypatch):
@@ -245,8 +247,9 @@ def test_reproduce_hands_its_options_to_the_pretraining():
         progress=False,
     )  # fmt: skip
     sampler = Curriculum(Fixed(0.2), n_columns=1)
-    made = _pretrain_options(config, Cell("cl", 9, sampler), Path("out"))
+    made = _pretrain_options(config, Cell("cl", 9, sampler), 100, Path("out"))
     shared = {field.name for field in fields(Pretrain)} & {field.name for field in fields(Reproduce)}
+    shared.remove("scale_curriculum")  # decided by the length of the training
     assert {name: getattr(made, name) for name in shared - {"out"}} == {n: getattr(config, n) for n in shared - {"out"}}
     assert (made.seed, made.mask_ratio, made.out) == (9, sampler, Path("out"))
 

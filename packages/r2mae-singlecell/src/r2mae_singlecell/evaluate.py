@@ -149,7 +149,8 @@ def probe_command(config: options.Probe) -> None:
     """Run `r2mae-singlecell probe`."""
     run = probe(config)
     divided = "donors" if config.held_out == "donors" else "cells"
-    report(run, run.results(), RANK_BY, f"{config.data.name}, {config.n_splits} divisions of the {divided}")
+    title = f"{config.data.name}, {config.n_splits} divisions of the {divided}"
+    report(run, run.results(), RANK_BY, title, average=True)
     for note in notes(run):
         say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, table.md)")

@@ -396,14 +396,26 @@ class Reproduce(RunOptions):
     _: KW_ONLY
     n_splits: Annotated[int, Bound(1, 1000)] = 5
     """Random divisions of the donors."""
-    max_cells: Count = 1000
-    """Most cells of a donor."""
+    train_share: Share = 0.5
+    """Share of the donors to train the probes on; the paper does not state its share."""
+    max_cells: Count | dict[str, int] | None = None
+    """Most cells of a donor: a number, or one for each task, such as '{"cell_type": 500}' (the paper has a number of
+    its own there for SEA-AD, and states none); default 1,000."""
+    standardize: bool = True
+    """Scale the features of the probes by the training cells; the paper does not say."""
+    scale_curriculum: bool | None = None
+    """Curriculum schemes: scale the paper's marks (5,000, 30,000 and 120,000 steps) to the length of the training;
+    default: only if the training is shorter than 120,000 steps, else they are the paper's."""
+    scale_dynamic: bool | None = None
+    """Dynamic schemes: fall to the lower bound over the training, whatever its length; false: by the paper's 1/300,000
+    (HLCA) or 1/150,000 (SEA-AD) of the range a step; default: scale only if it is shorter than 120,000 steps."""
     schemes: tuple[str, ...] = (
         "fixed", "low", "high", "mdlm", "dynamic", "cl", "cl-k0", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0",
     )  # fmt: skip
     """Schemes of the table's rows."""
     baselines: tuple[str, ...] = ("log-norm", "scvi")
-    """Rows without masks."""
+    """Rows without masks. obsm:X_scgpt (table4), obsm:X_scgpt_lung, obsm:X_scgpt_all, obsm:X_scgpt_cp, obsm:X_uce_4l
+    and obsm:X_uce_33l (table6) are the paper's rows of scGPT and UCE, if the data hold their embeddings."""
     n_hidden: Width = 1024
     """Width of the hidden layers."""
     n_latent: Width = 512
@@ -426,3 +438,4 @@ class Reproduce(RunOptions):
         super().__post_init__()
         check_lists(self, "seeds")
         check_lists(self, "schemes", "baselines", empty=True)
+        check_caps(self.max_cells)

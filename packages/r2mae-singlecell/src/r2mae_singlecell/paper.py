@@ -1,6 +1,6 @@
 """`reproduce`: computes the tables of `published` again (section 4.2, C.8)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,13 @@ import torch
 
 from r2mae_core import (
     Curriculum,
+    LinearDecay,
     MaskDraw,
     RatioSampler,
     Record,
     RunFolder,
+    Slope,
+    Uniform,
     UserError,
     cell_name,
     check_output,
@@ -36,13 +39,21 @@ from r2mae_core import (
 from r2mae_singlecell.baselines import BaselineSettings, check_baseline, scvi_predictor, train_scvi
 from r2mae_singlecell.data.count_rows import CountRows
 from r2mae_singlecell.data.prepared import data_source, read_prepared
+from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.divisions import TASKS, Protocol
 from r2mae_singlecell.evaluate import RANK_BY, held_out_cells, notes, write_notes
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
 from r2mae_singlecell.probing import ProbeResult, probe_baseline, probe_embedding
-from r2mae_singlecell.published import ATLAS, COLUMNS, PROBES, ROWS, published
+from r2mae_singlecell.published import ATLAS, COLUMNS, PROBES, PUBLISHED, ROWS, published
 from r2mae_singlecell.reconstruction import reconstruction_pearson
+
+LAST_MARK = 120_000
+"""The last step that the paper names: a training that ends before it cannot follow the paper's numbers of steps."""
+SLOPE_STEPS = {"hlca": 300_000, "seaad": 150_000}
+"""Steps in which Dynamic MR would fall over its whole range (C.8)."""
+LONG_STEP = 1.0
+"""Seconds of a step above which a dry run measures smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +96,20 @@ def reproduce_command(config: Reproduce) -> None:
     if not preset.startswith(ATLAS[config.target]):
         say(f"Note: {config.target} is of {ATLAS[config.target]}, and {config.data} is laid out as {preset}.")
     if config.dry_run:
-        _dry_run(config)
+        _dry_run(config, adata.n_obs)
         return
+    for line in readings(config, adata.n_obs):
+        say(f"Note: {line}")
     run = reproduce(config)
     own = finished(run, config.target)
     over = "seeds and donor divisions" if config.target in PROBES else "seeds"
-    report(run, own, RANK_BY, f"{config.target} on {config.data.name}, mean ± sd over {over}", name=config.target)
+    title, probing = f"{config.target} on {config.data.name}, mean ± sd over {over}", config.target in PROBES
+    report(run, own, RANK_BY, title, name=config.target, average=probing)
     run.write_results(finished(run))  # of every table in the folder
     for note in dict.fromkeys(note for cell in grid(config) for note in notes(_evaluation(config, run, cell))):
         say(f"Note: {note}")
+    for line in missing_rows(config):
+        say(f"Note: {line}")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
 
 
@@ -104,7 +120,7 @@ def reproduce(config: Reproduce) -> RunFolder:
     adata, device, cells = read_prepared(config.data), resolve_device(config.device), grid(config)
     _check_cells(config, adata, cells)
     # A grid may be widened, and both kinds of table come from the same models; cells know what they depend on.
-    free, sources = (*_OF_GRID, "target", "n_splits", "max_cells"), data_source(adata)
+    free, sources = (*_OF_GRID, "target", *_OF_PROBES), data_source(adata)
     with open_run(
         "r2mae-singlecell", "reproduce", config.out, resolved(config), sources=sources, free=free, shared=True
     ) as run:
@@ -115,6 +131,8 @@ def reproduce(config: Reproduce) -> RunFolder:
         return run
 
 
+_OF_PROBES = ("n_splits", "train_share", "max_cells", "standardize")
+"""Options that no training depends on, nor table 7 or 8."""
 _OF_GRID = ("schemes", "baselines", "seeds", "data")
 """Options that say which cells there are, and where the data lie; the data themselves have a digest."""
 
@@ -145,7 +163,7 @@ def finished(run: RunFolder, target: str | None = None) -> list[Record]:
 
 def _evaluation(config: Reproduce, run: RunFolder, cell: Cell) -> RunFolder:
     """Return the folder of a cell's results in this table."""
-    others = {*_OF_GRID, *(() if config.target in PROBES else ("n_splits", "max_cells"))}
+    others = {*_OF_GRID, *(() if config.target in PROBES else _OF_PROBES)}
     settings = {key: value for key, value in resolved(config).items() if key not in others}
     return RunFolder(run.path / cell.folder / config.target, settings, facts={"method": cell.name, "seed": cell.seed})
 
@@ -162,7 +180,7 @@ def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell:
     settings = BaselineSettings(config.epochs, config.batch_size, device=device, seed=cell.seed)
     if config.target in PROBES:
         tasks = TASKS[str(adata.uns["r2mae"]["preset"])]
-        protocol = Protocol(n_splits=config.n_splits, max_cells=config.max_cells)
+        protocol = Protocol(config.n_splits, config.train_share, config.max_cells, config.standardize)
         if cell.sampler is None:
             return probe_baseline(cell.name, adata, tasks, protocol, settings)
         model = _model(config, adata, run, cell)
@@ -182,14 +200,19 @@ def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell:
 
 def _model(config: Reproduce, adata: Any, run: RunFolder, cell: Cell) -> Any:
     """Return the trained model of a cell: another table's, if it was trained for that."""
-    options = _pretrain_options(config, cell, run.path / cell.folder / "pretrain")
+    options = _pretrain_options(config, cell, adata.n_obs, run.path / cell.folder / "pretrain")
     return load_run(pretrain(options).path, adata, config.device)
 
 
-def _pretrain_options(config: Reproduce, cell: Cell, out: Path | None = None) -> Pretrain:
+def _pretrain_options(config: Reproduce, cell: Cell, n_cells: int, out: Path | None = None) -> Pretrain:
+    n_steps = training_steps(config, n_cells)
+    sampler = cell.sampler
+    if sampler is not None and not _scaled(config.scale_dynamic, n_steps):
+        sampler = with_stated_slope(sampler, ATLAS[config.target])
     return Pretrain(
         data=config.data,
-        mask_ratio=cell.sampler or "fixed",
+        mask_ratio=sampler or "fixed",
+        scale_curriculum=_scaled(config.scale_curriculum, n_steps),
         n_hidden=config.n_hidden,
         n_latent=config.n_latent,
         epochs=config.epochs,
@@ -202,33 +225,106 @@ def _pretrain_options(config: Reproduce, cell: Cell, out: Path | None = None) ->
     )
 
 
-def _dry_run(config: Reproduce) -> None:
+def training_steps(config: Reproduce, n_cells: int) -> int:
+    """Return the optimizer steps of every training on so many cells."""
+    n_training = len(pretraining_split(n_cells)[0])
+    return config.epochs * (n_training // min(config.batch_size, n_training))
+
+
+def _scaled(wanted: bool | None, n_steps: int) -> bool:
+    """Return whether the paper's numbers of steps are scaled to a training: as wanted, or if it is too short."""
+    return n_steps < LAST_MARK if wanted is None else wanted
+
+
+def with_stated_slope(sampler: RatioSampler, atlas: str) -> RatioSampler:
+    """Return a sampler whose linear decay falls by the paper's share of its range at every step (C.8)."""
+    if isinstance(sampler, LinearDecay):
+        return Slope(sampler.start, (sampler.end - sampler.start) / SLOPE_STEPS[atlas], sampler.end)
+    if isinstance(sampler, Uniform) and isinstance(sampler.high, LinearDecay):
+        return replace(sampler, high=with_stated_slope(sampler.high, atlas))
+    return sampler
+
+
+def readings(config: Reproduce, n_cells: int) -> list[str]:
+    """Return a line for each number that the paper states in steps, and how it is read here."""
+    lines, n_steps, names = [], training_steps(config, n_cells), " ".join(config.schemes)
+    length = f"a training of {n_steps:,} steps"
+    if "cl" in names:
+        how = "scaled to" if _scaled(config.scale_curriculum, n_steps) else "the paper's, in"
+        lines.append(f"the curriculum's marks (5,000, 30,000 and 120,000 steps) are {how} {length}; --scale_curriculum")
+    if "dynamic" in names:
+        stated = SLOPE_STEPS[ATLAS[config.target]]
+        if _scaled(config.scale_dynamic, n_steps):
+            how = f"fall over all of {length}, not by the paper's 1/{stated:,} of the range a step"
+        else:
+            end = max(0.5 - 0.4 * n_steps / stated, 0.1)
+            how = f"fall by the paper's 1/{stated:,} of the range a step, to {end:.3f} at the end of {length}"
+        lines.append(f"dynamic schemes {how}; --scale_dynamic")
+    return lines
+
+
+def missing_rows(config: Reproduce) -> list[str]:
+    """Return a line for the rows of the paper's table that this grid lacks, and how to get them."""
+    there = {cell.name for cell in grid(config)}
+    missing = [row for row in PUBLISHED[config.target] if row not in there]
+    if not missing:
+        return []
+    named = ", ".join(f"{ROWS[row].removeprefix('– ')} ({row})" for row in missing)
+    given = any(row.startswith("obsm:") for row in missing)
+    how = "; an embedding of yours becomes a row by --baselines '[…,obsm:KEY]'" if given else ""
+    return [f"rows of the paper that are not in this table: {named}{how}"]
+
+
+def _dry_run(config: Reproduce, n_cells: int) -> None:
     """Print the grid, and what its training would cost by the time of a few steps."""
     device, cells = resolve_device(config.device), grid(config)
     say(f"{len(cells)} cells: {', '.join(dict.fromkeys(cell.name for cell in cells))}; seeds {list(config.seeds)}")
-    total, seconds = 0.0, {}
-    for cell in cells:
-        if cell.name not in seconds:
-            trained = cell.sampler is not None or cell.name.startswith("scvi")
-            n_steps, each = _cost(_pretrain_options(config, cell), device) if trained else (0, 0.0)
-            seconds[cell.name] = n_steps * each
-            minutes = seconds[cell.name] / 60
-            say(f"  {cell.name}: {n_steps:,} steps, about {minutes:.1f} min of pretraining per seed")
-        total += seconds[cell.name]
+    for line in (*readings(config, n_cells), *missing_rows(config)):
+        say(f"Note: {line}")
+    trained = [cell for cell in cells if cell.sampler is not None or cell.name.startswith("scvi")]
+    total, n_steps, seconds = 0.0, training_steps(config, n_cells), step_seconds(config, trained, device, n_cells)
+    for name in dict.fromkeys(cell.name for cell in cells):
+        own = [cell for cell in trained if cell.name == name]
+        each = n_steps * seconds[isinstance(own[0].sampler, Curriculum)] if own else 0.0
+        say(f"  {name}: {n_steps if own else 0:,} steps, about {each / 60:.1f} min of pretraining per seed")
+        total += each * len(own)
     say(f"About {total / 3600:.1f} h of pretraining on {device_name(device)}; evaluation comes on top.")
 
 
-def _cost(options: Pretrain, device: str) -> tuple[int, float]:
-    """Return the steps of a pretraining and the seconds of one. scVI's are taken to cost what ours do."""
-    task = SingleCells(options)
-    sampler = task.sampler()
+def step_seconds(config: Reproduce, cells: Sequence[Cell], device: str, n_cells: int) -> dict[bool, float]:
+    """Return the seconds of a training step, with a curriculum (True) or without, if there are such cells.
+
+    All schemes of a kind cost the same; scVI is taken to cost what ours does without. Where a whole step takes long,
+    two smaller ones are measured, and the line through them tells its time.
+    """
+    kinds = {isinstance(cell.sampler, Curriculum): cell for cell in cells}
+    if not kinds:
+        return {}
+    task = SingleCells(_pretrain_options(config, next(iter(kinds.values())), n_cells))
+    found = {}
+    for kind, cell in kinds.items():
+        sampler = task.sampler() if cell.sampler is None else cell.sampler
+        step = _step(task, sampler, device)
+        few, many = max(task.batch_size // 16, 2), max(task.batch_size // 8, 3)
+        times = [seconds_of(partial(step, n), device, repeats=1) for n in (few, many)]
+        slope = max(times[1] - times[0], 0.0) / (many - few)
+        found[kind] = times[1] + slope * (task.batch_size - many)
+        if found[kind] < LONG_STEP:
+            found[kind] = seconds_of(partial(step, task.batch_size), device)
+        else:
+            say(f"  (a step of {task.batch_size} cells by steps of {few} and {many}: {found[kind]:.2f} s)")
+    return found
+
+
+def _step(task: SingleCells, sampler: RatioSampler, device: str) -> Callable[[int], None]:
+    """Return a function that trains one step on so many cells."""
     plan: Any = task.build(sampler).to(device)
     plan.is_log_step = lambda: False
     optimizer = plan.configure_optimizers()
-    batch = {key: value.to(device) for key, value in task.fetch(task.cells[: task.batch_size]).items()}
-    half = precision(options.precision, device) == "bf16-mixed"
+    half = precision(task.config.precision, device) == "bf16-mixed"
 
-    def step() -> None:
+    def step(n_cells: int) -> None:
+        batch = {key: value.to(device) for key, value in task.fetch(task.cells[:n_cells]).items()}
         generator = torch.Generator(device).manual_seed(0)
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -237,4 +333,4 @@ def _cost(options: Pretrain, device: str) -> tuple[int, float]:
         loss.backward()
         optimizer.step()
 
-    return task.steps, seconds_of(step, device)
+    return step

@@ -133,6 +133,11 @@ class SingleCells(Modality[Pretrain, R2MAE]):
         config = self.config
         if config.scale_curriculum:
             sampler = scaled_curriculum(sampler, self.steps)
+        elif isinstance(sampler, Curriculum) and sampler.freeze_steps >= self.steps:
+            raise UserError(
+                f"this training has {self.steps:,} steps and the curriculum's weights are frozen for "
+                f"{sampler.freeze_steps:,}, so they would never act; --scale_curriculum true scales that"
+            )
         self.model = self.untrained(sampler)
         if config.compile:
             network = self.model.module
