@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from r2mae_core import UserError, derived_seed
 from r2mae_singlecell.data.count_rows import CountRows
+from r2mae_singlecell.data.counts import CountMatrix
 
 PCA_CELLS = 100_000
 """Cells that principal components are computed from, if there are more."""
@@ -180,7 +181,7 @@ def _for_scvi(adata: Any) -> Any:
     """Return counts and covariates that scvi-tools may add columns to; counts in a prepared file stay memory-mapped."""
     import anndata
 
-    counts = CountRows(adata.X).matrix if adata.isbacked else adata.X
+    counts = CountMatrix(adata.X).csr.matrix() if adata.isbacked else adata.X
     return anndata.AnnData(counts, obs=adata.obs.copy(), var=adata.var[[]].copy())
 
 

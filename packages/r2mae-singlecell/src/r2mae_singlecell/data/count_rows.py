@@ -19,11 +19,6 @@ class CountRows:
         self._counts = CountMatrix(X)
         self.shape = self._counts.shape
 
-    @property
-    def matrix(self) -> sp.csr_matrix:
-        """The counts as scipy's CSR; those of a prepared file are memory-mapped, so only what is read is in memory."""
-        return self._counts.csr.matrix()
-
     def __getitem__(self, cells: np.ndarray) -> sp.csr_matrix:
         """Return the rows of these cells, in their order, as (cells, genes) CSR float32."""
         lengths, columns, values = (part.numpy() for part in self._counts.rows(np.asarray(cells)))
