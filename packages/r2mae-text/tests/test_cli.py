@@ -33,7 +33,8 @@ def test_the_whole_path(call, speeches, tmp_path):
     assert "dynamic" in out
     assert "Done: tuned (results.json, table.md)" in out
     assert Path("tuned/table.md").exists()
-    assert {(r.task, r.metric, r.n) for r in read_records("tuned")} == {("movies", "accuracy", 1568)}
+    found = {(r.task, r.metric, r.n) for r in read_records("tuned")}
+    assert found == {("movies", "accuracy", 1568), ("movies", "majority", 1568)}
     code, out, err = call("export", "run", "--out", "plain")
     assert (code, err) == (0, "")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in Path("plain").iterdir()}

@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from r2mae_core import UserError
 from r2mae_text import Corpus, gpt2_tokenizer, load_tokenizer, train_tokenizer
-from r2mae_text.data.documents import documents
+from r2mae_text.data.documents import Tally, documents
 from r2mae_text.data.movies import DATA, PROVENANCE, read_movies
 from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import TokenRows
@@ -81,7 +80,7 @@ def test_jsonl_parquet_text_and_lines_say_the_same(tmp_path):
     for kind in ("txt", "jsonl", "parquet"):
         pieces = plan_pieces((tmp_path / f"a.{kind}",), "line", piece_bytes=3000).pieces
         assert len(pieces) > 3
-        found[kind] = [text.strip() for piece in pieces for text in documents(piece, "text", Counter())]
+        found[kind] = [part.text.strip() for piece in pieces for part in documents(piece, "text", Tally())]
     assert found["txt"] == found["jsonl"] == found["parquet"] == lines
 
 
@@ -97,7 +96,13 @@ def test_a_hub_data_set_from_a_local_folder(tmp_path):
 def test_what_is_skipped_is_counted(tmp_path):
     lines = [json.dumps({"text": "a good line " * 30})] * 20
     lines += ['{"text": 3}', '{"other": "x"}', "{broken", json.dumps({"text": "  "})]
-    corpus = prepare(settings(write_lines(tmp_path / "a.jsonl", lines)))
+    source = write_lines(tmp_path / "a.jsonl", lines)
+    with pytest.raises(
+        UserError, match=r"3 of 23 records are faulty, more than --max_bad 0\.01; the first: .*line 21 has"
+    ):
+        prepare(settings(source))
+    assert not Path("corpus").exists()
+    corpus = prepare(settings(source, max_bad=0.2))
     assert corpus.index["documents"] == 20
     assert corpus.index["skipped"] == {
         "lines without a text 'text'": 2,
@@ -187,7 +192,7 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on_later(tmp_path):
         ("a.txt", "naïve".encode("latin-1") * 50, r"is not UTF-8: byte 0xef at 2; convert it"),
         ("a.jsonl", b'{"body": "x"}\n' * 9, r"no text in the input \(left out: 9 lines without a text 'text'\)"),
         ("a.parquet", b"PAR1 nothing", "is not a parquet file, or is damaged"),
-        ("a.docx", b"x", "is of an unknown kind; known endings: .txt, .md, .jsonl, .parquet, .bin"),
+        ("a.docx", b"x", "is of an unknown kind; known endings: .txt, .md, .jsonl, .json, .csv"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(tmp_path, name, content, message):
@@ -208,15 +213,6 @@ def test_bad_options_are_refused(tmp_path):
         prepare(settings(source, tokenizer="nosuch/tokenizer", out=Path("b")))
     with pytest.raises(UserError, match=r"the data set 'nosuch/data' cannot be read .* name their folder instead"):
         prepare(settings("hub:nosuch/data", out=Path("c")))
-
-
-def test_a_vocabulary_beyond_16_bits_is_refused():
-    from r2mae_text.tokenizer import check_tokenizer
-
-    tokenizer = gpt2_tokenizer()
-    tokenizer.add_tokens([f"[word{i}]" for i in range(20_000)])
-    with pytest.raises(UserError, match=r"has 70,265 entries; the shards hold 16-bit ids: 65,535 at most"):
-        check_tokenizer(tokenizer, "big")
 
 
 def test_text_shorter_than_a_row_is_refused(tmp_path):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 import r2mae_text.data.prepare as prepare_module
 from r2mae_core import UserError, read_json, write_json
 from r2mae_text import Corpus, TokenRows
-from r2mae_text.data.documents import documents
+from r2mae_text.data.documents import Tally, documents
 from r2mae_text.data.glue import load_task
 from r2mae_text.data.prepare import next_pieces, prepare
 from r2mae_text.data.sources import plan_pieces
@@ -272,10 +271,10 @@ def test_a_damaged_row_group_is_named(tmp_path):
 
 def test_half_a_character_is_left_out_and_counted(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d alone"}\n{"text": "fine"}\n' + "[" * 9999 + "\n")
-    skipped = Counter()
+    tally = Tally()
     (piece,) = plan_pieces((tmp_path / "a.jsonl",)).pieces
-    assert list(documents(piece, "text", skipped)) == ["fine"]
-    assert skipped == {"documents with half a character (a lone surrogate)": 1, "lines that are not JSON": 1}
+    assert [part.text for part in documents(piece, "text", tally)] == ["fine"]
+    assert tally.skipped == {"documents with half a character (a lone surrogate)": 1, "lines that are not JSON": 1}
 
 
 def start_prepare(*more, texts="texts"):

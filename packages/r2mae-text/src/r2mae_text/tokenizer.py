@@ -58,11 +58,12 @@ def check_tokenizer(tokenizer: Any, name: str) -> Any:
         missing.append("bos_token/cls_token and eos_token/sep_token")
     if missing:
         raise UserError(f"tokenizer {name} has no {', '.join(missing)}; masked-language modelling needs them")
-    if len(tokenizer) > MAX_VOCABULARY:
-        raise UserError(
-            f"tokenizer {name} has {len(tokenizer):,} entries; the shards hold 16-bit ids: {MAX_VOCABULARY:,} at most"
-        )
     return tokenizer
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Return how many rows an embedding needs: the largest id and one. Vocabularies may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def start_and_end(tokenizer: Any) -> tuple[int, int] | None:

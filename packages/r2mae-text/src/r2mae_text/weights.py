@@ -23,7 +23,7 @@ from r2mae_core import (
 from r2mae_text.data.shards import Corpus
 from r2mae_text.model import build_model, quiet, usable_positions
 from r2mae_text.options import Pretrain
-from r2mae_text.tokenizer import digest, load_tokenizer
+from r2mae_text.tokenizer import digest, load_tokenizer, vocabulary_size
 
 
 def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
@@ -43,11 +43,16 @@ def export_run(model: Any, tokenizer: Any, target: Path) -> Path:
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer into a folder.
 
-    Padding of the vocabulary is removed; the logits of the real words do not change.
+    Padding of the vocabulary is removed; the logits of the real words do not change. The tokenizer is told how many
+    tokens the model takes.
     """
-    if model.config.vocab_size != len(tokenizer):
+    if model.config.vocab_size != (size := vocabulary_size(tokenizer)):
         model = copy.deepcopy(model)
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(size)
+    if (longest := usable_positions(model.config)) < tokenizer.model_max_length:
+        # What pipelines and sentence-transformers cut long texts to; where it is missing, the model crashes on them.
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_max_length = longest
     tokenizer.save_pretrained(folder)
     with quiet():
         model.save_pretrained(folder)
@@ -109,7 +114,7 @@ def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM",
     """
     place = model_folder(name)
     model, tokenizer = _load_model(place, model_class, **settings), load_tokenizer(place)
-    if model.config.vocab_size < len(tokenizer):
+    if model.config.vocab_size < vocabulary_size(tokenizer):
         raise UserError(f"{name} has {model.config.vocab_size:,} words, fewer than its tokenizer")
     return model, tokenizer
 

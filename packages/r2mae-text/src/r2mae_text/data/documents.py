@@ -1,35 +1,81 @@
-"""The text in a piece of the input, document by document."""
+"""The text in a piece of the input, document by document, long ones part by part."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from r2mae_core import UserError, reading
+from r2mae_text.data.passages import Part, parts
+from r2mae_text.data.records import BadRecord, csv_rows, json_lines, json_values, lines, text_of
 from r2mae_text.data.sources import Piece, open_hub, open_parquet
+from r2mae_text.data.streams import characters, open_bytes, raw_blocks
 from r2mae_text.tokenizer import GPT2_ENDOFTEXT
 
 _GPT2_MAGIC, _GPT2_HEADER = 20240520, 1024  # bytes: 256 int32
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_ROWS = 64  # of a column that are in memory at once
+_NEAR = 1 << 16  # bytes behind a border in which a white space is looked for
 
 
-def documents(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    """Yield the documents of a piece; `skipped` counts by reason what was left out.
+@dataclass
+class Tally:
+    """What became of a piece's records."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Left out, by reason."""
+    good: int = 0
+    bad: int = 0
+    """Of the skipped, those that are faulty: a document may be empty."""
+    first_bad: str = ""
+
+    def count_bad(self, bad: BadRecord) -> None:
+        """Count a faulty record."""
+        self.skipped[bad.reason] += 1
+        self.bad += 1
+        self.first_bad = self.first_bad or str(bad)
+
+
+def documents(piece: Piece, text_field: str, tally: Tally) -> Iterator[Part]:
+    """Yield the documents of a piece, in parts of a bounded size; `tally` counts what was left out.
 
     Raises:
         UserError: a file is binary or not UTF-8, is damaged, or has no such field.
     """
-    readers = {"text": _whole_files, "line": _lines, "jsonl": _jsonl, "parquet": _parquet_rows, "hub": _hub_rows}
-    for text in readers[piece.kind](piece, text_field, skipped):
-        if not text.strip():
-            skipped["empty documents"] += 1
-        elif not _is_unicode(text):
-            skipped["documents with half a character (a lone surrogate)"] += 1
+    if piece.kind == "text":
+        yield from _text(piece, tally)
+        return
+    for record in _records(piece, text_field):
+        if isinstance(record, BadRecord):
+            tally.count_bad(record)
+        elif not _is_unicode(record):
+            half = "documents with half a character (a lone surrogate)"
+            tally.count_bad(BadRecord(half, f"{piece.files[0]}: {record[:60]!a}"))
+        elif not record.strip():
+            tally.skipped["empty documents"] += 1
         else:
-            yield text
+            tally.good += 1
+            yield from parts([record])
+
+
+def _records(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
+    """Yield the text of every record of a piece."""
+    name = piece.files[0]
+    if piece.kind in ("parquet", "arrow"):
+        columns = _parquet_column(piece, text_field) if piece.kind == "parquet" else _arrow_column(piece, text_field)
+        return (text_of(row, text_field, name, "rows") for rows in columns for row in rows)
+    if piece.kind == "hub":
+        return (text_of(row, text_field, name, "rows") for row in _hub_rows(piece, text_field))
+    readers: dict[str, Any] = {
+        "line": lines,
+        "jsonl": json_lines,
+        "json": json_values,
+        "csv": csv_rows,
+        "tsv": csv_rows,
+    }
+    return readers[piece.kind](piece, text_field)
 
 
 def _is_unicode(text: str) -> bool:
@@ -41,115 +87,114 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _decode(raw: bytes, file: str, offset: int = 0) -> str:
-    """Return the text of a file's bytes from an offset on.
-
-    Raises:
-        UserError: they are not UTF-8, with the line.
-    """
-    if offset == 0 and raw[:2] in _UTF16:
-        raise UserError(f"{file} is not UTF-8 but UTF-16; convert it with iconv -f utf-16 -t utf-8 {file}")
-    if b"\0" in raw:
-        at = offset + raw.index(0)
-        raise UserError(f"{file} is binary: a zero byte at {at:,} (line {_line(file, at):,}); text must be UTF-8")
-    try:
-        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        at = offset + error.start
-        if offset == 0 and raw.startswith(b"\xef\xbb\xbf"):
-            at += 3  # "utf-8-sig" counts from behind the mark
-        raise UserError(
-            f"{file}, line {_line(file, at):,} is not UTF-8: byte 0x{raw[at - offset]:02x} at {at:,}; convert it, for "
-            f"example with iconv -f latin1 -t utf-8 {file}"
-        ) from None
+def _text(piece: Piece, tally: Tally) -> Iterator[Part]:
+    """Yield whole files, or the part of a large one, from white space to white space."""
+    for name in piece.files:
+        start, end = 0, None
+        if piece.end:
+            start, end = _word_border(name, piece.start), _word_border(name, piece.end)
+        with open_bytes(Path(name)) as source:
+            if start:
+                source.seek(start)
+            blocks = characters(raw_blocks(source, name, None if end is None else end - start), name, start)
+            found = parts(blocks)
+            first = next(found)
+            if first.last and not first.text.strip():
+                tally.skipped["empty documents"] += piece.start == 0
+                continue
+            tally.good += piece.start == 0
+            yield first
+            yield from found
 
 
-def _line(file: str, at: int) -> int:
-    """Return the number of the line that a byte lies in."""
-    found, block = 1, 1 << 20
-    with Path(file).open("rb") as source:
-        while at > 0 and (content := source.read(min(at, block))):
-            found += content.count(b"\n")
-            at -= len(content)
-    return found
+def _word_border(name: str, at: int) -> int:
+    """Return the place of the first white space from a byte on; where there is none nearby, that of a character."""
+    if at == 0:
+        return 0
+    with Path(name).open("rb") as source:
+        source.seek(at)
+        near = source.read(_NEAR)
+    for i, byte in enumerate(near):
+        if byte in b" \n":
+            return at + i
+    return at + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), len(near))
 
 
-def _whole_files(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for file in piece.files:
-        yield _decode(Path(file).read_bytes(), file)
-
-
-def _raw_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) of the lines that start in the piece."""
-    with Path(piece.files[0]).open("rb") as source:
-        if piece.start:
-            source.seek(piece.start - 1)
-            source.readline()  # the rest of a line that starts in the piece before
-        while (at := source.tell()) < piece.end:
-            yield at, source.readline()
-
-
-def _lines(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for at, raw in _raw_lines(piece):
-        yield _decode(raw, piece.files[0], at)
-
-
-def _jsonl(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for at, raw in _raw_lines(piece):
-        line = _decode(raw, piece.files[0], at)
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            skipped["lines that are not JSON"] += 1
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-            skipped[f"lines without a text {text_field!r}"] += 1
-            continue
-        yield row[text_field]
-
-
-def _parquet_rows(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
+def _parquet_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
     name = piece.files[0]
     file = open_parquet(Path(name))
-    if text_field not in file.schema_arrow.names:
-        names = ", ".join(file.schema_arrow.names)
-        raise UserError(f"{name} has no column {text_field!r} but {names}; use --text_field NAME")
+    column = _column(file.schema_arrow.names, text_field, name)
     for group in range(piece.start, piece.end):
-        batches = file.iter_batches(row_groups=[group], columns=[text_field])
+        batches = file.iter_batches(_ROWS, row_groups=[group], columns=[column])
         while True:
             with reading(f"{name}, row group {group}", "parquet"):
                 batch = next(batches, None)
-                values = None if batch is None else batch.column(0).to_pylist()
-            if values is None:
+                rows = None if batch is None else batch.to_pylist()
+            if rows is None:
                 break
-            yield from _texts(values, text_field, skipped)
+            yield rows
 
 
-def _hub_rows(piece: Piece, text_field: str, skipped: Counter[str]) -> Iterator[str]:
+def _arrow_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
+    """Yield the rows of an .arrow file, as `datasets` writes it (a stream) or as other programs do (a file)."""
+    try:
+        import pyarrow as pa
+    except ModuleNotFoundError:
+        raise UserError(f"{piece.files[0]} needs the package pyarrow: pip install 'r2mae-text[hub]'") from None
+    name = piece.files[0]
+    with reading(name, "an arrow file"):
+        source: Any = open_bytes(Path(name)) if Path(name).suffix != ".arrow" else pa.memory_map(name)
+        try:
+            batches: Any = pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:
+            opened = pa.ipc.open_file(source)
+            batches = _Batches(opened)
+    column = _column(batches.schema.names, text_field, name).split(".")[0]
+    number = 0
+    while True:
+        with reading(f"{name}, batch {number}", "an arrow file"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        number += 1
+        for first in range(0, batch.num_rows, _ROWS):
+            yield batch.select([column]).slice(first, _ROWS).to_pylist()
+
+
+class _Batches:
+    """The batches of an arrow file, one after the other."""
+
+    def __init__(self, file: Any) -> None:
+        self.schema, self._batches = file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+
+def _column(names: Iterable[str], text_field: str, where: str) -> str:
+    """Return the column of the text, which may be a field inside of one.
+
+    Raises:
+        UserError: there is none.
+    """
+    if text_field in names or text_field.split(".")[0] in names:
+        return text_field
+    raise UserError(f"{where} has no column {text_field!r} but {', '.join(names)}; use --text_field NAME")
+
+
+def _hub_rows(piece: Piece, text_field: str) -> Iterator[dict[str, Any]]:
     name, config, split, revision = piece.files
     with reading(f"the data set {name!r}"):
         data = open_hub(name, config, split, revision).shard(num_shards=piece.end, index=piece.start)
-    if data.column_names and text_field not in data.column_names:
-        raise UserError(
-            f"{name} has no column {text_field!r} but {', '.join(data.column_names)}; use --text_field NAME"
-        )
+    if data.column_names:
+        _column(data.column_names, text_field, name)
     rows = iter(data)
     while True:
         with reading(f"the data set {name!r}, shard {piece.start}"):
             row = next(rows, None)
         if row is None:
             break
-        yield from _texts([row.get(text_field)], text_field, skipped)
-
-
-def _texts(values: Any, text_field: str, skipped: Counter[str]) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        else:
-            skipped[f"rows without a text {text_field!r}"] += 1
+        yield row
 
 
 def gpt2_ids(piece: Piece) -> np.ndarray:

@@ -8,17 +8,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from r2mae_core import UserError, atomic_path, read_json, reading, write_json
-from r2mae_text.data.documents import documents, gpt2_ids
+from r2mae_text.data.documents import Tally, documents, gpt2_ids
+from r2mae_text.data.passages import PASSAGE, parts
 from r2mae_text.data.sources import Piece
 from r2mae_text.tokenizer import GPT2_ENDOFTEXT
 
 SPLITS = ("train", "validation")
-_BATCH = 256  # documents that are tokenized at once
+_BATCH, _BATCH_TEXT = 1024, 1 << 19
+"""Passages, and characters, that are tokenized at once: the tokenizer takes a hundred bytes per character."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,26 @@ class EncodeJob:
     """The corpus; holds the tokenizer."""
     text_field: str
     validation_share: float
+    by_passage: bool
+    """Whether passages go to train and validation; else whole documents, but for very long ones."""
+    specials_as_text: bool
+    """Whether "<s>" in a document is text, or the special token."""
     end_id: int
     """What ends a document."""
+    vocab_size: int
     table: np.ndarray | None
     """See `gpt2_table`; where there are shards of GPT-2 tokens."""
 
 
+def dtype_of(vocab_size: int) -> str:
+    """Return how ids are stored: in 16 bits where they fit."""
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
 def encode_piece(job: EncodeJob) -> int:
     """Write a piece's shards and, last, its `piece-NNNNN.json`; return its tokens."""
-    skipped, counts = Counter[str](), Counter[str]()
-    frequency = np.zeros(65_536, np.int64)
+    tally, counts = Tally(), Counter[str]()
+    frequency = np.zeros(job.vocab_size, np.int64)
     digests = {split: hashlib.sha256() for split in SPLITS}
     with ExitStack() as stack:
         # Closed before atomic_path renames: the stack unwinds backwards.
@@ -48,21 +60,24 @@ def encode_piece(job: EncodeJob) -> int:
         for split in SPLITS:
             temporary = stack.enter_context(atomic_path(job.folder / shard_name(split, job.number)))
             out[split] = stack.enter_context(temporary.open("wb"))
-        for key, ids in _encoded(job, skipped):
-            split = "validation" if key < job.validation_share else "train"
-            content = ids.astype("<u2").tobytes()
+        for split, ids in _encoded(job, tally):
+            content = ids.astype(dtype_of(job.vocab_size)).tobytes()
             out[split].write(content)
             digests[split].update(content)
-            counts["documents"] += 1
             counts[split] += len(ids)
+            counts[f"{split} documents"] += int((ids == job.end_id).sum())
             if split == "train":
                 frequency += np.bincount(ids, minlength=len(frequency))
     sidecar = {
         "piece": job.piece.identity(),
-        "documents": counts["documents"],
+        "by_passage": job.by_passage,
+        "documents": tally.good,
+        "bad": tally.bad,
+        "first_bad": tally.first_bad,
         "tokens": {split: counts[split] for split in SPLITS},
+        "ends": {split: counts[f"{split} documents"] for split in SPLITS},
         "digests": {split: digests[split].hexdigest() for split in SPLITS},
-        "skipped": dict(skipped),
+        "skipped": dict(tally.skipped),
         "frequency": np.trim_zeros(frequency, "b").tolist(),
     }
     write_json(sidecar_of(job.folder, job.number), sidecar)
@@ -79,7 +94,7 @@ def sidecar_of(folder: Path, number: int) -> Path:
     return folder / f"piece-{number:05d}.json"
 
 
-def read_sidecar(folder: Path, number: int, piece: Piece) -> dict[str, Any]:
+def read_sidecar(folder: Path, number: int, piece: Piece, vocab_size: int) -> dict[str, Any]:
     """Return what a finished piece's shards hold.
 
     Raises:
@@ -90,7 +105,9 @@ def read_sidecar(folder: Path, number: int, piece: Piece) -> dict[str, Any]:
     if sidecar.get("piece") != piece.identity():
         raise UserError(f"{file} is of another part of the input than this command would read; {anew}")
     with reading(file, "the record of a part of a corpus"):
-        expected = {split: 2 * int(sidecar["tokens"][split]) for split in SPLITS}
+        width = np.dtype(dtype_of(vocab_size)).itemsize
+        expected = {split: width * int(sidecar["tokens"][split]) for split in SPLITS}
+        sidecar["skipped"], sidecar["ends"]["validation"], sidecar["bad"]
     for split, size in expected.items():
         shard = folder / shard_name(split, number)
         if not shard.exists() or shard.stat().st_size != size:
@@ -99,10 +116,21 @@ def read_sidecar(folder: Path, number: int, piece: Piece) -> dict[str, Any]:
     return sidecar
 
 
-def _encoded(job: EncodeJob, skipped: Counter[str]) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (a number in [0, 1) that depends on the text, its ids with </s>) of every document."""
+class _Passage(NamedTuple):
+    """What goes to one side of the split as a whole."""
+
+    split: str
+    text: str
+    last: bool
+    """Whether its document ends here."""
+
+
+def _encoded(job: EncodeJob, tally: Tally) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (split, ids) of the running text, each document's followed by </s>."""
     if job.piece.kind == "gpt2" and job.table is not None:
-        yield from _gpt2_documents(job.piece, job.table)
+        for key, ids in _gpt2_documents(job.piece, job.table):
+            tally.good += 1
+            yield _split(key, job), ids
         return
     from tokenizers import Tokenizer
 
@@ -111,18 +139,50 @@ def _encoded(job: EncodeJob, skipped: Counter[str]) -> Iterator[tuple[float, np.
     with reading(file, "a tokenizer"):
         tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
-    batch: list[str] = []
-    for text in documents(job.piece, job.text_field, skipped):
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield from _encode_batch(tokenizer, batch, job.end_id)
-            batch = []
-    yield from _encode_batch(tokenizer, batch, job.end_id)
+    tokenizer.no_padding()  # what was saved with it is for its own batches, not for running text
+    tokenizer.encode_special_tokens = job.specials_as_text
+    before = None  # the side of the passage before, where its document goes on
+    for batch in _batches(_passages(job, tally)):
+        found: dict[str, list[int]] = {split: [] for split in SPLITS}
+        texts = [passage.text for passage in batch]
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for passage, encoding in zip(batch, encodings, strict=True):
+            if before not in (None, passage.split):
+                found[before].append(job.end_id)  # what follows it there is not its continuation
+            found[passage.split].extend(encoding.ids)
+            before = passage.split
+            if passage.last:
+                found[passage.split].append(job.end_id)
+                before = None
+        for split, ids in found.items():
+            if ids:
+                yield split, np.array(ids, np.int64)
 
 
-def _encode_batch(tokenizer: Any, texts: list[str], end_id: int) -> Iterator[tuple[float, np.ndarray]]:
-    for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-        yield _key(text.encode()), np.array([*encoding.ids, end_id], np.uint16)
+def _passages(job: EncodeJob, tally: Tally) -> Iterator[_Passage]:
+    """Yield the passages of a piece with their sides; a document of one part is one passage, if there are many."""
+    divided = job.by_passage or job.piece.is_range_of_text
+    goes_on = False
+    for part in documents(job.piece, job.text_field, tally):
+        if divided or goes_on or not part.last:
+            for passage in parts([part.text], PASSAGE):
+                yield _Passage(_split(_key(passage.text.encode()), job), passage.text, part.last and passage.last)
+        else:
+            yield _Passage(_split(_key(part.text.encode()), job), part.text, last=True)
+        goes_on = not part.last
+
+
+def _batches(passages: Iterator[_Passage]) -> Iterator[list[_Passage]]:
+    """Yield what is tokenized at once: bounded in documents and, because they may be long, in characters."""
+    batch, size = list[_Passage](), 0
+    for passage in passages:
+        batch.append(passage)
+        size += len(passage.text)
+        if len(batch) == _BATCH or size >= _BATCH_TEXT:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
@@ -139,5 +199,10 @@ def _gpt2_documents(piece: Piece, table: np.ndarray) -> Iterator[tuple[float, np
             yield _key(document.tobytes()), table[document]
 
 
+def _split(key: float, job: EncodeJob) -> str:
+    return "validation" if key < job.validation_share else "train"
+
+
 def _key(content: bytes) -> float:
+    """Return a number in [0, 1) that depends on the content alone: duplicates fall on one side."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") / 2**64

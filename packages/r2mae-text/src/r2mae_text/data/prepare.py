@@ -24,14 +24,22 @@ from r2mae_core import (
     write_checksums,
     write_json,
 )
-from r2mae_text.data.documents import documents
-from r2mae_text.data.encode import SPLITS, EncodeJob, encode_piece, read_sidecar, shard_name, sidecar_of
+from r2mae_text.data.documents import Tally, documents
+from r2mae_text.data.encode import SPLITS, EncodeJob, dtype_of, encode_piece, read_sidecar, shard_name, sidecar_of
 from r2mae_text.data.shards import FORMAT, Corpus
 from r2mae_text.data.sources import Piece, Plan, plan_pieces, source_names
 from r2mae_text.options import Prepare
-from r2mae_text.tokenizer import digest, gpt2_table, load_tokenizer, start_and_end, train_tokenizer
+from r2mae_text.tokenizer import (
+    digest,
+    gpt2_table,
+    load_tokenizer,
+    start_and_end,
+    train_tokenizer,
+    vocabulary_size,
+)
 
 _TRAINING_TEXT = 64 << 20  # characters that a tokenizer is trained on: more changes little
+_FEW = 20  # documents that are expected in validation; with fewer, their lengths matter
 _QUICK = 4 << 20  # bytes of input; with more, one worker is a process, too: tokenizers cannot be interrupted
 
 
@@ -50,7 +58,7 @@ def prepare(config: Prepare) -> Corpus:
     made_from = _made_from(config, plan)
     facts = {"inputs": source_names(config.sources)}  # in their order; where they lie does not count
     with open_run(
-        "r2mae-text", "prepare", out, resolved(config), facts=facts, sources=made_from, free=("sources",)
+        "r2mae-text", "prepare", out, resolved(config), facts=facts, sources=made_from, free=("sources", "max_bad")
     ) as run:
         if not (run.path / "index.json").exists():
             try:
@@ -65,11 +73,16 @@ def prepare_command(config: Prepare) -> None:
     """`r2mae-text prepare`."""
     corpus = prepare(config)
     index = corpus.index
+    held_out = index["validation"]
     say(
-        f"{index['documents']:,} documents, {corpus.n_tokens('train'):,} training and "
-        f"{corpus.n_tokens('validation'):,} validation tokens, vocabulary {index['vocab_size']:,}; "
-        f"{left_out(index['skipped'])}"
+        f"{index['documents']:,} documents; {corpus.n_tokens('train'):,} training and "
+        f"{corpus.n_tokens('validation'):,} validation tokens ({held_out['count']:,} {held_out['unit']}); vocabulary "
+        f"{index['vocab_size']:,}; {left_out(index['skipped'])}"
     )
+    if not corpus.n_tokens("validation"):
+        say("There is no validation text: losses will not be measured on held-out text; see --validation_share.")
+    if index["first_bad"]:
+        say(f"The first that was left out: {index['first_bad']}")
     say(f"Unigram entropy {corpus.unigram_entropy:.3f} nats: the loss of a model that ignores context.")
     say(f"Done: {corpus.path}. Next: r2mae-text pretrain {corpus.path} --model tiny --minutes 5")
 
@@ -88,9 +101,30 @@ def _own_tokenizer(config: Prepare) -> Path | None:
 
 def _make(config: Prepare, plan: Plan, folder: Path, made_from: Mapping[str, str]) -> None:
     tokenizer = _tokenizer(config, plan.pieces, folder)
-    _encode(config, plan.pieces, folder, tokenizer)
-    refuse_changed(folder, made_from, _made_from(config, plan), "leave it alone, and name another folder with --out")
-    _write_index(folder, plan.pieces, tokenizer, config.max_tokens)
+    by_passage = any(side["by_passage"] for _, side in _finished(folder, plan.pieces, vocabulary_size(tokenizer)))
+    _encode(config, plan.pieces, folder, tokenizer, by_passage=by_passage)
+    remedy = "leave it alone, and name another folder with --out"
+    refuse_changed(folder, made_from, _made_from(config, plan), remedy)
+    if not by_passage and _is_uneven(config, plan.pieces, folder, tokenizer):
+        for number in range(len(plan.pieces)):
+            sidecar_of(folder, number).unlink(missing_ok=True)
+        _encode(config, plan.pieces, folder, tokenizer, by_passage=True)
+        refuse_changed(folder, made_from, _made_from(config, plan), remedy)
+    _write_index(folder, plan, tokenizer, config)
+
+
+def _is_uneven(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) -> bool:
+    """Return whether the documents are so few that validation has far more or less of the text than its share."""
+    n_documents = total = held_out = 0
+    for _, side in _finished(folder, pieces, vocabulary_size(tokenizer)):
+        if config.max_tokens is not None and total >= config.max_tokens:
+            break  # how far the processes had come must not count
+        n_documents += side["documents"]
+        total += sum(side["tokens"].values())
+        held_out += side["tokens"]["validation"]
+    if not 0 < n_documents * config.validation_share < _FEW or any(piece.kind == "gpt2" for piece in pieces):
+        return False
+    return not 0.5 < held_out / max(total * config.validation_share, 1) < 2
 
 
 def _forget_what_is_empty(folder: Path) -> None:
@@ -134,9 +168,9 @@ def _sample(pieces: list[Piece], text_field: str) -> Iterator[str]:
     share = max(_TRAINING_TEXT // len(pieces), 1)
     for piece in pieces:
         seen = 0
-        for text in documents(piece, text_field, Counter()):
-            yield text
-            seen += len(text)
+        for part in documents(piece, text_field, Tally()):
+            yield part.text
+            seen += len(part.text)
             if seen > share:
                 break
 
@@ -146,13 +180,14 @@ def _is_quick(pieces: list[Piece]) -> bool:
     return all(piece.size for piece in pieces) and sum(piece.size for piece in pieces) <= _QUICK
 
 
-def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) -> None:
+def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any, *, by_passage: bool) -> None:
     """Encode the missing pieces."""
     from tqdm import tqdm
 
     table = gpt2_table(tokenizer) if any(piece.kind == "gpt2" for piece in pieces) else None
     ends = start_and_end(tokenizer)
-    counts = {i: sum(side["tokens"].values()) for i, side in _finished(folder, pieces)}
+    size = vocabulary_size(tokenizer)
+    counts = {i: sum(side["tokens"].values()) for i, side in _finished(folder, pieces, size)}
     workers = (os.cpu_count() or 1) if config.workers is None else config.workers
     in_bytes = all(piece.size for piece in pieces)
     sizes = [piece.size if in_bytes else 1 for piece in pieces]
@@ -161,7 +196,16 @@ def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) 
         while todo := next_pieces(counts, len(pieces), config.max_tokens, 4 * max(workers, 1)):
             jobs = [
                 EncodeJob(
-                    pieces[i], i, folder, config.text_field, config.validation_share, ends[1] if ends else 0, table
+                    pieces[i],
+                    i,
+                    folder,
+                    config.text_field,
+                    config.validation_share,
+                    by_passage,
+                    config.special_tokens == "text",
+                    ends[1] if ends else 0,
+                    size,
+                    table,
                 )
                 for i in todo
             ]
@@ -199,26 +243,29 @@ def next_pieces(counts: Mapping[int, int], n: int, max_tokens: int | None, at_mo
     return todo
 
 
-def _finished(folder: Path, pieces: list[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _finished(folder: Path, pieces: list[Piece], vocab_size: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the record of every piece that is done."""
     for number, piece in enumerate(pieces):
         if sidecar_of(folder, number).exists():
-            yield number, read_sidecar(folder, number, piece)
+            yield number, read_sidecar(folder, number, piece, vocab_size)
 
 
-def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any, max_tokens: int | None) -> None:
+def _write_index(folder: Path, plan: Plan, tokenizer: Any, config: Prepare) -> None:
     """Write the index of the first pieces that hold enough; it makes the corpus a finished one."""
-    skipped, n_documents, shards = Counter[str](), 0, []
-    frequency = np.zeros(65_536, np.int64)
-    total = 0
-    for number, sidecar in _finished(folder, pieces):
-        if max_tokens is not None and total >= max_tokens:
+    skipped, counts, shards, first_bad = Counter[str](), Counter[str](), [], ""
+    vocab_size = vocabulary_size(tokenizer)
+    frequency = np.zeros(vocab_size, np.int64)
+    by_passage = False
+    for number, sidecar in _finished(folder, plan.pieces, vocab_size):
+        if config.max_tokens is not None and counts["tokens"] >= config.max_tokens:
             _remove(folder, number)  # how far the processes had come must not count
             continue
         skipped.update(sidecar["skipped"])
-        n_documents += sidecar["documents"]
+        first_bad = first_bad or sidecar["first_bad"]
+        by_passage |= sidecar["by_passage"] or plan.pieces[number].is_range_of_text
+        counts.update({"documents": sidecar["documents"], "bad": sidecar["bad"]})
+        counts.update({"tokens": sum(sidecar["tokens"].values()), "held out": sidecar["ends"]["validation"]})
         frequency[: len(sidecar["frequency"])] += np.array(sidecar["frequency"], np.int64)
-        total += sum(sidecar["tokens"].values())
         shards += [
             {
                 "split": split,
@@ -228,18 +275,30 @@ def _write_index(folder: Path, pieces: list[Piece], tokenizer: Any, max_tokens: 
             }
             for split in SPLITS
         ]
-    if not total:
-        raise UserError(f"there is no text in the input ({left_out(skipped)}); nothing to train on")
+    if not counts["tokens"]:
+        first = f"; the first: {first_bad}" if first_bad else ""
+        raise UserError(f"there is no text in the input ({left_out(skipped)}){first}; nothing to train on")
+    if counts["bad"] > config.max_bad * (counts["bad"] + counts["documents"]):
+        if _is_quick(plan.pieces):  # soon made again; of more, a larger --max_bad takes what is there
+            for number, _ in _finished(folder, plan.pieces, vocab_size):
+                _remove(folder, number)
+        raise UserError(
+            f"{counts['bad']:,} of {counts['bad'] + counts['documents']:,} records are faulty, more than --max_bad "
+            f"{config.max_bad:g}; the first: {first_bad}"
+        )
     if not frequency.any():
-        raise UserError(f"all {n_documents:,} documents fell to validation; lower --validation_share")
+        raise UserError(f"all {counts['documents']:,} documents fell to validation; lower --validation_share")
+    skipped.update(plan.unread)
     share = frequency[frequency > 0] / frequency.sum()
     index = {
         "format": FORMAT,
-        "dtype": "uint16",
+        "dtype": np.dtype(dtype_of(vocab_size)).name,
         "tokenizer_sha256": digest(tokenizer),
-        "vocab_size": len(tokenizer),
-        "documents": n_documents,
+        "vocab_size": vocab_size,
+        "documents": counts["documents"],
+        "validation": {"unit": "passages" if by_passage else "documents", "count": counts["held out"]},
         "skipped": dict(skipped),
+        "first_bad": first_bad,
         "unigram_entropy": float(-(share * np.log(share)).sum()),
         "shards": shards,
     }

@@ -1,7 +1,8 @@
 """Shards of token ids on disk, and rows of tokens out of them.
 
 A corpus folder holds `index.json`, the tokenizer, and for each piece of the input `train-NNNNN.bin` and
-`validation-NNNNN.bin`: uint16 ids, little-endian, each document followed by </s>. Rows are cut out of the running
+`validation-NNNNN.bin`: ids of 16 bits (32 for vocabularies above 65,536), little-endian, each document followed by
+</s>. Rows are cut out of the running
 text, across documents ("full sentences"); they hold one token less than the model's length, because <s> is put before.
 """
 
@@ -53,9 +54,10 @@ class Corpus:
             raise UserError(f"{file} has format {index.get('format')!r}, this version reads {FORMAT}")
         if fault := _fault(index):
             raise UserError(f"{file} is damaged: {fault}; remove the folder and run prepare again")
-        small = 2 * sum(shard["tokens"] for shard in index["shards"]) <= CHECKED_BYTES
+        width = np.dtype(index.get("dtype", "uint16")).itemsize
+        small = width * sum(shard["tokens"] for shard in index["shards"]) <= CHECKED_BYTES
         for shard in index["shards"]:
-            _check_shard(path / shard["file"], 2 * shard["tokens"], shard.get("sha256") if small else None)
+            _check_shard(path / shard["file"], width * shard["tokens"], shard.get("sha256") if small else None)
         return cls(path, index)
 
     @cached_property
@@ -116,9 +118,9 @@ class Corpus:
                 f"{self.path}: the {split} split has {self.n_tokens(split):,} tokens, less than one row of {length}; "
                 f"{more} or a smaller --length"
             )
-        ends = start_and_end(self.tokenizer)
+        ends, dtype = start_and_end(self.tokenizer), np.dtype(self.index.get("dtype", "uint16")).newbyteorder("<")
         blocks = [
-            np.memmap(file, "<u2", "r")[: rows * (length - 1)].reshape(rows, length - 1)
+            np.memmap(file, dtype, "r")[: rows * (length - 1)].reshape(rows, length - 1)
             for file, rows in shards.items()
         ]
         return TokenRows(blocks, ends[0] if ends else 0, vocab_size=self.index["vocab_size"], files=list(shards))
@@ -130,6 +132,8 @@ def _fault(index: dict[str, Any]) -> str:
     for name, kind in kinds.items():
         if not isinstance(index.get(name), kind) or isinstance(index.get(name), bool):
             return f"{name} is {index.get(name)!r}"
+    if index.get("dtype", "uint16") not in ("uint16", "uint32"):
+        return f"dtype is {index['dtype']!r}"
     entropy = index.get("unigram_entropy")
     if not isinstance(entropy, int | float) or not math.isfinite(entropy):
         return f"unigram_entropy is {entropy!r}"
@@ -156,7 +160,7 @@ class TokenRows:
     """Rows of a split, read from memory-mapped files on demand.
 
     Args:
-        shards: (rows_i, length - 1) uint16 arrays.
+        shards: (rows_i, length - 1) uint16 or uint32 arrays.
         start_id: what is put before each row.
         vocab_size: no id may be as large.
         files: where the shards lie, for messages.
@@ -177,12 +181,13 @@ class TokenRows:
         return self.shards[0].shape[1] + 1
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """Return rows (B, length) uint16, <s> first, for indices (B,).
+        """Return rows (B, length), <s> first, for indices (B,): uint16, or int32 where the shards have 32 bits.
 
         Raises:
             UserError: an id is not in the vocabulary: the shard is damaged.
         """
-        rows = np.empty((len(indices), self.length), np.uint16)
+        dtype = np.uint16 if self.shards[0].dtype.itemsize == 2 else np.int32  # torch can do little with uint32
+        rows = np.empty((len(indices), self.length), dtype)
         rows[:, 0] = self.start_id
         if len(self.shards) == 1:
             rows[:, 1:] = self.shards[0][indices]

