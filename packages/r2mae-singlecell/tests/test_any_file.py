@@ -251,7 +251,7 @@ def test_stores_of_other_versions(here_only):
     prepared(lab(batch="x"))
     with h5py.File("p.h5ad", "r+") as file:
         file["uns/r2mae/format"][()] = 3
-    with pytest.raises(UserError, match="has the format 3, and this version of r2mae-singlecell reads up to 2"):
+    with pytest.raises(UserError, match="has the format 3, and this version reads up to 2"):
         read_prepared(Path("p.h5ad"))
     with h5py.File("p.h5ad", "r+") as file:
         file["uns/r2mae/format"][()] = 2

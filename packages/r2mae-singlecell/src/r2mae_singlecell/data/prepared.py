@@ -73,7 +73,7 @@ def _check_parts(file: Any, path: Path) -> None:
     version = _format(file)
     if version not in range(1, FORMAT + 1):
         raise UserError(
-            f"{path} has the format {version}, and this version of r2mae-singlecell reads up to {FORMAT}; update it, "
+            f"{path} has the format {version}, and this version reads up to {FORMAT}; update r2mae-singlecell, "
             "or run `r2mae-singlecell prepare` again"
         )
     preset = _text(file["uns/r2mae/preset"])
