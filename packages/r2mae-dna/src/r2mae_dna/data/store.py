@@ -20,7 +20,7 @@ import numpy as np
 from r2mae_core import Contents, UserError, check_contents, contents_of, reading
 from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
 from r2mae_dna.data.new_folders import digest_of
-from r2mae_dna.data.published import published_digest, refuse_code
+from r2mae_dna.data.published import published_digest, refuse_code, refuse_foreign
 
 ATTRIBUTE = "r2mae_dna"
 VERSION = 3
@@ -106,7 +106,7 @@ class AlignmentStore:
         if not arrays or bad:
             raise UserError(f"{self.path} is not an alignment store: it has {'no arrays' if not arrays else bad[0]!r}")
         for name, array in arrays.items():
-            refuse_code(self.path, name, array)
+            refuse_code(self.path, name, array, "|S1" if self.info is None else "uint8")
         self._arrays = arrays
         self.chromosomes = list(arrays)
         self.lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
@@ -171,6 +171,7 @@ class AlignmentStore:
         if self.info is not None:
             return values
         letters = values.view(np.uint8).reshape(values.shape)
+        refuse_foreign(self.path, chromosome, letters)
         codes = ENCODE[letters]
         codes[:, 0] = ENCODE_REFERENCE[letters[:, 0]]
         return codes
