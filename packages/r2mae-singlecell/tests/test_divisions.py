@@ -1,5 +1,7 @@
 """Few donors, donors that are missing, caps by task, and cells in place of donors: said in the notes, never silent."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,3 +164,64 @@ def test_sparse_features_are_probed_as_dense_ones(monkeypatch):
     assert [r.value for r in sparse if r.task == "age"] == pytest.approx(
         [r.value for r in dense if r.task == "age"], abs=1e-9
     )
+
+
+def test_probe_of_a_lab_file_says_what_it_has_not(here, call):
+    import anndata
+
+    atlas = anndata.read_h5ad("a.h5ad")
+    X = atlas.raw.X
+    totals = np.asarray(X.sum(1)).ravel()
+    kinds = np.array(["t", "b"])[(totals > np.median(totals)).astype(int)]
+    lanes = np.array(["1", "2"])[np.arange(len(kinds)) % 2]
+    obs = pd.DataFrame({"lane": lanes, "kind": kinds}, index=atlas.obs_names)
+    lab = anndata.AnnData(X, obs=obs, var=pd.DataFrame(index=atlas.raw.var_names))
+    lab.write_h5ad("lab.h5ad")
+    argv = ("--preset", "none", "--batch", "lane", "--cell_type", "kind", "--n_genes", 30, "--out", "l.h5ad")
+    assert call("prepare", "lab.h5ad", *argv)[0] == 0
+    size = ("--n_hidden", 16, "--n_latent", 4, "--epochs", 1, "--batch_size", 36, "--device", "cpu")
+    assert call("pretrain", "l.h5ad", *size, "--out", "lab-run")[0] == 0
+    code, _, err = call("probe", "lab-run", "l.h5ad", "--out", "no")
+    assert code == 1
+    assert "no column 'donor'" in err
+    assert "--held_out cells" in err
+    assert not Path("no").exists()
+    code, out, _ = call("probe", "lab-run", "l.h5ad", "--held_out", "cells", "--n_splits", 2, "--out", "yes")
+    assert code == 0
+    assert "not predicted, because the data have no values: disease, age" in " ".join(out.split())
+    assert "cells are divided, not donors" in " ".join(out.split())
+    code, _, err = call("probe", "lab-run", "l.h5ad", "--tasks", "[age]", "--held_out", "cells")
+    assert (code, "no column 'age'; name it" in err) == (1, True)
+
+
+def test_evaluations_never_read_the_whole_file(here, monkeypatch, call):
+    import anndata
+
+    from r2mae_singlecell.data.count_rows import CountRows
+
+    monkeypatch.setattr(anndata.AnnData, "to_memory", lambda self: pytest.fail("the whole file is read"))
+    asked, original = [], CountRows.__getitem__
+    monkeypatch.setattr(
+        CountRows, "__getitem__", lambda self, cells: (asked.append(len(cells)), original(self, cells))[1]
+    )
+    argv = ("--n_splits", 1, "--max_cells", 2, "--baselines", "[log-norm,scvi]", "--epochs", 1, "--device", "cpu")
+    assert call("probe", "run", "p.h5ad", "--tasks", "[cell_type]", *argv)[0] == 0
+    assert 0 < max(asked) <= 40  # two cells of each of 20 donors, of 120 cells
+    asked.clear()
+    argv = ("--max_cells", 5, "--baselines", "[scvi]", "--epochs", 1, "--device", "cpu")
+    code, out, _ = call("reconstruct", "run", "p.h5ad", *argv)
+    assert code == 0
+    assert "5 random ones of 12 validation cells" in " ".join(out.split())
+    assert set(asked) == {5}
+
+
+def test_some_cells_are_random_seeded_and_from_everywhere():
+    from r2mae_singlecell.evaluate import some_cells
+
+    cells = np.arange(100_000, 300_000)
+    some = some_cells(cells, 20_000)
+    assert np.array_equal(some, some_cells(cells, 20_000))
+    assert len(np.unique(some)) == 20_000
+    assert set(some) <= set(cells)
+    assert np.median(some) == pytest.approx(200_000, rel=0.01)
+    assert np.array_equal(some_cells(cells, None), cells)
