@@ -53,7 +53,7 @@ def folder(tmp_path):
         (Image.new("RGBA", (4, 4), (10, 20, 30, 255)), (10, 20, 30)),
         (Image.new("LA", (4, 4), (50, 255)), (50, 50, 50)),
         (picture((9, 99, 199)).convert("P", palette=Image.Palette.ADAPTIVE), (9, 99, 199)),
-        (Image.fromarray(np.full((4, 4), 40_000, np.uint16)), (156, 156, 156)),  # 40000 / 256
+        (Image.fromarray(np.full((4, 4), 40_000, np.uint16)), (156, 156, 156)),  # 40000 · 255 / 65535
     ],
 )
 def test_every_mode_becomes_rgb(image, wanted):
@@ -93,7 +93,7 @@ def test_a_folder_of_class_folders(folder):
     from torchvision.datasets import ImageFolder
 
     theirs = ImageFolder(str(folder / "train"))
-    assert [label for _, label in theirs.samples] == [label for _, label in train.reader.samples]
+    assert [label for _, label in theirs.samples] == train.reader.targets
 
 
 @READERS_LEAVE_FILES_OPEN
@@ -123,9 +123,9 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file or folder; it can be digits"):
         open_source("nowhere")
     (tmp_path / "void").mkdir()
-    with pytest.raises(UserError, match="Found 0 images"):
+    with pytest.raises(UserError, match="void holds no images"):
         open_source(str(tmp_path / "void"))
-    with pytest.raises(UserError, match="no validation part: no val or validation or valid or test beside train"):
+    with pytest.raises(UserError, match=r"no validation part: no val or validation or valid or .* beside train"):
         open_source(str(folder / "train"), "val")
     with pytest.raises(UserError, match="is read as a stream; run r2mae-vision prepare"):
         open_source("wds/x.tar")

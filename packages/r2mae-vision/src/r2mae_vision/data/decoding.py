@@ -1,6 +1,7 @@
 """One image file → RGB or grey pixels."""
 
 import io
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -10,42 +11,102 @@ from r2mae_core import UserError
 
 # Formats whose readers are Pillow's own code and libraries. EPS is none: it would run Ghostscript on the file.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP",
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GIF", "ICNS", "ICO", "IM", "JPEG",
+    "JPEG2000", "MPO", "MSP", "PCD", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP",
+    "XBM", "XPM",
 )  # fmt: skip
+MAX_PIXELS = 178_956_970
+"""Width times height above which Pillow takes a file for a bomb."""
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of more than eight bits, all of one channel."""
+_OF_TYPE = {"I;16": (0.0, 65535.0), "I;16B": (0.0, 65535.0), "I;16L": (0.0, 65535.0), "I;16N": (0.0, 65535.0)}
 
 
 class UnreadableImageError(Exception):
     """An image file that cannot be decoded; the message states why."""
 
 
-def decode(file: Any, in_chans: int = 3) -> Any:
+class OutsideRangeError(UserError):
+    """Pixels outside the range that was taken for black to white."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read."""
+
+    span: tuple[float, float] | None = None
+    """Pixel values of files of more than eight bits that become 0 and 255; None: that of 16 bits."""
+    chosen: bool = False
+    """The user named the span: pixels outside become its ends. Otherwise they are an error."""
+    max_pixels: int = MAX_PIXELS
+    """Larger images are refused."""
+
+
+def decode(file: Any, in_chans: int = 3, how: Reading = Reading()) -> Any:
     """Return an image file as a PIL image of mode RGB (3 channels) or L (1).
 
-    One-channel, palette, CMYK and 16-bit images are converted; transparency is composited over white.
+    One-channel, palette, CMYK and deeper images are converted; transparency is composited over white.
 
     Args:
         file: path, bytes, or open binary file.
         in_chans: 3 or 1.
+        how: range of the pixels and largest image.
 
     Raises:
-        UnreadableImageError: the file is truncated, damaged, or not an image.
+        UnreadableImageError: the file is truncated, damaged, too large, or not an image.
+        OutsideRangeError: its pixels do not fit the range.
         FileNotFoundError: it is not there.
     """
+    channel_mode(in_chans)
+    image = open_image(file, how.max_pixels)
+    try:
+        return convert(image, in_chans, how)
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UnreadableImageError(" ".join(str(error).split())) from None
+
+
+def open_image(file: Any, max_pixels: int = MAX_PIXELS) -> Any:
+    """Return an image file as Pillow reads it, in its own mode.
+
+    Raises:
+        UnreadableImageError: the file is truncated, damaged, too large, or not an image.
+        FileNotFoundError: it is not there.
+    """
+    import warnings
+
     from PIL import Image, UnidentifiedImageError
 
-    channel_mode(in_chans)
     source = io.BytesIO(file) if isinstance(file, bytes) else file
+    most = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels  # of images inside the file, too; Pillow refuses twice as many
     try:
-        with Image.open(source, formats=_formats()) as image:
-            image.load()
-            return convert(image, in_chans)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_formats()) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise UnreadableImageError(_too_large(f"{width} x {height} = {width * height:,}", max_pixels))
+                image.load()
+                return image
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image") from None
-    except (FileNotFoundError, MemoryError):
+    except (FileNotFoundError, UnreadableImageError):
         raise
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(_too_large(f"more than {2 * max_pixels:,}", max_pixels)) from None
     except Exception as error:  # Pillow's readers raise nearly every kind, also of their libraries
         reason = " ".join(str(error).split())
         raise UnreadableImageError(reason or type(error).__name__) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+def _too_large(size: str, most: int) -> str:
+    return f"{size} pixels, more than {most:,}: it may be a bomb; if you trust it, prepare with a larger --max_pixels"
 
 
 @cache
@@ -57,18 +118,70 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def convert(image: Any, in_chans: int = 3) -> Any:
-    """Return a PIL image in mode RGB or L, whatever mode it has."""
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of image files that this Pillow reads, in lower case."""
+    from PIL import Image
+
+    formats = _formats()
+    found = (suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+    return frozenset((*found, ".mpo"))  # read as JPEG
+
+
+def convert(image: Any, in_chans: int = 3, how: Reading = Reading()) -> Any:
+    """Return a PIL image in mode RGB or L, whatever mode it has.
+
+    Raises:
+        UnreadableImageError: a pixel is NaN or infinite, or no range is known.
+        OutsideRangeError: pixels do not fit the range.
+    """
     from PIL import Image
 
     mode = channel_mode(in_chans)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # PIL would cut off at 255
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode in DEEP:
+        image = Image.fromarray(in_bytes(deep_pixels(image), how, _OF_TYPE.get(image.mode)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         image = Image.alpha_composite(white, layer)
     return image if image.mode == mode else image.convert(mode)
+
+
+def deep_pixels(image: Any) -> np.ndarray:
+    """Return the pixels (H, W) of an image of more than eight bits, as they are.
+
+    Raises:
+        UnreadableImageError: a pixel is NaN or infinite.
+    """
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
+        raise UnreadableImageError(f"{bad:,} of {values.size:,} pixels are NaN or infinite")
+    return values
+
+
+def in_bytes(values: np.ndarray, how: Reading, of_type: tuple[float, float] | None = None) -> np.ndarray:
+    """Return pixels of any type as uint8: the range becomes 0 … 255, rounded.
+
+    Args:
+        values: of any type.
+        how: states the range.
+        of_type: that of the file's type, taken where none is stated and the pixels use a quarter of it.
+
+    Raises:
+        OutsideRangeError: pixels lie outside a range that the user did not choose.
+        UnreadableImageError: there is no range.
+    """
+    low, high = float(values.min()), float(values.max())
+    span, remedy = how.span, "state what is black and white with prepare --range '[LOW,HIGH]'"
+    if span is None and of_type is not None and high >= of_type[1] / 4:
+        span = of_type
+    if span is None:
+        raise UnreadableImageError(f"deep pixels from {low:g} to {high:g} and no known range; {remedy}")
+    if not (how.chosen or span[0] <= low <= high <= span[1]):
+        suggested = f"{span[0]:g} … {span[1]:g}, which other images of the set suggest"
+        raise OutsideRangeError(f"pixels from {low:g} to {high:g}, outside {suggested}; {remedy}")
+    scaled = (values.astype(np.float64) - span[0]) * (255 / (span[1] - span[0]))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def channel_mode(in_chans: int) -> str:

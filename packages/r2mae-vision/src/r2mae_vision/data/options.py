@@ -5,10 +5,11 @@ Nothing heavy is imported here, because `--help` reads this module.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from r2mae_core import Bound, UserError, Workers, check_bounds
+from r2mae_core import Bound, Count, UserError, Workers, check_bounds
 
 Side = Annotated[int, Bound(1, 16_384)]
 """Height and width of an image or a patch."""
@@ -76,6 +77,11 @@ class Prepare:
     """crop: the central square of the picture; squash: all of it, with its sides made equal."""
     in_chans: int = 3
     """3 (colour) or 1 (grey)."""
+    range: tuple[float, float] | None = None
+    """Pixel values of 16-bit and float images that become black and white, such as [0,4095]; others become the nearer
+    of the two. Default: the range of 8, 10, 12, 14 or 16 bits that a sample of the images fits, which is then said."""
+    max_pixels: Count = 178_956_970
+    """Larger images (width times height) are left out, because they may be made to fill the memory."""
     workers: Workers | None = None
     """Processes that decode images; default one per core."""
     out: Path | None = None
@@ -88,3 +94,5 @@ class Prepare:
         check_text(self, "source", "validation")
         if self.in_chans not in (1, 3):
             raise UserError(f"--in_chans must be 1 or 3, got {self.in_chans}")
+        if self.range is not None and not (isfinite(sum(self.range)) and self.range[0] < self.range[1]):
+            raise UserError(f"--range must rise, got [{self.range[0]:g},{self.range[1]:g}]")

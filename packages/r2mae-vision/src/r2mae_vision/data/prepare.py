@@ -3,6 +3,7 @@
 The parts lie in `.preparing/` until all of them are whole, and are then moved to their places.
 """
 
+import io
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,15 +25,24 @@ from r2mae_core import (
     write_json,
 )
 from r2mae_vision.data.datasets import from_workers, n_workers, read_image
-from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
+from r2mae_vision.data.decoding import (
+    MAX_PIXELS,
+    OutsideRangeError,
+    Reading,
+    UnreadableImageError,
+    decode,
+    pixels,
+    square,
+)
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.ranges import SURVEYED, ranged
 from r2mae_vision.data.sources import (
     PARTS,
     UNFINISHED,
     NoValidationError,
     Source,
     is_prepared,
-    open_pair,
+    open_parts,
     open_source,
     printable,
 )
@@ -84,6 +94,10 @@ def prepare(config: Prepare) -> Path:
         check_output(out, [None if spec is None else spec.removeprefix("wds/")])
     plans = _plans(config)
     settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
+    settings |= {
+        "range": None if config.range is None else list(config.range),
+        "max_pixels": None if config.max_pixels == MAX_PIXELS else config.max_pixels,
+    }
     with one_writer(out):
         _refuse_foreign(out, plans)
         missing = [part for part in plans if not _is_there(out / part, plans[part], settings)]
@@ -96,15 +110,20 @@ def prepare(config: Prepare) -> Path:
     return out
 
 
+def _how(config: Prepare) -> Reading:
+    """Return how image files are read."""
+    return Reading(config.range, config.range is not None, config.max_pixels)
+
+
 def _plans(config: Prepare) -> dict[str, Plan]:
     """Return part → what it is made of."""
     if config.source.startswith("wds/"):
         specs = dict(zip(PARTS, (config.source, config.validation), strict=True))
         return {part: _stream_plan(spec, config) for part, spec in specs.items() if spec}
     try:
-        train, val = open_pair(config.source, config.validation)
+        train, val = open_parts(config.source, config.validation, _how(config))  # pretraining needs no labels
     except NoValidationError:
-        train, val = open_source(config.source, "train"), None  # pretraining needs no validation part and no labels
+        train, val = open_source(config.source, "train", _how(config)), None  # nor a validation part
     specs = {"train": (config.source, train), "val": (config.validation or config.source, val)}
     return {
         part: Plan(spec, _decoded(source, config), len(source), source.classes, source.identity)
@@ -139,12 +158,17 @@ def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
 
 
 def _stream(pattern: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
-    """Return rows of WebDataset shards."""
+    """Return rows of WebDataset shards; a range for deep pixels comes from the first of them."""
+    how = _how(config)
 
     def rows_from(start: int) -> Iterator[Row]:
+        first = [content for _, content, _ in itertools.islice(stream_tars(pattern), SURVEYED)]
+        reading = ranged(how, len(first), lambda i: io.BytesIO(first[i]), pattern)
         for name, content, label in itertools.islice(stream_tars(pattern), start, None):
             try:
-                image = decode(content, config.in_chans)
+                image = decode(content, config.in_chans, reading)
+            except OutsideRangeError as error:
+                raise OutsideRangeError(printable(f"{name} has {error}")) from None
             except UnreadableImageError as error:
                 yield None, -1, printable(f"{name}: {error}")
                 continue

@@ -1,45 +1,49 @@
 """What the commands' `data` can name, and the one way to open it.
 
 digits, photographs (bundled with scikit-learn) · a folder that `prepare` wrote · MNIST's or CIFAR's official files · a
-folder of class folders (ImageNet's way; `train/` and `val/` inside if there are) or one .tar of it · `hfds/NAME`
-(Hugging Face) · `wds/PATTERN` (WebDataset shards, for `prepare` only). Folders, tars and Hugging Face sets are read by
-timm's readers.
+folder of class folders (ImageNet's way; `train/` and `val/` inside if there are), or one .tar or .zip of it ·
+`hfds/NAME` (Hugging Face, by timm's reader) · `wds/PATTERN` (WebDataset shards, for `prepare` only).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mae_core import UserError, fingerprint, reading
+from r2mae_core import UserError, fingerprint
 from r2mae_vision.data.collections import bundled, in_folder
-from r2mae_vision.data.decoding import UnreadableImageError, decode
+from r2mae_vision.data.decoding import OutsideRangeError, Reading, UnreadableImageError, decode
+from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES, Division, divide, label
+from r2mae_vision.data.ranges import ranged, say_once
 from r2mae_vision.data.store import ImageStore, read_index
-from r2mae_vision.data.tars import check_tar
+from r2mae_vision.data.trees import ARCHIVES, Tree, tree_of
 
 PARTS = ("train", "val")
 UNFINISHED = ".preparing"
 """Folder inside the store's, where its parts are until all of them are whole."""
-VAL_NAMES = ("val", "validation", "valid", "test")
 KNOWN = (
-    "digits, photographs, a folder (prepared, of class folders, or with MNIST's or CIFAR's files), a .tar, hfds/NAME, "
-    "wds/PATTERN"
+    "digits, photographs, a folder (prepared, of class folders, or with MNIST's or CIFAR's files), a .tar or .zip, "
+    "hfds/NAME, wds/PATTERN"
 )
+AS_IT_IS = Reading()
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded when they are asked for, through one of timm's readers."""
+    """Images that are decoded when they are asked for."""
 
     name: str
     reader: Any
+    """Number → (open file, label), with `filename(number)`."""
     classes: tuple[str, ...]
+    """Empty: unlabelled."""
     place: Path | None = None
     """Folder or archive; None: of the Hugging Face hub."""
+    how: Reading = AS_IT_IS
+    """Range of the pixels and largest image."""
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -56,15 +60,18 @@ class ImageFiles:
 
         Raises:
             UnreadableImageError: the file cannot be decoded.
+            UserError: its pixels lie outside the range, or its label is no class.
         """
         try:
             file, label = self.reader[index]
         except MemoryError:
             raise
-        except Exception as error:  # the file system's, tarfile's, those of Hugging Face's datasets
+        except Exception as error:  # the file system's, zipfile's, those of Hugging Face's datasets
             raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
         try:
-            return decode(file, in_chans), self._class_of(index, label)
+            return decode(file, in_chans, self.how), self._class_of(index, label)
+        except OutsideRangeError as error:
+            raise OutsideRangeError(f"{self.name}: {self.file_name(index)} has {error}") from None
         finally:
             if hasattr(file, "close"):
                 file.close()
@@ -86,7 +93,31 @@ class ImageFiles:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageFiles":
         """Return some of the images."""
-        return ImageFiles(self.name, _Chosen(self.reader, indices), self.classes, self.place)
+        return replace(self, reader=_Chosen(self.reader, indices))
+
+    def ranged(self, how: Reading) -> "ImageFiles":
+        """Return it with a range for deep pixels: the given one, or what a sample of the images suggests.
+
+        Raises:
+            UserError: the sample suggests none.
+        """
+        return replace(self, how=ranged(how, len(self), lambda index: self.reader[index][0], self.name))
+
+
+class _Files:
+    """Images of a folder or an archive with their labels."""
+
+    def __init__(self, tree: Tree, inside: str, names: Sequence[str], targets: Sequence[int]) -> None:
+        self.tree, self.inside, self.names, self.targets = tree, inside, names, targets
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.tree.open(self.names[index]), self.targets[index]
+
+    def filename(self, index: int) -> str:
+        return self.names[index].removeprefix(self.inside)
 
 
 def printable(name: str) -> str:
@@ -100,6 +131,8 @@ class _Chosen:
 
     def __init__(self, reader: Any, indices: Sequence[int] | np.ndarray) -> None:
         self.reader, self.indices = reader, indices
+        if hasattr(reader, "targets"):
+            self.targets = [reader.targets[int(index)] for index in indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -118,12 +151,13 @@ class NoValidationError(UserError):
     """The data has a training part only."""
 
 
-def open_source(spec: str, split: str = "train") -> Source:
+def open_source(spec: str, split: str = "train", how: Reading = AS_IT_IS) -> Source:
     """Open the training or validation part of what `--data` names.
 
     Args:
         spec: see the module's text.
         split: "train" or "val".
+        how: image files are read; without a range, that is found in the training part.
 
     Raises:
         UserError: it is unknown, missing, empty or damaged, or has no such part.
@@ -134,18 +168,14 @@ def open_source(spec: str, split: str = "train") -> Source:
     if spec.startswith("wds/"):
         raise UserError(f"{spec} is read as a stream; run r2mae-vision prepare {spec} --out DIR once, then give DIR")
     if spec.startswith("hfds/"):
-        return _hugging_face(spec, split)
-    folder = Path(spec)
-    if not folder.exists():
+        return _hugging_face(spec, split).ranged(how)
+    place = Path(spec)
+    if not place.exists():
         raise UserError(f"{spec}: no such file or folder; it can be {KNOWN}")
-    if is_prepared(folder):
-        return _prepared(folder, split)
-    if folder.is_file():
-        if split == "val":
-            raise NoValidationError(f"{spec} has no validation part; name one with --validation")
-        return _files(folder)
-    official = in_folder(folder, split)
-    return official if official is not None else _files(_part(folder, split))
+    if is_prepared(place):
+        return _prepared(place, split)
+    official = in_folder(place, split) if place.is_dir() else None
+    return official if official is not None else _files(place, split, how)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -177,38 +207,60 @@ def held_out(spec: str) -> tuple[Source, str]:
 
 
 def open_pair(spec: str, validation: str | None = None) -> tuple[Source, Source]:
-    """Open training and validation part and check that their classes agree.
+    """Open training and validation part, whose labels are needed.
 
     Raises:
         UserError: a class of the validation part is unknown to the training part, or images have no labels.
     """
-    part = "val" if validation is None else _part_of(validation)
-    train, valid = open_source(spec, "train"), open_source(validation or spec, part)
-    if train.classes != valid.classes:
-        if unknown := sorted(set(valid.classes) - set(train.classes)):
-            shown = ", ".join(unknown[:5])
-            raise UserError(
-                f"validation has {len(unknown)} classes that training does not have ({shown}): labels do not fit"
-            )
-        missing = ", ".join(sorted(set(train.classes) - set(valid.classes))[:5])
-        raise UserError(
-            f"training has {len(train.classes)} classes and validation {len(valid.classes)} ({missing} is missing "
-            "there): labels do not fit"
-        )
+    train, valid = open_parts(spec, validation)
     for name, part in (("training", train), ("validation", valid)):
-        if (labels := _labels(part)) is not None and (n := int((labels < 0).sum())):
+        if n := int((_labels(part) < 0).sum()):
             raise UserError(f"{n} of {len(part)} {name} images of {spec} have no label; labels are needed here")
     if not train.classes:
         raise UserError(f"{spec} has no classes; labels are needed here")
     return train, valid
 
 
-def _labels(part: Source) -> np.ndarray | None:
-    """Return all labels of a part where they are known without reading images."""
+def open_parts(spec: str, validation: str | None = None, how: Reading = AS_IT_IS) -> tuple[Source, Source]:
+    """Open training and validation part, with labels or without, numbered alike.
+
+    Raises:
+        UserError: a class of the validation part is unknown to the training part.
+        NoValidationError: there is no validation part.
+    """
+    part = "val" if validation is None else _part_of(validation)
+    train = open_source(spec, "train", how)
+    valid = open_source(validation or spec, part, train.how if isinstance(train, ImageFiles) else how)
+    if train.classes == valid.classes:
+        return train, valid
+    if not valid.classes:
+        raise UserError(f"training has {len(train.classes)} classes, validation has none: labels do not fit")
+    if unknown := sorted(set(valid.classes) - set(train.classes)):
+        shown = ", ".join(unknown[:5])
+        alike = {name.casefold() for name in train.classes} & {name.casefold() for name in unknown}
+        raise UserError(
+            f"validation has {len(unknown)} classes that training does not have ({shown}"
+            f"{'; names must agree in case, too' if alike else ''}): labels do not fit"
+        )
+    missing = sorted(set(train.classes) - set(valid.classes))
+    shown = f"{', '.join(missing[:5])}{', …' if missing[5:] else ''}"
+    if not isinstance(valid, ImageFiles) or not isinstance(valid.reader, _Files):
+        raise UserError(
+            f"training has {len(train.classes)} classes and validation {len(valid.classes)} ({shown} is missing "
+            "there): labels do not fit"
+        )
+    say_once(f"{valid.name}: {len(missing)} of {len(train.classes)} classes have no validation images: {shown}")
+    number = np.array([train.classes.index(name) for name in valid.classes])
+    reader = _Files(valid.reader.tree, valid.reader.inside, valid.reader.names, number[valid.reader.targets].tolist())
+    return train, replace(valid, reader=reader, classes=train.classes)
+
+
+def _labels(part: Source) -> np.ndarray:
+    """Return all labels of a part."""
     if isinstance(part, ImageStore):
         return part.labels
-    if part.place is not None:  # files are in the folders of their classes
-        return None
+    if part.place is not None:
+        return np.asarray(getattr(part.reader, "targets", [0]))
     return np.asarray(part.reader.dataset[getattr(part.reader, "label_key", "label")])
 
 
@@ -222,92 +274,55 @@ def identity(train: Source, held_out: Source | None) -> dict[str, str]:
 
 def _part_of(spec: str) -> str:
     """Return which part of a separate validation set is opened: the only one that a plain folder has."""
-    folder = Path(spec)
-    if not folder.is_dir():
-        return "train" if folder.is_file() else "val"
-    has_parts = any((folder / name).is_dir() for name in VAL_NAMES)
-    return "val" if has_parts or in_folder(folder, "val") is not None else "train"
+    place = Path(spec)
+    if bundled(spec, "val") is not None or not place.exists() or is_prepared(place):
+        return "val"
+    if place.is_dir() and in_folder(place, "val") is not None:
+        return "val"
+    return "train" if divide(_tree(place)).val is None else "val"
 
 
-def _part(folder: Path, split: str) -> Path:
+def _tree(place: Path) -> Tree:
+    if place.is_file() and place.suffix.lower() not in ARCHIVES:
+        raise UserError(f"{place} is not a folder of images or a .tar or .zip of one; data can be {KNOWN}")
+    return tree_of(place)
+
+
+def _files(place: Path, split: str, how: Reading) -> ImageFiles:
+    """Open a part of a folder or an archive of image files, and say what is left out."""
+    tree = _tree(place)
+    parts = divide(tree)
+    train = _labelled(tree, parts, parts.train).ranged(how)
     if split == "train":
-        return folder / "train" if (folder / "train").is_dir() else folder
-    for name in VAL_NAMES:
-        if (folder / name).is_dir() and (folder / "train").is_dir():
-            return folder / name
-    raise NoValidationError(
-        f"{folder} has no validation part: no {' or '.join(VAL_NAMES)} beside train; name one with --validation"
+        return train
+    if parts.val is None:
+        kind = "" if place.is_file() else f": no {' or '.join(VAL_NAMES)} beside train"
+        raise NoValidationError(f"{place} has no validation part{kind}; name one with --validation")
+    return replace(_labelled(tree, parts, parts.val), how=train.how)
+
+
+def _labelled(tree: Tree, parts: Division, inside: str) -> ImageFiles:
+    found = label(tree, inside)
+    if odd := [name for name in found.classes if printable(name) != name]:
+        raise UserError(f"{tree.place}: the name of class {printable(odd[0])} is not plain text (UTF-8); rename it")
+    archive = tree.place.is_file()
+    if archive and not found.classes and tree.ignored_below(inside).endswith(".cls"):
+        raise UserError(f"{tree.place} looks like a shard of WebDataset; run r2mae-vision prepare wds/{tree.place}")
+    ignored = [why for why in (tree.ignored_below(""),) if why]
+    ignored += [f"{n:,} images in {name}" for name, n in parts.aside.items()]
+    ignored += (
+        [f"{found.loose:,} images of {inside or tree.place.name} beside its class folders"] if found.loose else []
     )
-
-
-def _files(place: Path) -> ImageFiles:
-    from timm.data.readers.reader_factory import create_reader
-
-    kind = "a folder of images or a .tar of one"
-    settings: dict[str, Any] = {}
-    if place.is_file():
-        if place.suffix != ".tar":
-            raise UserError(f"{place} is not {kind}; data can be {KNOWN}")
-        check_tar(place)
-        settings = {"cache_tarinfo": False}  # timm would keep a pickle beside the archive, and read one
-    with reading(place, kind):
-        try:
-            reader: Any = create_reader("", str(place), **settings)
-            if not len(reader):
-                raise UserError(f"{place} holds no images")
-        except RuntimeError as error:
-            raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
-        except ValueError as error:
-            if place.is_file() and "unpack" in str(error):  # timm's zip of nothing
-                raise UserError(f"{place} holds no images") from None
-            raise
-    if place.is_dir():
-        _in_one_order(reader)
-        filled = {Path(file).parent for file, _ in reader.samples}
-        empty = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and not _holds(folder, filled)]
-        if empty:
-            names = ", ".join(folder.name for folder in empty[:5])
-            raise UserError(f"{place}: no images in class folder {names} ({len(empty)} in all); fill it or remove it")
-    indices = reader.class_name_to_idx if place.is_file() else reader.class_to_idx  # timm's tar reader names it so
-    classes = sorted(indices, key=indices.__getitem__)
-    _refuse_alike(place, classes)
-    whole = place.parent if place.name in ("train", *VAL_NAMES) else place
-    return ImageFiles(printable(whole.resolve().name), reader, tuple(classes) if any(classes) else (), place)
-
-
-def _in_one_order(reader: Any) -> None:
-    """Put images whose names timm takes for equal (IMG1 and img1, 1 and 01) into an order of their own.
-
-    Theirs is the file system's, which may be another one in a copy of the folder.
-    """
-    from timm.utils.misc import natural_key
-
-    names = [str(file).lower().replace("0", "") for file, _ in reader.samples]
-    if any(one == other for one, other in pairwise(names)):
-        reader.samples = sorted(reader.samples, key=lambda sample: (natural_key(sample[0]), sample[0]))
-
-
-def _refuse_alike(place: Path, classes: Sequence[str]) -> None:
-    """Refuse classes whose order is open, or whose names cannot be written down.
-
-    Raises:
-        UserError: they are named.
-    """
-    from timm.utils.misc import natural_key
-
-    ordered = sorted(classes, key=natural_key)
-    for one, other in pairwise(ordered):
-        if natural_key(one) == natural_key(other):
-            raise UserError(
-                f"{place}: the classes {printable(one)} and {printable(other)} differ in case or leading zeros alone; "
-                "rename one of them"
-            )
-    if odd := [name for name in classes if printable(name) != name]:
-        raise UserError(f"{place}: the name of class {printable(odd[0])} is not plain text (UTF-8); rename it")
-
-
-def _holds(folder: Path, filled: set[Path]) -> bool:
-    return folder in filled or any(folder in file.parents for file in filled)
+    if ignored:
+        say_once(f"{printable(str(tree.place))}: ignored: {printable('; '.join(ignored))}")
+    if len(found.classes) == 1:
+        say_once(f"{tree.place / inside} has a single class, {found.classes[0]}")
+    whole = tree.place.resolve()
+    if whole.is_dir() and whole.name.lower() in (*TRAIN_NAMES, *VAL_NAMES):
+        whole = whole.parent
+    place = tree.place if archive else tree.place / inside
+    reader = _Files(tree, f"{inside}/" if inside else "", found.names, found.targets)
+    return ImageFiles(printable(whole.name), reader, found.classes, place)
 
 
 def _hugging_face(spec: str, split: str) -> ImageFiles:

@@ -1,17 +1,33 @@
 """Tar archives of images: checked to their end, because Python's reader takes a damaged one for a short one."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from r2mae_core import UserError, reading
+from r2mae_vision.data.decoding import suffixes
 
 BLOCK = 512
 
 
 def check_tar(file: Path) -> None:
-    """Walk through an archive's headers, and those of archives inside it, and refuse it if they do not reach its end.
+    """Refuse an archive whose headers, and those of archives inside it, do not reach its end.
+
+    Raises:
+        UserError: it is no tar, truncated or damaged.
+    """
+    files_of_tar(file, lambda _name, _why: None)
+
+
+def files_of_tar(file: Path, ignore: Callable[[str, str], None]) -> list[tuple[str, int, int]]:
+    """Return (name, first byte, bytes) of every file in an archive, and in archives inside it.
+
+    What lies in `cats.tar` inside has the name `cats/…`.
+
+    Args:
+        file: the archive, not compressed.
+        ignore: is told (name, what it is) of links and other members that are no plain files.
 
     Raises:
         UserError: it is no tar, truncated or damaged.
@@ -21,17 +37,30 @@ def check_tar(file: Path) -> None:
         file.open("rb") as handle,
         tarfile.open(fileobj=handle, mode="r:") as archive,
     ):
-        _check(archive, handle, file)
+        return list(_files(archive, handle, file, "", 0, ignore))
 
 
-def _check(archive: tarfile.TarFile, handle: Any, file: Path) -> None:
-    end = 0
+def _files(
+    archive: tarfile.TarFile, handle: Any, file: Path, home: str, start: int, ignore: Callable[[str, str], None]
+) -> Iterator[tuple[str, int, int]]:
+    end, at = 0, dict[str, tuple[int, int]]()
     for member in archive:
-        end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+        name = home + member.name
+        end = member.offset_data + (0 if member.islnk() else -(-member.size // BLOCK) * BLOCK)
         if member.isfile() and member.name.lower().endswith(".tar"):
             inner = archive.extractfile(member)
             with tarfile.open(fileobj=inner, mode="r:") as child:
-                _check(child, inner, file / member.name)
+                below, first = f"{name[: -len('.tar')]}/", start + member.offset_data
+                yield from _files(child, inner, file / member.name, below, first, ignore)
+        elif member.issparse():
+            ignore(name, "sparse")
+        elif member.islnk() and member.linkname in at:
+            yield (name, *at[member.linkname])
+        elif member.isfile():
+            at[member.name] = (start + member.offset_data, member.size)
+            yield (name, *at[member.name])
+        elif not member.isdir():
+            ignore(name, "links")
     handle.seek(end)
     if handle.read(2 * BLOCK) != bytes(2 * BLOCK):
         raise UserError(f"{file} is truncated or damaged: no end of the archive at byte {end:,}; fetch it again")
@@ -58,10 +87,13 @@ def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
             sample = next(samples, None)
         if sample is None:
             return
-        for ending in ("jpg", "jpeg", "png", "webp"):
-            if ending in sample:
-                yield f"{sample['__key__']}.{ending}", sample[ending], _class_number(sample)
-                break
+        endings = sorted(key for key in sample if not key.startswith("__"))
+        images = [ending for ending in endings if f".{ending}".lower() in suffixes()]
+        if not images:  # counted with those that cannot be read
+            yield f"{sample['__key__']}.{{{','.join(endings)}}}", b"", -1
+            continue
+        ending = next((ending for ending in ("jpg", "jpeg", "png", "webp") if ending in images), images[0])
+        yield f"{sample['__key__']}.{ending}", sample[ending], _class_number(sample)
 
 
 def shards_of(pattern: str) -> list[Path]:
