@@ -90,3 +90,10 @@ def test_absent_genes_are_no_surprise(trained, make_adata):
         nll[:, fold] = -nbinom.logpmf(x, theta, theta / (theta + mean))[:, fold]
     assert found.obs["masked_nll"].to_numpy() == pytest.approx(nll[:, present].mean(1), rel=1e-4)
     assert found.var["masked_nll"].to_numpy()[present] == pytest.approx(nll[:, present].mean(0), rel=1e-4)
+
+
+@pytest.mark.parametrize("command", ["embed", "impute", "surprise"])
+def test_a_name_that_promises_another_format(folder, make_adata, refused, command):
+    make_adata(20, 40).write_h5ad("q.h5ad")
+    refused([command, folder, "q.h5ad", "--out", "i.zarr"], r"--out i\.zarr: name a file that ends in \.h5ad")
+    assert not Path("i.zarr").exists()

@@ -99,3 +99,42 @@ def test_history_names_what_to_look_at(adata, train):
     assert "elbo_train" not in history
     assert history.get("elbo_train") is None
     assert history["train_loss"].shape == (1, 1)
+
+
+def test_configs_are_heeded(adata, train, make_adata, same_weights):
+    """What `plan_config` and `trainer_config` set counts; what is given by name goes before it."""
+    named = train(adata, max_epochs=4, plan_kwargs={"lr": 0.01}, check_val_every_n_epoch=2, gradient_clip_val=0.1)
+    configs = {"plan_config": {"lr": 0.01}, "trainer_config": {"check_val_every_n_epoch": 2, "gradient_clip_val": 0.1}}
+    model = train(make_adata(), max_epochs=4, **configs)
+    assert same_weights(model, named)
+    assert len(model.history["validation_loss"]) == 2
+    plateau = {"plan_config": PLATEAU, "trainer_config": {"check_val_every_n_epoch": 2}}
+    with pytest.raises(UserError, match="watches validation_loss, which was not computed"):
+        train(make_adata(), **plateau)
+    assert len(train(make_adata(), **plateau, check_val_every_n_epoch=1).history["validation_loss"]) == 3
+    first = train(make_adata(), max_epochs=4, plan_config={"lr": 0.5}, plan_kwargs={"lr": 0.01}, gradient_clip_val=0.1)
+    assert same_weights(first, named)
+
+
+def test_objects_of_scvi(adata, train, make_adata):
+    from scvi.train import TrainerConfig, TrainingPlanConfig
+
+    found = train(adata, max_epochs=4, trainer_config=TrainerConfig(check_val_every_n_epoch=2)).history
+    assert len(found["validation_loss"]) == 2
+    with pytest.raises(UserError, match=r"plan_config=TrainingPlanConfig\(...\) carries SCVI's defaults"):
+        train(make_adata(), plan_config=TrainingPlanConfig(lr=0.01))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("early_stopping", True), ("max_epochs", 7), ("precision", "bf16-mixed"), ("devices", 2), ("accelerator", "gpu")],
+)
+def test_a_config_cannot_set_an_argument(adata, train, name, value):
+    with pytest.raises(UserError, match=rf"trainer_config sets {name}, .*call train\({name}={value!r}\)"):
+        train(adata, trainer_config={name: value})
+
+
+@pytest.mark.parametrize("name", ["lacking", "candidates", "groups"])
+def test_what_the_training_itself_decides(adata, train, name):
+    with pytest.raises(UserError, match=f"'{name}', which R2MAE does not use"):
+        train(adata, plan_kwargs={name: None})

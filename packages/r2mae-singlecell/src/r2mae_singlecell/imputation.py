@@ -16,6 +16,7 @@ from r2mae_singlecell.checks import check_counts, check_genes, check_setup_colum
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
+from r2mae_singlecell.measured import mean_nll, measured_in_data
 
 BATCH_SIZE = 1024
 """Cells at a time if the caller gives no number."""
@@ -25,6 +26,7 @@ class ImputationMixin(AnswersMixin):
     """Methods of `R2MAE` that decode."""
 
     module: Any
+    missing_genes_: Any
 
     def batches(
         self, adata: AnnData | None, indices: Any, batch_size: int | None, dataloader: Any = None
@@ -152,7 +154,6 @@ class ImputationMixin(AnswersMixin):
             rows.append(row[:, wanted])
         return self._frame(np.concatenate(rows), adata, indices, wanted)
 
-    @torch.inference_mode()
     def get_masked_nll(
         self,
         adata: AnnData | None = None,
@@ -165,7 +166,9 @@ class ImputationMixin(AnswersMixin):
     ) -> pd.Series:
         """Return the negative log-likelihood of every count given the genes that are not hidden with it.
 
-        Every gene is hidden once, in a random group of about `mask_ratio` of all.
+        Every gene is hidden once, in a random group of about `mask_ratio` of all. Genes that a query lacks
+        (`prepare_query_anndata`), or that the file of a cell lacks (`prepare --genes union`), are in no mean: for a
+        gene that was never measured the result is NaN.
 
         Args:
             adata: data with the same genes; None: the training data.
@@ -177,15 +180,14 @@ class ImputationMixin(AnswersMixin):
         """
         if per not in ("cell", "gene"):
             raise UserError(f"per must be 'cell' or 'gene', got {per!r}")
-        folds, cells, genes, n_cells = _folds(self.module.n_input, mask_ratio, seed), [], 0.0, 0
-        for tensors in self.batches(adata, indices, batch_size):
-            nll = torch.cat([self.module.hidden_nll(tensors, fold.to(self.module.device)) for fold in folds], dim=1)
-            cells.append(nll.mean(1).cpu().numpy())
-            genes, n_cells = genes + nll.double().sum(0).cpu().numpy(), n_cells + len(nll)
+        data: Any = self.adata if adata is None else adata
+        own = self.missing_genes_ if data is self.adata else None
+        measured = measured_in_data(data, own, self.module.n_input)
+        batches = ((tensors, measured.of(tensors)) for tensors in self.batches(adata, indices, batch_size))
+        cells, genes = mean_nll(self.module, batches, _folds(self.module.n_input, mask_ratio, seed), measured)
         if per == "cell":
-            return pd.Series(np.concatenate(cells), self._cell_names(adata, indices), name="masked_nll")
-        order = torch.cat(folds).numpy()
-        return pd.Series(genes / n_cells, self._genes[order], name="masked_nll").iloc[np.argsort(order)]
+            return pd.Series(cells, self._cell_names(adata, indices), name="masked_nll")
+        return pd.Series(genes, self._genes, name="masked_nll")
 
     def predict_proportions(self, cells: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """Return the predicted gene proportions of cells of the model's data, with some genes hidden.

@@ -78,18 +78,22 @@ class MaskedAutoencoder(BaseModuleClass):
         """Return the unnormalised logarithms of the gene proportions, (cells, genes)."""
         return self.to_genes(self.decoder(z if cont is None else torch.cat([z, cont], dim=-1), *covariates))
 
-    def hidden_nll(self, tensors: dict[str, Tensor], columns: Tensor) -> Tensor:
+    def hidden_nll(self, tensors: dict[str, Tensor], columns: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the loss of the hidden genes, elementwise.
 
         Args:
             tensors: a batch; `X` holds the uncorrupted counts, from which the library size is taken.
             columns: (n_hidden,) the genes to hide.
+            present: (genes,) or (cells, genes) bool, the genes that were measured; None: all. The library size was
+                counted from these alone, so their means sum to it. `X` must be 0 elsewhere.
 
         Returns:
             (cells, n_hidden) negative log-likelihoods, float32.
         """
         x = tensors[REGISTRY_KEYS.X_KEY].float()
         logits, log_total, log_library = self._decoded(tensors, x.index_fill(1, columns, 0.0))
+        if present is not None:
+            log_total = logits.masked_fill(~present, -torch.inf).logsumexp(1, keepdim=True)
         log_mu = logits.index_select(1, columns) - log_total + log_library
         return negative_binomial_nll(log_mu, self.log_theta[columns], x.index_select(1, columns))
 

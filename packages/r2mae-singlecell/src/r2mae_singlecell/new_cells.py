@@ -21,6 +21,7 @@ from r2mae_singlecell.data.readers import CountsFile, open_counts
 from r2mae_singlecell.data.stores import opened
 from r2mae_singlecell.data.whole import Rounded
 from r2mae_singlecell.genes import GeneMatch, kept_gene_columns, match_genes
+from r2mae_singlecell.measured import Measured, measured_in_file
 from r2mae_singlecell.new_batches import Covariates, covariates_of
 from r2mae_singlecell.r2mae import R2MAE
 
@@ -36,6 +37,7 @@ class NewCells:
     file: CountsFile
     match: GeneMatch
     covariates: Covariates
+    measured: Measured
     rounding: bool = False
     progress: bool = False
     rounded: Rounded = field(default_factory=Rounded)
@@ -124,7 +126,7 @@ def new_cells(config: options.NewData, scratch: Path, model: R2MAE | None = None
     Raises:
         UserError: the file or the run cannot be read, too few genes are found, or a batch is unknown.
     """
-    _check_if_prepared(config.data)
+    prepared = _if_prepared(config.data)
     with open_counts(config.data, config.counts, scratch) as file:
         if not file.shape[0]:
             raise UserError(f"{config.data} has no cells")
@@ -140,7 +142,8 @@ def new_cells(config: options.NewData, scratch: Path, model: R2MAE | None = None
         )
         registry: Any = model.registry_
         covariates = covariates_of(registry, file.obs, config.batch, config.batch_column)
-        yield NewCells(model, file, match, covariates, config.round, config.progress)
+        measured = measured_in_file(prepared, file.var, match.columns, match.missing, len(genes))
+        yield NewCells(model, file, match, covariates, measured, config.round, config.progress)
 
 
 def in_order(config: Any) -> Any:
@@ -195,8 +198,8 @@ def say_notes(cells: NewCells) -> None:
         say(f"{note[:1].upper()}{note[1:]}.")
 
 
-def _check_if_prepared(data: Path) -> None:
-    """Refuse a prepared file that is damaged or was edited.
+def _if_prepared(data: Path) -> Any:
+    """Return a prepared file, closed, or None if it is none; one that is damaged or was edited is refused.
 
     Raises:
         UserError: what `read_prepared` refuses.
@@ -205,4 +208,7 @@ def _check_if_prepared(data: Path) -> None:
         with opened(data) as file:
             prepared = "uns/r2mae" in file
         if prepared:
-            read_prepared(data).file.close()
+            adata = read_prepared(data)
+            adata.file.close()
+            return adata
+    return None

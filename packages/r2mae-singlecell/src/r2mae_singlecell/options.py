@@ -49,6 +49,16 @@ def check_lists(config: Any, *names: str, empty: bool = False) -> None:
             raise UserError(f"--{name} has {twice[0]} more than once; leave out the repeats")
 
 
+def check_suffix(out: Path | None, *known: str) -> None:
+    """Refuse a file whose name promises another format than is written.
+
+    Raises:
+        UserError: with the formats.
+    """
+    if out is not None and out.suffix not in known:
+        raise UserError(f"--out {out}: name a file that ends in {' or '.join(known)}")
+
+
 def check_caps(caps: int | dict[str, int] | None) -> None:
     """Refuse a number of cells that is not one, where each task may have its own.
 
@@ -269,6 +279,10 @@ class Embed(NewData):
     """The h5ad file to write: obs, the embedding in obsm["X_r2mae"], and in uns how the cells were fitted to the model;
     default runs/r2mae-singlecell-embed-TIME.h5ad."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_suffix(self.out, ".h5ad")
+
 
 @dataclass(frozen=True)
 class Impute(NewData):
@@ -284,10 +298,12 @@ class Impute(NewData):
     seed: Seed = 0
     """Seed for the groups."""
     out: Path | None = None
-    """The h5ad file to write: X, obs and the model's genes; default runs/r2mae-singlecell-impute-TIME.h5ad."""
+    """The h5ad file to write: X (dense float32), obs and the model's genes; default
+    runs/r2mae-singlecell-impute-TIME.h5ad."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_suffix(self.out, ".h5ad")
         check_lists(self, "genes", empty=True)
 
 
@@ -308,8 +324,7 @@ class Surprise(NewData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out is not None and self.out.suffix not in (".h5ad", ".tsv"):
-            raise UserError(f"--out {self.out}: name a file that ends in .h5ad or .tsv")
+        check_suffix(self.out, ".h5ad", ".tsv")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from scvi.data.fields import (
 )
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
-from scvi.train._config import merge_kwargs
 
 from r2mae_core import (
     Curriculum,
@@ -45,6 +44,7 @@ from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plan import MaskedPlan, as_sampler
 from r2mae_singlecell.query import QueryMixin
 from r2mae_singlecell.saved import SavedMixin
+from r2mae_singlecell.training_config import plan_options, trainer_options
 from r2mae_singlecell.training_history import History
 from r2mae_singlecell.weights import ExportMixin
 
@@ -62,7 +62,10 @@ _DEFAULTS = {
     },
 }
 """What the plan does where a training, or the checkpoint of one, does not say it."""
-_OF_PLAN = {*inspect.signature(MaskedPlan).parameters, "mask_shape", "gene_sets"} - {"module"}
+_OWN = {"module", "candidates", "lacking", "groups"}
+"""What `train` itself gives the plan."""
+_OF_PLAN = {*inspect.signature(MaskedPlan).parameters, "mask_shape", "gene_sets"} - _OWN
+_OF_TRAIN = ("max_epochs", "accelerator", "devices", "precision", "early_stopping")
 _ADAM = "it trains with Adam (lr, weight_decay, eps)"
 _NO_KL = "it has no KL term"
 _NOT_OF_PLAN = {
@@ -72,6 +75,8 @@ _NOT_OF_PLAN = {
     ),
     **dict.fromkeys(("compile", "compile_kwargs"), "`r2mae-singlecell pretrain --compile` compiles the network"),
     "update_only_decoder": "load_query_data freezes what a query does not train",
+    **dict.fromkeys(("candidates", "lacking"), "it follows from the genes that the data lack"),
+    "groups": "give mask_shape='groups' and gene_sets",
 }
 
 
@@ -245,7 +250,8 @@ class R2MAE(
             precision: Lightning's name, such as "bf16-mixed".
             resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
                 training resumes from there, and ends as if it had never stopped.
-            **trainer_kwargs: of scvi-tools' and Lightning's trainer.
+            **trainer_kwargs: of scvi-tools' and Lightning's trainer; and `plan_config` and `trainer_config`, dicts of
+                options that those given by name go before.
 
         Raises:
             UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
@@ -254,7 +260,8 @@ class R2MAE(
         check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
         check_numbers(2, batch_size=batch_size)  # batch norm
         seed = int(scvi.settings.seed or 0)
-        plan_kwargs = merge_kwargs(trainer_kwargs.pop("plan_config", None), plan_kwargs, name="plan")
+        plan_kwargs = plan_options(trainer_kwargs.pop("plan_config", None), plan_kwargs)
+        trainer_kwargs = trainer_options(trainer_kwargs.pop("trainer_config", None), trainer_kwargs, _OF_TRAIN)
         refuse_unknown("plan_kwargs", plan_kwargs, _OF_PLAN, _NOT_OF_PLAN)
         if plan_kwargs.get("reduce_lr_on_plateau"):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
