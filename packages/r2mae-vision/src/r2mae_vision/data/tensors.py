@@ -28,7 +28,7 @@ def read_tensors(file: Path) -> State:
             f"{error}; if you trust it, convert it once: "
             "torch.save(torch.load(FILE, weights_only=False)['model'], 'weights.pth')"
         ) from None
-    for key in ("model", "state_dict", "model_ema"):
+    for key in ("model", "state_dict", "model_ema", "module", "teacher", "student"):  # of DINO the teacher is used
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(_is_entry(*entry) for entry in state.items()):

@@ -1,5 +1,6 @@
 """Any ViT as an encoder: a run, a file or folder of weights, a timm model, or a newly initialised one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -7,10 +8,19 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, check_checksums, derived_seed, read_json, run_identity, unfinished
-from r2mae_vision.data.tensors import read_tensors
+from r2mae_core import RunFolder, UserError, derived_seed, read_json, run_identity, unfinished
+from r2mae_vision.mae.layouts import to_ours
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
-from r2mae_vision.mae.weights import fit_positions, identity_of_weights, load_mae, to_ours
+from r2mae_vision.mae.weights import (
+    fit_encoder_positions,
+    fitting,
+    identity_of_weights,
+    load_mae,
+    read_weights,
+    refuse_lost,
+    stated_eps,
+    weights_files,
+)
 
 
 @dataclass(frozen=True)
@@ -72,24 +82,25 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
         return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
     if is_mlp(place):
         raise UserError(f"{place} holds the MLP of figure 2A, which only probe evaluates; a ViT is needed here")
-    if place.is_dir() and not (place / "model.safetensors").exists():
+    if place.is_dir() and not all(file.exists() for file in weights_files(place)):
         raise unfinished(place)
     if place.exists():
         if timm_model is None:
             raise UserError(
                 f"{place}: name the VisionTransformer of timm that it is, with --timm_model vit_base_patch16_224"
             )
-        file = place / "model.safetensors" if place.is_dir() else place
-        if place.is_dir():
-            check_checksums(place)
-        state = to_ours(read_tensors(file))
-        encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        encoder = only_encoder(to_ours(read_weights(place), place))
         # MAE's published weights want ImageNet's normalisation, whatever timm's own weights of that name want.
-        shape = replace(_timm_shape(timm_model), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        shape = replace(_timm_shape(timm_model), mean=IMAGENET_MEAN, std=IMAGENET_STD, norm_eps=stated_eps(place))
         return EncoderSpec(_with_processor(shape, place), encoder, place.stem)
     if place.suffix or "/" in name:
         raise UserError(f"no model at {name}")
     return EncoderSpec(_timm_shape(name), _fetched(name) if weights else None, name)
+
+
+def only_encoder(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the encoder's tensors under timm's names."""
+    return {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
 
 
 def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
@@ -151,17 +162,18 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     if state is None:
         model.pos_embed.data.copy_(plain.pos_embed.data)
         return model
-    kept = {key: value for key, value in state.items() if key in own and not key.startswith("head")}
-    if "pos_embed" in kept:
-        n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-        kept["pos_embed"] = fit_positions(kept["pos_embed"], model.patch_embed.grid_size, n_prefix, Path(spec.scheme))
-    for key, value in kept.items():
-        if value.shape != own[key].shape:
-            raise UserError(
-                f"the weights of {spec.scheme} are of another size: {key} is {tuple(value.shape)} there and "
-                f"{tuple(own[key].shape)} in {shape.model}; choose the model and patch size that they were made with"
-            )
-    missing = [key for key in own if key not in kept and not key.startswith(("head", "fc_norm", "norm."))]
+    place, named_own = f"the weights of {spec.scheme}", {f"encoder.{key}": value for key, value in own.items()}
+    if "fc_norm.weight" in state and "norm.weight" not in state and "fc_norm.weight" not in own:
+        raise UserError(
+            f"{spec.scheme} was fine-tuned on the mean over patches, which has a norm of its own; use --pool avg"
+        )
+    named = {f"encoder.{key}": value for key, value in state.items() if not key.startswith("head.")}
+    refuse_lost(named, named_own, place)
+    if "pos_embed" in state:
+        named = fit_encoder_positions(named, model, place, "encoder.")
+    kept = fitting(named, named_own, place)
+    kept = {key.removeprefix("encoder."): value for key, value in kept.items()}
+    missing = [key for key in own if key not in kept and not key.startswith(("head", "fc_norm"))]
     if missing:
         raise UserError(f"the weights of {spec.scheme} lack {missing[0]} and {len(missing) - 1} more of {shape.model}")
     model.load_state_dict({**own, **kept})

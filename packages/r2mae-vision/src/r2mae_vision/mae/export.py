@@ -14,10 +14,11 @@ from r2mae_core import (
     write_checksums,
     write_json,
 )
+from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Export
 from r2mae_vision.mae.shape import MAEShape
-from r2mae_vision.mae.weights import UnfitError, export_timm, export_transformers, identity_of_weights, load_mae
+from r2mae_vision.mae.weights import export_timm, export_transformers, identity_of_weights, load_mae
 
 INDEX = "export.json"
 """The file by which a folder is known as one of ours; it says which model is in it."""

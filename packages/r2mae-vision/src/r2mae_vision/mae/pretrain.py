@@ -46,7 +46,7 @@ from r2mae_vision.mae.masking import check_visible, hidden_counts, pack_patches,
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import MaskShape, Pretrain
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
-from r2mae_vision.mae.weights import load_published, save_mae, weights_file
+from r2mae_vision.mae.weights import load_published, save_mae, weights_files
 
 
 def pretrain(config: Pretrain) -> RunFolder:
@@ -103,7 +103,10 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
     def sources(self) -> dict[str, str]:
         found = identity(self.source, self.held_out_source)
         start = self.config.start
-        return found if start is None else {**found, "start": f"weights, {file_digest(weights_file(start))[:16]}"}
+        if start is None:
+            return found
+        digests = ", ".join(file_digest(file)[:16] for file in weights_files(start))
+        return {**found, "start": f"weights, {digests}"}
 
     @override
     def build(self, sampler: RatioSampler) -> MaskedModule:

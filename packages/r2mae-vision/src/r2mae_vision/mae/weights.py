@@ -1,54 +1,24 @@
 """Weights in and out: our folder, timm's file, transformers' ViTMAE folder, the files published with MAE.
 
-Everything is safetensors + JSON. Other people's files are matched by name, in the three layouts that exist: timm's
-(also that of facebookresearch/mae, whose decoder's names start with `decoder_`), transformers' and our own.
+Everything that is written is safetensors + JSON. Other people's files are matched by name, see `layouts`.
 """
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from r2mae_core import UserError, as_json, check_checksums, read_json, save_tensors, write_json, write_text
 from r2mae_vision.data.digests import identity_of_arrays
+from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.tensors import State, read_tensors
+from r2mae_vision.mae.layouts import UnfitError, to_ours, to_transformers
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.shape import MAEShape, set_norm_eps
-
-# Our name → transformers' name inside one layer.
-_LAYER = {
-    "norm1": "layernorm_before",
-    "attn.proj": "attention.output.dense",
-    "norm2": "layernorm_after",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-# What transformers 5 calls them in memory, and so in a state dict that its user saved.
-_LAYER_IN_MEMORY = {"attention.o_proj": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-# transformers 5.23 saves the decoder's layers as decoder_encoder.layer; in memory the encoder's are vit.layers.
-_LAYER_NAME = re.compile(
-    r"(vit\.encoder\.layer|vit\.layers|decoder\.decoder_(?:layers|encoder\.layer))\.(\d+)\.(.+)\.(weight|bias)"
-)
-_ALONE = {
-    "encoder.cls_token": "vit.embeddings.cls_token",
-    "encoder.pos_embed": "vit.embeddings.position_embeddings",
-    "encoder.patch_embed.proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
-    "encoder.patch_embed.proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
-    "encoder.norm.weight": "vit.layernorm.weight",
-    "encoder.norm.bias": "vit.layernorm.bias",
-    "decoder.mask_token": "decoder.mask_token",
-    "decoder.pos_embed": "decoder.decoder_pos_embed",
-    **{
-        f"decoder.{ours}.{part}": f"decoder.decoder_{ours}.{part}"
-        for ours in ("embed", "norm", "pred")
-        for part in ("weight", "bias")
-    },
-}
 
 
 def save_mae(model: MaskedAutoencoder, folder: Path) -> Path:
@@ -90,10 +60,6 @@ def export_timm(model: MaskedAutoencoder, file: Path) -> Path:
     return file
 
 
-class UnfitError(UserError):
-    """A model that another library's layout cannot hold."""
-
-
 def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
     """Write a folder that `ViTMAEForPreTraining.from_pretrained` and `ViTMAEModel.from_pretrained` load.
 
@@ -107,7 +73,7 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
         )
     state: State = {}
     for name, value in model.state_dict().items():
-        state |= _to_transformers(name, value)
+        state |= to_transformers(name, value)
     attention = encoder.blocks[0].attn
     if attention.qkv.bias is None:
         raise UnfitError(
@@ -160,37 +126,156 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
         model: a masked autoencoder of the same widths. Positions of another image size are resampled.
 
     Raises:
-        UserError: the file is damaged or a foreign pickle, holds nothing that fits, or tensors of other sizes.
+        UserError: the file is damaged or a foreign pickle, holds nothing that fits, tensors of other sizes, or more or
+            other layers than the model.
     """
-    file = weights_file(place)
-    if place.is_dir():
-        check_checksums(file.parent)
-    state = to_ours(read_tensors(file))
-    own = model.state_dict()
-    state = {name: value for name, value in state.items() if name in own}
-    if not any(name.startswith("encoder.blocks") for name in state):
-        raise UserError(f"{file} holds no VisionTransformer blocks in a layout that is known (timm, MAE, transformers)")
-    for name in ("encoder.pos_embed", "decoder.pos_embed"):
-        if name in state:
-            prefix = int(model.has_cls) if name.startswith("decoder") else _n_prefix(model.encoder)
-            state[name] = fit_positions(state[name], model.grid, prefix, file)
-    check_sizes(state, own, file)
+    state, own = to_ours(read_weights(place), place), model.state_dict()
+    refuse_lost(state, own, place)
+    if "encoder.pos_embed" in state:
+        state = fit_encoder_positions(state, model.encoder, place, "encoder.")
+    if "decoder.pos_embed" in state:
+        state["decoder.pos_embed"] = fit_positions(state["decoder.pos_embed"], model.grid, int(model.has_cls), place)
+    state = fitting(state, own, place)
     model.load_state_dict({**own, **state})
-    config = file.parent / "config.json"
-    if place.is_dir() and config.exists():
-        eps = read_json(config).get("layer_norm_eps")
-        if eps is not None and not (isinstance(eps, float) and eps > 0):
-            raise UserError(f"{config} is damaged: layer_norm_eps is {eps!r}")
+    eps = stated_eps(place)
+    if eps is not None:
         model.shape = replace(model.shape, norm_eps=eps)
         set_norm_eps(model, eps)
     return sorted(set(own) - set(state))
 
 
-def weights_file(place: Path) -> Path:
-    """Return the file of weights of a run folder, a folder of a model, or a file itself."""
-    if place.is_dir() and not (place / "model.safetensors").exists() and (place / "model").is_dir():
-        place = place / "model"
-    return place / "model.safetensors" if place.is_dir() else place
+def stated_eps(place: Path) -> float | None:
+    """Return the epsilon of layer norms that a folder of transformers states.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    config = place / "config.json"
+    if not config.is_file():
+        return None
+    eps = read_json(config).get("layer_norm_eps")
+    if eps is not None and not (isinstance(eps, float) and eps > 0):
+        raise UserError(f"{config} is damaged: layer_norm_eps is {eps!r}")
+    return eps
+
+
+# What a network computes its features with; the rest of a file (heads, projectors, mask tokens) may be left out.
+_FEATURES = ("patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "blocks", "norm")
+
+
+def refuse_lost(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path | str) -> None:
+    """Refuse weights whose features depend on tensors that the model lacks.
+
+    Args:
+        state: under our names.
+        own: the model's tensors under the same names.
+        file: for messages.
+
+    Raises:
+        UserError: the first of them is named.
+    """
+    lost = sorted(name for name in state if name not in own and (name.startswith("decoder.") or _is_feature(name, own)))
+    if not lost:
+        return
+    hint = next((text for word, text in _HINTS.items() if word in f".{lost[0]}"), "")
+    here, there = _depth(own, lost[0]), _depth(state, lost[0])
+    hint = f" ({there} layers there, {here} here)" if here != there else hint
+    raise UserError(
+        f"{file}: the model has no place for {lost[0]} and {len(lost) - 1} more{hint}; without them it would "
+        "compute other features. Choose the model that the weights were made with"
+    )
+
+
+def fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path | str) -> State:
+    """Return the tensors that a model has, and name those that are left out.
+
+    Args:
+        state: under our names.
+        own: the model's tensors under the same names.
+        file: for messages.
+
+    Raises:
+        UserError: a part of the layers is missing in the file, or a tensor is of another size.
+    """
+    kept = {name: value for name, value in state.items() if name in own}
+    left = [name for name in state if name not in own]
+    check_sizes(kept, own, file)
+    for part in ("encoder", "decoder"):
+        missing = [name for name in own if name.startswith(f"{part}.blocks.") and name not in kept]
+        if missing and any(name.startswith(f"{part}.blocks.") for name in kept):
+            depths = f"{_depth(state, missing[0])} layers there, {_depth(own, missing[0])} here"
+            raise UserError(
+                f"{file}: {missing[0]} and {len(missing) - 1} more of the model's layers are missing ({depths}); choose "
+                "the model that the weights were made with"
+            )
+    if left:
+        counts = Counter(_head_of(name) for name in left)
+        shown = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())
+        say_once(f"{file}: left out, because the model has no place for it: {shown}")
+    return kept
+
+
+_HINTS = {
+    ".ls1.": " (LayerScale: init_values in --model_args)",
+    "_norm.": " (norms of q and k: qk_norm in --model_args)",
+}
+
+
+def _is_feature(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Return whether features depend on a tensor that the model lacks."""
+    if not name.startswith("encoder."):
+        return False
+    part = name.split(".")[1]
+    # The mean over patches has a norm of its own, and then there is no other (MAE's fine-tuning).
+    return part in _FEATURES and not (part == "norm" and "encoder.fc_norm.weight" in own)
+
+
+def _depth(state: Mapping[str, Tensor], name: str) -> int:
+    """Return how many blocks the part has in which a tensor lies."""
+    part = name.split(".")[0]
+    return len({one.split(".")[2] for one in state if one.startswith(f"{part}.blocks.")})
+
+
+def _head_of(name: str) -> str:
+    parts = name.removeprefix("encoder.").split(".")
+    return parts[0] if len(parts) > 1 else name.removeprefix("encoder.")
+
+
+def weights_files(place: Path) -> list[Path]:
+    """Return the files of weights of a run folder, a folder of a model (whole or in shards), or a file itself.
+
+    Raises:
+        UserError: an index of shards is damaged.
+    """
+    if not place.is_dir():
+        return [place]
+    for folder in (place, place / "model"):
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (folder / name).exists():
+                return [folder / name]
+            if (folder / f"{name}.index.json").exists():
+                index = folder / f"{name}.index.json"
+                shards = read_json(index).get("weight_map")
+                if (
+                    not isinstance(shards, dict)
+                    or not shards
+                    or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards.values())
+                ):
+                    raise UserError(f"{index} is damaged: it does not say which shard holds which tensor")
+                return [folder / shard for shard in sorted(set(shards.values()))]
+    return [place / "model.safetensors"]
+
+
+def read_weights(place: Path) -> State:
+    """Return all tensors of a file, a folder of a model, or its shards, under their own names.
+
+    Raises:
+        UserError: a file is missing, damaged, or a pickle of more than tensors.
+    """
+    files = weights_files(place)
+    if place.is_dir():
+        check_checksums(files[0].parent)
+    return {name: value for file in files for name, value in read_tensors(file).items()}
 
 
 def identity_of_weights(state: Mapping[str, Tensor]) -> str:
@@ -201,7 +286,25 @@ def identity_of_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file: Path) -> Tensor:
+def fit_encoder_positions(state: Mapping[str, Tensor], encoder: Any, file: Path | str, prefix: str = "") -> State:
+    """Return a state dict whose encoder positions fit timm's encoder: resampled, and without the class token's.
+
+    DINOv2 with registers adds a position to its class token; timm's model of it has that in the token itself.
+    """
+    state = dict(state)
+    positions = state[f"{prefix}pos_embed"]
+    n_prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    token = state.get(f"{prefix}cls_token")
+    if encoder.no_embed_class and token is not None and positions.dim() == 3:
+        n = positions.shape[1] - 1
+        if n and round(n**0.5) ** 2 == n:
+            state[f"{prefix}cls_token"] = token + positions[:, :1]
+            positions = positions[:, 1:]
+    state[f"{prefix}pos_embed"] = fit_positions(positions, encoder.patch_embed.grid_size, n_prefix, file)
+    return state
+
+
+def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file: Path | str) -> Tensor:
     """Return positions (1, n_prefix + N, D) resampled to another square grid, as timm does.
 
     Raises:
@@ -221,7 +324,7 @@ def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file:
     return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=n_prefix)
 
 
-def check_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
+def check_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path | str) -> None:
     """Refuse tensors of another size than the model's.
 
     Raises:
@@ -233,64 +336,3 @@ def check_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Pa
                 f"{file} is a checkpoint of another size: {name} is {tuple(value.shape)} there and "
                 f"{tuple(own[name].shape)} here; choose the model, patch size and decoder that it was made with"
             )
-
-
-def to_ours(state: Mapping[str, Tensor]) -> State:
-    """Return a foreign state dict under our names; names that mean nothing to us stay as they are."""
-    if any(name.startswith(("vit.", "embeddings.")) for name in state):
-        return _from_transformers(state)
-    if any(name.startswith("encoder.") for name in state):
-        return dict(state)
-    ours: State = {}
-    for name, value in state.items():
-        if name == "mask_token":
-            ours["decoder.mask_token"] = value
-        elif name.startswith("decoder_"):
-            ours[f"decoder.{name.removeprefix('decoder_')}"] = value
-        else:
-            ours[f"encoder.{name}"] = value
-    return ours
-
-
-def _to_transformers(name: str, value: Tensor) -> State:
-    if name in _ALONE:
-        return {_ALONE[name]: value}
-    found = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    if found is None:
-        raise UnfitError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
-    side, i, part, kind = found.groups()
-    home = f"vit.encoder.layer.{i}" if side == "encoder" else f"decoder.decoder_layers.{i}"
-    if part == "attn.qkv":
-        names = [f"{home}.attention.attention.{word}.{kind}" for word in ("query", "key", "value")]
-        return dict(zip(names, value.chunk(3), strict=True))
-    if part not in _LAYER:
-        raise UnfitError(f"transformers' ViTMAE has no place for {name}; export to timm instead")
-    return {f"{home}.{_LAYER[part]}.{kind}": value}
-
-
-def _from_transformers(state: Mapping[str, Tensor]) -> State:
-    """Return the tensors of a ViTMAE or ViT of transformers under our names."""
-    alone = {theirs: ours for ours, theirs in _ALONE.items()}
-    parts = {theirs: ours for ours, theirs in _LAYER.items()} | _LAYER_IN_MEMORY
-    ours: State = {}
-    fused: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for full, value in state.items():
-        name = full if full.startswith(("vit.", "decoder.")) else f"vit.{full}"
-        found = _LAYER_NAME.fullmatch(name)
-        if found is None:
-            ours[alone.get(name, full)] = value
-            continue
-        home, i, part, kind = found.groups()
-        block = f"{'decoder' if home.startswith('decoder') else 'encoder'}.blocks.{i}"
-        if word := re.fullmatch(r"attention\.(?:attention\.)?(query|key|value|[qkv]_proj)", part):
-            fused.setdefault((block, kind), {})[word[1][0]] = value
-        elif part in parts:
-            ours[f"{block}.{parts[part]}.{kind}"] = value
-    for (block, kind), words in fused.items():
-        if len(words) == 3:
-            ours[f"{block}.attn.qkv.{kind}"] = torch.cat([words[word] for word in "qkv"])
-    return ours
-
-
-def _n_prefix(encoder: Any) -> int:
-    return 0 if encoder.no_embed_class else encoder.num_prefix_tokens
