@@ -1,6 +1,7 @@
 from . import covariance
 from .advice import Advice, advise
 from .closed_form import isotropic_risk, spiked_risk, sweet_spot, transition_ratio
+from .epochs import equivalent_ratio
 from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
 from .files import read_table
 from .masks import Coupled, Discrete, Fixed, Thinned, Uniform
@@ -27,6 +28,7 @@ __all__ = [
     "Uniform",
     "advise",
     "covariance",
+    "equivalent_ratio",
     "isotropic_risk",
     "optimal_range",
     "optimal_ratio",

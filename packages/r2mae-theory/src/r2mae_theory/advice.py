@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from r2mae_theory.arguments import MAX_SAMPLES, array, check_memory, flag, seed_number, sequence, shown, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.data import Table, clean
+from r2mae_theory.epochs import checked_epochs
 from r2mae_theory.errors import TheoryError
 from r2mae_theory.masks import Fixed, Uniform
 from r2mae_theory.targets import Targets
@@ -46,6 +47,8 @@ class Advice:
     """The best ratio of each target alone, shape (J,)."""
     targets: tuple[str, ...]
     n_samples: int
+    epochs: float
+    """How often each sample is seen; infinite for very often."""
     n_features: int
     notes: tuple[str, ...]
     """What was dropped from the data, and reasons not to rely on the advice."""
@@ -70,6 +73,7 @@ def advise(
     n_bootstrap: int = 20,
     validate: bool = False,
     seed: int = 0,
+    epochs: float = 1,
 ) -> Advice:
     """Predict the risk of masked regression on the user's data, for fixed ratios and ranges.
 
@@ -83,6 +87,7 @@ def advise(
         validate: also fit real masked regressions and evaluate them on held-out rows, with `n_samples` rows each if at
             least a fifth of the rows is left to evaluate on; otherwise with fewer, which `Advice.notes` says.
         seed: seed for the bootstrap and the validation.
+        epochs: how often the planned training sees each sample, each time with fresh masks; `math.inf` for very often.
 
     Raises:
         DataError: for unusable data; see `clean`.
@@ -94,6 +99,7 @@ def advise(
     grid = np.unique(array("ratios", ratios, None))
     if not (grid[0] > 0 and grid[-1] < 1):
         raise TheoryError(f"ratios must be above 0 and below 1, got {grid[0]:g} to {grid[-1]:g}")
+    epochs = checked_epochs(epochs)
     n_bootstrap, validate = whole("n_bootstrap", n_bootstrap, 0, _MAX_BOOTSTRAP), flag("validate", validate)
     check_memory(f"the advice for {p} features", 6.0 * p**2)
     chosen, notes = _targets(table, targets)
@@ -103,7 +109,7 @@ def advise(
 
     def curves(rows: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
         model = Targets(standardise(rows), shrinkage, columns)
-        risks = model.risks(masks, size)
+        risks = model.risks(masks, size, epochs)
         with np.errstate(divide="ignore", invalid="ignore"):  # null risk 0: shrunk to the identity
             return risks.mean(axis=1) / model.null.mean(), risks
 
@@ -129,7 +135,7 @@ def advise(
         lost = n_bootstrap - len(best_ratios)
         notes.append(f"{lost} bootstrap replicates with a constant feature or no finite risk were skipped")
     best = int(np.argmin(fixed))
-    validation = validate_curve(table.X, grid, size, chosen, shrinkage, rng) if validate else None
+    validation = validate_curve(table.X, grid, size, chosen, shrinkage, rng, epochs) if validate else None
     if validation is not None and validation.n_samples != size:
         notes.append(
             f"validated at n = {validation.n_samples:,}, not at the planned {size:,}: "
@@ -148,6 +154,7 @@ def advise(
         per_target=grid[np.argmin(risks[: len(grid)], axis=0)],
         targets=tuple(table.names[k] for k in chosen),
         n_samples=size,
+        epochs=epochs,
         n_features=p,
         notes=(*table.notes, *notes, *_doubts(n, p, grid, fixed)),
         validation=validation,

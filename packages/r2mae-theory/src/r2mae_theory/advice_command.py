@@ -31,11 +31,12 @@ def advise_command(config: Advise) -> RunFolder:
         n_bootstrap=config.bootstrap,
         validate=config.validate,
         seed=config.seed,
+        epochs=float(config.epochs),
     )
     with open_run("r2mae-theory", "advise", config.out, resolved(config), sources=fingerprint(config.data)) as run:
         rows = _rows(found)
         counts = f"{len(table.X)} samples, {found.n_features} features, {len(found.targets)} targets"
-        say(f"{counts}, planned n = {found.n_samples}\n{text_table(rows)}")
+        say(f"{counts}, planned n = {found.n_samples}{_often(found.epochs)}\n{text_table(rows)}")
         for note in found.notes:
             say(note)
         _recommend(found)
@@ -45,6 +46,10 @@ def advise_command(config: Advise) -> RunFolder:
         run.write_results(stamped(_records(found, config.data.stem, config.seed), "cpu"))
         say(f"Figure: {figure}\nDone: {run.path} (results.json, curve.csv, advice.json)")
         return run
+
+
+def _often(epochs: float) -> str:
+    return "" if epochs == 1 else f", each seen {'very often' if np.isinf(epochs) else f'{epochs:g} times'}"
 
 
 def _check_place(data: Path, out: Path | None) -> None:

@@ -27,7 +27,8 @@ def risk(config: options.RiskCurve) -> RunFolder:
 def simulate(config: options.Simulate) -> RunFolder:
     """Simulate a curve beside its prediction, print its table, draw it, and return the run folder."""
     check_bounds(config)
-    check_size(config.n, config.p, min(config.workers, config.repeats))
+    rows = config.n * (1 + config.epochs) if config.epochs not in (1, "inf") else config.n
+    check_size(rows, config.p, min(config.workers, config.repeats))
     return _curve("simulate", config, config.repeats, config.workers)
 
 
@@ -35,7 +36,8 @@ def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: i
     check_bounds(config)
     middles, masks = _masks(config)
     cov, beta = _model(config)
-    table = risk_curve(cov, beta, config.sigma, config.n, masks)
+    epochs = float(config.epochs)
+    table = risk_curve(cov, beta, config.sigma, config.n, masks, epochs=epochs)
     with open_run("r2mae-theory", command, config.out, resolved(config)) as run:
         rows = [_predicted(table, j, middle) for j, middle in enumerate(middles)]
         names = [scheme_name(mask) for mask in masks]
@@ -44,7 +46,9 @@ def _curve(command: str, config: options.RiskCurve, repeats: int = 0, workers: i
             for row, name in zip(rows, names, strict=True)
         ]
         for j, (row, mask, name) in enumerate(zip(rows, masks, names, strict=True) if repeats else ()):
-            got = simulate_risk(cov, beta, config.sigma, config.n, mask, repeats, config.seed + j, workers)
+            got = simulate_risk(
+                cov, beta, config.sigma, config.n, mask, repeats, config.seed + j, workers, epochs=epochs
+            )
             row |= {"simulated": got.mean, "sd": got.sd, "sem": got.sem, "simulated/null": got.normalized}
             records.append(Record(config.covariance, "simulated_risk", got.normalized, name, config.seed, repeats))
         say(text_table(rows))
@@ -127,4 +131,5 @@ def _panel(config: options.RiskCurve, rows: list[Row], null: float, measured: bo
     what = "mask ratio r" if config.width == 0 else f"middle of a range {config.width:g} wide"
     top = max(2.0, 1.3 * min((v for v in y if np.isfinite(v)), default=1.0))
     title = f"{config.covariance}, p = {config.p}, n = {config.n}"
+    title += "" if config.epochs == 1 else f", {config.epochs} epochs"
     return Panel(title, what, "risk / null risk", series, 1.0, top)

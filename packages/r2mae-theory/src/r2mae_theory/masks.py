@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from r2mae_theory.arguments import array, number, sequence, shown
 from r2mae_theory.arrays import Floats
@@ -32,10 +33,10 @@ class MaskDistribution(ABC):
     def ratios(self, uniforms: Floats) -> Floats:
         """Return the ratio for each uniform number in [0, 1), same shape: the inverse distribution function."""
 
-    def entering(self, n: int, rng: np.random.Generator) -> Floats:
-        """Draw n rows and return the ratios of those that enter the regression."""
+    def drawn(self, n: int, rng: np.random.Generator) -> tuple[Floats, NDArray[np.bool_]]:
+        """Draw n rows and return their ratios, and which of them enter the regression."""
         ratios = self.ratios(rng.random(n))
-        return ratios[rng.random(n) < ratios]
+        return ratios, rng.random(n) < ratios
 
     @property
     @abstractmethod
@@ -207,12 +208,12 @@ class Coupled(MaskDistribution):
         """See `MaskDistribution.ratios`."""
         return Uniform(self.low, self.high).ratios(uniforms)
 
-    def entering(self, n: int, rng: np.random.Generator) -> Floats:
-        """See `MaskDistribution.entering`; without width it draws the same rows as `Fixed` from the same generator."""
+    def drawn(self, n: int, rng: np.random.Generator) -> tuple[Floats, NDArray[np.bool_]]:
+        """See `MaskDistribution.drawn`; without width it draws the same rows as `Fixed` from the same generator."""
         rng.random(n)
         uniforms = rng.random(n)
         ratios = self.ratios(uniforms)
-        return ratios[uniforms < ratios]
+        return ratios, uniforms < ratios
 
     @property
     def upper(self) -> float:
@@ -249,10 +250,10 @@ class Thinned(MaskDistribution):
         """See `MaskDistribution.ratios`."""
         return np.full(_uniforms(uniforms).shape, self.ratio)
 
-    def entering(self, n: int, rng: np.random.Generator) -> Floats:
-        """See `MaskDistribution.entering`; the same generator lets in as many rows as for a `Coupled` of its share."""
+    def drawn(self, n: int, rng: np.random.Generator) -> tuple[Floats, NDArray[np.bool_]]:
+        """See `MaskDistribution.drawn`; the same generator lets in the same rows as for a `Coupled` of its share."""
         rng.random(n)
-        return np.full(int((rng.random(n) < self.share).sum()), self.ratio)
+        return np.full(n, self.ratio), rng.random(n) < self.share
 
     @property
     def upper(self) -> float:

@@ -39,9 +39,10 @@ class _Objective:
     sigmas: ArrayLike
     n: float
     method: Method
+    epochs: float = 1
 
     def __call__(self, masks: Sequence[MaskDistribution]) -> tuple[list[float], list[float]]:
-        table = risk_table(self.covariance, self.betas, self.sigmas, self.n, masks, self.method)
+        table = risk_table(self.covariance, self.betas, self.sigmas, self.n, masks, self.method, self.epochs)
         return table.normalized.mean(axis=1).tolist(), table.total.mean(axis=1).tolist()
 
     def best(self, masks: Sequence[MaskDistribution]) -> Optimum:
@@ -59,6 +60,7 @@ def optimal_ratio(
     n: float,
     bounds: tuple[float, float] | None = None,
     method: Method = "auto",
+    epochs: float = 1,
 ) -> Optimum:
     """Find the fixed ratio with the least risk, normalised and averaged over targets.
 
@@ -73,12 +75,13 @@ def optimal_ratio(
         n: training samples.
         bounds: the ratios to search; None: from 1e-6 to 1 - 1e-6.
         method: see `predict_risk`.
+        epochs: see `predict_risk`.
 
     Raises:
         TheoryError: for input of the wrong shape or range, and if the null risk is 0.
     """
     low, high = _bounds(bounds)
-    objective = _Objective(covariance, beta, sigma, n, method)
+    objective = _Objective(covariance, beta, sigma, n, method, epochs)
     inner = (_LOW, _HIGH) if bounds is None else (low, high)
     grid = np.linspace(*inner, max(3, round((inner[1] - inner[0]) / _STEP) + 1))
     if bounds is None:
@@ -107,6 +110,7 @@ def optimal_range(
     bounds: tuple[float, float] | None = None,
     min_width: float = 0.0,
     method: Method = "auto",
+    epochs: float = 1,
 ) -> Optimum:
     """Find the range U(lo, hi), at least `min_width` wide, with the least risk, normalised and averaged over targets.
 
@@ -121,6 +125,7 @@ def optimal_range(
         bounds: limits of the range; None: from 0 to 1 - 1e-6.
         min_width: smallest hi − lo.
         method: see `predict_risk`.
+        epochs: see `predict_risk`.
 
     Raises:
         TheoryError: for input of the wrong shape or range, and if the null risk is 0.
@@ -132,7 +137,7 @@ def optimal_range(
     inner = (low, high) if bounds is not None or min_width > _HIGH - _LOW else (_LOW, _HIGH)
     if min_width > high - low:
         raise TheoryError(f"min_width is {min_width}, but the bounds are only {high - low:g} apart")
-    objective = _Objective(covariance, beta, sigma, n, method)
+    objective = _Objective(covariance, beta, sigma, n, method, epochs)
     edges = np.linspace(*inner, 21)
     widths = np.linspace(min_width, inner[1] - inner[0], 8)
     grid = [
@@ -150,7 +155,7 @@ def optimal_range(
     found = minimize(lambda x: objective([clipped(x)])[0][0], start, method="Nelder-Mead", options={"xatol": 1e-4})
     candidates: list[MaskDistribution] = [clipped(found.x), coarse.mask]
     if min_width == 0:
-        best = optimal_ratio(covariance, beta, sigma, n, bounds, method).mask
+        best = optimal_ratio(covariance, beta, sigma, n, bounds, method, epochs).mask
         assert isinstance(best, Fixed)
         # A winning range is often narrower than the grid's step, around the best fixed ratio.
         room = min(best.ratio - low, high - best.ratio)

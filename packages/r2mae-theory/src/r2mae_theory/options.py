@@ -19,6 +19,9 @@ Ratio = Annotated[float, Bound(0, 1, above=True)]
 Step = Annotated[float, Bound(0.001, 0.999)]
 """Step of a grid of ratios."""
 
+Epochs = Annotated[int, Bound(1, 10**9)] | Literal["inf"]
+"""How often each sample is seen; inf: without end."""
+
 CovarianceName = Literal["isotropic", "spiked", "uniform", "beta", "latent", "block"]
 
 
@@ -68,6 +71,8 @@ class RiskCurve:
     protocol: Literal["stated", "coupled"] = "stated"
     """How rows of a range enter the regression. stated: independently, with probability equal to the row's ratio, as
     the paper says; coupled: if the random number that drew the ratio is below it, which may be behind tables 5, 9."""
+    epochs: Epochs = 1
+    """How often each sample is seen, each time with fresh masks (the paper's model: once); inf: without end."""
     seed: Seed = 0
     """Seed for the covariance, beta and any simulation."""
     out: Path | None = None
@@ -100,6 +105,8 @@ class Advise:
     """Shrinkage of the correlation matrix towards the identity, 0 to 1."""
     bootstrap: Annotated[int, Bound(0, 10**5)] = 20
     """Bootstrap replicates over samples, for the uncertainty."""
+    epochs: Epochs = 1
+    """How often the planned training sees each sample, each time with fresh masks; inf: very often."""
     validate: bool = False
     """Also fit real masked regressions and evaluate them on held-out rows."""
     seed: Seed = 0

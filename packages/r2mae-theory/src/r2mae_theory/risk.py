@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from r2mae_theory import epochs as several
 from r2mae_theory import fixed_point
 from r2mae_theory.arguments import MAX_SAMPLES, array, check_memory, finite, number, shown, whole
 from r2mae_theory.arrays import Floats
@@ -40,7 +41,7 @@ class Risk:
     null: float
     """βᵀΣβ, the risk of predicting nothing."""
     effective_n: float
-    """Rows that enter the regression, n·E[r]."""
+    """Rows that enter the regression, over all epochs: n·E[r] in one; infinite for infinitely many."""
     gamma_effective: float
     """p / effective_n; above 1 the fit interpolates; infinite if no row enters."""
     magnitude: float
@@ -101,7 +102,13 @@ def positive_null(null: float) -> float:
 
 
 def predict_risk(
-    covariance: Covariance, beta: ArrayLike, sigma: float, n: float, mask: Mask, method: Method = "auto"
+    covariance: Covariance,
+    beta: ArrayLike,
+    sigma: float,
+    n: float,
+    mask: Mask,
+    method: Method = "auto",
+    epochs: float = 1,
 ) -> Risk:
     """Predict the asymptotic risk of one setting.
 
@@ -113,27 +120,35 @@ def predict_risk(
         mask: a distribution of ratios; a number means `Fixed`, a pair `Uniform`.
         method: "auto" and "exact" are exact for every Σ (in O(p) if the eigenbasis or a low rank allows it); "spectral"
             replaces diag(Σ) by its mean, which is O(p) for any Σ and right for Haar eigenvectors as p grows.
+        epochs: how often each sample is seen, each time with fresh masks: a whole number or `math.inf`. The paper's
+            linear model has 1.
 
     Raises:
         DivergentRiskError: exactly at the interpolation threshold, or for ratios reaching 1 above it.
         ConvergenceError: if the fixed point was not found.
         TheoryError: for input of the wrong shape or range.
     """
-    table = risk_table(covariance, beta, sigma, n, [mask], method)
+    table = risk_table(covariance, beta, sigma, n, [mask], method, epochs)
     if table.notes[0]:
         raise DivergentRiskError(table.notes[0])
     return table.pick(0)
 
 
 def risk_curve(
-    covariance: Covariance, beta: ArrayLike, sigma: float, n: float, ratios: Sequence[Mask], method: Method = "auto"
+    covariance: Covariance,
+    beta: ArrayLike,
+    sigma: float,
+    n: float,
+    ratios: Sequence[Mask],
+    method: Method = "auto",
+    epochs: float = 1,
 ) -> RiskTable:
     """Predict the risk at many ratios or ranges at once; where it diverges it is infinite, with a note.
 
     Returns:
         A table with one column (K = 1).
     """
-    return risk_table(covariance, beta, sigma, n, ratios, method)
+    return risk_table(covariance, beta, sigma, n, ratios, method, epochs)
 
 
 def risk_table(
@@ -143,6 +158,7 @@ def risk_table(
     n: float,
     masks: Sequence[Mask],
     method: Method = "auto",
+    epochs: float = 1,
 ) -> RiskTable:
     """Predict the risks of J masks for K targets that share Σ; the fixed point depends on neither β nor σ: solved once.
 
@@ -153,6 +169,7 @@ def risk_table(
         n: training samples, before the choice of those that enter.
         masks: J mask distributions, numbers or pairs.
         method: see `predict_risk`.
+        epochs: see `predict_risk`.
 
     Raises:
         ConvergenceError: if the fixed point was not found.
@@ -161,7 +178,7 @@ def risk_table(
     columns, noise = _checked(covariance, betas, sigmas, n)
     if not isinstance(method, str) or method not in ("auto", "exact", "spectral"):
         raise TheoryError(f'method must be "auto", "exact" or "spectral", got {shown(method)}')
-    laws = as_masks(masks)
+    laws, epochs = as_masks(masks), several.checked_epochs(epochs)
     null = (columns * covariance.multiply(columns)).sum(axis=0)
     J, K = len(laws), columns.shape[1]
     # If no row enters, the fit is 0 and the risk is the null risk.
@@ -171,14 +188,14 @@ def risk_table(
         "variance": np.zeros((J, K)),
         "magnitude": np.zeros((J, K)),
     }
-    counts = np.array([rows_taking_part(law, n) for law in laws])
+    counts = np.array([rows_taking_part(law, n, epochs) for law in laws])
     notes = tuple(divergence(law, count, covariance.p) for law, count in zip(laws, counts, strict=True))
     for j, note in enumerate(notes):
         if note:
             out["total"][j] = out["variance"][j] = out["magnitude"][j] = np.inf
     live = np.array([j for j in range(J) if counts[j] > 0 and not notes[j]], dtype=int)
     if len(live):
-        found = _solved(covariance, columns, noise, n, [laws[j] for j in live], method, null)
+        found = _solved(covariance, columns, noise, n, [laws[j] for j in live], method, null, epochs)
         for name, values in found.items():
             out[name][live] = values
     return RiskTable(laws, **out, null=null, effective_n=counts, notes=notes, _p=covariance.p)
@@ -192,12 +209,17 @@ def _solved(
     laws: Sequence[MaskDistribution],
     method: Method,
     null: Floats,
+    epochs: float,
 ) -> dict[str, Floats]:
     """Return the arrays of `assemble` for masks whose risk is finite."""
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused below
-            rows = fixed_point.Rows.of(laws, n, covariance.p)
             resolvent = _resolvent(covariance, betas, method)
+            if epochs > 1:
+                found = several.risks(resolvent, n, laws, epochs, null, noise)
+                finite("the risk", *found.values())
+                return found
+            rows = fixed_point.Rows.of(laws, n, covariance.p)
             if isinstance(resolvent, SpectralResolvent):
                 solution = fixed_point.solve(resolvent, rows)
             else:  # the spectral solution is close
@@ -242,10 +264,11 @@ def _resolvent(covariance: Covariance, betas: Floats, method: Method) -> Resolve
     return DenseResolvent(covariance, betas)
 
 
-def rows_taking_part(law: MaskDistribution, n: float) -> float:
-    """Return n·E[r], less the rows that would enter with every feature hidden (an atom at ratio 1)."""
+def rows_taking_part(law: MaskDistribution, n: float, epochs: float = 1) -> float:
+    """Return n·E[r] times the epochs, less the rows that enter with every feature hidden (an atom at ratio 1)."""
     ratios, weights = law.quadrature()
-    return float(n * weights[ratios < 1].sum())
+    share = float(weights[ratios < 1].sum())
+    return n * share * epochs if share > 0 else 0.0
 
 
 def divergence(law: MaskDistribution, count: float, p: int) -> str:

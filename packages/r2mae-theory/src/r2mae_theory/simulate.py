@@ -21,6 +21,8 @@ from r2mae_theory.arguments import array, check_memory, finite, flag, number, se
 from r2mae_theory.arrays import Floats
 from r2mae_theory.conditional import conditional_targets
 from r2mae_theory.covariance import Covariance
+from r2mae_theory.epochs import checked_epochs, equivalent_ratio
+from r2mae_theory.errors import TheoryError
 from r2mae_theory.masks import MaskDistribution, as_mask
 from r2mae_theory.representations import as_covariance
 from r2mae_theory.risk import Mask, positive_null
@@ -77,12 +79,43 @@ def masked_rows(
 
     Rows that do not enter are never drawn.
     """
-    ratios = mask.entering(n, rng)
+    ratios, enters = mask.drawn(n, rng)
+    ratios = ratios[enters]
     x = covariance.sample(len(ratios), rng)
     y = x @ beta + sigma * rng.standard_normal(len(ratios))
     # Single precision suffices for a mask (ratios are resolved to 6e-8) and costs half as much to draw.
     visible = rng.random(x.shape, dtype=np.float32) >= ratios[:, None].astype(np.float32)
     return np.multiply(x, visible, out=x), y, visible
+
+
+def estimate_of_epochs(
+    x: Floats, y: Floats, mask: MaskDistribution, epochs: float, rng: np.random.Generator
+) -> tuple[Floats, bool]:
+    """Fit the masked rows that samples give in several epochs, or infinitely many.
+
+    Args:
+        x: (n, p) samples.
+        y: (n,) or (n, k) targets.
+        mask: drawn again in every epoch.
+        epochs: how often each sample is seen.
+        rng: generator for the masks.
+
+    Returns:
+        (p,) or (p, k) the fit, and whether it needed the pseudo-inverse.
+    """
+    if np.isinf(epochs):
+        r, moment = equivalent_ratio(mask), x.T @ x / len(x)
+        moment *= 1 - r
+        moment.flat[:: len(moment) + 1] /= 1 - r  # the diagonal has the weight q + r = 1
+        return np.linalg.solve(moment, x.T @ y / len(x)), False
+    rows, targets = [], []
+    for _ in range(int(epochs)):
+        ratios, enters = mask.drawn(len(x), rng)
+        part = x[enters]
+        rows.append(part * (rng.random(part.shape, dtype=np.float32) >= ratios[enters, None].astype(np.float32)))
+        targets.append(y[enters])
+    solver = NormalSolver(np.concatenate(rows))
+    return solver.fit(np.concatenate(targets)), solver.fell_back
 
 
 def _repeat(
@@ -94,13 +127,20 @@ def _repeat(
     mask: MaskDistribution,
     n_test: int,
     decompose: bool,
+    epochs: float,
 ) -> _Repeat:
     rng = np.random.default_rng(seed)
+    if epochs > 1:
+        x = covariance.sample(n, rng)
+        y = x @ beta + sigma * rng.standard_normal(n)
+        estimate, fell_back = estimate_of_epochs(x, y, mask, epochs, rng)
+        risk = _measured(covariance, estimate - beta, n_test, rng)
+        return _Repeat(risk, covariance.quadratic(estimate), estimate, np.nan, np.nan, fell_back)
     Z, y, visible = masked_rows(covariance, beta, sigma, n, mask, rng)
     solver = NormalSolver(Z)
     estimate = solver.fit(y)
     error = estimate - beta
-    risk = covariance.quadratic(error) if n_test == 0 else float(((covariance.sample(n_test, rng) @ error) ** 2).mean())
+    risk = _measured(covariance, error, n_test, rng)
     bias = variance = np.nan
     if decompose:
         expected, spread = conditional_targets(covariance, beta, sigma, Z, visible)
@@ -108,6 +148,10 @@ def _repeat(
         weights = solver.pseudo_inverse()
         variance = float(((weights * covariance.multiply(weights)).sum(axis=0) * spread).sum())
     return _Repeat(risk, covariance.quadratic(estimate), estimate, bias, variance, solver.fell_back)
+
+
+def _measured(covariance: Covariance, error: Floats, n_test: int, rng: np.random.Generator) -> float:
+    return covariance.quadratic(error) if n_test == 0 else float(((covariance.sample(n_test, rng) @ error) ** 2).mean())
 
 
 def _several(
@@ -129,6 +173,7 @@ def simulate_risk(
     *,
     n_test: int = 0,
     decompose: bool = False,
+    epochs: float = 1,
 ) -> RiskEstimate:
     """Measure the risk of masked regression.
 
@@ -143,6 +188,7 @@ def simulate_risk(
         n_jobs: processes.
         n_test: fresh test rows per repeat; 0: the exact risk ‖β̂ − β‖²_Σ.
         decompose: also measure Lemma 1's conditional bias and variance (one Gaussian conditional expectation per row).
+        epochs: how often each sample is seen, each time with fresh masks: a whole number or `math.inf`.
 
     Raises:
         TheoryError: for input of the wrong shape or range.
@@ -153,9 +199,13 @@ def simulate_risk(
     n, n_test = whole("the number of samples n", n, 1), whole("n_test", n_test)
     n_repeats, n_jobs = whole("n_repeats", n_repeats, 2, _MAX_REPEATS), whole("n_jobs", n_jobs, 1, _MAX_PROCESSES)
     law, decompose = as_mask(mask), flag("decompose", decompose)
-    check_size(max(n, n_test), covariance.p, min(n_jobs, n_repeats))
+    epochs = checked_epochs(epochs)
+    if decompose and epochs > 1:
+        raise TheoryError("decompose is for one epoch: the rows of a sample are dependent in several")
+    rows = n * (1 + epochs) if 1 < epochs < np.inf else n
+    check_size(max(rows, n_test), covariance.p, min(n_jobs, n_repeats))
     setting = {"covariance": covariance, "beta": vector, "sigma": spread, "n": n, "mask": law}
-    job = partial(_repeat, **setting, n_test=n_test, decompose=decompose)
+    job = partial(_repeat, **setting, n_test=n_test, decompose=decompose, epochs=epochs)
     seeds = np.random.SeedSequence(seed_number(seed)).spawn(n_repeats)
     n_jobs = min(n_jobs, n_repeats)
     if n_jobs == 1:
@@ -171,13 +221,13 @@ def simulate_risk(
     return found
 
 
-def check_size(n: int, p: int, processes: int) -> None:
+def check_size(n: float, p: int, processes: int) -> None:
     """Refuse training or test sets of n rows that the memory cannot hold, one in each process.
 
     Raises:
         TheoryError: if there is less than one of them needs.
     """
-    check_memory(f"a simulation of n = {n} samples of p = {p} features", 4.0 * n * p * processes)
+    check_memory(f"a simulation of {n:g} rows of p = {p} features", 4.0 * n * p * processes)
 
 
 def _summary(repeats: list[_Repeat], covariance: Covariance, beta: Floats, decompose: bool) -> RiskEstimate:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from r2mae_theory.arrays import Floats
 from r2mae_theory.errors import DataError
 from r2mae_theory.masks import Fixed
+from r2mae_theory.simulate import estimate_of_epochs
 from r2mae_theory.solve import NormalSolver
 from r2mae_theory.targets import Targets
 
@@ -53,6 +54,7 @@ def validate_curve(
     targets: NDArray[np.intp],
     shrinkage: float | str,
     rng: np.random.Generator,
+    epochs: float = 1,
 ) -> Validation:
     """Fit masked regressions on some of the rows and evaluate them on the others, for at most 24 of the targets.
 
@@ -66,6 +68,7 @@ def validate_curve(
         targets: columns to predict.
         shrinkage: of the correlation matrix of the rows that are not held out.
         rng: generator for the split, the targets, the rows and the masks.
+        epochs: how often each row is seen.
 
     Raises:
         DataError: if too few rows or varying features are left.
@@ -84,9 +87,9 @@ def validate_curve(
         raise DataError("no target varies on the rows that are not held out")
     chosen = usable if len(usable) <= _MAX_TARGETS else np.sort(rng.choice(usable, _MAX_TARGETS, replace=False))
     size = min(n_samples, len(train))
-    errors = np.array([_errors(train, test, ratios, size, chosen, rng) for _ in range(_REPEATS)])
+    errors = np.array([_errors(train, test, ratios, size, chosen, rng, epochs) for _ in range(_REPEATS)])
     model = Targets(train, shrinkage, chosen)
-    predicted = model.risks([Fixed(float(r)) for r in ratios], size).mean(axis=1) + model.noise.mean()
+    predicted = model.risks([Fixed(float(r)) for r in ratios], size, epochs).mean(axis=1) + model.noise.mean()
     measured, sem = errors.mean(axis=0), errors.std(axis=0, ddof=1) / np.sqrt(_REPEATS)
     found, expected = int(np.argmin(measured)), int(np.argmin(predicted))
     rivals = [k for k in (found - 2, found + 2) if 0 <= k < len(ratios)]
@@ -107,13 +110,24 @@ def validate_curve(
 
 
 def _errors(
-    train: Floats, test: Floats, ratios: Floats, size: int, targets: NDArray[np.intp], rng: np.random.Generator
+    train: Floats,
+    test: Floats,
+    ratios: Floats,
+    size: int,
+    targets: NDArray[np.intp],
+    rng: np.random.Generator,
+    epochs: float,
 ) -> Floats:
     """Return the held-out squared error at each ratio, averaged over targets: appendix C.1's protocol on real rows."""
     rows = train[rng.choice(len(train), size, replace=False)]
     total = np.zeros(len(ratios))
     for j in targets:
         features, held_out = np.delete(rows, j, axis=1), np.delete(test, j, axis=1)
+        if epochs > 1:
+            for k, ratio in enumerate(ratios):
+                fit, _ = estimate_of_epochs(features, rows[:, j], Fixed(float(ratio)), epochs, rng)
+                total[k] += ((test[:, j] - held_out @ fit) ** 2).mean()
+            continue
         enter, hide = rng.random(size), rng.random(features.shape)
         for k, ratio in enumerate(ratios):
             entered = enter < ratio
