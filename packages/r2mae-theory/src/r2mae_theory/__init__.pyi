@@ -1,6 +1,7 @@
 from . import covariance
 from .advice import Advice, advise
 from .closed_form import isotropic_risk, spiked_risk, sweet_spot, transition_ratio
+from .density import OptimalDensity, Sampled, optimal_density, optimal_family
 from .epochs import equivalent_ratio
 from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
 from .files import read_table
@@ -19,10 +20,12 @@ __all__ = [
     "Discrete",
     "DivergentRiskError",
     "Fixed",
+    "OptimalDensity",
     "Optimum",
     "Risk",
     "RiskEstimate",
     "RiskTable",
+    "Sampled",
     "TheoryError",
     "Thinned",
     "Uniform",
@@ -30,6 +33,8 @@ __all__ = [
     "covariance",
     "equivalent_ratio",
     "isotropic_risk",
+    "optimal_density",
+    "optimal_family",
     "optimal_range",
     "optimal_ratio",
     "predict_risk",

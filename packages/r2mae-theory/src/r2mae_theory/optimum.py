@@ -31,7 +31,7 @@ class Optimum:
 
 
 @dataclass(frozen=True)
-class _Objective:
+class Objective:
     """Normalised risk of a mask, averaged over targets."""
 
     covariance: Covariance
@@ -42,10 +42,16 @@ class _Objective:
     epochs: float = 1
 
     def __call__(self, masks: Sequence[MaskDistribution]) -> tuple[list[float], list[float]]:
+        """Return the normalised risk of each mask, averaged over targets, and the risk."""
         table = risk_table(self.covariance, self.betas, self.sigmas, self.n, masks, self.method, self.epochs)
         return table.normalized.mean(axis=1).tolist(), table.total.mean(axis=1).tolist()
 
     def best(self, masks: Sequence[MaskDistribution]) -> Optimum:
+        """Return the best of some masks.
+
+        Raises:
+            TheoryError: the risk of all is infinite.
+        """
         shares, risks = self(masks)
         k = int(np.argmin(shares))
         if not np.isfinite(shares[k]):
@@ -81,7 +87,7 @@ def optimal_ratio(
         TheoryError: for input of the wrong shape or range, and if the null risk is 0.
     """
     low, high = _bounds(bounds)
-    objective = _Objective(covariance, beta, sigma, n, method, epochs)
+    objective = Objective(covariance, beta, sigma, n, method, epochs)
     inner = (_LOW, _HIGH) if bounds is None else (low, high)
     grid = np.linspace(*inner, max(3, round((inner[1] - inner[0]) / _STEP) + 1))
     if bounds is None:
@@ -137,7 +143,7 @@ def optimal_range(
     inner = (low, high) if bounds is not None or min_width > _HIGH - _LOW else (_LOW, _HIGH)
     if min_width > high - low:
         raise TheoryError(f"min_width is {min_width}, but the bounds are only {high - low:g} apart")
-    objective = _Objective(covariance, beta, sigma, n, method, epochs)
+    objective = Objective(covariance, beta, sigma, n, method, epochs)
     edges = np.linspace(*inner, 21)
     widths = np.linspace(min_width, inner[1] - inner[0], 8)
     grid = [
