@@ -286,3 +286,19 @@ def test_class_folders_that_differ_between_parts(tmp_path, capsys):
         open_pair(str(tmp_path / "set"))
     with pytest.raises(NoValidationError):
         open_pair(str(tmp_path / "set" / "train"))
+
+
+@pytest.mark.parametrize("command", ["finetune", "probe"])
+def test_a_single_class_is_refused_where_classes_are_told_apart(tmp_path, command):
+    from r2mae_vision.mae import finetune, options, probe
+    from r2mae_vision.mae.shape import MAEShape
+
+    image(tmp_path / "set" / "train" / "cat" / "0.png")
+    image(tmp_path / "set" / "val" / "cat" / "0.png")
+    data = str(tmp_path / "set")
+    check = {
+        "probe": lambda: probe.open_labelled(data, options.Probe("m")),
+        "finetune": lambda: finetune.checked(options.Finetune("m", data), MAEShape(), "cpu"),
+    }[command]
+    with pytest.raises(UserError, match=r"set has a single class, cat; (fine-tuning|a probe) needs two"):
+        check()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from r2mae_core import UserError
-from r2mae_vision import load_images, read_idx
+from r2mae_vision import load_images, open_pair, open_source, read_idx
 
 CODES = {"uint8": 0x08, "int8": 0x09, ">i2": 0x0B, ">i4": 0x0C, ">f4": 0x0D, ">f8": 0x0E}
 
@@ -104,3 +104,26 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", no_network)
     with pytest.raises(UserError, match=r"could not download MNIST \(Error downloading.*leave out --download"):
         load_images("mnist", tmp_path, download=True)
+
+
+@pytest.mark.parametrize(("home", "name"), [("kmnist", "kmnist"), ("FashionMNIST/raw", "FashionMNIST")])
+def test_a_set_in_mnists_files_is_called_as_its_folder(tmp_path, digits, write_mnist, home, name):
+    write_mnist(tmp_path / home, digits)
+    assert load_images("mnist", tmp_path / home).name == name
+    assert open_source(str(tmp_path / home), "val").name == name
+    here = load_images("mnist", tmp_path / home).identity
+    (tmp_path / home).rename(tmp_path / "elsewhere")
+    assert load_images("mnist", tmp_path / "elsewhere").identity == here
+
+
+def test_letters_have_26_classes_numbered_from_one(tmp_path, digits, write_mnist):
+    train, test = (torch.arange(n, dtype=torch.uint8) % 26 + 1 for n in (1347, 450))
+    files = {"train-labels-idx1-ubyte": train, "t10k-labels-idx1-ubyte": test}
+    write_mnist(tmp_path / "letters", digits, **files)
+    assert load_images("mnist", tmp_path / "letters").n_classes == 27
+    first, second = open_pair(str(tmp_path / "letters"))
+    assert first.classes == second.classes == tuple(str(label) for label in range(1, 27))
+    assert second.labels.tolist() == [label - 1 for label in test.tolist()]
+    write_mnist(tmp_path / "letters", digits, **{**files, "t10k-labels-idx1-ubyte": test + 1})
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has labels that the training images do not have: 27"):
+        load_images("mnist", tmp_path / "letters")

@@ -54,7 +54,10 @@ def _mnist(folder: Path, split: str) -> ImageStore:
     data = load_images("mnist", folder)
     part = "train" if split == "train" else "test"
     images = getattr(data, f"{part}_images").numpy().reshape(-1, data.side, data.side, 1)
-    return ImageStore("mnist", images, getattr(data, f"{part}_labels").numpy(), tuple("0123456789"))
+    # Labels need not begin with 0: those of EMNIST's letters are 1 … 26.
+    known = np.unique(data.train_labels.numpy())
+    labels = np.searchsorted(known, getattr(data, f"{part}_labels").numpy())
+    return ImageStore(data.name, images, labels, tuple(str(label) for label in known))
 
 
 def _photographs(split: str) -> ImageStore:

@@ -180,6 +180,8 @@ def checked(config: Finetune, shape: MAEShape, device: str) -> tuple[Source, Sou
     """
     train_transform(config, shape)
     train_source, val_source = open_pair(config.data, config.validation)
+    if len(train_source.classes) < 2:
+        raise UserError(f"{config.data} has a single class, {', '.join(train_source.classes)}; fine-tuning needs two")
     largest, mixes = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
     micro = micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest, even=mixes)
     if micro % 2 and mixes:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from r2mae_core import UserError, derived_seed
 from r2mae_vision.mae.masking import PackedPatches, PatchSplit
+from r2mae_vision.mae.options import Level
 from r2mae_vision.mae.shape import MAEShape, create_encoder, pixel_scale, set_norm_eps, sincos_positions
 
 
@@ -65,6 +66,11 @@ class MaskedAutoencoder(nn.Module):
         self.n_patches = self.grid[0] * self.grid[1]
         self.has_cls = self.encoder.cls_token is not None
         patch_values = self.patch_size**2 * shape.in_chans
+        if patch_values == 1 and shape.norm_pix_loss:
+            raise UserError(
+                "a patch of one grey pixel has no deviation to be normalised by; add --norm_pix_loss false, or a larger "
+                "--patch_size"
+            )
         if shape.decoder_dim % shape.decoder_heads:
             raise UserError(f"decoder_dim {shape.decoder_dim} is not a multiple of decoder_heads {shape.decoder_heads}")
         self.decoder = Decoder(self.encoder.embed_dim, self.grid, shape, patch_values, self.has_cls)
@@ -92,8 +98,8 @@ class MaskedAutoencoder(nn.Module):
         """Return what the decoder has to predict for patches (…, values)."""
         if not self.shape.norm_pix_loss:
             return patches
-        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-        return (patches - mean) / (variance + 1e-6).sqrt()
+        mean, deviation = levels(patches)
+        return (patches - mean) / deviation
 
     def embed_patches(self, patches: Tensor, index: Tensor) -> Tensor:
         """Return patch embeddings with positions, (B, V, D), of chosen patches (B, V, values)."""
@@ -186,18 +192,27 @@ class MaskedAutoencoder(nn.Module):
         return (predicted.float() - wanted).square().mean(-1) * packed.hidden
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, split: PatchSplit) -> Tensor:
+    def reconstruct(self, images: Tensor, split: PatchSplit, level: Level = "visible") -> Tensor:
         """Return the images (B, C, H, W), normalised, with their hidden patches filled in by the model.
 
-        Where the model predicts patches without mean and deviation, each patch gets its true ones back: only the
-        pattern inside it is the model's.
+        A model that predicts patches without their mean and deviation does not say how bright and how rich in contrast
+        they are, so a picture needs these two numbers from elsewhere.
+
+        Args:
+            images: (B, C, H, W), normalised.
+            split: which patches are visible.
+            level: "visible": from the visible patches, see `visible_levels`; "true": from the hidden patches
+                themselves, which gives away what they look like. Without effect where the model predicts pixels.
         """
         patches = self.patchify(images)
         _, predicted = self(images, split)
         predicted = predicted.float()
         if self.shape.norm_pix_loss:
-            truth = take(patches, split.hidden)
-            predicted = predicted * (truth.var(-1, keepdim=True) + 1e-6).sqrt() + truth.mean(-1, keepdim=True)
+            if level == "visible":
+                mean, deviation = visible_levels(patches, split, self.grid)
+            else:
+                mean, deviation = levels(take(patches, split.hidden))
+            predicted = predicted * deviation + mean
         index = split.hidden[:, :, None].expand_as(predicted)
         return self.unpatchify(patches.scatter(1, index, predicted.to(patches.dtype)))
 
@@ -205,6 +220,25 @@ class MaskedAutoencoder(nn.Module):
         """Return the encoder's positions of patches, (N, D)."""
         first = 0 if self.encoder.no_embed_class else self.encoder.num_prefix_tokens
         return self.encoder.pos_embed[0, first:]
+
+
+def levels(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of each patch, (B, N, 1) each, as He et al. normalise by them."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def visible_levels(patches: Tensor, split: PatchSplit, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return a guess of the mean and deviation of each hidden patch, (B, H, 1) each, from the visible patches alone.
+
+    The average of those of the image's visible patches, weighted by one over the squared distance.
+    """
+    mean, deviation = levels(take(patches, split.visible))
+    hidden, visible = (
+        torch.stack([index // grid[1], index % grid[1]], dim=-1).float() for index in (split.hidden, split.visible)
+    )
+    weight = torch.cdist(hidden, visible).square().reciprocal()
+    weight = weight / weight.sum(-1, keepdim=True)
+    return weight @ mean.float(), weight @ deviation.float()
 
 
 def initialise(model: MaskedAutoencoder, generator: torch.Generator) -> None:

@@ -35,6 +35,8 @@ from r2mae_vision.data.options import (
 
 MaskShape = Literal["independent", "blocks", "inverse_blocks"]
 """What `--mask_shape` may be; see `patch_order`."""
+Level = Literal["visible", "true"]
+"""Where the brightness and contrast of hidden patches come from in a picture; see `MaskedAutoencoder.reconstruct`."""
 MOST_SHOWN, MOST_RATIOS = 200, 30
 """Images and ratios of one picture of `reconstruct`."""
 
@@ -268,6 +270,9 @@ class Reconstruct:
     """How many of the run's images."""
     ratios: tuple[Share, ...] = (0.5, 0.75, 0.9)
     """Fractions hidden."""
+    level: Level = "visible"
+    """Of a model that predicts each patch without its mean and deviation (norm_pix_loss), where these two come from.
+    visible: from the visible patches around it; true: from the hidden patch itself, which gives away much of it."""
     features: bool = True
     """Add a column: the first three principal components of the patches' features, as colours."""
     seed: Seed = 0

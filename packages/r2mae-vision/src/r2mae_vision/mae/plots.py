@@ -10,7 +10,11 @@ from r2mae_core import Record, compare, new_figure
 
 
 def plot_reconstructions(
-    images: Tensor, ratios: Sequence[float], filled: Sequence[tuple[Tensor, Tensor]], colours: Tensor | None = None
+    images: Tensor,
+    ratios: Sequence[float],
+    filled: Sequence[tuple[Tensor, Tensor]],
+    colours: Tensor | None = None,
+    note: str = "",
 ) -> Any:
     """Draw a row per image: the original; at each ratio what is visible and what the model makes of it; features.
 
@@ -19,6 +23,7 @@ def plot_reconstructions(
         ratios: the fractions hidden.
         filled: per ratio, hidden pixels (B, H, W) and the model's pictures (B, C, H, W) of 0 … 1.
         colours: (B, 3, rows, columns): the patches' features as colours.
+        note: a line below the picture.
     """
     columns: list[tuple[str, Tensor]] = [("original", images.float() / 255)]
     for ratio, (hidden, pictures) in zip(ratios, filled, strict=True):
@@ -38,6 +43,8 @@ def plot_reconstructions(
             axes.set(xticks=[], yticks=[])
             if i == 0:
                 axes.set_title(title, fontsize=9)
+    if note:
+        figure.supxlabel(note, fontsize=8)
     return figure
 
 

@@ -23,11 +23,15 @@ from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, squ
 from r2mae_vision.data.sources import held_out
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
-from r2mae_vision.mae.options import Reconstruct
+from r2mae_vision.mae.options import Level, Reconstruct
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.weights import load_mae
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+NOTES: dict[Level, str] = {
+    "visible": "brightness and contrast of each hidden patch: guessed from the visible patches around it",
+    "true": "brightness and contrast of each hidden patch: its true ones, which the model was not asked for",
+}
 
 
 def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
@@ -48,18 +52,19 @@ def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
 
 
 def reconstructions(
-    model: MaskedAutoencoder, images: Tensor, ratios: Sequence[float], seed: int = 0
+    model: MaskedAutoencoder, images: Tensor, ratios: Sequence[float], seed: int = 0, level: Level = "visible"
 ) -> list[tuple[Tensor, Tensor]]:
     """Return, for each ratio, (hidden pixels (B, H, W) bool, the model's pictures (B, C, H, W) of 0 … 1).
 
-    Visible patches are the image's own; a higher ratio hides what a lower one hides, and more.
+    Visible patches are the image's own; `level` says where the brightness and contrast of the hidden ones come from. A
+    higher ratio hides what a lower one hides, and more.
     """
     normal = model.normalise(images)
     results = []
     for ratio in ratios:
         generator = torch.Generator(images.device).manual_seed(derived_seed(seed, "reconstruct"))
         split = split_patches(len(images), model.n_patches, ratio, generator)
-        filled = model.reconstruct(normal, split)
+        filled = model.reconstruct(normal, split, level)
         ones = torch.zeros(len(images), model.n_patches, 1, device=images.device).scatter(
             1, split.hidden[:, :, None], 1.0
         )
@@ -107,9 +112,10 @@ def reconstruct(config: Reconstruct) -> Path:
     else:
         images = sample_images(held_out(_data_of(config.run))[0], config.n_images, side, in_chans)
     images = images.to(device)
-    filled = reconstructions(model, images, config.ratios, config.seed)
+    filled = reconstructions(model, images, config.ratios, config.seed, config.level)
     colours = feature_colours(model, images) if config.features else None
-    figure = plot_reconstructions(images, config.ratios, filled, colours)
+    note = NOTES[config.level] if model.shape.norm_pix_loss else ""
+    figure = plot_reconstructions(images, config.ratios, filled, colours, note)
     with one_writer(target, folder=False):
         return save_figure(figure, target)
 

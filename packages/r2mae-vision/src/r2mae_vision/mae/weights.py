@@ -205,8 +205,8 @@ def fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path |
         if missing and any(name.startswith(f"{part}.blocks.") for name in kept):
             depths = f"{_depth(state, missing[0])} layers there, {_depth(own, missing[0])} here"
             raise UserError(
-                f"{file}: {missing[0]} and {len(missing) - 1} more of the model's layers are missing ({depths}); choose "
-                "the model that the weights were made with"
+                f"{file}: {missing[0]} and {len(missing) - 1} more of the model's layers are missing ({depths}); "
+                "choose the model that the weights were made with"
             )
     if left:
         counts = Counter(_head_of(name) for name in left)

@@ -17,7 +17,7 @@ from r2mae_core import UserError, reading
 from r2mae_vision.data.digests import identity_of_arrays
 
 _IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_N_CLASSES = 10
+_MOST_CLASSES = 1000
 _MNIST_FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -56,8 +56,8 @@ class ImageData:
         train = identity_of_arrays(self.train_images.numpy(), self.train_labels.numpy())
         test = identity_of_arrays(self.test_images.numpy(), self.test_labels.numpy())
         return {
-            "training images": f"{len(self.train_images):,} of {self.name}, {train}",
-            "test images": f"{len(self.test_images):,} of {self.name}, {test}",
+            "training images": f"{len(self.train_images):,} of {self.side} x {self.side}, {train}",
+            "test images": f"{len(self.test_images):,} of {self.side} x {self.side}, {test}",
         }
 
     def to(self, device: str) -> "ImageData":
@@ -74,7 +74,8 @@ def load_images(name: str, root: Path | None = None, download: bool = False) -> 
     """Load an image set.
 
     Args:
-        name: "digits" (bundled with scikit-learn: 1,797 images of 8 × 8) or "mnist" (70,000 of 28 × 28).
+        name: "digits" (bundled with scikit-learn: 1,797 images of 8 × 8) or "mnist" (MNIST's four files, or those of
+            another set in the same layout; it is then called as its folder is).
         root: folder of the MNIST files, also searched below `MNIST/raw`.
         download: let torchvision fetch MNIST into `root` first.
 
@@ -122,18 +123,22 @@ def _mnist(root: Path | None, download: bool) -> ImageData:
                 raise UserError(f"{files[part]} should hold square images of bytes, but it holds {_described(array)}")
         elif array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
             raise UserError(f"{files[part]} should hold labels, but it holds {_described(array)}")
-        elif array.min() < 0 or array.max() >= _N_CLASSES:
-            bad = int(np.flatnonzero((array < 0) | (array >= _N_CLASSES))[0])
-            raise UserError(f"{files[part]}: label {bad} is {array[bad]}, not one of 0 … {_N_CLASSES - 1}")
+        elif array.min() < 0 or array.max() >= _MOST_CLASSES:
+            bad = int(np.flatnonzero((array < 0) | (array >= _MOST_CLASSES))[0])
+            raise UserError(f"{files[part]}: label {bad} is {array[bad]}, not one of 0 … {_MOST_CLASSES - 1}")
     for split in ("train", "test"):
         n_images, n_labels = len(arrays[f"{split}_images"]), len(arrays[f"{split}_labels"])
         if n_images != n_labels:
             raise UserError(f"{root}: {n_images} {split} images but {n_labels} {split} labels")
+    train, test = arrays["train_labels"], arrays["test_labels"]
+    if unknown := sorted(set(test.tolist()) - set(train.tolist())):
+        shown = ", ".join(map(str, unknown[:5]))
+        raise UserError(f"{files['test_labels']} has labels that the training images do not have: {shown}")
     sides = [arrays[f"{split}_images"].shape[1] for split in ("train", "test")]
     if sides[0] != sides[1]:
         raise UserError(f"{root}: training images have {sides[0]} pixels a side, test images {sides[1]}")
     return ImageData(
-        "mnist",
+        _name_of(files["train_images"]),
         arrays["train_images"].shape[1],
         255,
         torch.from_numpy(arrays["train_images"].reshape(len(arrays["train_images"]), -1)),
@@ -141,6 +146,15 @@ def _mnist(root: Path | None, download: bool) -> ImageData:
         torch.from_numpy(arrays["test_images"].reshape(len(arrays["test_images"]), -1)),
         torch.from_numpy(arrays["test_labels"].astype(np.int64)),
     )
+
+
+def _name_of(file: Path) -> str:
+    """Return what a set is called: its folder's name, without the `raw` of torchvision's layout.
+
+    The same files hold MNIST, Fashion-MNIST, KMNIST and EMNIST, so they do not say which it is.
+    """
+    home = file.resolve().parent
+    return home.parent.name if home.name == "raw" and home.parent.name else home.name or "idx"
 
 
 def _described(array: np.ndarray) -> str:
