@@ -101,15 +101,29 @@ def test_demo(call, tmp_path):
     argv = ["--seeds", "[0]", "--steps", "12", "--window", "32", "--schemes", '["fixed","r2mae+cl"]', "--out", "run"]
     code, out, err = call("demo", *argv, *CPU)
     assert (code, err) == (0, "")
-    for text in ("[1/3] frequencies:", "[3/3] r2mae+cl-0:", "3,", "Run folder: run"):
+    for text in ("[1/8] frequencies:", "[8/8] apes-r2mae+cl-0:", "3,", "Run folder: run"):
         assert text in out
     records = read_records("run")
-    assert {(r.scheme, r.seed) for r in records} == {("frequencies", 0), ("fixed 0.15", 0), ("r2mae+cl", 0)}
-    assert {r.metric for r in records} == {"auroc", "auprc", "accuracy@0.15", "loss@0.15"}
+    trained = {"fixed 0.15", "r2mae+cl"}
+    metrics = {
+        ("rat", "auroc"): {"frequencies, then transitions", "frequencies", "untrained", "shuffled weights", *trained},
+        ("rat", "loss@0.15"): {"frequencies", "untrained", "shuffled weights", *trained},
+        ("chr22", "auroc"): {"frequencies", *trained},
+    }
+    metrics |= {("rat", "pairwise_accuracy"): metrics["rat", "auroc"], ("chr22", "auprc"): metrics["chr22", "auroc"]}
+    metrics |= {("rat", "accuracy@0.15"): metrics["rat", "loss@0.15"]}
+    found = {}
+    for record in records:
+        found.setdefault((record.task, record.metric), {})[record.scheme] = record
+    assert {key: set(rows) for key, rows in found.items()} == metrics
     assert all(r.device and r.split == "test" for r in records)
     assert Path("run/figures/demo.png").stat().st_size > 50_000
     assert call("demo", "-c", "run/config.yaml", "--print_config")[0] == 0
     assert "| fixed 0.15 |" in Path("run/table.md").read_text()
+    # A dozen steps are enough for what a network that learnt nothing cannot do.
+    for metric in ("pairwise_accuracy", "auroc", "accuracy@0.15"):
+        values = {row: record.value for row, record in found["rat", metric].items()}
+        assert min(values[row] for row in trained) > max(values["untrained"], values["shuffled weights"]) + 0.05
 
 
 def test_reproduce_computes_each_cell_once(call):

@@ -149,6 +149,8 @@ def test_tracks_are_kept_with_the_windows_and_filter_them(toy, tmp_path):
     assert np.allclose(batch["conservation"][0, 1], values[20:40] * 10 - 3, atol=1e-2)
     prepare(Prepare(toy[0], out=tmp_path / "few", top=0.2, rest=0.0, **both))
     assert WindowSet(tmp_path / "few").starts.tolist() == [130, 140, 150, 160, 170, 180]  # a fifth of 27, rounded up
+    unknown = every.batch(np.flatnonzero(every.starts == 251))["conservation"][0]
+    assert unknown.tolist() == [[0.0] * 20, [1.0] * 20]  # where nothing is known: not conserved, and neutral
     (tmp_path / "bad.bw").write_text("x")
     with pytest.raises(UserError, match="is not a bigWig file"):
         Track(tmp_path / "bad.bw")

@@ -1,4 +1,4 @@
-"""Experiments on the bundled human-ape alignment, which `demo` and `reproduce` share, and their grid of models."""
+"""Experiments on the bundled alignments, which `demo` and `reproduce` share, and their grid of models."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,14 +10,15 @@ from typing import Any
 import yaml
 
 from r2mae_core import Record, cell_name, device_name, first_rank, recipes, run_identity, stamped
-from r2mae_dna.data.samples import prepare_apes
+from r2mae_dna.data.samples import prepare_apes, prepare_mouse
 from r2mae_dna.evaluate import evaluate_table
 from r2mae_dna.options import Evaluate, Pretrain, Score
 from r2mae_dna.pretrain import pretrain
 from r2mae_dna.score import score_variants
 from r2mae_dna.scorers import FREQUENCIES
 
-TASK = "chr22"
+TASK, RAT_TASK = "chr22", "rat"
+METRICS: dict[str, tuple[str, str]] = {TASK: ("auroc", "auprc"), RAT_TASK: ("auroc", "pairwise_accuracy")}
 Measure = Callable[[Path], list[Record]]
 """The work of a cell of a grid, in its folder."""
 
@@ -36,38 +37,52 @@ def small_recipe(data: Path, steps: int, **changes: Any) -> Pretrain:
     return Pretrain(data, **{**recipe, "steps": steps, "freeze_steps": freeze_steps, **given})
 
 
-def evaluation(table: Path, name: str | None = None, seed: int = 0) -> Evaluate:
-    """Return how scores of the bundled variants are evaluated."""
-    return Evaluate(table, preset="rare-common", scheme=name, seed=seed, bootstrap=0)
-
-
 @dataclass(frozen=True)
 class Bundled:
-    """The bundled alignment, windows of it, and the variants that scores are evaluated on."""
+    """A bundled alignment, windows of it, and the variants that scores are evaluated on."""
 
     store: Path
     data: Path
     variants: Path
     window: int
     device: Any
+    task: str = TASK
 
     @classmethod
     def prepare(cls, folder: Path, window: int, device: str) -> "Bundled":
-        """Write the data into a run folder, unless they are there."""
+        """Write human and three apes into a run folder, unless they are there; rare against common human variants."""
         return cls(*prepare_apes(folder, window), window, device)
 
+    @classmethod
+    def mouse(cls, folder: Path, window: int, device: str) -> "Bundled":
+        """Write mouse and other mammals, unless they are there; the changes that a hidden species shows."""
+        return cls(*prepare_mouse(folder, window), window, device, RAT_TASK)
+
+    def scores(self, home: Path) -> Path:
+        """Return the file of scores in a cell's folder."""
+        return home / f"scored{self.variants.suffix}"
+
+    def evaluation(self, table: Path, name: str | None = None, seed: int = 0) -> Evaluate:
+        """Return how a file of scores is evaluated."""
+        preset = "rare-common" if self.task == TASK else "traitgym"
+        return Evaluate(table, preset=preset, scheme=name, seed=seed, bootstrap=0)
+
+    def evaluate(self, table: Path, name: str, seed: int) -> list[Record]:
+        """Evaluate a file of scores."""
+        records, *_ = evaluate_table(self.evaluation(table, name, seed))
+        return [replace(record, task=self.task) for record in records if record.metric in METRICS[self.task]]
+
     def score(self, model: str, home: Path, name: str, seed: int) -> list[Record]:
-        """Score rare and common variants whose whole window is aligned, and evaluate the scores."""
+        """Score the variants whose whole window is aligned, and evaluate the scores."""
         if not first_rank():
             return []
-        out = home / "scored.vcf"
+        out = self.scores(home)
         options = Score(model, self.store, self.variants, out=out, window=self.window, min_defined=1.0, progress=False)
         score_variants(replace(options, device=self.device, overwrite=True), alone=True)  # of a cell that was cut off
-        records, *_ = evaluate_table(evaluation(out, name, seed))
-        return [replace(record, task=TASK) for record in records if record.metric in ("auroc", "auprc")]
+        return self.evaluate(out, name, seed)
 
     def floor(self, home: Path) -> list[Record]:
-        """Evaluate the frequencies of the apes' letters, which need no network."""
+        """Evaluate the frequencies of the species' letters, which need no network."""
         return self.score(FREQUENCIES, home, FREQUENCIES, 0)
 
     def pretrain(self, options: Pretrain, home: Path) -> list[Record]:

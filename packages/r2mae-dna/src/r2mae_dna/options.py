@@ -473,7 +473,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(RunOptions):
-    """Pretrain small models on a real human-ape alignment and score real variants with them."""
+    """Pretrain small models on real alignments, and score with them real changes that they never saw."""
 
     window: Window = 128
     """Bases per window, in training and in scoring."""

@@ -130,59 +130,49 @@ def plot_region(llr: np.ndarray, reference: str, chromosome: str, first: int, tr
 def plot_demo(
     records: Sequence[Record],
     curves: Mapping[str, Mapping[str, list[tuple[int, float]]]],
-    labels: np.ndarray,
-    damage: Mapping[str, np.ndarray],
+    panels: Mapping[str, tuple[str, str]],
     logos: Sequence[tuple[str, np.ndarray, str, int]],
     mark: int,
     mark_title: str,
-    seed: int,
 ) -> Any:
-    """Draw training curves, ROC curves, AUROC per scheme, and logos of the models' predictions.
+    """Draw training curves, metrics per row of the table, and logos of the models' predictions.
 
     Args:
-        records: auroc per scheme and seed, and the baseline's.
+        records: per scheme and seed, and those of the floors.
         curves: scheme → seed → [(step, training loss)].
-        labels: (n,) bool of the variants.
-        damage: scores of the first seed per scheme, and the baseline's.
+        panels: title → (task, metric).
         logos: (title, probabilities (n, 4), reference letters, first position).
         mark: index of the position that is shaded in the logos.
         mark_title: what is there.
-        seed: the seed whose ROC curves are drawn.
     """
-    figure = new_figure(13, 4.2 + 1.9 * len(logos))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * len(logos)])
-    loss, roc, bars = top.subplots(1, 3)
-    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the baseline is grey
+    figure = new_figure(15, 4.4 + 1.9 * len(logos))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[4.4, 1.9 * len(logos)])
+    loss, *others = top.subplots(1, 1 + len(panels))
+    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the floors are grey
     for name, seeds in curves.items():
         for j, points in enumerate(seeds.values()):
             steps, values = [step for step, _ in points], [value for _, value in points]
             loss.plot(steps, values, color=colours[name], alpha=0.8, linewidth=1, label=name if j == 0 else None)
     loss.set(xlabel="step", ylabel="masked cross-entropy, training", yscale="log", title="pretraining")
     loss.legend(fontsize="small", frameon=False)
-    _draw_roc(roc, labels, damage, colours)
-    roc.set_title(f"rare (positive) against common, seed {seed}")
-    table = compare([record for record in records if record.metric == "auroc"])
-    cells = {key[0]: cell for key, cell in table.cells.items()}
-    for i, (name, cell) in enumerate(cells.items()):
-        colour = colours.get(name, "0.4")
-        bars.errorbar([i], [cell.mean], [cell.sd or 0.0], marker="o", capsize=3, color=colour)
-    bars.axhline(0.5, color="0.7", linestyle=":")
-    bars.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
-    bars.set(ylabel="AUROC", title="AUROC, mean and sd of seeds")
+    for axes, (title, (task, metric)) in zip(others, panels.items(), strict=True):
+        _draw_rows(axes, [r for r in records if (r.task, r.metric) == (task, metric)], colours)
+        axes.set_title(title, fontsize="small")
+        axes.set_xlabel(f"{metric.partition('@')[0].replace('_', ' ')}, mean and sd of seeds")
     bottom.suptitle(f"prediction at each base when it is masked (bits), above the reference; shaded: {mark_title}")
-    panels = bottom.subplots(len(logos), 1, squeeze=False)[:, 0]
-    for axes, (title, probabilities, reference, first) in zip(panels, logos, strict=True):
+    frames = bottom.subplots(len(logos), 1, squeeze=False)[:, 0]
+    for axes, (title, probabilities, reference, first) in zip(frames, logos, strict=True):
         draw_logo(axes, probabilities, reference, first, mark)
         axes.set_title(title, fontsize="small", loc="left")
     return figure
 
 
-def _draw_roc(axes: Any, labels: np.ndarray, damage: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
-    from sklearn.metrics import roc_curve
-
-    for name, values in damage.items():
-        false, true, _ = roc_curve(labels, values)
-        axes.plot(false, true, color=colours.get(name, "0.4"), linewidth=1.2, label=name)
-    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
-    axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
-    axes.legend(fontsize="small", frameon=False, loc="lower right")
+def _draw_rows(axes: Any, records: Sequence[Record], colours: Mapping[str, str]) -> None:
+    """Draw the mean and the standard deviation of each row, the first on top."""
+    cells = {key[0]: cell for key, cell in compare(records).cells.items()}
+    for i, (name, cell) in enumerate(cells.items()):
+        colour = colours.get(name, "0.4")
+        axes.errorbar([cell.mean], [i], xerr=[cell.sd or 0.0], marker="o", capsize=3, color=colour)
+    axes.set_yticks(range(len(cells)), list(cells), fontsize="small")
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="0.9")

@@ -107,6 +107,29 @@ def probe_model(
     return {name: total / len(codes) for name, total in sums.items()}
 
 
+@torch.inference_mode()
+def probe_plurality(
+    train: WindowSet, held_out: WindowSet, *, ratios: tuple[float, ...], max_windows: int, batch_size: int
+) -> dict[str, float]:
+    """Return the plurality's part of what `probe_model` returns, as "loss@ratio" and "accuracy@ratio"; see there."""
+    smoothing, background = fit_plurality(_tokens(train, max_windows, "cpu"))
+    codes = _tokens(held_out, max_windows, "cpu")
+    sums: dict[str, float] = {}
+    for part, ratio, generator in _batches(codes, ratios, batch_size):
+        _, positions, labels = _hide(part, ratio, generator)
+        for name, value in _plurality(part, positions, labels, smoothing, background).items():
+            sums[f"{name}@{ratio:g}"] = sums.get(f"{name}@{ratio:g}", 0.0) + value * len(part)
+    return {name: total / len(codes) for name, total in sums.items()}
+
+
+def _plurality(
+    codes: Tensor, positions: Tensor, labels: Tensor, smoothing: Tensor, background: Tensor
+) -> dict[str, float]:
+    chosen = codes.gather(1, positions[..., None].expand(-1, -1, codes.shape[-1]))
+    column = plurality_log_probabilities(chosen, smoothing, background)
+    return {"loss": _loss(column, labels), "accuracy": (column.argmax(-1) == labels).float().mean().item()}
+
+
 def _tokens(windows: WindowSet, limit: int, device: str) -> Tensor:
     return (windows.batch(spread(len(windows), limit))["codes"] & TOKEN_BITS).to(device)
 
@@ -123,15 +146,14 @@ def _batch(
     own = _predict(model, seen, positions)
     turned = complement(seen).flip(1)
     other = _predict(model, turned, codes.shape[1] - 1 - positions).flip(-1)
-    chosen = codes.gather(1, positions[..., None].expand(-1, -1, codes.shape[-1]))
-    column = plurality_log_probabilities(chosen, smoothing, background)
+    plurality = _plurality(codes, positions, labels, smoothing, background)
     shuffled = _predict(model, shuffle_alignment(seen, generator), positions)
     return {
         "loss": _loss(own, labels),
-        "plurality_loss": _loss(column, labels),
+        "plurality_loss": plurality["loss"],
         "shuffled_loss": _loss(shuffled, labels),
         "accuracy": (own.argmax(-1) == labels).float().mean().item(),
-        "plurality_accuracy": (column.argmax(-1) == labels).float().mean().item(),
+        "plurality_accuracy": plurality["accuracy"],
         "strand_difference": ((own.exp() - other.exp()).abs().sum(-1) / 2).mean().item(),
     }
 
