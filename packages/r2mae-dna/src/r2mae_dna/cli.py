@@ -10,7 +10,7 @@ _SHAPE = {"hidden": "--n_hidden", "layers": "--n_layers"}
 
 COMMANDS = {
     "demo": Command(
-        options.Demo, "r2mae_dna.demo:demo_command", "Pretrain on real alignments, and score changes of a hidden species and real variants.",
+        options.Demo, "r2mae_dna.demo:demo_command", "Pretrain on real alignments, and score real changes.",
         _SHAPE | {"n_seeds": "--seeds, a list such as [0,1,2]"},
     ),
     "msa-build": Command(
