@@ -11,7 +11,8 @@ import torch
 
 from dna_files import MAF, published, vcf, zipped
 from r2mae_core import UserError, write_checksums
-from r2mae_dna.data.build import build_alignment, read_fasta
+from r2mae_dna.data.build import build_alignment
+from r2mae_dna.data.genome import read_fasta
 from r2mae_dna.data.maf import read_blocks
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.variants import TableFile, read_frame

@@ -277,7 +277,7 @@ def test_a_full_disk_ends_in_one_message_and_leaves_nothing(toy, tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr("os.posix_fallocate", full)
             for write, message in (
-                (build, "cannot write .*s: the disk or the quota is full"),
+                (build, r"cannot write .*\.s\.build.*: the disk or the quota is full"),
                 (cut, "codes.npy needs"),
             ):
                 with pytest.raises(UserError, match=message):

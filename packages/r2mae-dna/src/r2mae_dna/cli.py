@@ -16,6 +16,9 @@ COMMANDS = {
     "msa-build": Command(
         options.MsaBuild, "r2mae_dna.data.msa:build_command", "Build an alignment store from MAF files."
     ),
+    "msa-merge": Command(
+        options.MsaMerge, "r2mae_dna.data.merge:merge_command", "Join the parts of a build, or stores, into one store."
+    ),
     "msa-info": Command(options.MsaInfo, "r2mae_dna.data.msa:info_command", "Describe an alignment store."),
     "msa-show": Command(options.MsaShow, "r2mae_dna.data.msa:show_command", "Show a region of the alignment."),
     "prepare": Command(

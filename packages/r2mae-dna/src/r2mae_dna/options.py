@@ -34,22 +34,40 @@ class MsaBuild:
     """Species whose coordinates the store has, as the MAF writes it before the chromosome, such as hg38 or
     GCA_028858775.2."""
     mafs: tuple[Path, ...]
-    """MAF files, plain or gzipped."""
+    """MAF files, plain or gzipped; several are joined, such as one per chromosome."""
     species: str = ""
     """The other species in the order of the columns, separated by commas or spaces, or a file that lists them or is a
     tree (Newick); default: all, in order of first appearance. A model's order must be the same. Names may have dots: a
     row is of the longest name that its own begins with."""
     fasta: Path | None = None
-    """Reference genome (FASTA, plain or gzipped): checked against the alignment, and fills what no block covers."""
+    """Reference genome (FASTA, plain or gzipped, or 2bit): checked against the alignment, and fills what no block
+    covers."""
     case: Literal["maf", "fasta"] | None = None
     """Whose lower-case letters are soft-masked, everywhere: the alignment's (what no block covers is upper-case) or the
     genome's; default: the genome's, if --fasta is given."""
     out: Path | None = None
-    """Folder of the store; default runs/r2mae-dna-msa-build-TIME."""
+    """Folder of the store; default runs/r2mae-dna-msa-build-TIME. The same command with the same --out goes on after an
+    interruption."""
+    workers: Count = 1
+    """Processes that share the chromosomes; the store is the same for any number."""
+    part: str = ""
+    """I/N, such as 2/8: build only this part of the chromosomes, on any machine; `msa merge` joins the parts."""
     overwrite: bool = False
     """Replace a store that is there."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show progress bars, and before them an estimate of disk and time."""
+
+
+@dataclass(frozen=True)
+class MsaMerge:
+    """Join the parts of a build, or stores of different chromosomes, into one store."""
+
+    parts: tuple[Path, ...]
+    """Alignment stores: of a build, all its parts in any order; others in the order that the chromosomes shall have."""
+    out: Path | None = None
+    """Folder of the store; default runs/r2mae-dna-msa-merge-TIME."""
+    overwrite: bool = False
+    """Replace a store that is there."""
 
 
 @dataclass(frozen=True)

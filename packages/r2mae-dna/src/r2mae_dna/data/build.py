@@ -1,41 +1,63 @@
-"""From MAF files to an alignment store, in bounded memory.
+"""From MAF files to an alignment store: in bounded memory, in parallel, in parts, and going on after an interruption.
 
-All chromosomes are first stretches of a sparse file, mapped into memory and filled block by block, and are then written
-to the store in compressed shards. Memory of the process's own is that of a few blocks for any number of species; pages
-of the mapped file come on top while the system has room for them. The disk's space is allocated before it is written
-to: a full disk would end the process when a hole of a mapped file is filled.
+The files are read twice. A first, quick pass finds the species and where the reference has blocks (`build_plan`). The
+chromosomes are then made in groups (`build_groups`), each a store of its own in a hidden folder beside the output, and
+the groups are joined at the end (`merge`). A group's chromosomes are first stretches of a sparse file, mapped into
+memory and filled block by block (`canvas`). A process's own memory is that of a few blocks for any number of species;
+pages of the mapped file come on top while the system has room for them.
 """
 
-import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from r2mae_core import UserError, check_output, check_space, fingerprint, one_writer, refuse_changed, whole_folder
-from r2mae_dna.data.codes import ENCODE_REFERENCE, SOFT_MASK, TOKEN_BITS, match_chromosome
-from r2mae_dna.data.maf import BlockCounts, Piece, Scan, project, read_blocks, scan_blocks
-from r2mae_dna.data.new_folders import check_new_folder
-from r2mae_dna.data.species import SpeciesNames, split_source
-from r2mae_dna.data.store import SHARD_ROWS, StoreInfo, StoreWriter, store_entries
-from r2mae_dna.data.text_files import read_lines
+from r2mae_core import (
+    UserError,
+    check_output,
+    check_space,
+    fingerprint,
+    in_processes,
+    one_writer,
+    refuse_changed,
+    whole_folder,
+)
+from r2mae_dna.data.build_groups import (
+    Group,
+    GroupReport,
+    add_up,
+    build_group,
+    finished_groups,
+    new_counter,
+    use_counter,
+)
+from r2mae_dna.data.build_plan import BuildPlan, part_of, plan_build, split_groups
+from r2mae_dna.data.genome import Case
+from r2mae_dna.data.maf import BlockCounts, Scan, names_in_trees, scan_blocks
+from r2mae_dna.data.merge import join_stores
+from r2mae_dna.data.new_folders import check_new_folder, digest_of
+from r2mae_dna.data.species import SpeciesNames
+from r2mae_dna.data.store import SHARD_ROWS, AlignmentStore, StoreInfo, store_entries
+from r2mae_dna.sharing import parse_part
 
 MAX_FASTA_MISMATCH = 0.05
-Case = Literal["maf", "fasta"]
-"""Whose lower-case letters are the soft-masked ones."""
-OVERLAPS = "reference bases in more than one block (the first is kept)"
+COMPRESSED = 1 / 3
+"""Share of the letters' bytes for which a build wants space when they are compressed: 0.13 with 30 vertebrates and 0.18
+with four apes, as measured, and room."""
 
 
 @dataclass
 class BuildReport:
     """Result of a build."""
 
-    info: StoreInfo
+    info: StoreInfo | None
+    """None: a part without chromosomes, of which there is no store."""
     counts: BlockCounts
     overlaps: int = 0
     """Reference positions that are in more than one block; the first block counts."""
@@ -51,86 +73,8 @@ class BuildReport:
     """Chromosomes that are not in the FASTA file."""
     nameless: tuple[str, ...] = ()
     """Some sequences that name no species, and are left out."""
-
-
-class _Chromosome:
-    """The letters of a chromosome: a stretch of two files with holes that are mapped into memory.
-
-    Args:
-        codes: (length, 1 + species) uint8.
-        taken: (length,) bool, which positions a block covers.
-        allocate: takes a stretch of positions for which there must be space on the disk.
-    """
-
-    def __init__(self, codes: np.ndarray, taken: np.ndarray, allocate: Callable[[int, int], None]) -> None:
-        self.codes, self.taken, self._allocate = codes, taken, allocate
-        self.shards: set[int] = set()
-        """The stretches of `SHARD_ROWS` positions with anything in them."""
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def touch(self, start: int, end: int) -> None:
-        """Make space for content of [start, end); must come before it is written.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        for shard in set(range(start // SHARD_ROWS, (end - 1) // SHARD_ROWS + 1)) - self.shards:
-            self._allocate(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self)))
-            self.shards.add(shard)
-
-
-def _allocate(file: Path, start: int, n_bytes: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), start, n_bytes)
-
-
-class _Canvas:
-    """The chromosomes being filled, one after the other in two files, however many they are.
-
-    Args:
-        folder: where the files are made.
-        lengths: chromosome → its length.
-        n_columns: 1 + species.
-    """
-
-    def __init__(self, folder: Path, lengths: Mapping[str, int], n_columns: int) -> None:
-        total = max(sum(lengths.values()), 1)
-        codes = np.memmap(folder / "codes", np.uint8, "w+", shape=(total, n_columns))
-        taken = np.memmap(folder / "taken", np.uint8, "w+", shape=(total,)).view(np.bool_)
-        self.chromosomes: dict[str, _Chromosome] = {}
-        self.overlaps = 0
-        first = 0
-        for name, length in lengths.items():
-
-            def allocate(start: int, end: int, first: int = first) -> None:
-                for file, width in (("codes", n_columns), ("taken", 1)):
-                    _allocate(folder / file, (first + start) * width, (end - start) * width)
-
-            part = slice(first, first + length)
-            self.chromosomes[name] = _Chromosome(np.asarray(codes[part]), np.asarray(taken[part]), allocate)
-            first += length
-
-    def add(self, piece: Piece, path: Path) -> None:
-        if len(piece.codes) == 0:
-            return
-        target = self.chromosomes[piece.chromosome]
-        if len(target) != piece.length:
-            raise UserError(
-                f"{path}, line {piece.line}: {piece.chromosome} is {piece.length} long here and {len(target)} in an "
-                "earlier block; the files belong to different assemblies"
-            )
-        target.touch(piece.start, piece.start + len(piece.codes))
-        part = slice(piece.start, piece.start + len(piece.codes))
-        taken = target.taken[part]
-        if (n := int(taken.sum())) == 0:
-            target.codes[part] = piece.codes
-        else:
-            self.overlaps += n
-            target.codes[part][~taken] = piece.codes[~taken]
-        target.taken[part] = True
+    kept: tuple[str, ...] = ()
+    """Chromosomes that an interrupted build had finished."""
 
 
 def build_alignment(
@@ -141,10 +85,12 @@ def build_alignment(
     species: Sequence[str] = (),
     fasta: Path | None = None,
     case: Case | None = None,
+    workers: int = 1,
+    part: str = "",
     overwrite: bool = False,
     progress: bool = False,
 ) -> BuildReport:
-    """Build a store from MAF files.
+    """Build a store from MAF files. An interrupted build goes on with the chromosomes that it had not finished.
 
     Args:
         mafs: plain or gzipped; several are joined, such as one per chromosome.
@@ -152,10 +98,13 @@ def build_alignment(
         reference: species whose coordinates the store has, such as `hg38`.
         species: the others, in the order of the columns, which a model depends on. Empty: every species of the files
             in order of first appearance.
-        fasta: the reference genome; its bases are compared with the alignment's, and fill positions without a block.
+        fasta: the reference genome, FASTA or 2bit; its bases are compared with the alignment's, and fill positions
+            without a block.
         case: whose lower-case letters are the soft-masked ones, everywhere; default: the genome's, if it is given.
+        workers: processes that share the chromosomes; the store is the same for any number.
+        part: such as `2/8`: only the second of eight parts of the chromosomes; `merge_stores` joins the parts.
         overwrite: replace a store that is there.
-        progress: show a bar of blocks.
+        progress: show bars.
 
     Raises:
         UserError: a file is missing, malformed or of another assembly; the reference or all of the species are in no
@@ -166,17 +115,27 @@ def build_alignment(
     made = made_from(mafs, reference, species, fasta, case)
     inputs = [*mafs, *([] if fasta is None else [fasta])]
     check_output(out, inputs)
+    wanted = parse_part(part) if part else (0, 1)
     with one_writer(out, folder=False):
         check_new_folder(out, store_entries, "an alignment store", overwrite=overwrite)
-        scan = scan_blocks(mafs, reference, SHARD_ROWS, species)
-        columns = _columns(scan.names, reference, species, mafs)
-        check_space(out.parent, _bytes_needed(scan, len(columns), whole=fasta is not None), f"building {out.name}")
-        with whole_folder(out) as folder:
-            report = _build(mafs, folder, columns, scan.lengths, fasta, made, progress)
-            remedy = "it was changed while it was read: run the command again"
-            refuse_changed(out, made["sources"], fingerprint(inputs), remedy)
-    report.without_blocks = tuple(name for name in columns if name not in scan.species)
-    report.nameless = tuple(scan.names.nameless)
+        scans = _scan_files(mafs, reference, species, workers, progress=progress)
+        whole = Scan(SpeciesNames({reference, *species}))
+        for scan in scans:
+            whole.add(scan)
+        plan = plan_build(scans, whole, reference, species, mafs, fills=fasta is not None)
+        chromosomes = part_of(plan, *wanted)
+        report = BuildReport(None, BlockCounts())
+        if chromosomes:
+            described = made | ({"part": part, "chromosomes": list(plan.lengths)} if part else {})
+            home = _home(out, made, plan, fasta)
+            try:
+                report = _build(plan, chromosomes, mafs, fasta, home, out, described, workers, progress=progress)
+            finally:
+                for folder in (home, home.parent):  # stay if they hold a finished group
+                    with suppress(OSError):
+                        folder.rmdir()
+    report.without_blocks = tuple(name for name in plan.columns if name not in whole.species)
+    report.nameless = tuple(whole.names.nameless)
     return report
 
 
@@ -206,155 +165,166 @@ def made_from(
     return {"reference": reference, "species": list(species), "case": case, **files, "sources": fingerprint(inputs)}
 
 
-def _bytes_needed(scan: Scan, n_columns: int, *, whole: bool) -> int:
-    """Return what the files of the chromosomes take before they are compressed, whole or where blocks are."""
-    positions = (
-        scan.lengths[name] if whole else min(len(stretches) * SHARD_ROWS, scan.lengths[name])
-        for name, stretches in scan.stretches.items()
-    )
-    return sum(positions) * (n_columns + 1)
+def _scan_files(
+    mafs: Sequence[Path], reference: str, species: Sequence[str], workers: int, *, progress: bool
+) -> list[Scan]:
+    """Return the first pass over each file."""
+    scan = partial(_scan_file, reference, (*species, *names_in_trees(mafs)))
+    total, found = sum(path.stat().st_size for path in mafs), dict[Path, Scan]()
+    several = workers > 1 and len(set(mafs)) > 1
+    with tqdm(desc="first pass", unit="B", unit_scale=True, total=total, disable=not progress, mininterval=0.5) as bar:
+        paths = list(dict.fromkeys(mafs))
+        for path, result in in_processes(scan, paths, workers) if several else ((path, scan(path)) for path in paths):
+            found[path] = result
+            bar.update(path.stat().st_size)
+    return [found[path] for path in mafs]
+
+
+def _scan_file(reference: str, species: Sequence[str], path: Path) -> Scan:
+    return scan_blocks([path], reference, SHARD_ROWS, species)
+
+
+def _home(out: Path, made: Mapping[str, Any], plan: BuildPlan, fasta: Path | None) -> Path:
+    """Return the folder of the groups, which another build of the same output does not share."""
+    depends = {name: value for name, value in made.items() if name != "sources"}
+    genome = None if fasta is None else fingerprint(fasta)
+    key = digest_of({**depends, "columns": list(plan.columns), "genome": genome})
+    return out.parent.absolute() / f".{out.name}.build" / key
+
+
+def _inputs(plan: BuildPlan, chromosomes: Collection[str]) -> list[int]:
+    """Return which files chromosomes are made from, in order."""
+    files = {i for name in chromosomes for i in plan.files[name]}
+    return sorted(files | {i for i, name in enumerate(plan.counted_by) if name in chromosomes})
+
+
+def _groups(
+    plan: BuildPlan,
+    todo: Collection[str],
+    mafs: Sequence[Path],
+    fasta: Path | None,
+    case: Case,
+    home: Path,
+    workers: int,
+) -> list[Group]:
+    groups = list[Group]()
+    taken = {int(folder.name) for folder in home.glob("[0-9]*")}
+    numbers = (i for i in range(len(plan.lengths) + len(taken)) if i not in taken)
+    for chromosomes in split_groups(plan, todo, workers):
+        files = _inputs(plan, chromosomes)
+        groups.append(
+            Group(
+                home,
+                next(numbers),
+                tuple(mafs[i] for i in files),
+                tuple(plan.counted_by[i] in chromosomes for i in files),
+                {name: plan.lengths[name] for name in chromosomes},
+                frozenset(plan.lengths) - set(chromosomes),
+                plan.columns,
+                fasta,
+                case,
+            )
+        )
+    return groups
 
 
 def _build(
+    plan: BuildPlan,
+    chromosomes: Sequence[str],
     mafs: Sequence[Path],
-    folder: Path,
-    columns: dict[str, int],
-    lengths: Mapping[str, int],
     fasta: Path | None,
+    home: Path,
+    out: Path,
     made: Mapping[str, Any],
+    workers: int,
+    *,
     progress: bool,
 ) -> BuildReport:
-    reference = next(iter(columns))
-    counts, check = BlockCounts(), _FastaCheck(made["case"])
-    writer = StoreWriter(folder, list(columns))
-    scratch = folder / ".scratch"
-    scratch.mkdir()
-    canvas = _Canvas(scratch, lengths, len(columns))
-    with tqdm(desc="blocks", unit="block", disable=not progress, mininterval=0.5) as bar:
-        for path in mafs:
-            for rows in read_blocks(path, partial(_is_of, reference, columns), counts):
-                bar.update()
-                if (piece := project(rows, columns, counts)) is not None:
-                    canvas.add(piece, path)
-    if not lengths:
-        raise UserError(f"no block of {', '.join(map(str, mafs))} has a base of the reference {reference!r}")
-    if fasta is not None:
-        check.run(fasta, canvas.chromosomes)
-    for name in list(canvas.chromosomes):
-        chromosome = canvas.chromosomes.pop(name)
-        writer.write(name, chromosome.codes, chromosome.shards)
-        del chromosome  # the maps, before their files
-    overlaps = canvas.overlaps
-    shutil.rmtree(scratch)
-    info = writer.close(counts.left_out() | {OVERLAPS: overlaps}, made, made["case"])
-    return BuildReport(info, counts, overlaps, (), check.checked, check.mismatches, check.filled, tuple(check.absent))
+    """Make the groups that are not there yet, and join all."""
 
+    def inputs_of(names: Collection[str]) -> list[Path]:
+        return [*(mafs[i] for i in _inputs(plan, names)), *([] if fasta is None else [fasta])]
 
-def _is_of(species: str, names: Container[str], source: str) -> bool:
-    """Return whether a sequence is of a species."""
-    found = split_source(source, names)
-    return found is not None and found[0] == species
-
-
-def _columns(names: SpeciesNames, reference: str, species: Sequence[str], mafs: Sequence[Path]) -> dict[str, int]:
-    files, found = ", ".join(map(str, mafs)), list(names.found)
-    if reference not in found:
-        known = ", ".join(found[:10]) + (" …" if len(found) > 10 else "")
-        more = f"; without a species: {', '.join(names.nameless)}" if names.nameless else ""
-        raise UserError(f"the reference {reference!r} is in no block of {files}; its species: {known or 'none'}{more}")
-    names.check(reference, species, files)
-    others = list(species) or [name for name in found if name != reference]
-    if reference in others or len(set(others)) != len(others):
-        raise UserError("list each species once, and without the reference")
-    if not set(others) & set(found):
-        raise UserError(
-            f"none of the species {', '.join(others[:5])} is in {files}" if others else f"only one species in {files}"
+    _remove_others(home)
+    there = finished_groups(home, {name: plan.lengths[name] for name in chromosomes}, inputs_of)
+    kept = [name for store in there for name in store.chromosomes]
+    groups = _groups(plan, [name for name in chromosomes if name not in kept], mafs, fasta, made["case"], home, workers)
+    check_space(out.parent, _bytes_needed(plan, groups, workers), f"building {out.name}")
+    home.mkdir(parents=True, exist_ok=True)
+    with _progress(plan, chromosomes, kept, show=progress) as counter:
+        if workers > 1 and len(groups) > 1:
+            for _ in in_processes(build_group, groups, workers, setup=partial(use_counter, counter)):
+                pass
+        else:
+            use_counter(counter)
+            for group in groups:
+                build_group(group)
+    stores = there + [AlignmentStore(group.folder) for group in groups]
+    report = add_up(stores)
+    try:
+        inputs = [*mafs, *([] if fasta is None else [fasta])]
+        refuse_changed(
+            out, made["sources"], fingerprint(inputs), "it was changed while it was read: run the command again"
         )
-    return {name: i for i, name in enumerate([reference, *others])}
+        if fasta is not None:
+            _refuse_other_genome(report, chromosomes, fasta, whole="part" not in made)
+    except UserError:
+        shutil.rmtree(home)
+        raise
+    with whole_folder(out) as folder:
+        info = join_stores(stores, folder, chromosomes, made, move=True)
+    shutil.rmtree(home)
+    check = report.check
+    absent = tuple(name for name in chromosomes if name in check.absent)
+    return BuildReport(
+        info, report.counts, report.overlaps, (), check.checked, check.mismatches, check.filled, absent, (), tuple(kept)
+    )
 
 
-@dataclass
-class _FastaCheck:
-    case: Case
-    checked: int = 0
-    mismatches: int = 0
-    filled: int = 0
-    absent: list[str] = field(default_factory=list)
-
-    def run(self, fasta: Path, chromosomes: dict[str, _Chromosome]) -> None:
-        """Compare every chromosome with its record, and fill what no block covers."""
-        names = list(chromosomes)
-        index, seen = {name: i for i, name in enumerate(names)}, set()
-        for record_name, sequence in read_fasta(fasta):
-            i = match_chromosome(record_name, index)
-            if i is None or names[i] in seen:
-                continue
-            seen.add(names[i])
-            target = chromosomes[names[i]]
-            if len(sequence) != len(target):
-                raise UserError(
-                    f"{fasta}: {record_name} is {len(sequence)} long and the alignment's {names[i]} "
-                    f"{len(target)}; wrong genome build?"
-                )
-            self._compare(sequence, target)
-        self.absent = [name for name in names if name not in seen]
-        if self.case == "fasta":
-            for name in self.absent:
-                _unmask(chromosomes[name])
-        if self.checked and self.mismatches > MAX_FASTA_MISMATCH * self.checked:
-            raise UserError(
-                f"{self.mismatches} of {self.checked} reference bases differ between the alignment and {fasta}; "
-                "wrong genome build?"
-            )
-        if not seen:
-            raise UserError(f"{fasta} contains none of the alignment's chromosomes: {', '.join(names[:5])}")
-
-    def _compare(self, sequence: np.ndarray, target: _Chromosome) -> None:
-        for start in range(0, len(sequence), SHARD_ROWS):
-            part = slice(start, min(start + SHARD_ROWS, len(sequence)))
-            ours, theirs = target.codes[part, 0], ENCODE_REFERENCE[sequence[part]]
-            if self.case == "maf":
-                theirs &= TOKEN_BITS
-            taken = target.taken[part] & (ours > 0)
-            self.checked += int(taken.sum())
-            self.mismatches += int(((ours ^ theirs) & TOKEN_BITS)[taken].astype(bool).sum())
-            free = ~target.taken[part] & (theirs > 0)
-            self.filled += int(free.sum())
-            if free.any():
-                target.touch(part.start, part.stop)
-                target.codes[part, 0] = np.where(free, theirs, ours)
-            if self.case == "fasta" and taken.any():
-                letters = target.codes[part, 0] & TOKEN_BITS
-                lower = (sequence[part] >= ord("a")) & (letters > 0)
-                target.codes[part, 0] = letters | np.where(lower, SOFT_MASK, 0).astype(np.uint8)
+def _remove_others(home: Path) -> None:
+    """Remove what interrupted builds of other species or options left for the same output."""
+    for folder in home.parent.iterdir() if home.parent.is_dir() else []:
+        if folder != home:
+            shutil.rmtree(folder)
 
 
-def _unmask(chromosome: _Chromosome) -> None:
-    """Make all letters of the reference upper-case."""
-    for shard in chromosome.shards:
-        chromosome.codes[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS, 0] &= TOKEN_BITS
+def _bytes_needed(plan: BuildPlan, groups: Sequence[Group], workers: int) -> int:
+    """Return what the largest groups that are made at once take, and all of them when they are compressed."""
+    each = sorted((sum(plan.scratch[name] for name in group.lengths) for group in groups), reverse=True)
+    return sum(each[:workers]) + int(sum(each[workers:]) * COMPRESSED)
 
 
-def read_fasta(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name (to the first space) and letters (n,) uint8 of each record, plain or gzipped.
-
-    Raises:
-        UserError: the file is missing, damaged, or no FASTA file.
-    """
-    name: str | None = None
-    parts: list[bytes] = []
-    for number, line in read_lines(path):
-        if line[:1] == b">":
-            if name is not None:
-                yield name, _letters(parts)
-            name, parts = (line[1:].decode(errors="replace").split(None, 1) or [""])[0], []
-        elif name is not None:
-            parts.append(line)
-        elif line.strip():
-            raise UserError(f"{path}, line {number}: a FASTA file begins with a line of > and a name")
-    if name is not None:
-        yield name, _letters(parts)
+def _refuse_other_genome(report: GroupReport, chromosomes: Sequence[str], fasta: Path, *, whole: bool) -> None:
+    check = report.check
+    if check.mismatches > MAX_FASTA_MISMATCH * check.checked:
+        raise UserError(
+            f"{check.mismatches} of {check.checked} reference bases differ between the alignment and {fasta}; "
+            "wrong genome build?"
+        )
+    if whole and set(check.absent) == set(chromosomes):
+        raise UserError(f"{fasta} contains none of the alignment's chromosomes: {', '.join(chromosomes[:5])}")
 
 
-def _letters(lines: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(lines).translate(None, b" \t\r\n"), np.uint8)
+@contextmanager
+def _progress(plan: BuildPlan, chromosomes: Sequence[str], kept: Sequence[str], *, show: bool) -> Iterator[Any]:
+    """Show a bar of reference bases, and give the counter that moves it; None without a bar."""
+    if not show:
+        yield None
+        return
+    counter, ended = new_counter(), threading.Event()
+    before = sum(plan.bases[name] for name in kept)
+    total = sum(plan.bases[name] for name in chromosomes)
+    with tqdm(desc="bases", unit="b", unit_scale=True, total=total, initial=before, mininterval=0.5) as bar:
+
+        def move() -> None:
+            while not ended.wait(0.5):
+                bar.update(before + counter.value - bar.n)
+
+        mover = threading.Thread(target=move, daemon=True)
+        mover.start()
+        try:
+            yield counter
+        finally:
+            ended.set()
+            mover.join()
+            bar.update(before + counter.value - bar.n)

@@ -162,10 +162,37 @@ class Scan:
     stretches: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     """Chromosome of the reference → which stretches of it blocks cover."""
 
+    bases: dict[str, int] = field(default_factory=dict[str, int])
+    """Chromosome of the reference → its bases in blocks; those of overlapping blocks count again."""
+
     @property
     def species(self) -> list[str]:
         """In order of first appearance."""
         return list(self.names.found)
+
+    def add(self, other: "Scan") -> None:
+        """Add what was found in a later file."""
+        self.names.add(other.names)
+        for name, length in other.lengths.items():
+            self.lengths.setdefault(name, length)
+            self.stretches.setdefault(name, set()).update(other.stretches[name])
+            self.bases[name] = self.bases.get(name, 0) + other.bases[name]
+
+
+def names_in_trees(paths: Iterable[Path]) -> list[str]:
+    """Return the names in the trees (`# hal`) at the beginning of files.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    names = list[str]()
+    for path in paths:
+        for _, line in read_lines(path):
+            if line[:6] == b"# hal ":
+                names += tree_names(line[6:].decode(errors="replace"))
+            elif line[:1] != b"#" and line.strip():
+                break
+    return names
 
 
 def scan_blocks(paths: Iterable[Path], reference: str, stretch: int, species: Iterable[str] = ()) -> Scan:
@@ -208,6 +235,7 @@ def _add_place(scan: Scan, chromosome: str, fields: list[bytes], stretch: int) -
         if fields[2] == b"-":
             start = length - start - size
         scan.lengths.setdefault(chromosome, length)
+        scan.bases[chromosome] = scan.bases.get(chromosome, 0) + size
         scan.stretches.setdefault(chromosome, set()).update(range(start // stretch, (start + size - 1) // stretch + 1))
 
 
@@ -225,45 +253,63 @@ class Piece:
     line: int
 
 
-def project(rows: list[Row], species: dict[str, int], counts: BlockCounts) -> Piece | None:
+def anywhere(chromosome: str | None) -> bool:
+    """Return that blocks of every chromosome of the reference are wanted, and those without the reference."""
+    return True
+
+
+def project(
+    rows: list[Row],
+    species: dict[str, int],
+    counts: BlockCounts,
+    wanted: Callable[[str | None], bool] = anywhere,
+) -> Piece | None:
     """Project a block onto the reference: columns with a gap in the reference are dropped; its strand becomes forward.
 
     Args:
         rows: of one block.
         species: name → column; the reference has column 0. A row is of the longest name that its own begins with.
-        counts: updated in place.
+        counts: updated in place, for a block that is wanted.
+        wanted: tells from the reference's chromosome (None: the block has no row of it) whether the block is.
 
     Returns:
-        None if the block has no row of the reference.
+        None if the block has no row of the reference, or is not wanted.
     """
-    counts.blocks += 1
     chosen: dict[int, Row] = {}
+    unlisted = 0
     for row in rows:
         found = split_source(row.source, species)
         if found is None:
-            counts.unlisted_rows += 1
+            unlisted += 1
             continue
         column = species[found[0]]
-        if column in chosen:
-            counts.duplicate_rows += 1
-            if row.size <= chosen[column].size:
-                continue
-        chosen[column] = row
-    reference = chosen.pop(0, None)
-    if reference is None:
+        if column not in chosen or row.size > chosen[column].size:
+            chosen[column] = row
+    reference = chosen.get(0)
+    found = None if reference is None else split_source(reference.source, species)
+    chromosome = None if found is None else found[1]
+    if not wanted(chromosome):
+        return None
+    counts.blocks += 1
+    counts.unlisted_rows += unlisted
+    counts.duplicate_rows += len(rows) - unlisted - len(chosen)
+    if reference is None or chromosome is None:
         counts.without_reference += 1
         return None
+    return Piece(chromosome, reference.source_size, *_paint(chosen, len(species)), reference.line)
+
+
+def _paint(chosen: dict[int, Row], n_columns: int) -> tuple[int, np.ndarray]:
+    """Return where a block begins on the reference's forward strand, and its bytes there."""
+    reference, others = chosen[0], {column: row for column, row in chosen.items() if column}
     letters = np.frombuffer(reference.text, np.uint8)
     keep = letters != _GAP_LETTER
-    codes = np.full((reference.size, len(species)), GAP, np.uint8)
+    codes = np.full((reference.size, n_columns), GAP, np.uint8)
     codes[:, 0] = ENCODE_REFERENCE[letters[keep]]
-    if chosen:
-        others = np.frombuffer(b"".join(row.text for row in chosen.values()), np.uint8)
-        others = ENCODE[others].reshape(len(chosen), -1)
-        codes[:, list(chosen)] = (others if keep.all() else others[:, keep]).T
-    start = reference.start
-    if reference.reverse:
-        start = reference.source_size - reference.start - reference.size
-        codes = reverse_complement(codes)
-    _, chromosome = split_source(reference.source, species) or ("", reference.source)
-    return Piece(chromosome, reference.source_size, start, codes, reference.line)
+    if others:
+        rows = np.frombuffer(b"".join(row.text for row in others.values()), np.uint8)
+        rows = ENCODE[rows].reshape(len(others), -1)
+        codes[:, list(others)] = (rows if keep.all() else rows[:, keep]).T
+    if not reference.reverse:
+        return reference.start, codes
+    return reference.source_size - reference.start - reference.size, reverse_complement(codes)

@@ -8,10 +8,11 @@ import numpy as np
 from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
 from r2mae_dna.data.build import BuildReport, build_alignment, case_source, made_from
 from r2mae_dna.data.codes import TOKEN_BITS, decode
+from r2mae_dna.data.estimate import estimate_build
 from r2mae_dna.data.new_folders import refuse_other
 from r2mae_dna.data.regions import Region, parse_regions
 from r2mae_dna.data.species import leaf_names
-from r2mae_dna.data.store import AlignmentStore, store_entries
+from r2mae_dna.data.store import AlignmentStore, StoreInfo, store_entries
 from r2mae_dna.options import MsaBuild, MsaInfo, MsaShow
 
 MAX_SHOWN = 10_000
@@ -26,11 +27,14 @@ def build_command(config: MsaBuild) -> None:
         case = case_source(config.case, config.fasta)
         made = made_from(config.mafs, config.reference, species, config.fasta, case)
         there = AlignmentStore(out).made
+        made["part"] = config.part or None
         if there and there.get("fasta") is None:
             there = {"case": "maf", **there}  # also of before there was a choice
         refuse_other(out, there, made)
         say(f"Done before: {out} was made by the same command from the same files")
         return
+    if config.progress and (estimate := estimate_build(config.mafs, config.reference, species)) is not None:
+        say(estimate.line(config.workers))
     report = build_alignment(
         config.mafs,
         out,
@@ -38,11 +42,19 @@ def build_command(config: MsaBuild) -> None:
         species=species,
         fasta=config.fasta,
         case=config.case,
+        workers=config.workers,
+        part=config.part,
         overwrite=config.overwrite,
         progress=config.progress,
     )
-    for line in report_lines(report):
+    if report.info is None:
+        say(f"Part {config.part} has no chromosome; no store is written, and msa merge needs none of it")
+        return
+    for line in report_lines(report, report.info):
         say(line)
+    if config.part:
+        say(f"Done: {out}, part {config.part}. When all parts are there: r2mae-dna msa merge PART... --out STORE")
+        return
     say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna prepare {out}")
 
 
@@ -55,15 +67,17 @@ def species_names(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def report_lines(report: BuildReport) -> list[str]:
+def report_lines(report: BuildReport, info: StoreInfo) -> list[str]:
     """Return the summary of a build as lines, without what did not occur."""
-    info = report.info
     n_blocks, n_species, n_bases = report.counts.blocks, len(info.species), sum(info.covered.values())
     lines = [
         f"{n_blocks:,} blocks, {n_species} species, {n_bases:,} reference bases on {len(info.covered)} chromosome"
         f"{'s' if len(info.covered) > 1 else ''}",
         left_out(info.left_out),
     ]
+    if report.kept:
+        names = ", ".join(report.kept[:5]) + (" …" if len(report.kept) > 5 else "")
+        lines.append(f"finished before an interruption: {names}")
     if report.without_blocks:
         lines.append(f"in no block: {', '.join(report.without_blocks)}")
     others = zip(info.species[1:], info.counts, strict=True)

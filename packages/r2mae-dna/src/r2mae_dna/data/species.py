@@ -23,6 +23,12 @@ def split_source(source: str, names: Container[str]) -> tuple[str, str] | None:
     return None
 
 
+def is_of(species: str, names: Container[str], source: str) -> bool:
+    """Return whether a sequence is of a species, by the longest of `names` that it begins with."""
+    found = split_source(source, names)
+    return found is not None and found[0] == species
+
+
 def tree_names(newick: str) -> list[str]:
     """Return the names in a tree of the Newick format, those of its ancestors too; none if it is no such tree."""
     tree = _tree(newick)
@@ -89,6 +95,16 @@ class SpeciesNames:
         self.found.setdefault(name)
         return name, chromosome
 
+    def add(self, other: "SpeciesNames") -> None:
+        """Add what was found in a later file."""
+        self.given |= other.given
+        self.found |= {name: None for name in other.found if name not in self.found}
+        for name in other.nameless:
+            if len(self.nameless) < _SHOWN:
+                self.nameless.setdefault(name)
+        for name, theirs in other._starts.items():
+            self._starts.setdefault(name, _Start()).add(theirs)
+
     def check(self, reference: str, species: Collection[str], where: str) -> None:
         """Refuse names under which several assemblies would become one species.
 
@@ -129,6 +145,13 @@ class _Start:
     def covered(self, given: bool) -> dict[str, None]:
         """Return the parts that tell several assemblies apart, if the name is not, or is, one that was given."""
         return self.numbers if given or self.numbers or self.plain else self.words
+
+    def add(self, other: "_Start") -> None:
+        """Add what was found in a later file."""
+        self.plain |= other.plain
+        for ours, theirs in ((self.numbers, other.numbers), (self.words, other.words)):
+            for middle in theirs:
+                self.note(ours, middle)
 
     @staticmethod
     def note(where: dict[str, None], middle: str) -> None:

@@ -65,6 +65,8 @@ class StoreInfo:
     case: str | None = None
     """Whose lower-case letters are the soft-masked ones: "maf" or "fasta"; None in stores of before it was one of them,
     where it was the alignment's under blocks and the genome's elsewhere."""
+    digests: dict[str, str] = field(default_factory=dict[str, str])
+    """Chromosome → digest of its content; none in stores of before they were noted."""
 
 
 class AlignmentStore:
@@ -215,6 +217,7 @@ def _info(attributes: Any, path: Path) -> StoreInfo:
         made=dict(attributes.get("made", {})),
         files=dict(attributes.get("files", {})),
         case=attributes.get("case"),
+        digests=dict(attributes.get("digests", {})),
     )
 
 
@@ -249,7 +252,7 @@ class StoreWriter:
 
         self.species, self._path = tuple(species), path
         self._group = zarr.open_group(path, mode="w-", zarr_format=3)
-        self._hash = hashlib.sha256("\n".join(self.species).encode())
+        self._digests: dict[str, str] = {}
         n = len(self.species)
         self._aligned, self._identical = np.zeros(n - 1, np.int64), np.zeros(n - 1, np.int64)
         self._depth = np.zeros(n, np.int64)
@@ -279,7 +282,7 @@ class StoreWriter:
             fill_value=0,
             compressors=[ZstdCodec(), Crc32cCodec()],
         )
-        self._hash.update(f"{chromosome}:{rows}".encode())
+        content = hashlib.sha256(f"{rows}".encode())
         self._covered[chromosome], self._shards[chromosome] = 0, []
         for i in range(-(-rows // shard)) if shards is None else sorted(shards):
             start = i * shard
@@ -287,8 +290,9 @@ class StoreWriter:
             if part.any():  # an empty shard stays unwritten
                 array[start : start + shard] = part
                 self._shards[chromosome].append(start // SHARD_ROWS)
-                self._hash.update(start.to_bytes(8, "little") + part.tobytes())
+                content.update(start.to_bytes(8, "little") + part.tobytes())
                 self._count(chromosome, part)
+        self._digests[chromosome] = content.hexdigest()[:32]
 
     def _count(self, chromosome: str, part: np.ndarray) -> None:
         known = np.flatnonzero(part[:, 0] & TOKEN_BITS)
@@ -319,8 +323,6 @@ class StoreWriter:
             made: what the store is made from; see `StoreInfo.made`.
             case: whose lower-case letters are the soft-masked ones; see `StoreInfo.case`.
         """
-        paths = sorted(path for path in self._path.rglob("*") if path.is_file() and path != self._path / _INDEX)
-        files = [path.relative_to(self._path).as_posix() for path in paths]
         info = StoreInfo(
             self.species,
             self._covered,
@@ -328,12 +330,30 @@ class StoreWriter:
             tuple(SpeciesCount(int(a), int(i)) for a, i in zip(self._aligned, self._identical, strict=True)),
             tuple(int(count) for count in self._depth),
             self._shards,
-            self._hash.hexdigest()[:16],
+            content_digest(self.species, self._digests),
             dict(left_out or {}),
             dict(made or {}),
-            contents_of(self._path, files),
+            contents_of(self._path, array_files(self._path)),
             case,
+            self._digests,
         )
-        attributes = {"version": VERSION, **asdict(info), "seal": None}
-        self._group.attrs[ATTRIBUTE] = {**attributes, "seal": digest_of(attributes)}
+        seal_store(self._group, info)
         return info
+
+
+def content_digest(species: Sequence[str], digests: Mapping[str, str]) -> str:
+    """Return the digest of a store from its species and chromosome → digest, in its order."""
+    lines = [*species, "", *(f"{digest} {chromosome}" for chromosome, digest in digests.items())]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def array_files(path: Path) -> list[str]:
+    """Return the names of all files of a store but its index."""
+    paths = sorted(file for file in path.rglob("*") if file.is_file() and file != path / _INDEX)
+    return [file.relative_to(path).as_posix() for file in paths]
+
+
+def seal_store(group: Any, info: StoreInfo) -> None:
+    """Write the attributes of a store, with a checksum, into its zarr group."""
+    attributes = {"version": VERSION, **asdict(info), "seal": None}
+    group.attrs[ATTRIBUTE] = {**attributes, "seal": digest_of(attributes)}
