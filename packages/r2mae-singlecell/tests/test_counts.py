@@ -105,9 +105,19 @@ def test_a_mapped_file_of_more_values_than_an_int32_counts(tmp_path):
         assert arrays.data[first - 2 : first].tolist() == [3, 7]
 
 
-@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (-1.0, "a negative value, -1"),
+        (np.nan, "a missing value"),
+        (np.inf, "an infinite value"),
+        (3e9, r"3e\+09 is more"),
+        (2.5, "2.5 is fractional"),
+    ],
+)
 @pytest.mark.parametrize("form", ["mapped", "gzip", "dense"])
-def test_what_is_no_count_is_named_wherever_it_is_read(X, tmp_path, bad, form):
+def test_what_is_no_count_is_named_wherever_it_is_read(X, tmp_path, bad, what, form):
+    X.data = np.ceil(9 * X.data) * np.float32(1 + 5e-7)  # whole up to rounding
     X.data[X.indptr[31]] = bad
     if form == "mapped":
         with h5py.File(tmp_path / "c.h5ad", "w") as file:
@@ -123,7 +133,7 @@ def test_what_is_no_count_is_named_wherever_it_is_read(X, tmp_path, bad, form):
         anndata.AnnData(X).write_h5ad(tmp_path / "c.h5ad", compression="gzip")
         counts = CountMatrix(anndata.read_h5ad(tmp_path / "c.h5ad", backed="r").X)
         assert isinstance(counts.source, Sliced)
-    message = rf"c.h5ad: {bad:g} is no count \(cell 31, counted from 0\)"
+    message = rf"c.h5ad: {what}.* \(cell 31, counted from 0\), so it is no count; raw counts are needed"
     with pytest.raises(UserError, match=message):
         counts.rows(np.array([3, 31, 5]))
     with pytest.raises(UserError, match=message):

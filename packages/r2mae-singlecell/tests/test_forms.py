@@ -103,6 +103,33 @@ def test_wherever_the_counts_lie(form, make_adata, train, in_memory, same_weight
     )
 
 
+def changed(make_adata, value):
+    """Data with one value that is another, as float64, the type that holds all of them."""
+    adata = make_adata()
+    adata.X = adata.X.astype(np.float64)
+    adata.X.data[adata.X.indptr[77]] = value
+    return adata
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("uint16", "float16", "backed, int64")])
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_count_trains_nowhere(form, make_adata, train, tmp_path):
+    setup = {"batch_key": "batch", "layer": "counts" if "collection" in form else None}
+    for value, message in ((0.5, "0.5 is fractional.*prepare --round"), (np.inf, "infinite"), (3e9, "is more than")):
+        with pytest.raises(UserError, match=message):
+            train(FORMS[form](changed(make_adata, value), tmp_path / f"{value}"), setup=setup)
+
+
+@pytest.mark.parametrize("form", ["csc", "dense", "backed, compressed", "zarr", "dask, dense", "collection"])
+def test_counts_that_are_whole_up_to_rounding_are_taken(form, make_adata, train, tmp_path, recwarn):
+    setup = {"batch_key": "batch", "layer": "counts" if "collection" in form else None}
+    plain = train(changed(make_adata, 3.0))
+    close = train(FORMS[form](changed(make_adata, 3 - 1e-9), tmp_path / "a"), setup=setup)
+    z, other = plain.get_latent_representation(), close.get_latent_representation()
+    assert np.allclose(z, other, atol=1e-4)
+    assert not [w for w in recwarn if "unnormalized count data" in str(w.message)]
+
+
 @pytest.mark.parametrize("form", ["backed, compressed", "backed, dense", "zarr", "dask, sparse", "collection"])
 def test_rows_are_read_without_the_rest(form, make_adata, tmp_path):
     adata, X = FORMS[form](make_adata(), tmp_path / "a"), make_adata().X

@@ -20,20 +20,27 @@ def test_missing_values_are_named_where_they_enter(trained, adata, make_adata):
     query = make_adata()
     query.X.data[5] = np.nan
     with pytest.raises(
-        UserError, match=r"1 negative or missing values, the first of them nan in cell 'cell0', gene 'gene"
+        UserError, match=r"adata.X, cell 'cell0', gene 'gene\d+': a missing value \(NaN\); raw counts are needed"
     ):
         trained.get_latent_representation(query)
     query.X = query.X.toarray()
     query.X[:] = 1
     query.X[7, 3] = np.inf
-    with pytest.raises(UserError, match=r"1 infinite values, the first of them inf in cell 'cell7', gene 'gene3'"):
+    with pytest.raises(UserError, match=r"cell 'cell7', gene 'gene3': an infinite value"):
         trained.get_masked_nll(query)
     adata.obs["size"], adata.obs["word"] = 1.0, "x"
+    adata.obs["large"], adata.obs["small"] = 1e300, 1e-300  # infinite and 0 for the network
     adata.obs.loc["cell4", ["percent_mito", "size"]] = np.nan, 0.0
     adata.obs.loc["cell5", "batch"] = None
     for setup, message in (
         ({"continuous_covariate_keys": ["percent_mito"]}, "'percent_mito'] has 1 missing or infinite .* cell 'cell4'"),
-        ({"size_factor_key": "size"}, "'size'] has 1 values that are not above 0, the first of them in cell 'cell4'"),
+        (
+            {"size_factor_key": "size"},
+            "'size'] has 1 values that are not above 0 or infinite, the first of them in cell 'cell4'",
+        ),
+        ({"continuous_covariate_keys": ["large"]}, "'large'] has 120 missing or infinite"),
+        ({"size_factor_key": "large"}, "'large'] has 120 values that are not above 0 or infinite"),
+        ({"size_factor_key": "small"}, "'small'] has 120 values that are not above 0"),
         ({"batch_key": "batch"}, "'batch'] has 1 missing values, the first of them in cell 'cell5'"),
         ({"batch_key": "nothing"}, "no column 'nothing'; its columns: kind"),
         ({"continuous_covariate_keys": ["word"]}, "'word'] is .*, not numbers"),
@@ -63,6 +70,39 @@ def test_counts_that_are_none_are_named_by_cell_and_gene(here, value, message):
         prepare_atlas(Path("b.h5ad"), Path("x.h5ad"), "hlca", {"counts": "layers/c"}, block=10, progress=False)
 
 
+def test_a_batch_called_nan_is_warned_of(adata):
+    adata.obs["lane"] = ["nan"] * 60 + ["one"] * 60
+    for setup in ({"batch_key": "lane"}, {"categorical_covariate_keys": ["lane"]}):
+        with pytest.warns(UserWarning, match=r"'lane'] is 'nan' in 60 cells, the first of them 'cell0'"):
+            R2MAE.setup_anndata(adata, **setup)
+
+
+def test_fractional_counts_are_refused_with_a_remedy_that_exists(trained, adata):
+    adata.X = adata.X * 0.93
+    remedy = r"'gene\d+': [\d.]+ is fractional; .*adata.X = numpy.rint\(adata.X\) or `r2mae-singlecell prepare --round`"
+    with pytest.raises(UserError, match=remedy):
+        R2MAE.setup_anndata(adata)
+    with pytest.raises(UserError, match=remedy):
+        trained.get_latent_representation(adata)
+    adata.X = np.rint(adata.X)
+    R2MAE.setup_anndata(adata)
+
+
+def test_one_word_for_genes_that_stand_twice(trained, adata):
+    twice = adata.copy()
+    twice.var_names = [*adata.var_names[:-1], "gene0"]
+    message = "1 gene names stand twice, such as 'gene0'"
+    with pytest.raises(UserError, match=f"{message}.*var_names_make_unique.*--duplicates sum"):
+        R2MAE.setup_anndata(twice)
+    with pytest.raises(UserError, match=message):
+        R2MAE.prepare_query_anndata(twice, trained)
+    with pytest.raises(UserError, match=message):
+        R2MAE.load_query_data(twice, trained)
+    R2MAE.setup_anndata(twice[:, ~twice.var_names.duplicated()].copy())
+    twice.var_names_make_unique()
+    R2MAE.setup_anndata(twice)
+
+
 def test_genes_that_stand_twice_are_named_with_a_remedy(here):
     raw = simulate_atlas(ATLAS).raw.to_adata()
     raw.var_names = [*raw.var_names[:-1], raw.var_names[0]]
@@ -75,7 +115,9 @@ def test_data_with_an_unknown_batch_is_named(refused, here):
     with h5py.File("p.h5ad", "r+") as file:
         del file["uns/r2mae/digest"]  # as an older version wrote it: unchecked
         file["obs/batch/categories"][0] = "elsewhere"
-    refused(("embed", "run", "p.h5ad", "--out", "x.h5ad"), "was not trained on the batch 'elsewhere'.*pretrain on")
+    refused(
+        ("embed", "run", "p.h5ad", "--out", "x.h5ad"), "batches new to the model, by the column 'batch': 'elsewhere'"
+    )
 
 
 def test_an_embedding_with_gaps_is_not_probed(here):

@@ -8,7 +8,9 @@ import scipy.sparse as sp
 
 from r2mae_core import UserError
 from r2mae_singlecell import CountMatrix, Simulation, load_pbmc, prepare_atlas, simulate_atlas
+from r2mae_singlecell.data import simulate as simulated
 from r2mae_singlecell.data.presets import PRESETS, exact_age, known_labels, layout_of, numeric_age
+from r2mae_singlecell.options import Simulate
 
 SMALL = Simulation(n_donors=32, n_cells=800, n_genes=120, n_types=4, depth=300)
 
@@ -203,3 +205,20 @@ def test_simulation_is_reproducible_and_has_the_wanted_size():
         Simulation(n_donors=3)
     with pytest.raises(UserError, match="unknown layout 'mouse'"):
         simulate_atlas(SMALL, "mouse")
+
+
+@pytest.mark.parametrize("layout", ["hlca", "seaad-allen"])
+def test_a_simulation_is_the_same_in_a_file_and_in_pieces(layout, tmp_path, monkeypatch):
+    size = {"n_donors": 32, "n_cells": 300, "n_genes": 50, "n_types": 4}
+    monkeypatch.setattr(simulated, "AT_ONCE", (70, 10**8))
+    whole = simulate_atlas(Simulation(**size), layout)
+    monkeypatch.setattr(simulated, "_PIECE", 500)
+    path = simulated.simulate(Simulate(layout=layout, out=tmp_path / "new" / "a.h5ad", **size))
+    read = anndata.read_h5ad(path)
+    for one, other in ((read.X, whole.X), (counts_of(read, layout), counts_of(whole, layout))):
+        assert np.array_equal(one.toarray(), other.toarray())
+    pd.testing.assert_frame_equal(read.obs.astype(str), whole.obs.astype(str))
+    pd.testing.assert_frame_equal(read.var, whole.var)
+    if layout == "hlca":
+        pd.testing.assert_frame_equal(read.raw.var, whole.var)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.h5ad"]

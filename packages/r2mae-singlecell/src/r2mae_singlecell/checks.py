@@ -11,31 +11,30 @@ import numpy as np
 import scipy.sparse as sp
 
 from r2mae_core import UserError
+from r2mae_singlecell.data.whole import FRACTION, first_wrong, message
 
 logger = logging.getLogger(__name__)
 
 
 def check_counts(adata: Any, layer: str | None, *, warn: bool = True) -> None:
-    """Refuse counts that cannot be counts; scvi-tools itself warns of fractional ones.
+    """Refuse what is no count, and genes of one name.
+
+    scvi-tools warns of fractional values, if one is among the twenty that it looks at, and trains on logarithms too.
+    Here they are refused, as by `prepare`; counts that are whole up to rounding are taken as they are.
 
     Args:
         adata: the data.
-        layer: key of `adata.layers`, or None for `adata.X`. Data in backed mode is not read here: `prepare` checks it.
+        layer: key of `adata.layers`, or None for `adata.X`. What is not in memory is checked when it is read.
         warn: of cells without counts.
 
     Raises:
-        UserError: the layer is missing, a count is negative, NaN or infinite, or a gene's name appears twice.
+        UserError: the layer is missing, a value is no count, or a gene's name stands twice.
     """
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     if layer is not None and layer not in adata.layers.keys():  # noqa: SIM118  a CollectionAdapter's can only this
         known = [key for key in adata.layers if key is not None]
         raise UserError(f"{where} does not exist; layers: {known or 'none'}")
-    if not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()].unique()
-        raise UserError(
-            f"{len(twice)} gene names appear more than once in adata.var_names, such as {twice[0]!r}; "
-            "call adata.var_names_make_unique() first"
-        )
+    check_gene_names(adata)
     X = adata.X if layer is None else adata.layers[layer]
     # A CollectionAdapter's layer is sparse by name alone; it is checked while it is read.
     if (sp.issparse(X) or isinstance(X, np.ndarray)) and not hasattr(X, "collection"):
@@ -44,8 +43,22 @@ def check_counts(adata: Any, layer: str | None, *, warn: bool = True) -> None:
             _warn_of_empty(X, where)
 
 
+def check_gene_names(adata: Any) -> None:
+    """Refuse genes of one name.
+
+    Raises:
+        UserError: with the first.
+    """
+    if (twice := repeated(adata.var_names)) is not None:
+        raise UserError(
+            f"{twice} (adata.var_names); adata.var_names_make_unique() makes them genes of their own, "
+            "adata[:, ~adata.var_names.duplicated()].copy() leaves out the others, and `r2mae-singlecell prepare "
+            "--duplicates sum` adds up their counts"
+        )
+
+
 def check_values(X: Any, where: str, cells: Sequence[str], genes: Sequence[str]) -> None:
-    """Refuse counts that are negative, NaN or infinite.
+    """Refuse what is no count, by the rule of `prepare`: see `data.whole`.
 
     Args:
         X: cells × genes.
@@ -54,23 +67,50 @@ def check_values(X: Any, where: str, cells: Sequence[str], genes: Sequence[str])
         genes: their names.
 
     Raises:
-        UserError: with the first such cell and gene.
+        UserError: a value is missing, negative, infinite or fractional, with its cell and gene.
     """
-    values = X.data if sp.issparse(X) else X
-    if values.dtype.kind not in "biuf":
-        raise UserError(f"{where} holds {values.dtype}, not numbers")
-    if not values.size or (values.min() >= 0 and np.isfinite(values.max())):  # NaN fails the comparison
-        return
-    table = X.tocoo() if sp.issparse(X) else None
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    cell, gene = (table.row[bad[0]], table.col[bad[0]]) if table is not None else np.unravel_index(bad[0], X.shape)
-    value = table.data[bad[0]] if table is not None else X[cell, gene]
-    what = "infinite" if value == np.inf else "negative or missing"
-    raise UserError(
-        f"{where} has {len(bad):,} {what} values, the first of them {value:g} in cell "
-        f"{cells[cell]!r}, gene {genes[gene]!r}, so it does not hold counts; give the layer with raw counts "
-        "(setup_anndata(adata, layer=...)): scaled or normalised data cannot be used"
-    )
+    if X.dtype.kind not in "biuf":
+        raise UserError(f"{where} holds {X.dtype}, not numbers")
+    sparse = sp.issparse(X)
+    rows = X.shape[0] if sparse else max(1, _AT_ONCE // max(X.shape[1], 1))
+    for start in range(0, X.shape[0], max(rows, 1)):
+        part = X.data if sparse else np.ascontiguousarray(X[start : start + rows]).reshape(-1)
+        position, what = first_wrong(part)
+        if not what:
+            continue
+        if sparse:
+            table = X.tocoo()
+            cell, gene = int(table.row[position]), int(table.col[position])
+        else:
+            cell, gene = start + position // X.shape[1], position % X.shape[1]
+        raise UserError(
+            f"{where}, cell {cells[cell]!r}, gene {genes[gene]!r}: {message(what, part[position])}; "
+            + remedy(what, where)
+        )
+
+
+_AT_ONCE = 2**22  # values of a dense matrix, which may have to be copied
+
+
+def remedy(what: int, where: str = "") -> str:
+    """Return what to do about a value that is no count.
+
+    Args:
+        what: see `data.whole`.
+        where: what can be rounded in memory; "": nothing.
+    """
+    text = "raw counts are needed, such as a layer of them: setup_anndata(adata, layer=...)"
+    if what == FRACTION:
+        text += "; if these are counts that a tool estimated (SoupX, STARsolo), "
+        text += f"{where} = numpy.rint({where}) or " if where.startswith("adata.") else ""
+        text += "`r2mae-singlecell prepare --round` makes them whole"
+    return text
+
+
+def repeated(names: Any) -> str | None:
+    """Return how many names stand in an index again, such as which; None: each stands once."""
+    again = np.asarray(names.duplicated())
+    return f"{int(again.sum()):,} gene names stand twice, such as {str(names[again][0])!r}" if again.any() else None
 
 
 def _warn_of_empty(X: Any, where: str) -> None:
@@ -121,6 +161,8 @@ def refuse_unknown(what: str, given: Iterable[str], known: Collection[str], else
 def check_setup_columns(adata: Any, setup: Mapping[str, Any]) -> None:
     """Refuse columns of `obs` that are missing or have gaps, which would train on NaN or on a category of their own.
 
+    A category that is called "nan" or the like is warned of.
+
     Args:
         adata: the data.
         setup: arguments of `setup_anndata`.
@@ -133,11 +175,28 @@ def check_setup_columns(adata: Any, setup: Mapping[str, Any]) -> None:
     for name in (setup.get("batch_key"), *(setup.get("categorical_covariate_keys") or ())):
         if name is not None:
             _refuse_gaps(adata, name, _column(adata, name).isna(), "missing values")
+            _warn_of_words(adata, name)
     for name in setup.get("continuous_covariate_keys") or ():
         _refuse_gaps(adata, name, ~np.isfinite(_numbers(adata, name)), "missing or infinite values")
     if (name := setup.get("size_factor_key")) is not None:
         sizes = _numbers(adata, name)
-        _refuse_gaps(adata, name, ~(np.isfinite(sizes) & (sizes > 0)), "values that are not above 0")
+        _refuse_gaps(adata, name, ~(np.isfinite(sizes) & (sizes > 0)), "values that are not above 0 or infinite")
+
+
+_WORDS = ("", "nan", "na", "n/a", "<na>", "none", "null")
+"""What stands for a missing value where a column was made text; in lower case."""
+
+
+def _warn_of_words(adata: Any, name: str) -> None:
+    text = _column(adata, name).astype(str)
+    words = text[text.str.strip().str.lower().isin(_WORDS)]
+    if len(words):
+        warnings.warn(
+            f"adata.obs[{name!r}] is {words.iloc[0]!r} in {len(words):,} cells, the first of them {words.index[0]!r}: "
+            "it is taken for a category like the others; leave the cells out if it stands for a missing value",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _column(adata: Any, name: str) -> Any:
@@ -147,8 +206,10 @@ def _column(adata: Any, name: str) -> Any:
 
 
 def _numbers(adata: Any, name: str) -> np.ndarray:
+    """Return a column as the network gets it: 1e300 is infinite there, and 1e-300 is 0."""
     try:
-        return _column(adata, name).to_numpy(dtype=float)
+        with np.errstate(over="ignore", under="ignore"):
+            return _column(adata, name).to_numpy(dtype=float, na_value=np.nan).astype(np.float32)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

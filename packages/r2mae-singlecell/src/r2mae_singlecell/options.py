@@ -159,6 +159,11 @@ class Prepare:
     """Column of the age in years, or of development stages that name them."""
     n_genes: Count = 5000
     """Variable genes to keep."""
+    like: Path | None = None
+    """A run, an exported model or a prepared file, whose genes are taken, in its order, by name or Ensembl id, instead
+    of the variable ones; what a file lacks counts as hidden in its cells."""
+    min_genes_found: Annotated[float, Bound(0, 1)] = 0.5
+    """Least share of the genes of --like that each file must have."""
     min_genes: Natural | None = None
     """Drop cells with fewer non-zero variable genes; default: the preset's (20 for HLCA)."""
     target_sum: Positive | None = None
@@ -172,6 +177,13 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.like is not None:
+            for name, given in (("n_genes", self.n_genes != 5000), ("target_sum", self.target_sum is not None)):
+                if given:
+                    raise UserError(f"--like takes the genes of {self.like}; leave out --{name}, which chooses others")
+            if self.genes == "union" or self.duplicates == "unique":
+                what = "--genes union" if self.genes == "union" else "--duplicates unique"
+                raise UserError(f"--like takes the genes of {self.like}; leave out {what}, which would add others")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scvi.model.base import ArchesMixin
 
-from r2mae_singlecell.checks import check_genes
+from r2mae_singlecell.checks import check_gene_names, check_genes
 from r2mae_singlecell.frozen import freezing
 from r2mae_singlecell.saved import check_saved
 
@@ -45,9 +45,11 @@ class QueryMixin(ArchesMixin):
             inplace: change `adata`, or return a new one.
 
         Raises:
-            UserError: what `load` refuses of a saved model.
+            UserError: what `load` refuses of a saved model, or genes of one name.
         """
         reference_model = _checked(reference_model)
+        if adata is not None:
+            check_gene_names(adata)
         names: Any = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
         if return_reference_var_names:
             return names
@@ -77,6 +79,7 @@ class QueryMixin(ArchesMixin):
         """
         reference_model = _checked(reference_model)
         if adata is not None and reference_model is not None:
+            check_gene_names(adata)
             names = super().prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
             check_genes(adata, names)
         model = super().load_query_data(adata, reference_model, **kwargs)  # pyright: ignore[reportArgumentType]

@@ -192,14 +192,14 @@ class R2MAE(
             **kwargs: scvi-tools' own, when it transfers a registry.
 
         Raises:
-            UserError: there are negative or missing counts, gene names appear twice, or a column is missing or has
-                gaps.
+            UserError: a value is no count (fractional ones are none either), gene names stand twice, or a column is
+                missing or has gaps.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check_counts(adata, layer)
         check_setup_columns(adata, setup_method_args["setup_args"])
         fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),  # checked here, and all of them
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),

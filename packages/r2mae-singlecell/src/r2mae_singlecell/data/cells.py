@@ -29,7 +29,10 @@ class CellTable:
 
 
 def combined_cells(
-    files: Sequence[tuple[str, pd.DataFrame, AtlasPreset]], missing_batch: MissingBatch = "refuse"
+    files: Sequence[tuple[str, pd.DataFrame, AtlasPreset]],
+    missing_batch: MissingBatch = "refuse",
+    *,
+    name_files: bool = False,
 ) -> CellTable:
     """Return the standard columns of all files, and their own columns.
 
@@ -39,6 +42,7 @@ def combined_cells(
         files: name, table of cells and layout of each file.
         missing_batch: what becomes of cells without a batch: an error; they are left out; or each file's are a batch of
             their own.
+        name_files: each cell's file is a column, which genes that a file lacks need.
 
     Raises:
         UserError: cells have no batch, and `missing_batch` is "refuse".
@@ -49,7 +53,7 @@ def combined_cells(
         use, counts = np.ones(len(obs), bool), {}
         if any(other.batch is not None for _, _, other in files):
             table, use, counts = _batches(name, table, layout, missing_batch)
-        if len(files) > 1:
+        if name_files:
             table[FILE] = name
         for column in STANDARD[:-1]:
             if (source := getattr(layout, column)) is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from r2mae_core import UserError
+from r2mae_singlecell.checks import repeated
 from r2mae_singlecell.gene_sets import NAME_COLUMNS
 
 Join = Literal["intersection", "union"]
@@ -111,9 +112,8 @@ def _named(file: str, var: pd.DataFrame, duplicates: Duplicates, column: str | N
     if not n_again:
         return var, _Repeats(again, {})
     if duplicates == "refuse":
-        first = str(var.index[again][0])
         raise UserError(
-            f"{file}: {n_again:,} gene names stand twice, such as {first!r}; say what they are with --duplicates: sum "
+            f"{file}: {repeated(var.index)}; say what they are with --duplicates: sum "
             "(add up their counts), first (leave out the others), or unique (genes of their own, by new names)"
         )
     if duplicates == "unique":

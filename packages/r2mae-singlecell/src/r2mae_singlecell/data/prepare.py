@@ -29,15 +29,14 @@ from r2mae_core import (
 from r2mae_singlecell import options
 from r2mae_singlecell.data.cells import CellTable, MissingBatch, combined_cells
 from r2mae_singlecell.data.gene_map import Duplicates, GeneMap, Join, combined_genes
+from r2mae_singlecell.data.inputs import names_of, opened_files, with_place
+from r2mae_singlecell.data.like import genes_like, read_pattern
 from r2mae_singlecell.data.prepared import FORMAT
-from r2mae_singlecell.data.presets import FILE, STANDARD, AtlasPreset, layout_of
-from r2mae_singlecell.data.readers import BLOCK, CountsFile, counts_at, open_content
+from r2mae_singlecell.data.presets import STANDARD
+from r2mae_singlecell.data.readers import BLOCK, CountsFile
 from r2mae_singlecell.data.variable_genes import Moments
 from r2mae_singlecell.data.whole import Rounded
 from r2mae_singlecell.data.write_store import Embeddings, Written, table_size, write_store
-
-PLACE = "::"
-"""Between a file and the place of its counts, as in `a.h5ad::layers/counts`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ def prepare(config: options.Prepare) -> Prepared:
         gene_column=config.gene_column,
         missing_batch=config.missing_batch,
         rounding=config.round,
+        like=config.like,
+        min_genes_found=config.min_genes_found,
     )
 
 
@@ -125,8 +126,10 @@ def prepare_atlas(
     gene_column: str | None = None,
     missing_batch: MissingBatch = "refuse",
     rounding: bool = False,
+    like: Path | None = None,
+    min_genes_found: float = 0.5,
 ) -> Prepared:
-    """Select variable genes and write counts and columns of one or several files.
+    """Select variable genes, or take those of a model, and write counts and columns of one or several files.
 
     Args:
         source: files of any format that `open_counts` reads; `FILE::PLACE` names the place of the counts in one.
@@ -147,25 +150,38 @@ def prepare_atlas(
         gene_column: column of `var` that names the genes.
         missing_batch: what becomes of cells without a batch; see `combined_cells`.
         rounding: round fractional counts.
+        like: a run folder, an exported model or a prepared file, whose genes are taken, in its order; found by name or
+            Ensembl id. What a file lacks counts as hidden in its cells.
+        min_genes_found: least share of them that each file must have.
 
     Raises:
         UserError: a file is unreadable, or holds no counts where they should be; a column is not there; the target is a
             source, is there already, or does not fit on the disk.
     """
-    named = [_with_place(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
-    names = _names([path for path, _ in named])
-    check_output(target, [path for path, _ in named], overwrite=overwrite)
+    named = [with_place(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
+    names = names_of([path for path, _ in named])
+    paths = [path for path, _ in named] + ([] if like is None else [like])
+    check_output(target, paths, overwrite=overwrite)
+    pattern = None if like is None else read_pattern(like)
     with ExitStack() as stack, one_writer(target, folder=False):
-        before = fingerprint([path for path, _ in named])
-        files, layouts = _opened(named, names, preset, dict(columns or {}), target.parent, stack)
+        before = fingerprint(paths)
+        files, layouts = opened_files(named, names, preset, columns or {}, target.parent, stack)
         cells = combined_cells(
-            [(name, file.obs, layout) for name, file, layout in zip(names, files, layouts, strict=True)], missing_batch
+            [(name, file.obs, layout) for name, file, layout in zip(names, files, layouts, strict=True)],
+            missing_batch,
+            name_files=len(files) > 1 or pattern is not None,
         )
-        candidates = combined_genes(
-            [(name, file.var) for name, file in zip(names, files, strict=True)], genes, duplicates, gene_column
-        )
+        tables = [(name, file.var) for name, file in zip(names, files, strict=True)]
+        if pattern is None:
+            candidates = combined_genes(tables, genes, duplicates, gene_column)
+        else:
+            candidates = genes_like(pattern, tables, duplicates, gene_column, min_genes_found)
         reader = _Reader(files, candidates, cells, block, rounding, progress)
-        chosen, moments = reader.variable_genes(n_genes, target_sum)
+        moments = reader.moments()
+        every = np.arange(len(candidates.var))
+        chosen = candidates.chosen(
+            every if pattern is not None else reader.variable_genes(moments, n_genes, target_sum)
+        )
         minimum = layouts[0].min_genes if min_genes is None else min_genes
         store = _Store(names, files, layouts[0].name, cells, chosen, reader.rounded, minimum)
         with atomic_path(target) as temporary:
@@ -174,73 +190,9 @@ def prepare_atlas(
                 int(moments.nonzero[store.positions_in(candidates)].sum()), moments.highest, store.kept, store.tables,
                 2 * table_size(cells.obs, chosen.var), store.embeddings,
             )  # fmt: skip
-            now = fingerprint([path for path, _ in named])
+            now = fingerprint(paths)
             refuse_changed(target, before, now, "it changed while it was read: run the command again")
     return store.result(target)
-
-
-def _with_place(path: Path) -> tuple[Path, str | None]:
-    file, _, place = str(path).rpartition(PLACE)
-    return (Path(file), place) if file and place and not path.exists() else (path, None)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each file: as much of its path as tells it from the others.
-
-    Raises:
-        UserError: a file is given twice, or none is given.
-    """
-    if not paths:
-        raise UserError("name at least one file to prepare")
-    whole, names = [path.resolve() for path in paths], [path.name for path in paths]
-    for i, path in enumerate(whole):
-        if path in whole[:i]:
-            raise UserError(f"{paths[i]} is given twice")
-    for n in range(1, max(len(path.parts) for path in whole) + 1):
-        names = ["/".join(path.parts[-n:]) for path in whole]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _opened(
-    named: Sequence[tuple[Path, str | None]],
-    names: list[str],
-    preset: str,
-    columns: dict[str, str | None],
-    scratch: Path,
-    stack: ExitStack,
-) -> tuple[list[CountsFile], list[AtlasPreset]]:
-    """Open all files, each with its layout.
-
-    Raises:
-        UserError: one cannot be read, has no cells, or they are laid out differently.
-    """
-    scratch.mkdir(parents=True, exist_ok=True)
-    files, layouts = [], []
-    counts, several = columns.pop("counts", None), len(named) > 1
-    opened = [stack.enter_context(open_content(path)) for path, _ in named]
-    everywhere = {str(column) for content in opened for column in content.obs}
-    for (path, place), content in zip(named, opened, strict=True):
-        here = {str(column) for column in content.obs}
-        given = {
-            key: column
-            for key, column in columns.items()
-            if not (several and column in everywhere - here)  # another file has it: these cells have none
-        }
-        if several and FILE in given.values() and FILE in everywhere:
-            raise UserError(f"a file has a column {FILE!r} of its own; rename it, or name another column")
-        known = here | {FILE} if several else here
-        layout = layout_of(known, preset, {**given, "counts": place or counts}, str(path))
-        if not len(content.obs):
-            raise UserError(f"{path} has no cells")
-        files.append(counts_at(path, content, layout.counts, scratch, stack))
-        layouts.append(layout)
-    kinds = dict(zip((layout.name for layout in layouts), names, strict=True))
-    if len(kinds) > 1:
-        told = ", ".join(f"{name} is laid out as {kind}" for kind, name in kinds.items())
-        raise UserError(f"{told}; name the columns yourself, with --preset none")
-    return files, layouts
 
 
 class _Reader:
@@ -266,11 +218,11 @@ class _Reader:
                     yield i, start, part
                     bar.update(len(part.indptr) - 1)
 
-    def variable_genes(self, n_genes: int, target_sum: float | None) -> tuple[GeneMap, Moments]:
-        """Return the map to the variable genes, and the moments of all.
+    def moments(self) -> Moments:
+        """Return the moments of all genes; the counts are checked meanwhile.
 
         Raises:
-            UserError: there are no counts, or no gene varies.
+            UserError: there are no counts.
         """
         moments = Moments(len(self.genes.var))
         for i, start, part in self.blocks(self.genes, "choosing genes"):
@@ -279,12 +231,21 @@ class _Reader:
         first = self.files[0]
         if not moments.highest:
             raise UserError(f"{first.path}: {first.place} holds no counts at all")
+        return moments
+
+    def variable_genes(self, moments: Moments, n_genes: int, target_sum: float | None) -> np.ndarray:
+        """Return the positions of the variable genes, ascending.
+
+        Raises:
+            UserError: no gene varies.
+        """
+        first = self.files[0]
         n_cells = (~self.genes.missing) @ np.array([int(use.sum()) for use in self.cells.wanted])
         score = moments.dispersion(n_cells, target_sum)
         genes = np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int(np.isfinite(score).sum()))])
         if not len(genes):
             raise UserError(f"{first.path}: no gene of {first.place} varies between its {len(self.cells.obs):,} cells")
-        return self.genes.chosen(genes), moments
+        return genes
 
 
 class _Store:

@@ -100,8 +100,8 @@ def _columns(file: Any) -> list[str]:
     """Return the columns of `obs` on which a training or an evaluation may depend."""
     if _format(file) == 1:
         return list(STANDARD)
-    known = [*file["uns/r2mae/columns"], "is_reference"]
-    return [name for name in STANDARD if name in known] + ([FILE] if len(file["uns/r2mae/files"]) > 1 else [])
+    known, n_files = [*file["uns/r2mae/columns"], "is_reference"], len(file["uns/r2mae/files"])
+    return [name for name in STANDARD if name in known] + ([FILE] if MISSING in file["varm"] or n_files > 1 else [])
 
 
 def content_digest(file: Any) -> str:

@@ -10,6 +10,8 @@ a test donor recognises the donor, and with it the age. Age and disease act thro
 a probe that has seen other donors only must learn those.
 """
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +20,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from r2mae_core import UserError, atomic_path, check_output, default_run_path, one_writer, say
+from r2mae_core import UserError, atomic_path, check_output, check_space, default_run_path, one_writer, say
 from r2mae_singlecell import options
 from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 
 Layout = Literal["hlca", "seaad", "seaad-allen"]
 LUNG_DISEASES = ("normal", "pulmonary fibrosis", "COVID-19")
 ADNC = ("Not AD", "Low", "Intermediate", "High")
-AT_ONCE = 50_000  # cells drawn at a time
+AT_ONCE = 50_000, 10**8
+"""Cells, and their counts, that are drawn at a time at most; what a seed draws depends on it."""
+_PIECE = 2**22  # counts that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -92,30 +96,50 @@ def simulate_atlas(config: Simulation, layout: Layout = "hlca") -> Any:
 
     if layout not in ("hlca", "seaad", "seaad-allen"):
         raise UserError(f"unknown layout {layout!r}; known: hlca, seaad, seaad-allen")
-    rng = np.random.default_rng([config.seed, 5])
-    names = LUNG_DISEASES if layout == "hlca" else ADNC
-    donors = _donors(config, len(names), rng)
-    truth = _programmes(config, len(names), rng)
-    cells = pd.DataFrame({"donor": np.sort(rng.integers(0, config.n_donors, config.n_cells))})
-    mixture = rng.dirichlet(np.full(config.n_types, 3.0), config.n_donors)
-    cells["type"] = [rng.choice(config.n_types, p=mixture[d]) for d in cells["donor"]]
-    cells = cells.join(donors, on="donor")
-    counts: Any = sp.vstack(
-        [_counts(config, truth, cells.iloc[at : at + AT_ONCE], rng) for at in range(0, len(cells), AT_ONCE)],
-        format="csr",
-    )
-    obs = _hlca_obs(config, cells, rng) if layout == "hlca" else _seaad_obs(config, cells, rng, layout)
-    obs.index = pd.Index([f"cell{i}" for i in range(len(obs))])
-    var = pd.DataFrame(
-        {"feature_name": [f"GENE{g}" for g in range(config.n_genes)], "age_programme": truth.age},
-        index=pd.Index([f"ENSG{g:011d}" for g in range(config.n_genes)]),
-    )
+    atlas = _Atlas(config, layout)
+    counts: Any = sp.vstack(list(atlas.blocks()), format="csr")
+    obs, var = atlas.obs(), atlas.var()
     adata = anndata.AnnData(_log_normalised(counts), obs, var)
     if layout == "seaad-allen":
         adata.layers["UMIs"] = counts
     else:
         adata.raw = anndata.AnnData(counts, pd.DataFrame(index=obs.index), var)
     return adata
+
+
+class _Atlas:
+    """What is drawn, in this order: donors, programmes, cells, their counts, and the rest of their table."""
+
+    def __init__(self, config: Simulation, layout: Layout) -> None:
+        self.config, self.layout = config, layout
+        self.rng = rng = np.random.default_rng([config.seed, 5])
+        n_diseases = len(LUNG_DISEASES if layout == "hlca" else ADNC)
+        donors = _donors(config, n_diseases, rng)
+        self.truth = _programmes(config, n_diseases, rng)
+        cells = pd.DataFrame({"donor": np.sort(rng.integers(0, config.n_donors, config.n_cells))})
+        mixture = rng.dirichlet(np.full(config.n_types, 3.0), config.n_donors)
+        cells["type"] = [rng.choice(config.n_types, p=mixture[d]) for d in cells["donor"]]
+        self.cells = cells.join(donors, on="donor")
+
+    def blocks(self) -> Iterator[sp.csr_matrix]:
+        """Yield the counts of the next cells, once."""
+        step = min(AT_ONCE[0], max(1, AT_ONCE[1] // self.config.n_genes))
+        for at in range(0, len(self.cells), step):
+            yield _counts(self.config, self.truth, self.cells.iloc[at : at + step], self.rng)
+
+    def obs(self) -> pd.DataFrame:
+        """Return the table of cells; draw their counts first."""
+        kind = self.layout
+        args = self.config, self.cells, self.rng
+        obs = _hlca_obs(*args) if kind == "hlca" else _seaad_obs(*args, kind)
+        obs.index = pd.Index([f"cell{i}" for i in range(len(obs))])
+        return obs
+
+    def var(self) -> pd.DataFrame:
+        """Return the table of genes."""
+        n = self.config.n_genes
+        columns = {"feature_name": [f"GENE{g}" for g in range(n)], "age_programme": self.truth.age}
+        return pd.DataFrame(columns, index=pd.Index([f"ENSG{g:011d}" for g in range(n)]))
 
 
 def simulate(config: options.Simulate) -> Path:
@@ -128,14 +152,86 @@ def simulate(config: options.Simulate) -> Path:
     check_output(path, [], overwrite=config.overwrite)
     names = [name for name in Simulation.__dataclass_fields__ if hasattr(config, name)]
     simulation = Simulation(**{name: getattr(config, name) for name in names})
-    with one_writer(path, folder=False):
-        adata = simulate_atlas(simulation, config.layout)
-        counts = adata.X
-        both = 2 * (counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
-        n_bytes = both + table_bytes(adata.obs) + 2 * table_bytes(adata.var)
+    with (
+        one_writer(path, folder=False),
+        tempfile.TemporaryDirectory(prefix=".r2mae-simulate-", dir=path.parent) as name,
+    ):
+        atlas = _Atlas(simulation, config.layout)
+        counts = _Spooled(Path(name), path, config.n_genes)
+        for block in atlas.blocks():
+            counts.add(block)
+        obs, var = atlas.obs(), atlas.var()
+        n_bytes = 2 * counts.n_bytes + table_bytes(obs) + 2 * table_bytes(var)
         with atomic_path(path) as temporary, new_h5(temporary, n_bytes, path) as file:
-            write_adata(file, adata)
+            _write(file, counts, obs, var, config.layout)
     return path
+
+
+class _Spooled:
+    """Counts in a scratch file, because how many there are is known after the last."""
+
+    def __init__(self, folder: Path, target: Path, n_genes: int) -> None:
+        self.folder, self.target, self.n_genes = folder, target, n_genes
+        self.lengths: list[np.ndarray] = []
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes as CSR."""
+        return sum(8 * int(lengths.sum()) + 8 * len(lengths) for lengths in self.lengths) + 8
+
+    def add(self, block: sp.csr_matrix) -> None:
+        """Add cells.
+
+        Raises:
+            UserError: there is not enough space.
+        """
+        check_space(self.folder, 8 * block.nnz, self.target.name)
+        self.lengths.append(np.diff(block.indptr))
+        with open(self.folder / "counts", "ab") as out:
+            for part in (block.indices.astype(np.int32, copy=False), block.data.astype(np.float32, copy=False)):
+                out.write(memoryview(part))
+
+    def blocks(self) -> Iterator[sp.csr_matrix]:
+        """Yield the cells again."""
+        with open(self.folder / "counts", "rb") as file:
+            for lengths in self.lengths:
+                n = int(lengths.sum())
+                indices, data = np.fromfile(file, np.int32, n), np.fromfile(file, np.float32, n)
+                indptr = np.concatenate([[0], np.cumsum(lengths)])
+                yield sp.csr_matrix((data, indices, indptr), (len(lengths), self.n_genes))
+
+
+def _write(file: Any, counts: _Spooled, obs: pd.DataFrame, var: pd.DataFrame, layout: Layout) -> None:
+    import anndata
+    from anndata.io import write_elem
+
+    write_adata(file, anndata.AnnData(obs=obs, var=var))
+    if layout == "seaad-allen":
+        place = "layers/UMIs"
+    else:
+        place = "raw/X"
+        file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        write_elem(file, "raw/var", var)
+        write_elem(file, "raw/varm", {})
+    if "X" in file:
+        del file["X"]  # of a table without counts
+    lengths = np.concatenate(counts.lengths)
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    parts = {}
+    for name in ("X", place):
+        group = parts[name] = file.create_group(name)
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        group.attrs["shape"] = np.array([len(obs), len(var)])
+        short = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64
+        group.create_dataset("indptr", data=indptr.astype(short))
+        for array, kind in (("indices", np.int32), ("data", np.float32)):
+            group.create_dataset(array, (int(indptr[-1]),), kind)
+    at = 0
+    for block in counts.blocks():
+        end = at + block.nnz
+        for name, part in (("X", _log_normalised(block)), (place, block)):
+            parts[name]["indices"][at:end], parts[name]["data"][at:end] = part.indices, part.data
+        at = end
 
 
 def simulate_command(config: options.Simulate) -> None:
@@ -178,6 +274,20 @@ def _programmes(config: Simulation, n_diseases: int, rng: np.random.Generator) -
 
 
 def _counts(config: Simulation, truth: _Truth, cells: pd.DataFrame, rng: np.random.Generator) -> sp.csr_matrix:
+    """Draw counts. All sizes are drawn before all counts; those are computed in pieces, which draw the same."""
+    library = config.depth * cells["depth"].to_numpy() * np.exp(rng.normal(0, 0.35, len(cells)))
+    gamma = rng.standard_gamma(config.dispersion, (len(cells), config.n_genes), np.float32)
+    step, parts = max(1, _PIECE // config.n_genes), []
+    for at in range(0, len(cells), step):
+        piece = slice(at, at + step)
+        mean = _mean(truth, cells.iloc[piece], library[piece])
+        counts = rng.poisson(mean * gamma[piece] / config.dispersion)
+        parts.append(sp.csr_matrix(counts.astype(np.float32)))
+    found: Any = sp.vstack(parts, format="csr")
+    return found
+
+
+def _mean(truth: _Truth, cells: pd.DataFrame, library: np.ndarray) -> np.ndarray:
     donor, kind = cells["donor"].to_numpy(), cells["type"].to_numpy()
     log_rate = (
         truth.level
@@ -188,10 +298,7 @@ def _counts(config: Simulation, truth: _Truth, cells: pd.DataFrame, rng: np.rand
         + truth.diseases[cells["disease"].to_numpy(), kind]
     ).astype(np.float32)
     rate = np.exp(log_rate - log_rate.max(axis=1, keepdims=True))
-    library = config.depth * cells["depth"].to_numpy() * np.exp(rng.normal(0, 0.35, len(cells)))
-    mean = rate / rate.sum(axis=1, keepdims=True) * library[:, None].astype(np.float32)
-    counts = rng.poisson(mean * rng.standard_gamma(config.dispersion, mean.shape, np.float32) / config.dispersion)
-    return sp.csr_matrix(counts.astype(np.float32))
+    return rate / rate.sum(axis=1, keepdims=True) * library[:, None].astype(np.float32)
 
 
 def _log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
@@ -200,13 +307,18 @@ def _log_normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
     return scaled.log1p().tocsr()
 
 
+def _named(form: str, codes: Any) -> np.ndarray:
+    """Return the names of codes; cells share the text."""
+    return np.array([form.format(code) for code in range(int(codes.max()) + 1)], object)[codes]
+
+
 def _hlca_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     obs = pd.DataFrame(
         {
-            "donor_id": [f"donor{d}" for d in cells["donor"]],
-            "dataset": [f"study{b}" for b in cells["batch"]],
-            "ann_finest_level": [f"type {t}" for t in cells["type"]],
-            "disease": [LUNG_DISEASES[d] for d in cells["disease"]],
+            "donor_id": _named("donor{}", cells["donor"]),
+            "dataset": _named("study{}", cells["batch"]),
+            "ann_finest_level": _named("type {}", cells["type"]),
+            "disease": np.array(LUNG_DISEASES, object)[cells["disease"]],
             "age_or_mean_of_age_range": cells["age"].to_numpy(),
         }
     )
@@ -231,7 +343,7 @@ def _seaad_obs(config: Simulation, cells: pd.DataFrame, rng: np.random.Generator
         "Supertype": supertype,
         "Neurotypical reference": np.where(reference, "True", "False"),
     }
-    donor = [f"H20.33.{d:03d}" for d in cells["donor"]]
+    donor = _named("H20.33.{:03d}", cells["donor"])
     chemistry = np.where(cells["batch"].to_numpy() % 2 == 0, "10x 3' v3", "10x multiome")
     if layout == "seaad-allen":
         broad = np.where(age >= 85, "90+", age.astype(str))

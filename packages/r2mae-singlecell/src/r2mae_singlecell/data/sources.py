@@ -12,8 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from r2mae_core import UserError
+from r2mae_singlecell.checks import remedy
 from r2mae_singlecell.data.gather import column_type, gathered_rows
 from r2mae_singlecell.data.memory import available_memory, gigabytes
+from r2mae_singlecell.data.whole import first_wrong, message
 
 _SAMPLED = 8, 256  # blocks, and rows of each, from which the size of what is not stored as CSR is estimated
 
@@ -269,16 +271,15 @@ def check_read(lengths: np.ndarray, values: np.ndarray, cells: np.ndarray, where
         where: the file.
 
     Raises:
-        UserError: a value is negative, missing or infinite; with the first such cell.
+        UserError: a value is no count; with the first such cell.
     """
-    if not values.size or values.dtype.kind in "bu" or (values.min() >= 0 and values.max() < np.inf):
-        return
-    bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
-    cell = cells[np.searchsorted(np.cumsum(lengths), bad[0], side="right")]
-    raise UserError(
-        f"{where}: {values[bad[0]]:g} is no count (cell {cell:,}, counted from 0); raw counts are needed, such as a "
-        "layer of them: setup_anndata(adata, layer=...)"
-    )
+    position, what = first_wrong(values)
+    if what:
+        cell = cells[np.searchsorted(np.cumsum(lengths), position, side="right")]
+        raise UserError(
+            f"{where}: {message(what, values[position])} (cell {cell:,}, counted from 0), so it is no count; "
+            + remedy(what)
+        )
 
 
 def _shape(shape: Any) -> tuple[int, int]:

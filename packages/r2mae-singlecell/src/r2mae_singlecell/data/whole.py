@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from r2mae_singlecell.data.rows import assembled
+from r2mae_singlecell.data.rows import assembled, native
 
 HIGHEST = int(np.iinfo(np.int32).max)
 """Highest count that a prepared file can hold."""
@@ -15,7 +15,8 @@ CLOSE = 1e-6
 """Relative deviation from a whole number that is rounding of floating-point numbers, not a fraction."""
 FARTHEST = 1e-3
 """Absolute deviation that is a fraction, whatever the number."""
-MISSING, NEGATIVE, INFINITE, TOO_HIGH, FRACTION = range(1, 6)
+WHOLE, MISSING, NEGATIVE, INFINITE, TOO_HIGH, FRACTION, NEARLY = range(7)
+"""What a value can be: a count, none of five kinds, or a count up to rounding."""
 
 
 @dataclass
@@ -83,26 +84,56 @@ def whole(values: np.ndarray, rounding: bool) -> tuple[np.ndarray, Rounded, int,
 def _whole(values, rounding, result):  # noqa: ANN001, ANN202
     close, fractions = 0, 0
     for i in range(len(values)):
-        value = float(values[i])
-        near = np.rint(value)
-        if not (0.0 <= near <= 2147483647.0):
-            if np.isnan(value):
-                return close, fractions, i, 1
-            if value < 0:
-                return close, fractions, i, 2
-            return close, fractions, i, 3 if np.isinf(value) else 4
-        distance = abs(value - near)
-        if distance > 0.0:
-            if distance <= min(1e-6 * max(value, 1.0), 1e-3):
-                close += 1
-            elif value < 0:
-                return close, fractions, i, 2
-            elif rounding:
-                fractions += 1
-            else:
-                return close, fractions, i, 5
+        near, what = _judged(float(values[i]))
+        if what == NEARLY:
+            close += 1
+        elif what == FRACTION and rounding:
+            fractions += 1
+        elif what != WHOLE:
+            return close, fractions, i, what
         result[i] = np.int32(near)
     return close, fractions, -1, 0
+
+
+@numba.njit(nogil=True)
+def _judged(value):  # noqa: ANN001, ANN202
+    """Return the nearest whole number, and what the value is."""
+    near = np.rint(value)
+    if not (0.0 <= near <= HIGHEST):
+        if np.isnan(value):
+            return near, MISSING
+        if value < 0:
+            return near, NEGATIVE
+        return near, INFINITE if np.isinf(value) else TOO_HIGH
+    distance = abs(value - near)
+    if distance == 0.0:
+        return near, WHOLE
+    if distance <= min(CLOSE * max(value, 1.0), FARTHEST):
+        return near, NEARLY
+    return near, NEGATIVE if value < 0 else FRACTION
+
+
+def first_wrong(values: np.ndarray) -> tuple[int, int]:
+    """Return the position of the first value that is no count, or -1, and what it is: see `whole`.
+
+    Args:
+        values: (n,) numbers of any type; those that are whole up to rounding are counts.
+    """
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if not values.size or kind == "b" or (kind == "u" and size < 4):
+        return -1, WHOLE
+    if kind in "iu" and values.min() >= 0 and values.max() <= HIGHEST:
+        return -1, WHOLE
+    return _first_wrong(native(values))
+
+
+@numba.njit(nogil=True)
+def _first_wrong(values):  # noqa: ANN001, ANN202
+    for i in range(len(values)):
+        _, what = _judged(float(values[i]))
+        if what != WHOLE and what != NEARLY:
+            return i, what
+    return -1, WHOLE
 
 
 def without_zeros(part: sp.csr_matrix) -> sp.csr_matrix:
