@@ -89,9 +89,10 @@ def test_too_few_genes_and_several_of_a_name(here, refused):
     assert np.array_equal(like("run", twice, duplicates="sum")[0].X[:, 4].toarray().ravel(), both.sum(axis=1))
     assert np.array_equal(like("run", twice, duplicates="first")[0].X[:, 4].toarray().ravel(), both[:, int(j < i)])
     lab(reference).write_h5ad("lab.h5ad")
+    Path("empty").mkdir()
     for words, message in (
         (("--like", "lab.h5ad"), "lab.h5ad was not prepared"),
-        (("--like", "."), "neither a run folder of pretrain, nor a folder that export wrote, nor a prepared file"),
+        (("--like", "empty"), "neither a run folder of pretrain, nor a folder that export wrote, nor a prepared file"),
         (("--like", "run", "--n_genes", "7"), "leave out --n_genes"),
         (("--like", "run", "--genes", "union"), "leave out --genes union"),
         (("--like", "x.h5ad", "--overwrite"), "x.h5ad"),

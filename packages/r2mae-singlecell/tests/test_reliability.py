@@ -43,7 +43,9 @@ def test_a_file_that_is_there_is_replaced_only_when_told(refused, call, here):
     size = ("--n-donors", 6, "--n-cells", 30, "--n-genes", 20)
     for argv in (("prepare", "a.h5ad", "--no-progress"), ("embed", "run", "p.h5ad"), ("simulate", *size)):
         refused((*argv, "--out", "mine.h5ad"), "mine.h5ad is there already; give --overwrite")
-        refused((*argv, "--out", "run", "--overwrite"), "run is a folder; name a file|lies inside|is an input")
+        refused(
+            (*argv, "--out", "run", "--overwrite"), "run is a folder; name a file|lies inside|is an input|ends in .h5ad"
+        )
         assert (here / "mine.h5ad").read_text() == "mine"
         assert call(*argv, "--out", "mine.h5ad", "--overwrite")[0] == 0
         anndata.read_h5ad("mine.h5ad")

@@ -187,13 +187,13 @@ class _Spooled:
         """
         check_space(self.folder, 8 * block.nnz, self.target.name)
         self.lengths.append(np.diff(block.indptr))
-        with open(self.folder / "counts", "ab") as out:
+        with (self.folder / "counts").open("ab") as out:
             for part in (block.indices.astype(np.int32, copy=False), block.data.astype(np.float32, copy=False)):
-                out.write(memoryview(part))
+                out.write(part.tobytes())
 
     def blocks(self) -> Iterator[sp.csr_matrix]:
         """Yield the cells again."""
-        with open(self.folder / "counts", "rb") as file:
+        with (self.folder / "counts").open("rb") as file:
             for lengths in self.lengths:
                 n = int(lengths.sum())
                 indices, data = np.fromfile(file, np.int32, n), np.fromfile(file, np.float32, n)
