@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -16,6 +17,10 @@ RESULTS = Path(__file__).with_name("results")
 
 RATIOS = (0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 """Fixed ratios measured on every set, beside the advised ones and the usual ones of the modality."""
+
+
+EPOCHS = {"digits": 40, "cifar10": 5, "pbmc": 60, "apes": 1, "words": 1}
+"""How often each network of the study sees a sample; the apes' windows 1.3 times, the sentences less than once."""
 
 
 def samplers(name: str, best_ratio: float, best_range: tuple[float, float]) -> dict[str, RatioSampler]:
@@ -81,6 +86,25 @@ def measure_short(name: str, share: float, n_seeds: int, work: Path) -> None:
         write_text(file, json.dumps({"scores": rows}) + "\n")
 
 
+def measure_epochs(name: str, work: Path) -> None:
+    """Predict the curve again for the epochs that the network was trained for, and without end.
+
+    Writes `results/epochs.json`, which keeps the other sets' curves.
+    """
+    from r2mae_theory import advise
+
+    X, often = getattr(tables, name)(work), EPOCHS[name]
+    curves = {
+        key: advise(X, n_bootstrap=0, epochs=epochs).curve
+        for key, epochs in {"1": 1, "trained": often, "inf": math.inf}.items()
+    }
+    file = RESULTS / "epochs.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    found[name] = {"epochs": often, "curves": {key: np.round(curve, 5).tolist() for key, curve in curves.items()}}
+    write_text(file, json.dumps(found) + "\n")
+    print(name, {key: float(np.argmin(curve)) for key, curve in curves.items()})
+
+
 def whole_seeds(file: Path, names: set[str]) -> list[models.Cell]:
     """Return the cells of a results file whose seed has every one of these samplers."""
     cells = [tuple(cell) for cell in json.loads(file.read_text())["scores"]] if file.exists() else []
@@ -98,6 +122,9 @@ def main() -> None:
     one.add_argument("--share", type=float, default=1.0, help="of the full length: 0.2 is what sweep begins with")
     one.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the runs")
     one.add_argument("--cifar10", type=Path, help="folder of CIFAR-10's binary files, for cifar10")
+    again = verbs.add_parser("epochs", help="predict the curves for several epochs")
+    again.add_argument("names", nargs="+", choices=MODALITY)
+    again.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the data")
     report = verbs.add_parser("report", help="write the page's tables and figures")
     report.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
@@ -111,6 +138,9 @@ def main() -> None:
             measure_short(given.name, given.share, given.seeds, given.work / given.name)
         else:
             measure(given.name, given.seeds, given.work / given.name)
+    elif given.verb == "epochs":
+        for name in given.names:
+            measure_epochs(name, given.work / name)
     else:
         write_report(RESULTS, given.docs)
 

@@ -26,6 +26,7 @@ SCORES = {
 }
 MODALITY = {"digits": "vision", "cifar10": "vision", "pbmc": "singlecell", "apes": "dna", "words": "text"}
 BEGIN_SWEEP = "<!-- what sweep reaches, written by the same -->"
+BEGIN_EPOCHS = "<!-- what the epochs change, written by the same -->"
 BEGIN, END = "<!-- written by `python -m studies.advice report` -->", "<!-- end of what is written -->"
 
 
@@ -169,6 +170,33 @@ def choices_table(sets: list[Measured]) -> str:
     return "\n".join(rows)
 
 
+def epochs_table(sets: list[Measured], results: Path) -> str:
+    """Return the table of predictions for one epoch, for those that the networks were trained for, and without end."""
+    from scipy.stats import spearmanr
+
+    found = json.loads((results / "epochs.json").read_text())
+    rows = [
+        "| data, model | epochs of the network | best ratio predicted for 1, for these, without end | best measured "
+        "| rank correlation for 1 epoch, for these, without end |",
+        "|---|---|---|---|---|",
+    ]
+    for m in sets:
+        if m.name not in found:
+            continue
+        curves, grid = found[m.name]["curves"], np.array(m.found["ratios"])
+        error = -m.scores[:, m.fixed].mean(0)
+        ratios, ranks = [], []
+        for key in ("1", "trained", "inf"):
+            curve = np.array(curves[key])
+            ratios.append(f"{grid[np.argmin(curve)]:g}")
+            ranks.append(f"{spearmanr(np.interp(m.ratios, grid, curve), error).statistic:.2f}")
+        rows.append(
+            f"| {TITLES[m.name]} | {found[m.name]['epochs']} | {', '.join(ratios)} | {m.ratios[m.best]:g} "
+            f"| {', '.join(ranks)} |"
+        )
+    return "\n".join(rows)
+
+
 def draw(m: Measured) -> Any:
     """Return the figure: the predicted curve above, the measured one below, over the same ratios."""
     figure = new_figure(6.4, 5.2)
@@ -209,10 +237,12 @@ def write_report(results: Path, docs: Path) -> None:
     for m in sets:
         with atomic_path(docs / "images" / "advice" / f"{m.name}.png") as temporary:
             draw(m).savefig(temporary, dpi=110, format="png")
+    epochs = epochs_table(sets, results) if (results / "epochs.json").exists() else ""
     from studies.advice.sweeps import sweep_table  # it reads this module
 
     page, parts = docs / "advice.md", {BEGIN: written(sets)}
     parts[BEGIN_SWEEP] = f"{BEGIN_SWEEP}\n\n{sweep_table(results, TITLES)}\n\n{END}"
+    parts[BEGIN_EPOCHS] = f"{BEGIN_EPOCHS}\n\n{epochs}\n\n{END}"
     for begin, text in parts.items():
         print(text)
         if page.exists():
