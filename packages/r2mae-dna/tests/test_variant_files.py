@@ -177,3 +177,24 @@ def test_aliases_are_said(toy, tmp_path, call):
     path.write_text(path.read_text().replace("\n7\t", "\nNC_000007.14\t"))
     out = call("score", "frequencies", toy[0], path, "--out", "o.vcf", "--no-progress")[1]
     assert "Names of chromosomes: NC_000007.14 as 7 (100 alleles)" in out
+
+
+def test_a_sorted_vcf_gets_an_index_and_an_older_one_is_removed(tmp_path):
+    import pysam
+
+    from r2mae_dna.data.variants import Result
+    from r2mae_dna.data.vcf import VcfFile
+
+    head = "##fileformat=VCFv4.2\n##contig=<ID=7>\n##contig=<ID=8>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    rows = ["7\t5\t.\tA\tC\t.\t.\t.\n", "7\t9\t.\tA\tC\t.\t.\t.\n", "8\t2\t.\tA\tC,G\t.\t.\t.\n"]
+    out, index = tmp_path / "o.vcf.gz", tmp_path / "o.vcf.gz.tbi"
+    for order, ascending in (([0, 1, 2], True), ([1, 0, 2], False), ([2, 0, 1], True), ([0, 2, 1], False)):
+        (tmp_path / "i.vcf").write_text(head + "".join(rows[i] for i in order))
+        file = VcfFile(tmp_path / "i.vcf")
+        results = [Result(np.zeros(n, np.float32), np.zeros(n, np.uint8)) for n in (len(a) for a in file.chunks(2))]
+        file.write(out, results, 2, "r2mae_llr", {"Model": "m"})
+        assert index.exists() == ascending, order
+        if ascending:
+            with pysam.VariantFile(str(out)) as found:
+                assert [record.pos for record in found.fetch("7")] == [5, 9]
+                assert [record.pos for record in found.fetch("8", 1, 2)] == [2]

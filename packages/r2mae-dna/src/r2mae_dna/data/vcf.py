@@ -11,6 +11,7 @@ import numpy as np
 
 from r2mae_core import UserError, atomic_path, reading
 from r2mae_dna.data.text_files import open_to_write, read_lines, refuse_cut_bgzf, whole_number
+from r2mae_dna.data.tracks import index_text
 from r2mae_dna.data.variants import (
     STATUS,
     STATUS_COLUMN,
@@ -103,6 +104,8 @@ class VcfFile:
     def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
         """Write the file again with scores: as VCF, or as a table with a line per allele.
 
+        A compressed VCF in the order of positions gets an index for tabix; an index of an older file is removed.
+
         Args:
             out: the output; its suffix sets the format.
             results: one per stretch, as `chunks` gave them.
@@ -110,12 +113,18 @@ class VcfFile:
             column: name of the score, as `score_column` names it.
             source: the origin of the scores, for the header.
         """
+        for suffix in (".tbi", ".csi"):  # of another file
+            out.with_name(f"{out.name}{suffix}").unlink(missing_ok=True)
         if file_kind(out) == "vcf":
+            order = _Order()
             with _vcf_writer(out) as target:
                 for line in self._header(column.upper(), source):
                     target.write(f"{line}\n".encode(*_ENCODING))
                 for part, result in zip(_groups(self.records(), size), results, strict=True):
                     target.write("".join(_annotated(part, result, column.upper())).encode(*_ENCODING))
+                    order.add(part)
+            if order.ascending and order.last and out.suffix in (".gz", ".bgz"):
+                index_text(out, order.last, vcf=True)
             return
         frames = []
         for part, result in zip(_groups(self.records(), size), results, strict=True):
@@ -147,6 +156,24 @@ class VcfFile:
         data["pos"] = [int(fields[1]) for fields, _ in rows]
         data["alt"] = [alt for _, alt in rows]
         return with_result(pl.DataFrame(data), result, column)
+
+
+class _Order:
+    """Whether records are in the order of positions, and each chromosome's are together."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int] = {}
+        """Chromosome → its last position."""
+        self.ascending = True
+        self._current = ""
+
+    def add(self, records: list[list[str]]) -> None:
+        """Look at the next records."""
+        for fields in records:
+            name, position = fields[0], int(fields[1])
+            fits = position >= self.last[name] if name == self._current else name not in self.last
+            self.ascending &= fits and position > 0  # 0 is a telomere, which tabix cannot find
+            self._current, self.last[name] = name, position
 
 
 def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
