@@ -44,6 +44,7 @@ CPU = {
     "text_speed": "--rounds 3 --finetune-size tiny",
     "text_per_sample": "",
     "dna_data": "",
+    "dna_build": "",
     "dna_scan": "--hidden 192 --layers 2",
     "dna_network": "",
     "dna_per_sample": "",
@@ -67,7 +68,7 @@ CUDA = {
     "singlecell_loading": "",
     "paper_cost": "--compile",
 }
-WITHOUT_DEVICE = ("theory_speed", "dna_data")
+WITHOUT_DEVICE = ("theory_speed", "dna_data", "dna_build", "dna_scan")
 """Scripts that do not use a GPU and have no option `--device`."""
 
 
