@@ -92,7 +92,7 @@ def test_fine_tuning_cut_off_many_times_is_the_same(start, tmp_path, monkeypatch
     monkeypatch.setattr(tuning, "fit", lambda *a, **k: fit(*a, **{**k, "log_every": 2}))
     whole = finetune(replace(config, out=tmp_path / "whole"))
     cut = through(monkeypatch, tuning, lambda: finetune(replace(config, out=tmp_path / "cut")))
-    for name in ("model.safetensors", "model_ema.safetensors", "timm.json", "SHA256SUMS"):
+    for name in ("model.safetensors", "model_ema.safetensors", "config.json", "SHA256SUMS"):
         assert (cut.path / "seed0" / name).read_bytes() == (whole.path / "seed0" / name).read_bytes(), name
     assert log(cut.path / "seed0" / "metrics.csv") == log(whole.path / "seed0" / "metrics.csv")
     assert len(log(whole.path / "seed0" / "metrics.csv")) == 1 + 5

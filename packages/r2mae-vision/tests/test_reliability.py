@@ -345,8 +345,8 @@ def test_an_export_replaces_nothing_unasked(saved, tmp_path, capsys):
     out = export(Export(saved, tmp_path / "out"))
     export(Export(saved, out))
     assert "there already" in capsys.readouterr().out
-    flip(out / "timm.safetensors", 0.9)
-    with pytest.raises(UserError, match=r"timm.safetensors is damaged.*; or give --overwrite to write it again"):
+    flip(out / "timm" / "model.safetensors", 0.9)
+    with pytest.raises(UserError, match=r"timm/model.safetensors is damaged.*; or give --overwrite to write it again"):
         export(Export(saved, out))
     export(Export(saved, out, overwrite=True))
     save_mae(MaskedAutoencoder(load_mae(saved).shape, seed=5), tmp_path / "other")

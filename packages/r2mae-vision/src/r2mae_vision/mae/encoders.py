@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from r2mae_core import RunFolder, UserError, derived_seed, read_json, run_identity, unfinished
+from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import to_ours
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 from r2mae_vision.mae.weights import (
@@ -37,6 +38,11 @@ class EncoderSpec:
     seed: int = 0
     """The seed of its pretraining, if a run folder states it."""
 
+    @property
+    def averaged(self) -> bool:
+        """Whether the weights were fine-tuned on the mean over patches, which then has a norm of its own."""
+        return self.weights is not None and "fc_norm.weight" in self.weights and "norm.weight" not in self.weights
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """What names this model: its weights, not their place."""
@@ -55,8 +61,9 @@ def open_encoder(
     """Resolve what a user gave as a model.
 
     Args:
-        name: run folder or its model folder, file of weights, folder of transformers, timm's name (its published
-            weights are fetched), or "scratch:NAME" with any of these for the same architecture, newly initialised.
+        name: run folder of pretrain or finetune, export, file of weights, folder of transformers or timm, timm's name
+            (its published weights are fetched), or "scratch:NAME" with any of these for the same architecture, newly
+            initialised.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
         image_size: side of the images; default the model's own. Positions are resampled.
         mean: of the pixels, in [0, 1]; default the model's own; of weights in a file ImageNet's.
@@ -80,6 +87,11 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
     if (place / "mae.json").exists() or (place / "model" / "mae.json").exists():
         model = load_mae(place)
         return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
+    folder = timm_folder.find(place) if place.is_dir() else None
+    if folder is not None:
+        shape = timm_folder.read_shape(folder)
+        encoder = only_encoder(to_ours(timm_folder.read_state(folder), folder))
+        return EncoderSpec(shape, encoder, *timm_folder.named(folder))
     if is_mlp(place):
         raise UserError(f"{place} holds the MLP of figure 2A, which only probe evaluates; a ViT is needed here")
     if place.is_dir() and not all(file.exists() for file in weights_files(place)):
@@ -163,7 +175,7 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
         model.pos_embed.data.copy_(plain.pos_embed.data)
         return model
     place, named_own = f"the weights of {spec.scheme}", {f"encoder.{key}": value for key, value in own.items()}
-    if "fc_norm.weight" in state and "norm.weight" not in state and "fc_norm.weight" not in own:
+    if spec.averaged and "fc_norm.weight" not in own:
         raise UserError(
             f"{spec.scheme} was fine-tuned on the mean over patches, which has a norm of its own; use --pool avg"
         )

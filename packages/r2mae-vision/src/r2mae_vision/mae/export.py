@@ -1,5 +1,6 @@
 """`r2mae-vision export`: a run's model in timm's and transformers' layouts."""
 
+import shutil
 from pathlib import Path
 
 from r2mae_core import (
@@ -14,10 +15,10 @@ from r2mae_core import (
     write_checksums,
     write_json,
 )
+from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Export
-from r2mae_vision.mae.shape import MAEShape
 from r2mae_vision.mae.weights import export_timm, export_transformers, identity_of_weights, load_mae
 
 INDEX = "export.json"
@@ -25,7 +26,9 @@ INDEX = "export.json"
 
 
 def export(config: Export) -> Path:
-    """Write `timm.safetensors` and, where ViTMAE can hold the model, `transformers/`; print how to load them.
+    """Write `timm/` and, where ViTMAE can hold the model, `transformers/`; print how to load them.
+
+    Of a fine-tuned run `timm/` holds the model with its head and class names, and there is no `transformers/`.
 
     Returns:
         the folder.
@@ -35,19 +38,30 @@ def export(config: Export) -> Path:
     """
     out = config.out or default_run_path("r2mae-vision", "export")
     check_output(out, [config.run])
-    model = load_mae(config.run)
-    made_of = {"model": identity_of_weights(model.state_dict())}
+    tuned = timm_folder.find(config.run) if config.run.is_dir() else None
+    model = load_mae(config.run) if tuned is None else None
+    state = timm_folder.read_state(tuned) if model is None else model.state_dict()  # pyright: ignore[reportArgumentType]
+    made_of = {"model": identity_of_weights(state)}
     with one_writer(out, folder=False):
         if _is_there(out, made_of, config.overwrite):
             say(f"{out}: there already")
             why_not = str(read_json(out / INDEX).get("no_transformers") or "")
         else:
             with whole_folder(out) as folder:
-                export_timm(model, folder / "timm.safetensors")
-                why_not = _export_transformers(model, folder / "transformers")
+                if model is None:
+                    why_not = "ViTMAE has no head"
+                    _copy(tuned, folder / "timm")  # pyright: ignore[reportArgumentType]
+                else:
+                    (folder / "timm").mkdir()
+                    export_timm(model, folder / "timm" / "model.safetensors")
+                    # MAE's evaluation: the middle 224 of 256 pixels.
+                    timm_folder.write_config(folder / "timm", model.shape, model.encoder, crop_pct=0.875)
+                    why_not = _export_transformers(model, folder / "transformers")
                 write_json(folder / INDEX, {**made_of, "no_transformers": why_not})
                 write_checksums(folder)
-    say(timm_call(model.shape, out / "timm.safetensors"))
+    say(f"timm.create_model({'local-dir:' + str(out / 'timm')!r}, pretrained=True)")
+    if model is not None and model.shape.norm_eps not in (None, 1e-6):
+        say(f"Its layer norms have the epsilon {model.shape.norm_eps:g}, which timm's folder cannot state: 1e-6 there")
     if why_not:
         say(f"No folder for transformers: {why_not}")
     else:
@@ -85,13 +99,11 @@ def _export_transformers(model: MaskedAutoencoder, folder: Path) -> str:
     return ""
 
 
-def timm_call(shape: MAEShape, file: Path) -> str:
-    """Return the line of Python that loads an encoder's weights."""
-    arguments = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args}
-    if shape.patch_size is not None:
-        arguments["patch_size"] = shape.patch_size
-    words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    return f"timm.create_model({shape.model!r}, {words}, num_classes=0, checkpoint_path={str(file)!r})"
+def _copy(tuned: Path, folder: Path) -> None:
+    """Copy a fine-tuned model."""
+    folder.mkdir()
+    for name in (timm_folder.CONFIG, "model.safetensors"):
+        shutil.copyfile(tuned / name, folder / name)
 
 
 def export_command(config: Export) -> None:

@@ -15,7 +15,6 @@ from r2mae_core import (
     RunFolder,
     StepOrder,
     UserError,
-    as_json,
     check_output,
     device_name,
     end_with_caller,
@@ -49,9 +48,10 @@ from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.classifier import Classifier
-from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, model_arguments, open_encoder
+from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.mae.options import Finetune
 from r2mae_vision.mae.shape import MAEShape, pixel_scale
+from r2mae_vision.mae.timm_folder import CONFIG, write_config
 
 # Seeds may be added; model and data are compared by content: they may have been moved.
 FREE = ("seeds", "model", "data", "validation")
@@ -207,7 +207,6 @@ def _one(
         "drop_path_rate": config.drop_path,
     }
     model = build_encoder(spec, seed, **arguments)
-    description = {"model": spec.shape.model, "arguments": {**model_arguments(spec), **arguments}}
     nn.init.trunc_normal_(model.head.weight, std=2e-5, generator=torch.Generator().manual_seed(seed))  # as MAE does
     module = Classifier(model, spec, config, seed)
     workers = n_workers(config.workers)
@@ -242,9 +241,9 @@ def _one(
     )
     if trainer.is_global_zero:
         records = _evaluate_and_save(config, spec, module, train_source.name, val_source, device, home)
-        # What timm.create_model needs to open these files.
-        write_text(home.path / "timm.json", as_json(description, indent=2))
-        made = [home.path / "timm.json", *sorted(home.path.glob("model*.safetensors"))]
+        crop, classes = crop_pct(config.crop_pct, spec), train_source.classes
+        write_config(home.path, spec.shape, module.model, crop_pct=crop, pool=config.pool, classes=classes)
+        made = [home.path / CONFIG, *sorted(home.path.glob("model*.safetensors"))]
         write_text(home.path / "SHA256SUMS", "".join(f"{file_digest(file)}  {file.name}\n" for file in made))
         write_records(
             run.path / "parts" / f"seed{seed}.json", stamped(records, device_name(device), time.perf_counter() - start)

@@ -68,8 +68,8 @@ class MaskedAutoencoder(nn.Module):
         patch_values = self.patch_size**2 * shape.in_chans
         if patch_values == 1 and shape.norm_pix_loss:
             raise UserError(
-                "a patch of one grey pixel has no deviation to be normalised by; add --norm_pix_loss false, or a larger "
-                "--patch_size"
+                "a patch of one grey pixel has no deviation to be normalised by; add --norm_pix_loss false, or take a "
+                "larger --patch_size"
             )
         if shape.decoder_dim % shape.decoder_heads:
             raise UserError(f"decoder_dim {shape.decoder_dim} is not a multiple of decoder_heads {shape.decoder_heads}")

@@ -118,8 +118,8 @@ class Finetune(RunOptions):
     """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
 
     model: str = field(kw_only=False)
-    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (newly
-    initialised)."""
+    """Run folder of pretrain or finetune, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME
+    (newly initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
     image_size: Side | None = None
@@ -212,8 +212,8 @@ class Probe(RunOptions):
     """Evaluate frozen features: linear probe and nearest neighbours; a run of pretrain-mlp by the protocol of C.3."""
 
     model: str = field(kw_only=False)
-    """Run folder of pretrain, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME (newly
-    initialised)."""
+    """Run folder of pretrain or finetune, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME
+    (newly initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
     image_size: Side | None = None
@@ -296,10 +296,10 @@ class Export:
     """Write a run's model in other libraries' layouts."""
 
     run: Path
-    """Run folder of pretrain, finished."""
+    """Run folder of pretrain or finetune, finished."""
     out: Path | None = None
-    """Folder of timm.safetensors (the encoder) and transformers/ (ViTMAE, encoder and decoder); default
-    runs/r2mae-vision-export-TIME."""
+    """Folder of timm/ (the encoder, or the fine-tuned model with its head and class names) and transformers/ (ViTMAE,
+    encoder and decoder); default runs/r2mae-vision-export-TIME."""
     overwrite: bool = False
     """Replace the folder of another export."""
 

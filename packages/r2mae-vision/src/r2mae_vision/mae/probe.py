@@ -75,7 +75,8 @@ def extract_features(
             tokens = model.forward_features((images.to(device).float() - mean) / std)
         n_prefix = model.num_prefix_tokens
         by_token = pool == "token" and n_prefix > 0
-        parts.append((tokens[:, 0] if by_token else tokens[:, n_prefix:].mean(1)).float())
+        # The mean has a norm of its own if the model was fine-tuned on it; else this is the identity.
+        parts.append((tokens[:, 0] if by_token else model.fc_norm(tokens[:, n_prefix:].mean(1))).float())
         labels.append(these)
         unreadable += bad
     if unreadable:
@@ -231,7 +232,8 @@ def probe(config: Probe) -> RunFolder:
         if run.results():
             return run
         start = time.perf_counter()
-        model = build_encoder(spec, 0, num_classes=0, global_pool="")
+        averaged = spec.averaged and config.pool == "avg"
+        model = build_encoder(spec, 0, num_classes=0, global_pool="avg" if averaged else "")
         bf16 = precision(config.precision, device) == "bf16-mixed"
         train, val = (
             extract_features(

@@ -1,0 +1,129 @@
+"""timm's own folder of a model: `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`.
+
+With it timm knows the architecture, image and patch size, normalisation, head and class names of the weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from r2mae_core import RunFolder, UserError, as_json, file_digest, read_json, read_records, read_text, write_text
+from r2mae_vision.data.tensors import read_tensors
+from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
+from r2mae_vision.mae.weights import weights_files
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def write_config(
+    folder: Path, shape: MAEShape, model: Any, *, crop_pct: float, pool: str = "token", classes: Sequence[str] = ()
+) -> None:
+    """Write timm's `config.json` of a model.
+
+    Args:
+        folder: where `model.safetensors` lies.
+        shape: of its encoder.
+        model: timm's model.
+        crop_pct: share of the picture's side that it was evaluated on.
+        pool: what its head reads: "token" or "avg".
+        classes: names of its head's classes.
+    """
+    arguments: dict[str, Any] = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args}
+    if shape.patch_size is not None:
+        arguments["patch_size"] = shape.patch_size
+    if pool != "token":
+        arguments["global_pool"] = pool
+    side = shape.image_size
+    config: dict[str, Any] = {
+        "architecture": shape.model,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": pool,
+        **({"label_names": list(classes)} if classes else {}),
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [shape.in_chans, side, side],
+            "fixed_input_size": True,
+            "pool_size": None,
+            "interpolation": "bicubic",
+            "crop_pct": crop_pct,
+            "mean": list(shape.mean),
+            "std": list(shape.std),
+            "num_classes": model.num_classes,
+            # timm would adapt the first layer of other than three channels, which fits them already, and fail at five.
+            "first_conv": "patch_embed.proj" if shape.in_chans == 3 else None,
+            "classifier": "head",
+        },
+    }
+    write_text(folder / CONFIG, as_json(config, indent=2))  # timm reads it: without a checksum inside
+
+
+def find(place: Path) -> Path | None:
+    """Return timm's folder of a fine-tuned run, of an export, or one itself; None where there is none.
+
+    Raises:
+        UserError: the run was fine-tuned with several seeds.
+    """
+    for folder in (place, place / "timm"):
+        if (folder / CONFIG).is_file() and "architecture" in read_json(folder / CONFIG):
+            return folder
+    seeds = sorted(file.parent for file in place.glob(f"seed*/{CONFIG}"))
+    if len(seeds) > 1:
+        raise UserError(f"{place} has {len(seeds)} models, one per seed; name one, such as {seeds[0]}")
+    return seeds[0] if seeds else None
+
+
+def read_shape(folder: Path) -> MAEShape:
+    """Return the shape that timm's folder states.
+
+    Raises:
+        UserError: `config.json` is damaged, or is not of a square ViT.
+    """
+    stated = read_json(folder / CONFIG)
+    of_weights, arguments = stated.get("pretrained_cfg", stated), dict(stated.get("model_args") or {})
+    try:
+        size = arguments.pop("img_size", None) or of_weights["input_size"][1:]
+        height, width = (size, size) if isinstance(size, int) else size
+        if height != width:
+            raise UserError(f"{folder / CONFIG}: images of {height} x {width}; these models are square")
+        in_chans = arguments.pop("in_chans", None) or of_weights.get("input_size", [3])[0]
+        plain = {
+            **MAEShape(positions="learned").plain(),
+            "model": stated["architecture"],
+            "image_size": height,
+            "in_chans": in_chans,
+            "patch_size": arguments.pop("patch_size", None),
+            "mean": tuple(of_weights.get("mean") or IMAGENET_MEAN),
+            "std": tuple(of_weights.get("std") or IMAGENET_STD),
+        }
+        for name in ("global_pool", "num_classes", "drop_path_rate"):
+            arguments.pop(name, None)
+        return MAEShape.of({**plain, "model_args": arguments})
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise UserError(f"{folder / CONFIG} is damaged: it does not describe a model of timm") from None
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors in timm's folder, after a look at its checksums, if `finetune` wrote some.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    sums = folder / "SHA256SUMS"
+    for line in read_text(sums).splitlines() if sums.is_file() else ():
+        digest, _, name = line.partition("  ")
+        if name in (CONFIG, WEIGHTS) and not ((folder / name).is_file() and file_digest(folder / name) == digest):
+            raise UserError(f"{folder / name} is damaged: its checksum is not that in {sums.name}")
+    return {name: value for file in weights_files(folder) for name, value in read_tensors(file).items()}
+
+
+def named(folder: Path) -> tuple[str, str | None, int]:
+    """Return what tables call a model in timm's folder, its data and its seed, as far as a run states them."""
+    records = folder.parent / "parts" / f"{folder.name}.json"
+    if not records.is_file() or not (folder.parent / "config.yaml").is_file():
+        return folder.parent.name if folder.name == "timm" else folder.name, None, 0
+    found, data = read_records(records), RunFolder.open(folder.parent).config.get("data")
+    scheme = f"{found[0].scheme}, fine-tuned" if found else folder.name
+    return scheme, data if isinstance(data, str) else None, found[0].seed if found else 0
