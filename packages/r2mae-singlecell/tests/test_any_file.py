@@ -58,6 +58,7 @@ def test_a_file_with_a_batch_alone_keeps_everything(here_only):
     assert store.obsm["X_scgpt"].dtype == np.float32
     assert list(store.obsm) == ["X_scgpt"]
     assert any("'table' of obsm are left out" in note for note in found.notes)
+    assert "embeddings kept, for `probe --baselines`: obsm:X_scgpt" in found.notes
     assert np.array_equal(store.X.toarray(), adata[kept, store.var_names].X.toarray())
 
 

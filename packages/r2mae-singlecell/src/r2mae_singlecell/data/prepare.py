@@ -350,6 +350,8 @@ def _embeddings(names: list[str], files: list[CountsFile]) -> tuple[Embeddings, 
         if file.content.not_read:
             others = ", ".join(map(repr, file.content.not_read))
             notes.append(f"{file_name}: {others} of obsm are left out: no dense numbers with a row for each cell")
+    if kept:
+        notes.append(f"embeddings kept, for `probe --baselines`: {', '.join(f'obsm:{name}' for name in kept)}")
     return Embeddings(kept), notes
 
 
