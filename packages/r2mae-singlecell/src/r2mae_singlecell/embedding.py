@@ -82,4 +82,4 @@ def write_about(file: Any, cells: NewCells) -> None:
     """Write how the cells were fitted to the model."""
     from anndata.io import write_elem
 
-    write_elem(file, f"uns/{ABOUT}", cells.about())
+    write_elem(file["uns"], ABOUT, cells.about())

@@ -14,6 +14,7 @@ from r2mae_core import UserError
 from r2mae_singlecell.answers import AnswersMixin, check_arguments
 from r2mae_singlecell.checks import check_counts, check_genes, check_setup_columns, naming_unknown_categories
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
+from r2mae_singlecell.data.datamodules import check_order
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
 from r2mae_singlecell.measured import mean_nll, measured_in_data
@@ -34,10 +35,12 @@ class ImputationMixin(AnswersMixin):
         """Yield batches of checked data in its order, and put the network into evaluation mode.
 
         Raises:
-            UserError: the genes are not the model's, or a category (such as a batch) was not in its training data.
+            UserError: the genes are not the model's, or a category (such as a batch) was not in its training data; a
+                data loader shuffles.
         """
         self.module.eval()
         if dataloader is not None:
+            check_order(dataloader)
             yield from map(self._with_dense_counts, dataloader)
             return
         if adata is not None:

@@ -50,7 +50,7 @@ class MaskedAutoencoder(BaseModuleClass):
         n_columns: int = 0,
     ) -> None:
         super().__init__()
-        self.n_input, self.n_latent = n_input, n_latent
+        self.n_input, self.n_latent, self.takes_size_factor = n_input, n_latent, True
         covariates: dict[str, Any] = {"n_cat_list": [n_batch, *(n_cats_per_cov or ())], "inject_covariates": False}
         common: dict[str, Any] = {"n_hidden": n_hidden, "dropout_rate": dropout_rate, **covariates}
         self.encoder = FCLayers(n_input + n_continuous_cov, n_hidden, n_layers=n_layers, **common)
@@ -133,7 +133,7 @@ class MaskedAutoencoder(BaseModuleClass):
         self, tensors: dict[str, Tensor], **kwargs: Any
     ) -> dict[str, Any]:
         x = tensors[REGISTRY_KEYS.X_KEY].float()
-        size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY) if self.takes_size_factor else None
         # At least one count: an empty cell would have a library of log 0.
         library = x.sum(1, keepdim=True).clamp_min(1.0) if size is None else size.float()
         return {

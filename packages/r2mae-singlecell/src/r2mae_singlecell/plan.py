@@ -202,6 +202,10 @@ class MaskedPlan(MaskedModule):
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.n_samples(batch) == 1:
+            raise UserError(
+                "a batch has one cell, which batch norm cannot work with; choose another batch_size, or drop_last=True"
+            )
         loss = super().training_step(batch, batch_idx)
         self._sum, self._n_batches = self._sum + loss.detach(), self._n_batches + 1
         if self.trainer.is_last_batch:

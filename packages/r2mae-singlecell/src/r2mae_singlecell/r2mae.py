@@ -28,6 +28,7 @@ from r2mae_core import (
     Curriculum,
     MaskRatioSampler,
     RatioSampler,
+    ResumableLoader,
     UserError,
     one_writer,
     sampler_to_config,
@@ -35,6 +36,7 @@ from r2mae_core import (
 from r2mae_singlecell.answers import check_arguments
 from r2mae_singlecell.checkpoints import resumable
 from r2mae_singlecell.checks import check_counts, check_numbers, check_setup_columns, refuse_unknown
+from r2mae_singlecell.data.datamodules import as_of_anndata, check_takes, identity
 from r2mae_singlecell.data.splitter import CountSplitter, lacking_genes
 from r2mae_singlecell.files import FilesMixin
 from r2mae_singlecell.gene_sets import GeneSets, find_gene_sets
@@ -50,6 +52,8 @@ from r2mae_singlecell.weights import ExportMixin
 
 logger = logging.getLogger(__name__)
 
+TRAINING_BATCH = 400
+"""Cells of a step if the caller gives no number (paper, C.8)."""
 _NOT_OPTIONS = ("registry", "datamodule", "candidates", "lacking", "callbacks", "groups")
 _DEFAULTS = {
     "gene_sets": "",
@@ -128,7 +132,7 @@ class R2MAE(
         scvi_arguments.clear()  # nothing of them is kept with the model
         check_numbers(1, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         check_numbers(0, dropout_rate=dropout_rate)
-        super().__init__(adata, registry)
+        super().__init__(adata, None if registry is None else as_of_anndata(registry))
         self.mask_ratio = as_sampler(mask_ratio, curriculum, seed=int(scvi.settings.seed or 0))
         if isinstance(mask_ratio, RatioSampler) and hasattr(mask_ratio, "__dataclass_fields__"):
             mask_ratio = sampler_to_config(mask_ratio)  # plain data in the saved model
@@ -149,6 +153,9 @@ class R2MAE(
             dropout_rate=dropout_rate,
             n_columns=self.mask_ratio.n_columns if isinstance(self.mask_ratio, Curriculum) else 0,
         )
+        # scvi-tools' module for annbatch gives one that nobody asked for: relative to the mean of its mini-batch.
+        setup: Any = (self.registry_ or {}).get("setup_args", {})
+        self.module.takes_size_factor = setup.get("size_factor_key") is not None
         self._model_summary_string = (
             f"R2MAE with n_hidden: {n_hidden}, n_latent: {n_latent}, n_layers: {n_layers}, "
             f"mask ratio: {self.mask_ratio.describe()}"
@@ -218,7 +225,7 @@ class R2MAE(
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        batch_size: int = 400,
+        batch_size: int | None = None,
         early_stopping: bool = False,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: dict[str, Any] | None = None,
@@ -236,7 +243,7 @@ class R2MAE(
             train_size: share of the cells to train on; None: 0.9, the paper's.
             validation_size: share to validate on; None: the rest.
             shuffle_set_split: split at random.
-            batch_size: cells a step.
+            batch_size: cells a step; None: 400, the paper's, or a data module's own.
             early_stopping: stop when `validation_loss` no longer falls; scvi-tools' options for it apply.
             datasplitter_kwargs: `external_indexing`, as in scvi-tools; `drop_last` (False trains on the last, smaller
                 batch too); `shuffle` ("exact", "blocks", or "auto": exact if the counts fit into memory), `chunk` and
@@ -246,16 +253,19 @@ class R2MAE(
                 ("independent", or "groups": the genes of a set are hidden together) and `gene_sets`, a dict of set
                 name → gene names. As in scvi-tools: `reduce_lr_on_plateau`, `lr_factor`, `lr_patience`, `lr_threshold`,
                 `lr_scheduler_metric` ("validation_loss") and `lr_min`.
-            datamodule: a data module of scvi-tools, for a model made without AnnData.
+            datamodule: a data module of scvi-tools, for a model made without AnnData. It splits and shuffles by
+                itself; of annbatch's, the first rows are held out, and several devices each see all cells.
             precision: Lightning's name, such as "bf16-mixed".
             resume: folder for `metrics.csv` and a checkpoint after each epoch; if it holds a checkpoint already,
-                training resumes from there, and ends as if it had never stopped.
+                training resumes from there, and ends as if it had never stopped. With a data module, whose order
+                of the cells is not known, it goes on after the last whole epoch, and a warning says so.
             **trainer_kwargs: of scvi-tools' and Lightning's trainer; and `plan_config` and `trainer_config`, dicts of
                 options that those given by name go before.
 
         Raises:
             UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
-                too few cells; the options of masking do not go together, or no set has a gene of the data.
+                too few cells; the options of masking do not go together, or no set has a gene of the data; a data
+                module does not do what is asked for.
         """
         check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
         check_numbers(2, batch_size=batch_size)  # batch norm
@@ -277,6 +287,7 @@ class R2MAE(
         if datamodule is None:
             if self.adata is None:
                 raise UserError("this model has no AnnData to train on; give a data module: train(datamodule=...)")
+            batch_size = batch_size or TRAINING_BATCH
             plan_kwargs["lacking"] = lacking_genes(self.adata)
             parsed: Any = parse_device_args(accelerator, devices, return_device="torch")
             datamodule = CountSplitter(
@@ -289,6 +300,13 @@ class R2MAE(
                 shuffle_set_split=shuffle_set_split,
                 **(datasplitter_kwargs or {}),
             )
+            trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
+        else:
+            split = {"train_size": train_size, "validation_size": validation_size}
+            check_takes(datamodule, datasplitter_kwargs, batch_size=batch_size, **split)
+            if batch_size is not None:  # scvi-tools takes 128 for "not given"
+                datamodule.set_batch_size(batch_size)
+            trainer_kwargs |= {**split, "shuffle_set_split": shuffle_set_split}
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         with contextlib.ExitStack() as stack:
@@ -297,10 +315,14 @@ class R2MAE(
                 length = {"max_epochs": max_epochs, "batch_size": batch_size, "precision": precision}
                 made_from = self._made_from(datamodule, plan_kwargs, sets, **length)
                 loader = getattr(datamodule, "train_loader", None)
+                if not isinstance(loader, ResumableLoader):
+                    logger.warning(
+                        "The order of this data module's batches is its own: a training that is interrupted goes on "
+                        "after its last whole epoch, and does not end with the weights of one that was not."
+                    )
                 trainer_kwargs, callbacks = resumable(Path(resume), loader, trainer_kwargs, made_from, _DEFAULTS)
                 plan_kwargs["callbacks"] = [*plan_kwargs.get("callbacks", ()), *callbacks]
             self.module.train()  # a loaded model is in evaluation mode
-            trainer_kwargs.setdefault("use_distributed_sampler", False)  # our loaders know their rank
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -342,7 +364,7 @@ class R2MAE(
     def _made_from(
         self, datamodule: Any, plan_kwargs: dict[str, Any], sets: GeneSets | None, **length: Any
     ) -> dict[str, str]:
-        """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, its data are unknown."""
+        """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, what it says of its data."""
         given = {**self.init_params_["non_kwargs"], **plan_kwargs, **length}
         options = {
             name: value.describe() if isinstance(value, MaskRatioSampler) else str(value)
@@ -350,7 +372,7 @@ class R2MAE(
             if name not in _NOT_OPTIONS
         }
         ours = isinstance(datamodule, CountSplitter)
-        data = datamodule.digest() if ours else ""
+        data = datamodule.digest() if ours else identity(datamodule.registry)
         if ours:
             options |= datamodule.order_options()
         missing = [] if self.missing_genes_ is None else self.missing_genes_.tolist()

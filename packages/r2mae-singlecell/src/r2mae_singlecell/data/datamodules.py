@@ -1,0 +1,109 @@
+"""Data modules of scvi-tools in place of AnnData (annbatch, TileDB-SOMA, lamindb): what they say, and what they do not."""
+
+from typing import Any
+
+import numpy as np
+from scvi import REGISTRY_KEYS
+
+from r2mae_core import UserError
+
+_OF_SETUP = (
+    "layer",
+    "batch_key",
+    "labels_key",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+)
+_FIELDS = (
+    REGISTRY_KEYS.X_KEY,
+    REGISTRY_KEYS.BATCH_KEY,
+    REGISTRY_KEYS.LABELS_KEY,
+    REGISTRY_KEYS.SIZE_FACTOR_KEY,
+    REGISTRY_KEYS.CAT_COVS_KEY,
+    REGISTRY_KEYS.CONT_COVS_KEY,
+)
+
+
+def as_of_anndata(registry: dict[str, Any]) -> dict[str, Any]:
+    """Return the registry that `setup_anndata` makes of the same data, so that the model works with AnnData afterwards.
+
+    Args:
+        registry: of a data module, or of AnnData, which is returned as it is.
+
+    Raises:
+        UserError: the batch is a tuple of columns, which AnnData has no column of.
+    """
+    if registry.get("setup_method_name") != "setup_datamodule":
+        return registry
+    arguments, fields = registry.get("setup_args", {}), registry["field_registries"]
+    kept = {name: fields[name] for name in _FIELDS if name in fields}
+    kept = {name: field for name, field in kept.items() if field["data_registry"] or field["summary_stats"]}
+    labels_key = arguments.get("labels_key")
+    if labels_key is None:  # such a module names its one label "Unknown", `setup_anndata` 0
+        kept[REGISTRY_KEYS.LABELS_KEY] = _labels(np.array([0]), "_scvi_labels")
+    return {
+        **registry,
+        "setup_method_name": "setup_anndata",
+        "setup_args": {name: arguments.get(name) for name in _OF_SETUP},
+        "field_registries": kept,
+    }
+
+
+def _labels(names: np.ndarray, key: str) -> dict[str, Any]:
+    return {
+        "data_registry": {"attr_name": "obs", "attr_key": "_scvi_labels"},
+        "state_registry": {"categorical_mapping": names, "original_key": key},
+        "summary_stats": {"n_labels": len(names)},
+    }
+
+
+def check_takes(datamodule: Any, datasplitter_kwargs: Any, **asked: Any) -> None:
+    """Refuse what a data module would not do, though it was asked for.
+
+    Args:
+        datamodule: of scvi-tools.
+        datasplitter_kwargs: what the user gave.
+        **asked: `batch_size`, `train_size`, `validation_size`; None: not given.
+
+    Raises:
+        UserError: it makes batches, or a split, of its own.
+    """
+    name = type(datamodule).__name__
+    splits = hasattr(datamodule, "set_split")
+    able = {"batch_size": splits or hasattr(datamodule, "set_batch_size")}
+    for option, value in asked.items():
+        if value is not None and not able.get(option, splits):
+            raise UserError(f"{name} has its own {option}; give it where the data module is made, not to train()")
+    if datasplitter_kwargs:
+        given = ", ".join(datasplitter_kwargs)
+        raise UserError(f"datasplitter_kwargs ({given}) are for AnnData; {name} splits and shuffles by itself")
+
+
+def check_order(dataloader: Any) -> None:
+    """Refuse batches in random order: nobody could say which row of the result is which cell.
+
+    Raises:
+        UserError: the loader shuffles.
+    """
+    loader = getattr(dataloader, "dataloader", dataloader)  # scvi-tools' loaders for inference wrap another
+    for sampler in (getattr(loader, name, None) for name in ("sampler", "batch_sampler")):
+        kind = type(sampler).__name__
+        if kind.endswith("RandomSampler") or kind == "ClassSampler":
+            raise UserError(
+                f"this data loader shuffles ({kind}), so the rows of the result could not be told; give one that does "
+                "not (of annbatch: setup_annbatch(..., shuffle=False)), or use embed_file on the files, which keeps names"
+            )
+
+
+def identity(registry: dict[str, Any]) -> str:
+    """Return what a data module says of its data: cells, genes and categories; for a training that resumes."""
+    fields = registry["field_registries"]
+    states = {name: fields[name].get("state_registry", {}) for name in _FIELDS if name in fields}
+    return str({name: {key: _plain(value) for key, value in state.items()} for name, state in states.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [str(each) for each in value] if isinstance(value, (list, tuple, np.ndarray)) else str(value)

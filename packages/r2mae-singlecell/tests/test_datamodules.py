@@ -1,0 +1,172 @@
+"""scvi-tools' own data modules in place of AnnData; those that are not installed are skipped."""
+
+import importlib.util
+import warnings
+
+import anndata
+import numpy as np
+import pytest
+import scvi
+import torch
+
+from r2mae_core import UserError, quiet_lightning
+from r2mae_singlecell import R2MAE
+from r2mae_singlecell.data.datamodules import check_order
+
+needs_annbatch = pytest.mark.skipif(
+    importlib.util.find_spec("annbatch") is None or not hasattr(R2MAE, "setup_annbatch"),
+    reason="annbatch needs Python 3.12 and scvi-tools 1.5",
+)
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture
+def stores(make_adata, tmp_path):
+    """Two h5ad files of the same genes, and what both hold."""
+    parts = [make_adata(70, seed=1), make_adata(58, seed=2)]
+    parts[1].obs_names = [f"other{i}" for i in range(58)]
+    for i, part in enumerate(parts):
+        part.write_h5ad(tmp_path / f"{i}.h5ad")
+    return [str(tmp_path / f"{i}.h5ad") for i in range(2)], anndata.concat(parts)
+
+
+def module_of(paths, where, **arguments):
+    order = {"batch_size": 32, "chunk_size": 8, "preload_nchunks": 8, "preload_to_gpu": False, "batch_key": "batch"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return R2MAE.setup_annbatch(collection_path=str(where), paths=paths, **{**order, **arguments})
+
+
+def trained(module, max_epochs=2, **arguments):
+    scvi.settings.seed = 0
+    model = R2MAE(registry=module.registry, n_hidden=16, n_latent=4)
+    with quiet_lightning():
+        model.train(max_epochs=max_epochs, datamodule=module, **QUIET, **arguments)
+    return model
+
+
+@needs_annbatch
+@pytest.mark.filterwarnings("ignore")
+def test_annbatch_trains_embeds_and_works_with_anndata_afterwards(stores, same_weights, tmp_path):
+    paths, adata = stores
+    module = module_of(paths, tmp_path / "c.zarr")
+    model = trained(module, 20)
+    losses = model.history["train_loss"].to_numpy(float).ravel()
+    assert losses[-3:].mean() < losses[:3].mean()
+    z = model.get_latent_representation(dataloader=module.inference_dataloader())
+    whole = model.get_latent_representation(adata)  # which had been set up with `setup_anndata` nowhere
+    assert np.allclose(z, whole, atol=1e-5)
+    model.save(tmp_path / "m")
+    for loaded in (R2MAE.load(tmp_path / "m", adata=False), R2MAE.load(tmp_path / "m", adata=adata)):
+        assert same_weights(model, loaded)
+        assert np.allclose(whole, loaded.get_latent_representation(adata), atol=1e-5)
+    model.embed_file(paths[1], tmp_path / "z.h5ad", batch_column="batch")
+    written = anndata.read_h5ad(tmp_path / "z.h5ad")
+    assert list(written.obs_names) == list(adata.obs_names[70:])
+    found = written.X if written.X is not None else written.obsm["X_r2mae"]
+    assert np.allclose(found, whole[70:], atol=1e-5)
+
+
+@needs_annbatch
+@pytest.mark.filterwarnings("ignore")
+def test_annbatch_counts_have_the_library_size_of_the_cell(stores, tmp_path):
+    """scvi-tools gives a size factor relative to the mean of a mini-batch, which no other form of the data has."""
+    paths, adata = stores
+    module = module_of(paths, tmp_path / "c.zarr")
+    batch = next(iter(module.inference_dataloader()))
+    assert 0.5 < float(batch["size_factor"].mean()) < 2
+    model = trained(module, 1)
+    size = model.module._get_inference_input(batch)["log_library"].exp().ravel()
+    assert np.allclose(size, adata.X[: len(size)].sum(1).A1 if hasattr(adata.X, "A1") else adata.X[: len(size)].sum(1).ravel())
+    expression = model.get_normalized_expression(dataloader=module.inference_dataloader(), library_size="latent")
+    assert np.allclose(expression.sum(1), np.asarray(adata.X.sum(1)).ravel(), rtol=1e-4)
+
+
+@needs_annbatch
+@pytest.mark.filterwarnings("ignore")
+def test_annbatch_does_what_is_asked_for(stores, tmp_path):
+    paths, adata = stores
+    module = module_of(paths, tmp_path / "c.zarr")
+    model = trained(module, 1, batch_size=64, train_size=0.5)
+    assert module.batch_size == 64
+    assert model.history["mask_ratio"].shape[0] == 1 or len(module.train_idx) == 64
+    assert len(module.train_idx) == 64
+    with pytest.raises(UserError, match="datasplitter_kwargs .shuffle. are for AnnData; AnnbatchDataModule"):
+        trained(module, 1, datasplitter_kwargs={"shuffle": "blocks"})
+    mixed = module_of(paths, tmp_path / "m.zarr", shuffle=True)
+    with pytest.raises(UserError, match="shuffles .RandomSampler., so the rows"):
+        model.get_latent_representation(dataloader=torch.utils.data.DataLoader(list(range(9)), shuffle=True))
+    with pytest.raises(UserError, match="shuffle"):
+        check_order(mixed.train_dataloader())
+
+
+@needs_annbatch
+@pytest.mark.filterwarnings("ignore")
+def test_annbatch_resumes_after_an_epoch_and_says_that_the_order_is_its_own(stores, caplog, monkeypatch, tmp_path):
+    paths, _ = stores
+    module = module_of(paths, tmp_path / "c.zarr")
+    monkeypatch.setattr("r2mae_singlecell.r2mae.logger.propagate", True)
+    trained(module, 2, resume=tmp_path / "run")
+    again = trained(module, 3, resume=tmp_path / "run")
+    assert "does not end with the weights" in caplog.text
+    steps = len(module.train_dataloader())
+    log = (tmp_path / "run" / "metrics.csv").read_text()
+    assert f"\n{3 * steps}," in log
+    assert again.is_trained
+    other = module_of(paths[:1], tmp_path / "o.zarr")
+    with pytest.raises(UserError, match="another data"):
+        trained(other, 4, resume=tmp_path / "run")
+
+
+class Rows(torch.utils.data.Dataset):
+    """Cells one by one, as a data module of somebody gives them."""
+
+    def __init__(self, adata):
+        R2MAE.setup_anndata(adata, batch_key="batch")
+        manager = R2MAE(adata, n_hidden=8, n_latent=4).adata_manager
+        self.registry, self.n_obs = manager.registry, adata.n_obs
+        self.x, self.codes = adata.X.toarray(), manager.get_from_registry("batch").astype(np.int64)
+
+    def __len__(self):
+        return self.n_obs
+
+    def __getitem__(self, i):
+        return {"X": torch.from_numpy(self.x[i]), "batch": torch.from_numpy(self.codes[i])}
+
+
+def own(adata, batch_size=30):
+    import lightning.pytorch as pl
+
+    rows = Rows(adata)
+    module = pl.LightningDataModule.from_datasets(rows, batch_size=batch_size)
+    module.registry, module.n_obs = rows.registry, rows.n_obs
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"batch_size": 64}, "has its own batch_size; give it where the data module is made"),
+        ({"train_size": 0.5}, "has its own train_size"),
+        ({"validation_size": 0.1}, "has its own validation_size"),
+        ({"datasplitter_kwargs": {"pool": 9}}, r"datasplitter_kwargs \(pool\) are for AnnData"),
+    ],
+)
+def test_what_a_data_module_would_ignore_is_refused(adata, asked, message):
+    with pytest.raises(UserError, match=message):
+        trained(own(adata), 1, **asked)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_of_one_cell_is_named(make_adata):
+    with pytest.raises(UserError, match="a batch has one cell, which batch norm cannot work with"):
+        trained(own(make_adata(61)), 1)
+
+
+def test_rows_in_random_order_are_refused(adata, train):
+    model = train(adata, max_epochs=1)
+    rows = Rows(adata)
+    with pytest.raises(UserError, match=r"shuffles \(RandomSampler\)"):
+        model.get_latent_representation(dataloader=torch.utils.data.DataLoader(rows, batch_size=9, shuffle=True))
+    assert model.get_latent_representation(dataloader=torch.utils.data.DataLoader(rows, batch_size=9)).shape == (120, 8)
