@@ -200,7 +200,7 @@ class Running:
         if self.group:
             self.group.mkdir()
             (self.group / "memory.limit_in_bytes").write_text(str(limit))
-        self.log = open(folder / f"log.{slug(name)}", "w+")  # noqa: SIM115
+        self.log = (folder / f"log.{slug(name)}").open("w+")
         command = [sys.executable, __file__, "--deliver", name, str(folder)]
         self.process = subprocess.Popen(
             command, preexec_fn=lambda: self._enter(limit), stdout=self.log, stderr=subprocess.STDOUT
@@ -342,7 +342,7 @@ def table(running: list[Running], load: float) -> None:
             "1.5 times the best peer": rate[own.name] >= 1.5 * rate[best],
             "2 GB of own memory": own.peak <= 2e9,
         }
-        print(f"\nGoals: {'; '.join(f'{name} {("missed", "met")[met]}' for name, met in goals.items())}.")
+        print("\nGoals: " + "; ".join(f"{name} {'met' if met else 'missed'}" for name, met in goals.items()) + ".")
 
 
 def main() -> None:
@@ -374,7 +374,9 @@ def main() -> None:
         del cells
         size = (folder / "cells.h5ad").stat().st_size / 1e9
         zarr = sum(path.stat().st_size for path in folder.glob("collection/**/*") if path.is_file()) / 1e9
-        how = f"a control group of {options.limit_gb:g} GB" if can_group() else f"RLIMIT_DATA of {options.limit_gb:g} GB"
+        how = (
+            f"a control group of {options.limit_gb:g} GB" if can_group() else f"RLIMIT_DATA of {options.limit_gb:g} GB"
+        )
         print(
             f"{options.cells:,} cells × {GENES:,} genes, {PER_CELL / GENES:.0%} of them expressed: h5ad {size:.2f} GB, "
             f"annbatch's collection {zarr:.2f} GB. Each process within {how}; {options.turns} turns of "

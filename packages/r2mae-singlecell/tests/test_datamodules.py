@@ -77,7 +77,7 @@ def test_annbatch_counts_have_the_library_size_of_the_cell(stores, tmp_path):
     assert 0.5 < float(batch["size_factor"].mean()) < 2
     model = trained(module, 1)
     size = model.module._get_inference_input(batch)["log_library"].exp().ravel()
-    assert np.allclose(size, adata.X[: len(size)].sum(1).A1 if hasattr(adata.X, "A1") else adata.X[: len(size)].sum(1).ravel())
+    assert np.allclose(size, np.asarray(adata.X[: len(size)].sum(1)).ravel())
     expression = model.get_normalized_expression(dataloader=module.inference_dataloader(), library_size="latent")
     assert np.allclose(expression.sum(1), np.asarray(adata.X.sum(1)).ravel(), rtol=1e-4)
 
@@ -85,16 +85,15 @@ def test_annbatch_counts_have_the_library_size_of_the_cell(stores, tmp_path):
 @needs_annbatch
 @pytest.mark.filterwarnings("ignore")
 def test_annbatch_does_what_is_asked_for(stores, tmp_path):
-    paths, adata = stores
+    paths, _ = stores
     module = module_of(paths, tmp_path / "c.zarr")
     model = trained(module, 1, batch_size=64, train_size=0.5)
     assert module.batch_size == 64
-    assert model.history["mask_ratio"].shape[0] == 1 or len(module.train_idx) == 64
     assert len(module.train_idx) == 64
-    with pytest.raises(UserError, match="datasplitter_kwargs .shuffle. are for AnnData; AnnbatchDataModule"):
+    with pytest.raises(UserError, match=r"datasplitter_kwargs \(shuffle\) are for AnnData; AnnbatchDataModule"):
         trained(module, 1, datasplitter_kwargs={"shuffle": "blocks"})
     mixed = module_of(paths, tmp_path / "m.zarr", shuffle=True)
-    with pytest.raises(UserError, match="shuffles .RandomSampler., so the rows"):
+    with pytest.raises(UserError, match=r"shuffles \(RandomSampler\), so the rows"):
         model.get_latent_representation(dataloader=torch.utils.data.DataLoader(list(range(9)), shuffle=True))
     with pytest.raises(UserError, match="shuffle"):
         check_order(mixed.train_dataloader())
@@ -106,16 +105,16 @@ def test_annbatch_resumes_after_an_epoch_and_says_that_the_order_is_its_own(stor
     paths, _ = stores
     module = module_of(paths, tmp_path / "c.zarr")
     monkeypatch.setattr("r2mae_singlecell.r2mae.logger.propagate", True)
-    trained(module, 2, resume=tmp_path / "run")
+    steps = 4  # of 32 cells: 128 cells, of which the first 13 are held out
+    trained(module, 3, resume=tmp_path / "run", max_steps=2 * steps)
     again = trained(module, 3, resume=tmp_path / "run")
     assert "does not end with the weights" in caplog.text
-    steps = len(module.train_dataloader())
     log = (tmp_path / "run" / "metrics.csv").read_text()
     assert f"\n{3 * steps}," in log
     assert again.is_trained
     other = module_of(paths[:1], tmp_path / "o.zarr")
     with pytest.raises(UserError, match="another data"):
-        trained(other, 4, resume=tmp_path / "run")
+        trained(other, 3, resume=tmp_path / "run")
 
 
 class Rows(torch.utils.data.Dataset):

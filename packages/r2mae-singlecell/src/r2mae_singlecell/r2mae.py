@@ -154,7 +154,8 @@ class R2MAE(
             n_columns=self.mask_ratio.n_columns if isinstance(self.mask_ratio, Curriculum) else 0,
         )
         # scvi-tools' module for annbatch gives one that nobody asked for: relative to the mean of its mini-batch.
-        setup: Any = (self.registry_ or {}).get("setup_args", {})
+        registered: Any = self.registry_ or {}
+        setup = registered.get("setup_args", {})
         self.module.takes_size_factor = setup.get("size_factor_key") is not None
         self._model_summary_string = (
             f"R2MAE with n_hidden: {n_hidden}, n_latent: {n_latent}, n_layers: {n_layers}, "
@@ -364,7 +365,7 @@ class R2MAE(
     def _made_from(
         self, datamodule: Any, plan_kwargs: dict[str, Any], sets: GeneSets | None, **length: Any
     ) -> dict[str, str]:
-        """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, what it says of its data."""
+        """Return what a training depends on, for `EpochCheckpoints`; of a foreign data module, what it says."""
         given = {**self.init_params_["non_kwargs"], **plan_kwargs, **length}
         options = {
             name: value.describe() if isinstance(value, MaskRatioSampler) else str(value)

@@ -1,4 +1,4 @@
-"""Data modules of scvi-tools in place of AnnData (annbatch, TileDB-SOMA, lamindb): what they say, and what they do not."""
+"""Data modules of scvi-tools in place of AnnData, such as annbatch's: what they say, and what they do not."""
 
 from typing import Any
 
@@ -30,9 +30,6 @@ def as_of_anndata(registry: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         registry: of a data module, or of AnnData, which is returned as it is.
-
-    Raises:
-        UserError: the batch is a tuple of columns, which AnnData has no column of.
     """
     if registry.get("setup_method_name") != "setup_datamodule":
         return registry
@@ -92,7 +89,7 @@ def check_order(dataloader: Any) -> None:
         if kind.endswith("RandomSampler") or kind == "ClassSampler":
             raise UserError(
                 f"this data loader shuffles ({kind}), so the rows of the result could not be told; give one that does "
-                "not (of annbatch: setup_annbatch(..., shuffle=False)), or use embed_file on the files, which keeps names"
+                "not (of annbatch: setup_annbatch(..., shuffle=False)), or use embed_file, which keeps the names"
             )
 
 

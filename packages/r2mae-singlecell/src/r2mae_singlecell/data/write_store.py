@@ -163,7 +163,8 @@ def _finish(
     for name, arrays in embeddings.arrays.items():
         _copy_rows(out["obsm"], name, arrays, written.keep)
     write_elem(out, "uns", {"r2mae": about})
-    write_elem(out["uns/r2mae"], "digest", digest_of(out, hashes))  # anndata 0.13 takes no "/" in a name
+    inner: Any = out["uns/r2mae"]  # anndata 0.13 takes no "/" in a name
+    write_elem(inner, "digest", digest_of(out, hashes))
 
 
 def _copy_rows(group: Any, name: str, arrays: Sequence[Any], keep: list[np.ndarray]) -> None:
