@@ -51,6 +51,7 @@ CPU = {
     "singlecell_step": "--rounds 9",
     "singlecell_per_sample": "",
     "singlecell_loading": "--memory",
+    "singlecell_out_of_core": "--cells 400000 --turns 3",
     "paper_cost": "",
 }
 CUDA = {
