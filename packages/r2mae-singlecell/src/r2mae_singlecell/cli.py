@@ -38,6 +38,11 @@ COMMANDS = {
     "surprise": Command(
         options.Surprise, "r2mae_singlecell.surprise:surprise_command", "Say how unlikely each cell and gene is."
     ),
+    "report": Command(
+        options.Report,
+        "r2mae_singlecell.report:report_command",
+        "Look at an embedding: UMAP, markers, mixing of batches, scib-metrics' table.",
+    ),
     "probe": Command(
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
     ),

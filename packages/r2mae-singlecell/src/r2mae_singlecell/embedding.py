@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from r2mae_core import atomic_path, check_output, default_run_path, one_writer, say
+from r2mae_core import UserError, atomic_path, check_output, default_run_path, one_writer, say
 from r2mae_singlecell import options
 from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
-from r2mae_singlecell.new_cells import NewCells, in_order, new_cells, say_notes
+from r2mae_singlecell.new_cells import NewCells, in_order, load_model, new_cells, say_notes
 
 KEY = "X_r2mae"
 
@@ -29,6 +29,8 @@ def embed(config: options.Embed, model: Any = None) -> Path:
 
     config = config if model is not None else in_order(config)
     path = output(config, "embed", ".h5ad", model)
+    if config.out_model is not None:
+        model = learn_batches(config, Path(config.out_model), path.parent, model)
     with one_writer(path, folder=False), new_cells(config, path.parent, model) as cells:
         obs, shape = cells.file.obs, (len(cells), cells.model.module.n_latent)
         n_bytes = 4 * shape[0] * shape[1] + table_bytes(obs)
@@ -40,6 +42,22 @@ def embed(config: options.Embed, model: Any = None) -> Path:
             write_about(file, cells)
         say_notes(cells)
     return path
+
+
+def learn_batches(config: options.Embed, folder: Path, scratch: Path, model: Any) -> Any:
+    """Return the model with the batches of the data learned, after writing it.
+
+    Raises:
+        UserError: what `adapted` refuses, or the folder is there already.
+    """
+    from r2mae_singlecell.adapt import adapted
+
+    check_output(folder, [config.data, config.run if model is None else None])
+    if folder.exists():
+        raise UserError(f"--out_model {folder} is there already; name another folder")
+    query = adapted(config, scratch, model or load_model(config.run, config.device))
+    say(f"Adapted model: {query.export(folder)}")
+    return query
 
 
 def output(config: options.NewData, command: str, suffix: str, model: Any) -> Path:

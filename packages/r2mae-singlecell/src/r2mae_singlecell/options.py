@@ -290,10 +290,26 @@ class Embed(NewData):
     out: Path | None = None
     """The h5ad file to write: obs, the embedding in obsm["X_r2mae"], and in uns how the cells were fitted to the model;
     default runs/r2mae-singlecell-embed-TIME.h5ad."""
+    adapt: bool = False
+    """First learn the batches that the model does not know, from their cells (scArches); all other weights stay."""
+    adapt_epochs: Count = 100
+    """--adapt: passes over these cells."""
+    adapt_lr: Positive = 1e-3
+    """--adapt: Adam's learning rate."""
+    seed: Seed = 0
+    """--adapt: seed for the new weights, masks and order."""
+    out_model: Path | None = None
+    """--adapt: the folder for the adapted model, as export writes it; embed and the others take it as RUN."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_suffix(self.out, ".h5ad")
+        if self.adapt and self.batch is not None:
+            raise UserError(
+                f"--batch {self.batch} and --adapt: batches are either taken as others or learned; give one"
+            )
+        if self.adapt != (self.out_model is not None):
+            raise UserError("--adapt and --out_model FOLDER belong together: the adapted model is kept there")
 
 
 @dataclass(frozen=True)
@@ -337,6 +353,48 @@ class Surprise(NewData):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_suffix(self.out, ".h5ad", ".tsv")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Look at an embedding, beside PCA and a shuffle: UMAP, markers, mixing of batches, scib-metrics' table."""
+
+    embedding: Path
+    """Run folder of pretrain, a folder of export, or an h5ad file with an embedding (that embed wrote, or another)."""
+    data: Path
+    """The file with the counts of these cells, of any format that prepare reads."""
+    _: KW_ONLY
+    key: str | None = None
+    """Name in obsm of the embedding's file; default X_r2mae, or the only one."""
+    counts: str | None = None
+    """Place of the raw counts in the file, such as X, raw/X or layers/counts; default X."""
+    batch: str | None = None
+    """For cells of batches that the model does not know: see embed."""
+    batch_column: str | None = None
+    """Column of the batch; default batch."""
+    label_column: str | None = None
+    """Column of the cell type; default cell_type."""
+    columns: tuple[str, ...] | None = None
+    """Columns that the UMAP is coloured by; default: cell type, batch, donor and disease, where they are there."""
+    n_markers: Annotated[int, Bound(1, 50)] = 3
+    """Marker genes of each cell type."""
+    max_cells: Annotated[int, Bound(100)] = 10_000
+    """Most cells that are drawn and measured; of more, these are random ones."""
+    round: bool = False
+    """Round fractional counts (SoupX, STARsolo) instead of refusing them."""
+    seed: Seed = 0
+    """Seed for what is drawn at random: cells, UMAP, the shuffle."""
+    device: Device = "auto"
+    """Where to compute the embedding."""
+    progress: bool = True
+    """Show a progress bar."""
+    out: Path | None = None
+    """Run folder; default runs/r2mae-singlecell-report-TIME."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.columns is not None:
+            check_lists(self, "columns")
 
 
 @dataclass(frozen=True)
