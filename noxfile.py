@@ -76,7 +76,8 @@ def check_alone(session, package):
 def run_tests(session, package):
     sync(session, f"--package={package}", *extras(package), "--group=test")
     check_alone(session, package)
-    session.run("python", "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
+    where = ("python", "-m", "pytest", f"packages/{package}/tests")
+    session.run(*where, "-m", "not long", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -84,6 +85,15 @@ def run_tests(session, package):
 def tests(session, package):
     """Test one package in an environment that holds only it and its dependencies."""
     run_tests(session, package)
+
+
+@nox.session
+@EACH
+def long(session, package):
+    """Run a package's tests that take minutes; they are not among the others."""
+    sync(session, f"--package={package}", "--all-extras", "--group=test")
+    # 5: there are none
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", "-m", "long", success_codes=[0, 5])
 
 
 def build(session, package):

@@ -40,7 +40,7 @@ def cells():
 @pytest.fixture
 def measured(monkeypatch):
     """What scib-metrics is asked for, which is not computed: it compiles for minutes."""
-    import scib_metrics.benchmark as there
+    there = pytest.importorskip("scib_metrics.benchmark")  # of the extra report
 
     asked = []
 
@@ -68,8 +68,9 @@ def written(cells, **changes):
     return Path("e.h5ad"), Path("d.h5ad")
 
 
+@pytest.mark.long
 def test_the_table_is_scib_metrics_and_tells_good_from_bad(cells):
-    import scib_metrics
+    scib_metrics = pytest.importorskip("scib_metrics")
     from scib_metrics.nearest_neighbors import pynndescent
 
     z, batch, kind = cells.obsm["X_types"], cells.obs["batch"].to_numpy(), cells.obs["cell_type"].to_numpy()
@@ -87,6 +88,7 @@ def test_the_table_is_scib_metrics_and_tells_good_from_bad(cells):
     assert notes == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of the libraries' processes
 def test_a_whole_report(call, cells, measured):
     code, out, err = call("report", *written(cells), "--out", "r", *DEVICE)
     assert code == 0, err
