@@ -72,7 +72,7 @@ def test_it_is_read_and_trained_on(old):
 def test_what_was_changed_is_noticed(old):
     with h5py.File(old, "r+") as file:
         file["obs/age"][3] += 1
-    with pytest.raises(UserError, match="old.h5ad is damaged or was edited"):
+    with pytest.raises(UserError, match=r"old\.h5ad is damaged or was edited"):
         read_prepared(old)
     with h5py.File(old, "r+") as file:
         file["obs/age"][3] -= 1
