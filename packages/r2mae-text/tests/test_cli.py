@@ -31,7 +31,7 @@ def test_the_whole_path(call, speeches, tmp_path):
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "dynamic" in out
-    assert "Done: tuned (results.json, table.md)" in out
+    assert "Done: tuned (results.json, table.md, movies-0/ …)" in out
     assert Path("tuned/table.md").exists()
     found = {(r.task, r.metric, r.n) for r in read_records("tuned")}
     assert found == {("movies", "accuracy", 1568), ("movies", "majority", 1568)}

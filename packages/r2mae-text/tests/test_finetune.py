@@ -13,10 +13,12 @@ from scipy import stats
 from r2mae_core import UserError, read_records
 from r2mae_text import TASKS, Task
 from r2mae_text.batching import batches, collate, encode, subset
+from r2mae_text.classifier import logits_of
 from r2mae_text.data.glue import Examples, load_task, read_table
-from r2mae_text.finetune import finetune, finetune_task, predict
+from r2mae_text.finetune import finetune
 from r2mae_text.metrics import f1, matthews, score, spearman
 from r2mae_text.options import Finetune
+from r2mae_text.tuning import finetune_task, tune
 from r2mae_text.weights import export_run
 
 
@@ -180,7 +182,7 @@ def test_predictions_do_not_depend_on_the_batch(folder, tokenizer):
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
     texts = [" ".join(["word"] * (i % 7 + 1)) + f" {i}" for i in range(20)]
     data = encode(tokenizer, Examples((texts,), np.zeros(20, np.int64), {}), 64)
-    ours = predict(model, data, 1, "cpu", False, batch_size=6)
+    ours = logits_of(model, data, 1, "cpu", False, batch_size=6)
     with torch.no_grad():
         alone = [model(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in texts]
     np.testing.assert_allclose(ours, alone, atol=1e-5)
@@ -251,9 +253,9 @@ def test_a_run_is_resumed_by_task_and_seed(folder, tmp_path, monkeypatch):
 
     def once(name, task, splits, seed, **settings):
         calls.append(seed)
-        return finetune_task(name, task, splits, seed, **settings)
+        return tune(name, task, splits, seed, **settings)
 
-    monkeypatch.setattr(module, "finetune_task", once)
+    monkeypatch.setattr(module, "tune", once)
     config = Finetune(
         str(folder), ("sst2",), str(tmp_path), seeds=(0,), epochs=1, device="cpu", out=Path("run"), progress=False
     )

@@ -167,6 +167,6 @@ def test_a_score_has_the_majoritys_beside_it(tiny, tokenizer):
     config = {"data": ".", "text_columns": TEXT, "epochs": 1, "device": "cpu", "progress": False}
     run = finetune(Finetune(str(folder), ("mine",), seeds=(0,), out=Path("run"), **config))
     values = {record.metric: record.value for record in read_records(run.path)}
-    assert set(values) == {"accuracy", "majority"}
+    assert set(values) == {"accuracy", "macro_f1", "majority"}
     assert values["majority"] == 0.75
     assert majority(np.array([0, 1, 1, 2])) == 0.5

@@ -10,14 +10,16 @@ import torch
 
 import r2mae_text.finetune as finetune_module
 import r2mae_text.paper as paper_module
+import r2mae_text.tuning as tuning_module
 from r2mae_core import Record, RunFolder, StepCheckpoints, UserError, compare, derived_seed, permutation, read_records
 from r2mae_text import TASKS, build_model, export_run
 from r2mae_text.data.glue import Examples
 from r2mae_text.evaluate import RANK_BY
-from r2mae_text.finetune import finetune, finetune_task
+from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain, Reproduce
 from r2mae_text.paper import reproduce
 from r2mae_text.pretrain import TextPretraining, pretrain
+from r2mae_text.tuning import Tuned
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
 REST = [7 / 7, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]
@@ -141,7 +143,7 @@ def splits():
 def tuning(monkeypatch):
     """What every step of a fine-tuning used."""
     seen = {"rates": [], "seeds": [], "norms": [], "groups": [], "sizes": []}
-    original, logits = finetune_module.adamw, finetune_module._logits
+    original, logits = tuning_module.adamw, tuning_module.forward
 
     def adamw(*args, **options):
         made = original(*args, **options)
@@ -162,16 +164,16 @@ def tuning(monkeypatch):
             seen["sizes"].append((len(which), len(data), int(data.lengths().max())))
         return logits(model, data, which, *rest)
 
-    monkeypatch.setattr(finetune_module, "adamw", adamw)
-    monkeypatch.setattr(finetune_module, "_logits", watched_logits)
+    monkeypatch.setattr(tuning_module, "adamw", adamw)
+    monkeypatch.setattr(tuning_module, "forward", watched_logits)
     return seen
 
 
 def test_fine_tuning_follows_its_options(folder, splits, tuning, monkeypatch):
-    loss = finetune_module._loss
-    monkeypatch.setattr(finetune_module, "_loss", lambda *args: 1e3 * loss(*args))  # gradients that must be clipped
+    loss = tuning_module.loss_of
+    monkeypatch.setattr(tuning_module, "loss_of", lambda *args: 1e3 * loss(*args))  # gradients that must be clipped
     settings = {"epochs": 2, "lr": 1e-2, "warmup": 0.25, "weight_decay": 0.3, "batch_size": 4, "max_length": 6}
-    finetune_task(folder, TASKS["sst2"], splits, 5, max_train=16, **settings)
+    tuning_module.finetune_task(folder, TASKS["sst2"], splits, 5, max_train=16, **settings)
     expected = [1e-2 * factor for factor in (1 / 3, 2 / 3, 6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
     assert tuning["rates"] == pytest.approx(expected)
     assert tuning["seeds"] == [derived_seed(5, "dropout", step) for step in range(8)]
@@ -187,16 +189,19 @@ def test_the_options_of_finetune_reach_every_task_and_seed(folder, monkeypatch):
 
     def record(model, task, splits, seed, **settings):
         calls.append((seed, settings))
-        return {"validation": {"accuracy": 0.5}}
+        return Tuned({"validation": {"accuracy": 0.5}})
 
-    monkeypatch.setattr(finetune_module, "finetune_task", record)
+    monkeypatch.setattr(finetune_module, "tune", record)
     settings = {"epochs": 2, "lr": 1e-3, "warmup": 0.2, "weight_decay": 0.3, "batch_size": 8, "max_length": 16}
-    settings["max_train"] = 40
+    settings |= {"max_train": 40, "evaluate": "end", "class_weights": "balanced"}
     finetune(
         Finetune(str(folder), ("movies",), seeds=(3, 4), precision="bf16-mixed", device="cpu", progress=False,
-                 out=Path("tuned"), **settings)
+                 out=Path("tuned"), save="none", **settings)
     )  # fmt: skip
-    assert calls == [(seed, {**settings, "device": "cpu", "bf16": True, "progress": False}) for seed in (3, 4)]
+    assert calls == [
+        (seed, {**settings, "keep": "last", "patience": None, "device": "cpu", "bf16": True, "progress": False})
+        for seed in (3, 4)
+    ]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from r2mae_text.export import export, fill
 from r2mae_text.finetune import finetune
 from r2mae_text.options import Export, Finetune, Prepare, Pretrain, Reproduce
 from r2mae_text.pretrain import pretrain
+from r2mae_text.tuning import Tuned
 
 ARGS = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
 
@@ -170,14 +171,14 @@ def test_what_is_loaded_runs_no_code(folder, tmp_path):
 
 
 def tuning(folder, **changes):
-    settings = {"tasks": ("sst2",), "data": "tasks", "seeds": (0,), "epochs": 1, "out": Path("tuned")}
+    settings = {"tasks": ("sst2",), "data": "tasks", "seeds": (0,), "epochs": 1, "out": Path("tuned"), "save": "none"}
     return Finetune(str(folder), device="cpu", progress=False, **{**settings, **changes})
 
 
 def test_fine_tunings_go_by_the_content_of_task_and_model(folder, tiny, tokenizer, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        finetune_module, "finetune_task", lambda *args, **_: calls.append(args[3]) or {"validation": {"accuracy": 0.5}}
+        finetune_module, "tune", lambda *args, **_: calls.append(args[3]) or Tuned({"validation": {"accuracy": 0.5}})
     )
     write_task(Path("tasks/sst2"))
     finetune(tuning(folder))

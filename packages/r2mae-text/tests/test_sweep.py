@@ -56,7 +56,8 @@ def test_a_sweep_answers_and_goes_on_with_a_larger_budget(config, capsys, traine
     assert answer["pretrain"].startswith(f"r2mae-text pretrain {config.data} --model tiny --model_args ")
     assert "Next: r2mae-text pretrain" in capsys.readouterr().out
     tuned = RunFolder.open(run.path / "trials/0.4-seed0/0.2/finetune")
-    assert {(r.task, r.metric, r.seed) for r in tuned.results()} == {("topic", "accuracy", 0), ("topic", "majority", 0)}
+    measured = {("topic", metric, 0) for metric in ("accuracy", "macro_f1", "majority")}
+    assert {(r.task, r.metric, r.seed) for r in tuned.results()} == measured
     assert not list(run.path.glob("trials/*/*/pretrain/checkpoints"))
     n = len(trained)
     more = sweep(replace(config, budget_runs=2.6))
@@ -143,7 +144,7 @@ def test_bad_input_is_refused_before_anything_is_trained(config, changes, messag
 
 def test_a_score_that_is_no_number_is_named(config, monkeypatch, capsys):
     monkeypatch.setattr(sweep_module, "metrics_of", lambda task: ("accuracy",))
-    monkeypatch.setattr("r2mae_text.finetune.score", lambda *_: {"accuracy": float("nan")})
+    monkeypatch.setattr("r2mae_text.tuning.score", lambda *_: {"accuracy": float("nan")})
     with pytest.raises(UserError, match="nothing was measured"):
         sweep(config)
     assert "its accuracy is nan" in capsys.readouterr().out

@@ -2,12 +2,12 @@ from .collator import R2MAECollator
 from .data.glue import TASKS, Task
 from .data.shards import Corpus, TokenRows
 from .evaluate import held_out_loss
-from .finetune import finetune_task
 from .masking import MaskedTokens, mask_tokens
 from .model import build_model, masked_lm_loss, train_flops_per_token
 from .module import MaskedLanguageModule
 from .tokenizer import gpt2_tokenizer, load_tokenizer, train_tokenizer
 from .trainer import R2MAETrainer
+from .tuning import finetune_task
 from .weights import export_run, load_pretrained
 
 __all__ = [

@@ -115,6 +115,7 @@ def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
     return Finetune(
         model, ("movies",), seeds=config.seeds, epochs=3, max_train=config.labels, max_length=32,
         lr=5e-4, warmup=0.1, device=config.device, out=tuned_home(folder, name), progress=False,
+        save="none", evaluate="end",
     )  # fmt: skip
 
 

@@ -177,13 +177,29 @@ class Finetune(RunOptions):
     data: str = "hub"
     """Folder with TASK/train.* and TASK/validation.* (.parquet, .tsv, .jsonl) or GLUE's own zip layout; or hub."""
     text_columns: tuple[str, ...] = ()
-    """Columns of the text (one) or texts (two) of tasks that are not GLUE's."""
+    """Columns of the text (one) or texts (two) of tasks that are not GLUE's; of words with labels, a column of lists
+    (default tokens)."""
+    label_column: str = "label"
+    """Column of the labels of tasks that are not GLUE's. In .conll it is a column's number from 0, by default the last;
+    in .conllu its name, by default upos."""
+    kind: Literal["classification", "regression", "multi_label", "token_classification"] = "classification"
+    """What is predicted in tasks that are not GLUE's: one class of a text; a score; any number of labels (lists, or
+    with commas between them); the class of every word (lists, or files .conll and .conllu)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: every class counts as much as the others in the loss, however rare it is."""
     max_length: Annotated[int, Bound(5)] = 128
     """Tokens of an example; longer ones are cut (pairs: the longer text first)."""
     max_train: Count | None = None
     """Use only this many training examples, drawn by the seed."""
     epochs: Count = 5
     """Passes over the training set."""
+    evaluate: Literal["epoch", "end"] = "epoch"
+    """When the held-out examples are looked at: after every epoch, or at the end. The training is the same."""
+    save: Literal["last", "best", "none"] = "last"
+    """Which model is saved, and reported: that of the last epoch, or of the one that is best on the (first) validation
+    set, whose score is then optimistic; a file test.* of a task of your own is scored too. none: no model."""
+    patience: Count | None = None
+    """Stop when this many epochs have not been better than the best one; with --save best."""
     batch_size: Count = 32
     """Examples of a step."""
     lr: Positive = 2e-5
@@ -201,6 +217,69 @@ class Finetune(RunOptions):
         check_options(self, "tasks", "seeds")
         if len(self.text_columns) > 2:
             raise UserError(f"--text_columns names one column or two, got {len(self.text_columns)}")
+        if self.patience is not None and self.save != "best":
+            raise UserError("--patience stops where epochs get no better, and needs --save best")
+        if self.save == "best" and self.evaluate == "end":
+            raise UserError("--save best compares the epochs, and needs --evaluate epoch")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Write what a fine-tuned model says of the texts of a file."""
+
+    model: str
+    """Folder of a fine-tuned model (RUN/TASK-SEED/model), run folder of finetune with one model, or hub name."""
+    data: Path
+    """.csv, .tsv, .jsonl, .parquet, or .txt with a text in each line; where words have labels also .conll, .conllu."""
+    text_columns: tuple[str, ...] = ()
+    """Columns of the text or texts; default those that the model was fine-tuned on."""
+    max_length: Annotated[int, Bound(5)] | None = None
+    """Tokens of a text; longer ones are cut, and counted. Default as in fine-tuning."""
+    batch_size: Count = 128
+    """Texts at once; the predictions do not depend on it."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """The .csv to write: row in the file, prediction, probability of each class; default
+    runs/r2mae-text-predict-TIME.csv."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write a vector for each text of a file."""
+
+    model: str
+    """Run folder of pretrain, folder of a fine-tuned model, or hub name."""
+    data: Path
+    """.csv, .tsv, .jsonl, .parquet, or .txt with a text in each line."""
+    text_columns: tuple[str, ...] = ()
+    """Column of the text (two: a pair); .txt has none."""
+    pooling: Literal["mean", "first"] = "mean"
+    """mean: of the last layer's states of all tokens; first: that of the first token (<s>, [CLS])."""
+    max_length: Annotated[int, Bound(5)] | None = None
+    """Tokens of a text; longer ones are cut, and counted. Default 512, or what the model takes."""
+    batch_size: Count = 64
+    """Texts at once; the vectors do not depend on it."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    device: Device = "auto"
+    """Where to compute."""
+    save_model: Path | None = None
+    """Also write the model as a folder that sentence-transformers opens, with this pooling."""
+    out: Path | None = None
+    """The .npz to write, with vectors and rows; default runs/r2mae-text-embed-TIME.npz."""
+    overwrite: bool = False
+    """Replace the output if it is there."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

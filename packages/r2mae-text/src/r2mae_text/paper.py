@@ -184,7 +184,7 @@ def _measure(config: Reproduce, options: Pretrain, home: Path) -> list[Record]:
         Finetune(
             str(pretrained.path), config.tasks, config.glue, epochs=config.epochs, lr=config.finetune_lr,
             seeds=config.seeds, device=config.device, precision=config.precision, out=home / "finetune",
-            progress=config.progress,
+            progress=config.progress, save="none", evaluate="end",
         )
     )  # fmt: skip
     return [_beside_the_papers(record, options.model) for record in (*pretrained.results(), *tuned.results())]

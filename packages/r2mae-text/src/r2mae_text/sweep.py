@@ -25,9 +25,10 @@ from r2mae_core import (
     typed_options,
 )
 from r2mae_text.batching import encode
+from r2mae_text.classifier import check_lengths
 from r2mae_text.data.glue import Examples, Task, load_task, task_sources
 from r2mae_text.evaluate import RATIOS
-from r2mae_text.finetune import check_lengths, finetune
+from r2mae_text.finetune import finetune
 from r2mae_text.metrics import metrics_of
 from r2mae_text.model import usable_positions
 from r2mae_text.options import Finetune, Pretrain, Sweep
@@ -55,7 +56,8 @@ def sweep(config: Sweep) -> RunFolder:
     resolve_device(config.device)
     full = pretrain_options(config)
     tuning = finetune_options(config, Path("unused"), 0, Path("unused"))
-    tasks = {name: load_task(name, config.task_data, config.text_columns) for name in config.tasks}
+    own: dict[str, Any] = {"kind": tuning.kind, "label_column": tuning.label_column}
+    tasks = {name: load_task(name, config.task_data, config.text_columns, **own) for name in config.tasks}
     opened = check(config, full, tuning, tasks)
     metrics = metrics_for(config, tasks, opened)
 
@@ -76,7 +78,7 @@ def sweep(config: Sweep) -> RunFolder:
         measure,
         metrics=metrics,
         facts=opened.facts(),
-        sources=dict(_sources(config)) or None,
+        sources=dict(_sources(config, own)) or None,
         pretrain_command=lambda option: pretrain_command(config, option),
     )
 
@@ -108,7 +110,7 @@ def finetune_options(config: Sweep, model: Path, seed: int, out: Path) -> Finetu
         UserError: one is unknown, of another kind, or belongs to the sweep.
     """
     own: dict[str, Any] = {"model": str(model), "data": config.task_data, "text_columns": config.text_columns}
-    own |= {"device": config.device, "progress": False, "out": out}
+    own |= {"device": config.device, "progress": False, "out": out, "save": "none", "evaluate": "end"}
     own |= {"tasks": config.tasks} if config.tasks else {}
     known = {field.name for field in fields(Finetune)} - {*own, "tasks"}
     return Finetune(**{**own, "seeds": (seed,), **typed_options(Finetune, config.finetune, "finetune", known)})
@@ -168,9 +170,9 @@ def metrics_for(
     return dict.fromkeys(shared, "max")
 
 
-def _sources(config: Sweep) -> Iterator[tuple[str, str]]:
+def _sources(config: Sweep, own: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name in config.tasks:
-        for file, content in task_sources(name, config.task_data, config.text_columns).items():
+        for file, content in task_sources(name, config.task_data, config.text_columns, **own).items():
             yield f"{name}/{file}", content
 
 

@@ -101,19 +101,25 @@ def refuse_shape(config: Pretrain) -> None:
         refuse_options(config, shape, "--start, whose weights fix the shape")
 
 
-def load_pretrained(name: str | Path, model_class: str = "AutoModelForMaskedLM", **settings: Any) -> tuple[Any, Any]:
+def load_pretrained(
+    name: str | Path, model_class: str = "AutoModelForMaskedLM", *, new_head: bool | None = None, **settings: Any
+) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a finished run folder, a transformers folder, or a name on the hub.
 
     Args:
         name: which one.
-        model_class: transformers' class; a missing classifier is newly initialised.
+        model_class: transformers' class.
+        new_head: whether what is missing outside of the body, such as a classifier, is newly initialised; default so
+            for all but masked language models.
         settings: of `from_pretrained`, such as num_labels.
 
     Raises:
         UserError: there is no model, it is damaged or not whole, or the run did not finish.
     """
     place = model_folder(name)
-    model, tokenizer = _load_model(place, model_class, **settings), load_tokenizer(place)
+    if new_head is None:
+        new_head = model_class != "AutoModelForMaskedLM"
+    model, tokenizer = _load_model(place, model_class, new_head=new_head, **settings), load_tokenizer(place)
     if model.config.vocab_size < vocabulary_size(tokenizer):
         raise UserError(f"{name} has {model.config.vocab_size:,} words, fewer than its tokenizer")
     return model, tokenizer
@@ -132,11 +138,16 @@ def model_folder(name: str | Path) -> str | Path:
     """Return the transformers folder of a run or a folder, or the name on the hub.
 
     Raises:
-        UserError: the run has no finished model.
+        UserError: the run has no finished model, or (of finetune) more than one.
     """
     folder = Path(name)
     if not (folder / "config.yaml").exists():
         return folder if folder.is_dir() else str(name)
+    if tuned := sorted(folder.glob("*/model/config.json")):
+        if tuned[1:]:
+            names = ", ".join(str(file.parent) for file in tuned[:4])
+            raise UserError(f"{folder} has {len(tuned)} models; name one: {names}{' …' if tuned[4:] else ''}")
+        return tuned[0].parent
     if not (folder / "model").is_dir():
         raise UserError(
             f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
@@ -159,7 +170,7 @@ def model_digest(name: str | Path) -> str:
     return hashlib.sha256("".join(f"{file_digest(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
-def _load_model(place: str | Path, model_class: str, **settings: Any) -> Any:
+def _load_model(place: str | Path, model_class: str, *, new_head: bool, **settings: Any) -> Any:
     """Load a transformers model, with all of its weights.
 
     Raises:
@@ -167,18 +178,21 @@ def _load_model(place: str | Path, model_class: str, **settings: Any) -> Any:
     """
     model, found = _from_pretrained(model_class, place, output_loading_info=True, **settings)
     body = f"{model.base_model_prefix}."
-    new_head = model_class != "AutoModelForMaskedLM"
-    # A pooler belongs to the classifier: pretraining has none.
+    # A pooler belongs to the classifier: pretraining has none, and states are taken before it.
+    pooler = new_head or model_class == "AutoModel"
     missing = [
         name
         for name in sorted(found["missing_keys"])
-        if not new_head or (name.startswith(body) and ".pooler." not in name)
+        if not (pooler and "pooler." in name) and not (new_head and not name.startswith(body))
     ]
     if missing:
         raise UserError(
             f"{place} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}: it is "
             "damaged, or is another kind of model"
         )
+    other = sorted(str(key[0]) for key in found.get("mismatched_keys", ()) if str(key[0]).startswith(body))
+    if other:
+        raise UserError(f"{place}: the weights {other[0]} are of another size than its config says; it is damaged")
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if broken and not all(name in found["missing_keys"] for name in broken):
         raise UserError(f"{place}: the weights {broken[0]} hold NaN or infinite numbers")

@@ -88,6 +88,48 @@ def class_number(value: Any, names: Mapping[str, int], where: str, *, by_number:
     raise UserError(f"{where} is {name[:60]!r}, which is none of the classes {known}")
 
 
+def several_names(value: Any, where: str) -> list[str] | None:
+    """Return the labels of a row that may have several, or None where nothing is said about it.
+
+    A list holds them one by one; a text has commas between them, and an empty one has none.
+
+    Raises:
+        UserError: it is neither, or one of them is empty or is there twice.
+    """
+    if isinstance(value, str):
+        value = value.split(",") if value.strip() else []
+    if value is None or isinstance(value, float):
+        return None if class_of(value, where) is None else [str(class_of(value, where))]
+    names = [class_of(item, where) for item in (value if isinstance(value, list) else [value])]
+    known = [name for name in names if name is not None]
+    if len(known) < len(names) or len(set(known)) < len(known):
+        raise UserError(f"{where} is {str(value)[:60]!r}: a label in it is empty, or is there twice")
+    return known
+
+
+def names_of(rows: Iterable[Any], where: str) -> tuple[str, ...]:
+    """Return the labels of rows that have lists of them, in their order, numbers by size.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    names = {
+        name
+        for number, value in enumerate(rows, 1)
+        for name in several_names(_once_each(value), f"{where}: the label of row {number:,}") or []
+    }
+    if len(names) < 2:
+        raise UserError(f"{where}: {len(names)} labels in all rows; there is nothing to tell apart")
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    return tuple(sorted(names, key=lambda name: (numbers[name] if len(numbers) == len(names) else 0, name)))
+
+
+def _once_each(value: Any) -> Any:
+    """Return a list with every label once: words may share them."""
+    hashable = isinstance(value, list) and all(isinstance(item, str | int | float | None) for item in value)
+    return list(dict.fromkeys(item for item in value if item not in (None, ""))) if hashable else value
+
+
 def score_of(value: Any, where: str) -> float | None:
     """Return a row's score, or None where there is none.
 

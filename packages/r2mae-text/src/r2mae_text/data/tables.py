@@ -10,6 +10,7 @@ from typing import Any
 from r2mae_core import UserError, reading
 from r2mae_text.data.sources import open_parquet
 
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LONGEST_CELL = (1 << 31) - 1
 
 
