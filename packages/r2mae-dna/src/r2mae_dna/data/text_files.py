@@ -45,7 +45,7 @@ def open_to_write(path: Path) -> Any:
         return path.open("wb")
     import pysam
 
-    return pysam.BGZFile(str(path), "wb")
+    return pysam.BGZFile(str(path), "wb", None)
 
 
 def refuse_cut_bgzf(path: Path) -> None:
