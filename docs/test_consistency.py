@@ -282,7 +282,7 @@ def test_a_command_that_a_message_recommends_is_one(package):
 
 
 def test_a_wrong_recommendation_is_noticed():
-    assert wrong("singlecell", "prepare", ["ATLAS.h5ad", "X"])
+    assert wrong("singlecell", "pretrain", ["PREPARED.h5ad", "X"])
     assert wrong("vision", "train", [])
     assert wrong("text", "pretrain", ["--vocabulary"])
 
