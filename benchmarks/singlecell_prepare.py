@@ -118,14 +118,17 @@ def main() -> None:
         folder = Path(name)
         write_source(folder / "a.h5ad", options.cells, options.genes)
         size = (folder / "a.h5ad").stat().st_size / 1e9
-        print(f"{options.cells:,} cells × {options.genes:,} genes, {size:.2f} GB; {options.keep:,} genes are kept")
+        print(
+            f"{options.cells:,} cells × {options.genes:,} genes, {size:.2f} GB; {options.keep:,} genes are kept",
+            flush=True,
+        )
         found = {}
         both = {"prepare": OURS} | ({} if options.ours_alone else {"scanpy in memory": PEER})
         for label, code in both.items():
             target = folder / f"{len(found)}.h5ad"
             found[label] = measured(code, SOURCE=str(folder / "a.h5ad"), TARGET=str(target), KEEP=options.keep)
             seconds, memory = found[label]
-            print(f"{label}: {options.cells / seconds:,.0f} cells/s, {seconds:.1f} s, {memory:.2f} GB")
+            print(f"{label}: {options.cells / seconds:,.0f} cells/s, {seconds:.1f} s, {memory:.2f} GB", flush=True)
         if not options.ours_alone:
             ratio = found["scanpy in memory"][0] / found["prepare"][0]
             same = genes_of(folder / "0.h5ad") == genes_of(folder / "1.h5ad")

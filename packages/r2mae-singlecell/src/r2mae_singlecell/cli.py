@@ -21,7 +21,7 @@ COMMANDS = {
     "prepare": Command(
         options.Prepare,
         "r2mae_singlecell.data.prepare:prepare_command",
-        "Turn an atlas of any size into training data.",
+        "Turn h5ad, h5mu, zarr, Cell Ranger or loom files into training data; FILE::PLACE is where its counts lie.",
     ),
     "pretrain": Command(
         options.Pretrain, "r2mae_singlecell.pretrain:pretrain_command", "Pretrain a masked autoencoder."
