@@ -227,7 +227,7 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("pretrain", prepared, "--device", "cuda"): "sees no CUDA GPU",
             ("probe", tmp_path, prepared): "is not a run folder: it has no config.yaml",
             ("pretrain", prepared, "--device", "cpu", "--devices", 2, "--batch-size", 25): "cannot be shared by 2",
-            ("probe", run, run, prepared): "two runs are r2mae with seed 0",
+            ("probe", run, run, prepared): "is named twice; leave out the repeat",
             ("probe", run, prepared, "--baselines", "[umap]"): "unknown baseline 'umap'",
             ("probe", run, prepared, "--baselines", "[obsm:X_scgpt]"): "adata.obsm has no 'X_scgpt'",
             ("reconstruct", run, prepared, "--baselines", "[pca]"): "'pca' does not predict genes",
@@ -240,7 +240,8 @@ def test_messages_for_what_cannot_be_done(call, prepared, run, tmp_path):
             ("simulate", "--n-donors", 2): "--n_donors must be at least 6",
         }.items()
     ):
-        code, _, err = call(*argv, *(("--out", f"out{i}") if argv[0] not in ("compare", "simulate") else ()))
+        out = f"out{i}.h5ad" if argv[0] == "embed" else f"out{i}"
+        code, _, err = call(*argv, *(("--out", out) if argv[0] not in ("compare", "simulate") else ()))
         assert (code, "Traceback" in err) == (1, False), argv
         assert message in err, err
     code, _, err = call("pretrain", prepared, "--devices", 2)

@@ -80,6 +80,7 @@ def test_hidden_entries_alone_count_and_are_not_read(network):
     assert not each[~mask].any()
     other = {**tensors, "X": tensors["X"].clone(), "size_factor": tensors["X"].sum(1, keepdim=True)}
     other["X"][:, 0] += 5
+    module.takes_size_factor = True  # as with a registered one: the library size of the whole cell stays
     assert torch.equal(module.masked_nll(other, mask)[:, 3], module.masked_nll({**tensors}, mask)[:, 3])
 
 

@@ -76,7 +76,7 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(refused, here):
     prepare_atlas(Path("b.h5ad"), Path("p.h5ad"), n_genes=30, min_genes=0, progress=False, overwrite=True)
     with pytest.raises(UserError, match="cut was made from other data: DATA was changed since; put it back"):
         pretrain(Pretrain(**common))
-    refused(("embed", "run", "p.h5ad", "--out", "x.h5ad"), "genes are not those of the model.*name the file that")
+    refused(("probe", "run", "p.h5ad", "--out", "x"), "genes are not those of the model.*name the file that")
 
 
 def test_training_in_python_is_not_resumed_on_other_data_or_options(make_adata, train, tmp_path):
