@@ -61,10 +61,10 @@ def covariates_of(registry: Mapping[str, Any], obs: Any, batch: str | None, colu
         columns = [_known_codes(obs[name], mappings[name], name) for name in names]
         others[REGISTRY_KEYS.CAT_COVS_KEY] = torch.from_numpy(np.stack(columns, axis=1))
     if names := setup.get("continuous_covariate_keys"):
-        values = np.ascontiguousarray(obs[list(names)].to_numpy(dtype=np.float32))
+        values = np.array(obs[list(names)], dtype=np.float32, order="C")  # a copy: pandas may give what is not writable
         others[REGISTRY_KEYS.CONT_COVS_KEY] = torch.from_numpy(values)
     if name := setup.get("size_factor_key"):
-        others[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.from_numpy(obs[[name]].to_numpy(dtype=np.float32))
+        others[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.from_numpy(np.array(obs[[name]], dtype=np.float32))
     return Covariates(codes, len(known), others, treatment)
 
 

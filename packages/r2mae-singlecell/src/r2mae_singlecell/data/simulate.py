@@ -210,9 +210,10 @@ def _write(file: Any, counts: _Spooled, obs: pd.DataFrame, var: pd.DataFrame, la
         place = "layers/UMIs"
     else:
         place = "raw/X"
-        file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
-        write_elem(file, "raw/var", var)
-        write_elem(file, "raw/varm", {})
+        raw = file.create_group("raw")
+        raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        write_elem(raw, "var", var)
+        write_elem(raw, "varm", {})
     if "X" in file:
         del file["X"]  # of a table without counts
     lengths = np.concatenate(counts.lengths)
