@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import time
@@ -272,7 +273,8 @@ def run_with(folder, records, config, **more):
 
 
 def pretrained(folder, seed, scheme="r2mae", value=0.5, sources=None, **options):
-    config = {"data": "a.h5", "mask_ratio": scheme, "epochs": 50, "workers": seed, "seed": seed, **options}
+    config = {"data": "a.h5", "mask_ratio": scheme, "epochs": 50, "lr": 0.1, "tokenizer": "a/t.json", "net": {}}
+    config |= {"workers": seed, "seed": seed, **options}
     found = [Record("a", "loss@0.25", value, scheme, seed, 9, "validation")]
     return run_with(folder, found, config, sources=sources or {"DATA": "9 cells, 0123"}, free=("data",))
 
@@ -285,8 +287,9 @@ def rows_of(*runs):
     ("options", "name"),
     [
         ({"epochs": 20}, "epochs 20"),
-        ({"net": {"width": 64}}, None),  # the others have no such option to differ in
-        ({"precision": "bf16-mixed"}, None),
+        ({"net": {"width": 64}}, "net.width 64"),  # the others lack it: that is a difference too
+        ({"lr": 0.1000000001}, "lr 0.1000000001"),
+        ({"tokenizer": "b/t.json"}, "tokenizer t.json b/t.json"),
         ({"sources": {"DATA": "9 cells, 4567"}, "data": "b.h5"}, "data b.h5"),
         ({"workers": 7}, None),
         ({"data": "elsewhere/copy.h5"}, None),
@@ -299,7 +302,9 @@ def test_seeds_are_pooled_only_where_nothing_else_differs(tmp_path, options, nam
     if name is None:
         assert list(rows) == ["r2mae"]
         return
-    assert list(rows) == [f"r2mae · {'epochs 50' if 'epochs' in name else 'data a.h5'}", f"r2mae · {name}"]
+    others = {"epochs": "r2mae · epochs 50", "data": "r2mae · data a.h5", "net": "r2mae", "lr": "r2mae · lr 0.1"}
+    others["tokenizer"] = "r2mae · tokenizer t.json a/t.json"
+    assert list(rows) == [others[re.split("[ .]", name)[0]], f"r2mae · {name}"]
     assert [row[0] for row in rows.values()] == ["0.5000 ±0.0000", "0.9000"]
 
 

@@ -32,7 +32,7 @@ class Setup:
     """One configuration, without seeds, places, and what a table names anyway."""
 
     options: Mapping[str, str]
-    """Option, or `command.option` of an evaluation → its value as text."""
+    """Option of the pretraining, or `command option` of an evaluation → its value as text."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Option → what a table shows for it, where that is not the value: a file's name for the digest of its content."""
     seed: int | None = None
@@ -41,9 +41,8 @@ class Setup:
     def text(self, option: str, *, exact: bool = False) -> str:
         """Return an option and its value as a table shows them; exact: with the value itself."""
         value, shown = self.options[option], self.shown.get(option, "")
-        return " ".join(
-            part for part in (option.rpartition(".")[2], shown, value if exact or not shown else "") if part
-        )
+        name = option.rpartition(" ")[2]
+        return " ".join(part for part in (name, shown, value if exact or not shown else "") if part)
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ def setup_of_pretraining(path: Path) -> Setup:
     own = {key: value for key, value in config.items() if key not in MASKING}
     if isinstance(config.get("mask_ratio"), Mapping):  # marks of a curriculum are not in the name
         own["mask_ratio"] = config["mask_ratio"]
-    data, shown = _data(config, facts)
-    return Setup(_options(own, facts, "") | data, shown, _seed(config))
+    options, shown = _options(own, facts, "")
+    data, names = _data(config, facts)
+    return Setup(options | data, shown | names, _seed(config))
 
 
 def setups(path: Path) -> Setups:
@@ -138,13 +138,16 @@ def setups(path: Path) -> Setups:
         return Setups(setup_of_pretraining(path), {})
     command = str(facts.get("command", ""))
     kept = {key: value for key, value in config.items() if key not in _SELECTIONS}
-    own, shown = _options(kept, facts, f"{command}." if command else ""), {}
+    prefix = f"{command or 'evaluation'} "
+    own, shown = _options(kept, facts, prefix)
     if "DATA" in facts.get("sources", {}):
-        data, shown = _data(config, facts)
-        own |= {f"evaluated {name}": value for name, value in data.items()}
-        shown = {f"evaluated {name}": text for name, text in shown.items()}
+        data, names = _data(config, facts)
+        own |= {f"{prefix}{name}": value for name, value in data.items()}
+        shown |= {f"{prefix}{name}": text for name, text in names.items()}
     if "models" not in facts and (place := config.get("model", config.get("runs"))) is not None:
-        own["model"] = str(place)  # of an older version, which did not note how it was trained: nothing is pooled
+        own[f"{prefix}model"] = str(
+            place
+        )  # of an older version, which did not note how it was trained: nothing is pooled
     models = {}
     for noted in facts.get("models", ()):
         together = Setup({**noted["options"], **own}, {**noted["shown"], **shown}, noted["seed"])
@@ -153,12 +156,23 @@ def setups(path: Path) -> Setups:
 
 
 def differences(found: Iterable[Setup]) -> list[str]:
-    """Return the options in which setups differ that both have."""
-    values: dict[str, set[str]] = {}
-    for setup in found:
-        for name, value in setup.options.items():
-            values.setdefault(name, set()).add(value)
-    return [name for name, several in values.items() if len(several) > 1]
+    """Return the options in which setups differ.
+
+    One that some of them lack counts too, such as an entry of a dictionary, or an option that an older version had not;
+    but not those of a command that a setup has no part in.
+    """
+    distinct = {tuple(setup.options.items()): setup.options for setup in found}.values()  # records share them
+    groups = [{_group(name) for name in options} for options in distinct]
+    return [
+        name
+        for name in dict.fromkeys(name for options in distinct for name in options)
+        if len({options.get(name) for options, own in zip(distinct, groups, strict=True) if _group(name) in own}) > 1
+    ]
+
+
+def _group(option: str) -> str:
+    """Return the command of an evaluation's option, or "" for the pretraining."""
+    return option.partition(" ")[0] if " " in option else ""
 
 
 def with_differences(name: str, setup: Setup, differing: Iterable[str], *, exact: bool = False) -> str:
@@ -167,10 +181,13 @@ def with_differences(name: str, setup: Setup, differing: Iterable[str], *, exact
     return APART.join([name, *texts])
 
 
-def _options(config: Mapping[str, Any], facts: Mapping[str, Any], prefix: str) -> dict[str, str]:
+def _options(config: Mapping[str, Any], facts: Mapping[str, Any], prefix: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the options as text, and what a table shows for those that are paths: their names."""
     left_out = {*FREE, *_PLACES, *facts.get("free", ())}
     flat = _flat({key: value for key, value in config.items() if key not in left_out})
-    return {f"{prefix}{key}": _shown(value) for key, value in flat.items() if key.rpartition(".")[2] not in _SEEDS}
+    kept = {f"{prefix}{key}": value for key, value in flat.items() if key.rpartition(".")[2] not in _SEEDS}
+    names = {key: Path(value).name for key, value in kept.items() if isinstance(value, str) and "/" in value}
+    return {key: str(value) for key, value in kept.items()}, names
 
 
 _SEEDS = ("seed", "seeds")
@@ -182,7 +199,7 @@ def _data(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[dict[str
     place = config.get("data")
     name = "" if place is None else Path(str(place)).name
     if not sources:
-        return ({"data": name} if name else {}), {}
+        return ({"data": str(place)}, {"data": name}) if name else ({}, {})
     digest = hashlib.sha256("\n".join(sources[key] for key in sorted(sources)).encode()).hexdigest()[:8]
     return {"data": digest}, ({"data": name} if name else {})
 
@@ -190,11 +207,6 @@ def _data(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[dict[str
 def _seed(config: Mapping[str, Any]) -> int | None:
     seed = config.get("seed")
     return seed if isinstance(seed, int) else None
-
-
-def _shown(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return Path(text).name if isinstance(value, str) and "/" in value else text
 
 
 def _facts(path: Path) -> dict[str, Any]:
