@@ -2,6 +2,7 @@ from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Shar
 from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
+from .lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS, Margin, PositiveControl, positive_control
 from .lab.errors import InterruptedTrainingError, LostTrainingError, UserError
 from .lab.figures import new_figure, save_figure
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
@@ -69,6 +70,7 @@ from .train.masked_module import MaskDraw, MaskedModule, seed_device
 from .train.metrics_csv import MetricsCSV, read_metrics
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
 from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
+from .train.permuted_weights import permute_weights
 from .train.pretraining import (
     HeldOutLoss,
     Modality,
@@ -85,7 +87,9 @@ from .train.tensor_files import load_tensors, save_tensors
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
+    "NO_PRETRAINING",
     "SHORTEST",
+    "SHUFFLED_WEIGHTS",
     "SUMS",
     "VERIFIED",
     "Arccos",
@@ -118,6 +122,7 @@ __all__ = [
     "LoaderPosition",
     "LossWeight",
     "LostTrainingError",
+    "Margin",
     "MaskDraw",
     "MaskRatioSampler",
     "MaskedModule",
@@ -128,6 +133,7 @@ __all__ = [
     "Phases",
     "PiecewiseLinear",
     "Positive",
+    "PositiveControl",
     "Power",
     "Precision",
     "PretrainOptions",
@@ -210,6 +216,8 @@ __all__ = [
     "out_of_memory",
     "peak_flops",
     "permutation",
+    "permute_weights",
+    "positive_control",
     "precision",
     "print_comparison",
     "quiet_lightning",
@@ -272,4 +280,3 @@ __all__ = [
     "write_text",
     "write_yaml",
 ]
-__version__: str
