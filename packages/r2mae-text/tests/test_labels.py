@@ -12,7 +12,7 @@ import pytest
 from r2mae_core import UserError, read_records
 from r2mae_text import export_run
 from r2mae_text.data.glue import load_task
-from r2mae_text.finetune import finetune
+from r2mae_text.finetune import _described, finetune
 from r2mae_text.metrics import majority
 from r2mae_text.options import Finetune
 
@@ -58,6 +58,8 @@ def test_classes_are_what_was_written(labels, names, numbers):
         ([[0], [1]] * 6, r"the label of row 1 is '\[0\]', a list"),
         ([{"a": 1}] * 6, r"the label of row 1 is .*, a dict"),
         ([1, 0, "NaN"] * 6, "the label of row 3 is 'NaN': leave the label empty"),
+        (["yes", "no", "null"] * 6, "the label of row 3 is 'null': leave the label empty"),
+        (["yes", "no", "<NA>"] * 6, "the label of row 3 is '<NA>': leave the label empty"),
         (list(range(40)), "40 classes in 40 rows; is the label column a score or a name"),
         ([1] * 6, "every row has the label '1'; there is nothing to learn"),
         ([math.inf, 1, 2] * 6, "label of row 1 is inf: labels with fractions are scores"),
@@ -170,3 +172,15 @@ def test_a_score_has_the_majoritys_beside_it(tiny, tokenizer):
     assert set(values) == {"accuracy", "macro_f1", "majority"}
     assert values["majority"] == 0.75
     assert majority(np.array([0, 1, 1, 2])) == 0.5
+
+
+def test_texts_without_a_word_are_left_out_and_every_class_is_counted(tmp_path):
+    Path("mine").mkdir()
+    lines = [{"text": text, "label": label} for text in ("good", "  ", "", "\n") for label in ("pos", "Pos", "neg")]
+    for split in ("train", "validation"):
+        Path(f"mine/{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 4))
+    task, splits = load_task("mine", ".", TEXT)
+    assert splits["train"].texts == (["good"] * 12,)
+    said = _described("mine", task, splits)
+    assert "36 rows without a text in train" in said
+    assert said.endswith("; training has Pos 4, neg 4, pos 4")

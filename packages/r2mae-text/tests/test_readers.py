@@ -119,6 +119,10 @@ def test_nested_fields(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
         assert texts_of(name, text_field="data.text") == texts_of(name, text_field="x.y") == TEXTS
+    pq.write_table(pa.table({"text": ["fine"] * 5 + [None]}), "null.parquet", row_group_size=2)
+    tally = Tally()
+    assert texts_of("null.parquet", tally=tally) == ["fine"] * 5
+    assert "null.parquet, row 6 has no text" in tally.first_bad
     with pytest.raises(UserError, match=r"a\.parquet has no column 'nothing\.text' but data, x\.y"):
         texts_of("a.parquet", text_field="nothing.text")
 
@@ -147,14 +151,21 @@ def test_json_in_other_layouts(content, expected):
         ("a.csv", 'text\n"open\nx\n', r"a\.csv, line 3 is not CSV \(unexpected end of data\)"),
         ("a.csv", "body\nx\n", r"a\.csv has no column 'text': body; use --text_field NAME"),
         ("a.csv", "text,text\nx,y\n", r"a\.csv has more than one column 'text'"),
-        ("a.csv", "", r"a\.csv has no column 'text'"),
+        ("a.csv", "", "there is no text in the input"),
+        ("a.csv", "\ntext\nx\n", r"a\.csv has no column 'text'"),
+        ("a.csv", "text\nfine\n" + "long " * 7_000_000 + "\n", r"a\.csv, line 3 is longer than 32 MB; leave it out"),
         ("a.csv", b"text\nfine\nna\xefve\n", r"a\.csv, line 3 is not UTF-8: byte 0xef"),
         ("a.jsonl", "", "there is no text in the input"),
         ("a.jsonl", '{"text": "x"}\r{"text": "y"}\r', r"a\.jsonl has line ends of old Macs"),
         ("a.csv", "text\rx\ry\r", r"a\.csv has line ends of old Macs"),
         ("a.jsonl", '{"text": "x", "text": "y"}\n', r"line 1 is not JSON \(it has the same name twice\)"),
         ("a.jsonl", '{"text": "fine"}\n' * 9 + "[" * 90_000 + "\n", r"1 of 10 records are faulty.*line 10 is not JSON"),
-        ("a.jsonl", '{"text": "fine"}\n{"text": "\\ud83d"}\n', r"1 of 2 records are faulty, .*; the first: .*ud83d"),
+        (
+            "a.jsonl",
+            '{"text": "fine"}\n{"text": "\\ud83d"}\n',
+            r"1 of 2 .*; the first: .*a\.jsonl, line 2 has half a char.*ud83d",
+        ),
+        ("a.json", '[{"text": "fine"}, {"text": "\\udc00"}]', r"a\.json, object 2 has half a character .*udc00"),
         ("a.txt.gz", b"no gzip", r"a\.txt\.gz cannot be read: it is damaged, or not compressed as its ending says"),
     ],
 )

@@ -120,7 +120,7 @@ def test_the_best_epoch_is_kept_and_training_stops(folder, monkeypatch):
             options(folder, **wrong)
 
 
-def test_glues_submission_files(folder):
+def test_glues_submission_files(folder, capsys):
     lines = {
         "MNLI/train.tsv": ["index\tsentence1\tsentence2\tgold_label", "0\ta\tb\tneutral", "1\tc\td\tentailment"],
         "MNLI/test_matched.tsv": ["index\tsentence1\tsentence2", "7\ta\tb", '8\tc "x\td', "9\te\tf"],
@@ -134,9 +134,12 @@ def test_glues_submission_files(folder):
     for name, part in lines.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("\n".join(part) + "\n")
-    run = finetune(options(folder, tasks=("mnli", "cola", "stsb"), text_columns=(), epochs=1))
+    run = finetune(options(folder, tasks=("mnli", "cola", "stsb"), text_columns=(), epochs=1, progress=True))
     read = {f.name: f.read_text().splitlines() for f in run.path.glob("*/*.tsv")}
     assert set(read) == {"MNLI-m.tsv", "CoLA.tsv", "STS-B.tsv"}  # there is no test_mismatched.tsv
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "mnli: MNLI-mm.tsv for GLUE's server is not made: no test_mismatched of mnli in ." in out
+    assert "CoLA.tsv for" not in out
     assert [line.split("\t")[0] for line in read["MNLI-m.tsv"]] == ["index", "7", "8", "9"]
     assert {line.split("\t")[1] for line in read["MNLI-m.tsv"][1:]} <= {"entailment", "neutral", "contradiction"}
     assert {line.split("\t")[1] for line in read["CoLA.tsv"][1:]} <= {"0", "1"}

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r2mae_core import (
     Record,
     RunFolder,
@@ -27,7 +29,7 @@ from r2mae_core import (
 )
 from r2mae_text.batching import encode
 from r2mae_text.classifier import logits_of
-from r2mae_text.data.glue import TASKS, Examples, Task, check_task, load_task, load_test, task_sources
+from r2mae_text.data.glue import Examples, Task, Tests, check_task, load_task, load_test, task_sources
 from r2mae_text.evaluate import RANK_BY
 from r2mae_text.metrics import majority
 from r2mae_text.options import Finetune
@@ -84,10 +86,13 @@ def _task_records(
         task, splits = load_task(
             name, config.data, config.text_columns, kind=config.kind, label_column=config.label_column
         )
+        tests, absent = load_test(name, config.data) if config.save != "none" else ({}, {})
         if config.progress:
-            say(_described(name, splits))
+            say(_described(name, task, splits))
+            for split, why in absent.items():
+                say(f"{name}: {submission_name(name, split)} for GLUE's server is not made: {why}")
         for seed in missing:
-            records = _tune_once(config, name, task, splits, seed, scheme, device, run.path)
+            records = _tune_once(config, name, task, splits, tests, seed, scheme, device, run.path)
             write_json(parts[seed], {"records": [asdict(record) for record in records], "sources": sources})
     return [record for part in parts.values() for record in read_records(part)]
 
@@ -97,6 +102,7 @@ def _tune_once(
     name: str,
     task: Task,
     splits: dict[str, Examples],
+    tests: Tests,
     seed: int,
     scheme: str,
     device: str,
@@ -115,7 +121,7 @@ def _tune_once(
     with whole_folder(home / f"{name}-{seed}") as folder:
         write_tuned(folder, task, splits, tuned)
         if config.save != "none":
-            _write_submissions(folder, config, name, task, tuned, device, bf16)
+            _write_submissions(folder, tests, name, task, tuned, config.max_length, device, bf16)
             save_tuned(folder / "model", name, task, tuned, config.max_length)
     scores, counted = tuned.scores, {split: len(examples) for split, examples in splits.items()}
     if task.tags:
@@ -137,20 +143,34 @@ def _tune_once(
 
 
 def _write_submissions(
-    folder: Path, config: Finetune, name: str, task: Task, tuned: Tuned, device: str, bf16: bool
+    folder: Path, tests: Tests, name: str, task: Task, tuned: Tuned, max_length: int, device: str, bf16: bool
 ) -> None:
     """Write the answers to GLUE's test sets that are there, as its server wants them."""
-    for split, (examples, indices) in load_test(name, config.data).items() if name in TASKS else ():
-        data = encode(tuned.tokenizer, examples, config.max_length)
+    for split, (examples, indices) in tests.items():
+        data = encode(tuned.tokenizer, examples, max_length)
         logits = logits_of(tuned.model, data, tuned.tokenizer.pad_token_id, device, bf16)
         rows = submission_rows(name, task, logits, indices)
         write_csv(folder / submission_name(name, split), ["index", "prediction"], rows, delimiter="\t")
 
 
-def _described(name: str, splits: dict[str, Examples]) -> str:
+def _described(name: str, task: Task, splits: dict[str, Examples]) -> str:
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in splits.items())
     skipped = {f"{why} in {split}": n for split, examples in splits.items() for why, n in examples.skipped.items()}
-    return f"{name}: {sizes}; {left_out(skipped)}"
+    return f"{name}: {sizes}; {left_out(skipped)}{_classes(task, splits['train'])}"
+
+
+def _classes(task: Task, train: Examples) -> str:
+    """Return how often each class is in the training examples: a spelling of its own, or a class too many, shows."""
+    if not task.labels:
+        return ""
+    counts: Any = (
+        train.labels.sum(0)
+        if task.several
+        else np.bincount(train.labels[train.labels >= 0], minlength=len(task.labels))
+    )
+    each = [f"{label} {int(n):,}" for label, n in zip(task.labels, counts, strict=True)]
+    more = f" … ({len(each)})" if each[12:] else ""
+    return f"; training has {', '.join(each[:12])}{more}"
 
 
 def scheme_of(name: str) -> str:

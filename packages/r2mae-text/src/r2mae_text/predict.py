@@ -10,7 +10,7 @@ from r2mae_core import UserError, check_output, default_run_path, left_out, prec
 from r2mae_text.batching import Encoded, encode
 from r2mae_text.classifier import logits_of, open_classifier
 from r2mae_text.data.conll import CONLL, read_conll
-from r2mae_text.data.glue import Examples, Task, is_text, is_words
+from r2mae_text.data.glue import Examples, Task, has_text, is_words
 from r2mae_text.data.tables import TABLES, read_table
 from r2mae_text.metrics import predicted_of
 from r2mae_text.options import Predict
@@ -75,12 +75,14 @@ def read_texts(file: Path, columns: tuple[str, ...], *, words: bool = False) -> 
         else:
             known = ", ".join((*TABLES, *(CONLL if words else (".txt",))))
             raise UserError(f"{file} is of no kind that is read; known: {known}")
+    if not rows:
+        raise UserError(f"{file} has no rows: it is empty")
     have = dict.fromkeys(column for row in rows for column in row)
     if not columns:
         raise UserError(f"{file} has the columns {', '.join(have)}; say which is the text with --text_columns")
     if missing := [column for column in columns if column not in have]:
         raise UserError(f"{file}: no column {', '.join(missing)} but {', '.join(have)}; see --text_columns")
-    whole = is_words if words else _has_text
+    whole = is_words if words else has_text
     kept = [i for i, row in enumerate(rows, 1) if all(whole(row.get(column)) for column in columns)]
     if not kept:
         raise UserError(f"{file}: none of {len(rows):,} rows has a text")
@@ -88,10 +90,6 @@ def read_texts(file: Path, columns: tuple[str, ...], *, words: bool = False) -> 
     texts = tuple([rows[i - 1][column] for i in kept] for column in columns)
     n = sum(map(len, texts[0])) if words else len(kept)
     return Examples(texts, np.zeros(n, np.int64), dict(skipped), tuple(kept))
-
-
-def _has_text(value: Any) -> bool:
-    return is_text(value) and bool(value.strip())
 
 
 def _lines(file: Path) -> list[str]:

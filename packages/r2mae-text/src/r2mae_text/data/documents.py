@@ -50,9 +50,6 @@ def documents(piece: Piece, text_field: str, tally: Tally) -> Iterator[Part]:
     for record in _records(piece, text_field):
         if isinstance(record, BadRecord):
             tally.count_bad(record)
-        elif not _is_unicode(record):
-            half = "documents with half a character (a lone surrogate)"
-            tally.count_bad(BadRecord(half, f"{piece.files[0]}: {record[:60]!a}"))
         elif not record.strip():
             tally.skipped["empty documents"] += 1
         else:
@@ -64,8 +61,11 @@ def _records(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
     """Yield the text of every record of a piece."""
     name = piece.files[0]
     if piece.kind in ("parquet", "arrow"):
-        columns = _parquet_column(piece, text_field) if piece.kind == "parquet" else _arrow_column(piece, text_field)
-        return (text_of(row, text_field, name, "rows") for rows in columns for row in rows)
+        first, columns = (
+            _parquet_column(piece, text_field) if piece.kind == "parquet" else _arrow_column(piece, text_field)
+        )
+        numbered = enumerate((row for rows in columns for row in rows), first)
+        return (text_of(row, text_field, f"{name}, row {number:,}", "rows") for number, row in numbered)
     if piece.kind == "hub":
         return (text_of(row, text_field, name, "rows") for row in _hub_rows(piece, text_field))
     readers: dict[str, Any] = {
@@ -76,15 +76,6 @@ def _records(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
         "tsv": csv_rows,
     }
     return readers[piece.kind](piece, text_field)
-
-
-def _is_unicode(text: str) -> bool:
-    r"""Return whether a text has UTF-8: JSON may hold "\ud83d" alone."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(piece: Piece, tally: Tally) -> Iterator[Part]:
@@ -120,10 +111,17 @@ def _word_border(name: str, at: int) -> int:
     return at + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), len(near))
 
 
-def _parquet_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
+def _parquet_column(piece: Piece, text_field: str) -> tuple[int, Iterator[list[Any]]]:
+    """Return the number of the first row in its file, from 1, and the rows."""
     name = piece.files[0]
     file = open_parquet(Path(name))
     column = _column(file.schema_arrow.names, text_field, name)
+    before = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
+    return before + 1, _row_groups(file, piece, column)
+
+
+def _row_groups(file: Any, piece: Piece, column: str) -> Iterator[list[Any]]:
+    name = piece.files[0]
     for group in range(piece.start, piece.end):
         batches = file.iter_batches(_ROWS, row_groups=[group], columns=[column])
         while True:
@@ -135,8 +133,8 @@ def _parquet_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
             yield rows
 
 
-def _arrow_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
-    """Yield the rows of an .arrow file, as `datasets` writes it (a stream) or as other programs do (a file)."""
+def _arrow_column(piece: Piece, text_field: str) -> tuple[int, Iterator[list[Any]]]:
+    """Return 1, and the rows of an .arrow file, as `datasets` writes it (a stream) or as other programs do (a file)."""
     try:
         import pyarrow as pa
     except ModuleNotFoundError:
@@ -149,7 +147,10 @@ def _arrow_column(piece: Piece, text_field: str) -> Iterator[list[Any]]:
         except pa.ArrowInvalid:
             opened = pa.ipc.open_file(source)
             batches = _Batches(opened)
-    column = _column(batches.schema.names, text_field, name).split(".")[0]
+    return 1, _batches(batches, name, _column(batches.schema.names, text_field, name).split(".")[0])
+
+
+def _batches(batches: Any, name: str, column: str) -> Iterator[list[Any]]:
     number = 0
     while True:
         with reading(f"{name}, batch {number}", "an arrow file"):

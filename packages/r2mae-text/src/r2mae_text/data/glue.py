@@ -155,23 +155,28 @@ def _described(name: str, data: str, columns: tuple[str, ...], kind: Kind, label
     return replace(task, splits=("validation", "test")) if held_out else task
 
 
-def load_test(name: str, data: str) -> dict[str, tuple[Examples, tuple[str, ...]]]:
-    """Return GLUE's test splits that are there: split → (texts in the file's order, the index of each).
+Tests = dict[str, tuple["Examples", tuple[str, ...]]]
+"""Split → (texts in the file's order, the index of each)."""
+
+
+def load_test(name: str, data: str) -> tuple[Tests, dict[str, str]]:
+    """Return GLUE's test splits that are there, and of those that are not, why: split → reason.
 
     Raises:
         UserError: a row is damaged or has no text, so that the answers would not fit their questions.
     """
-    found: dict[str, tuple[Examples, tuple[str, ...]]] = {}
+    found, absent = Tests(), dict[str, str]()
     if name not in TASKS:
-        return found
+        return found, absent
     task = TASKS[name]
     for split in (split.replace("validation", "test") for split in task.splits):
         try:
             damaged = Counter[str]()
             rows = _read_split(name, task, split, data, damaged)
-        except UserError:
+        except UserError as error:
             if data != "hub" and _split_files_or_none(name, task, split, data):
                 raise
+            absent[split] = str(error)
             continue
         without = [i for i, row in enumerate(rows, 1) if not all(is_text(row.get(c)) for c in task.columns)]
         if damaged["damaged rows"] or without:
@@ -182,7 +187,7 @@ def load_test(name: str, data: str) -> dict[str, tuple[Examples, tuple[str, ...]
         indices = tuple(str(row.get("index", row.get("idx", row.get("id", i)))) for i, row in enumerate(rows))
         texts = tuple([row[column] for row in rows] for column in task.columns)
         found[split] = Examples(texts, np.zeros(len(rows), np.int64), {}), indices
-    return found
+    return found, absent
 
 
 def _split_files_or_none(name: str, task: Task, split: str, data: str) -> list[Path]:
@@ -316,7 +321,9 @@ def _examples(rows: list[dict[str, Any]], task: Task, name: str, split: str, ski
     texts: tuple[list[Any], ...] = tuple([] for _ in task.columns)
     labels: list[Any] = []
     kept: list[int] = []
-    read, whole = _label_reader(task, by_number=name in TASKS), is_words if task.tags else is_text
+    # GLUE's scores are over all rows, and a few questions of QQP are empty.
+    whole = is_words if task.tags else is_text if name in TASKS else has_text
+    read = _label_reader(task, by_number=name in TASKS)
     for number, row in enumerate(rows, 1):
         kind = "score" if task.kind == "regression" else "label"
         label = read(row.get(task.label_column), f"{name}, {split}: the {kind} of row {number:,}")
@@ -385,6 +392,11 @@ def _reasons(skipped: Mapping[str, int]) -> str:
 def is_text(value: Any) -> bool:
     """Return whether a value is a text with UTF-8: JSON may hold half a character."""
     return isinstance(value, str) and not any(0xD800 <= ord(c) < 0xE000 for c in value)
+
+
+def has_text(value: Any) -> bool:
+    """Return whether a value is a text with more than white space in it."""
+    return is_text(value) and bool(value.strip())
 
 
 def is_words(value: Any) -> bool:

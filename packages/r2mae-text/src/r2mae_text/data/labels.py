@@ -9,6 +9,7 @@ from typing import Any
 from r2mae_core import UserError
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9]\d*)(?:\.0+)?")
+_MISSING = {"nan", "<na>", "n/a", "#n/a", "null"}  # what programs write for a cell that has nothing in it
 _MANY = 10  # rows from which on a class of its own for most rows is no class
 
 
@@ -27,7 +28,7 @@ def class_of(value: Any, where: str) -> str | None:
     if not isinstance(value, str | int | None):
         raise UserError(f"{where} is {str(value)[:60]!r}, a {type(value).__name__}; a label is one text or number")
     name = "" if value is None else str(value).strip()
-    if isinstance(value, str) and name.lower() == "nan":
+    if isinstance(value, str) and name.lower() in _MISSING:
         raise UserError(
             f"{where} is {name!r}: leave the label empty if there is none, else give the class another name"
         )

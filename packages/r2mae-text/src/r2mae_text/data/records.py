@@ -35,10 +35,24 @@ def text_of(row: Any, text_field: str, where: str, things: str) -> str | BadReco
     for name in [text_field] if isinstance(row, dict) and text_field in row else text_field.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, str):
-        return value
+        if _is_unicode(value):
+            return value
+        return BadRecord(
+            "documents with half a character (a lone surrogate)",
+            f"{where} has half a character (a lone surrogate): {value[:60]!a}",
+        )
     return BadRecord(
         f"{things} without a text {text_field!r}", f"{where} has no text {text_field!r}: {str(row)[:60]!a}"
     )
+
+
+def _is_unicode(text: str) -> bool:
+    r"""Return whether a text has UTF-8: JSON may hold "\ud83d" alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lines(piece: Piece) -> Iterator[tuple[int, str | BadRecord]]:
@@ -158,7 +172,10 @@ def csv_rows(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
         at = 0
         for raw, whole in raw_lines(source, name):
             if not whole:
-                raise UserError(f"{name} has a line longer than {LONGEST >> 20} MB")
+                raise UserError(
+                    f"{name}, line {line_of(name, at):,} is longer than {LONGEST >> 20} MB; leave it out, or give the "
+                    "text as .jsonl or .parquet"
+                )
             yield decoded_line(raw, name, at)
             at += len(raw)
 
@@ -166,7 +183,8 @@ def csv_rows(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
         # strict: else an open quote takes in the rest of the file
         reader = csv.reader(text(), delimiter="\t" if piece.kind == "tsv" else ",", strict=True)
         try:
-            header = next(reader, [])
+            if (header := next(reader, None)) is None:
+                return  # there is nothing in it
             if text_field not in header or header.count(text_field) > 1:
                 state = "no" if text_field not in header else "more than one"
                 columns = ", ".join(column[:40] for column in header[:20])

