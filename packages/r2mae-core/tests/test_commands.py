@@ -344,6 +344,25 @@ class Grouped(PretrainOptions):
     """Rows of an optimizer step."""
 
 
+@dataclass(frozen=True)
+class Tables:
+    files: tuple[Path, ...]
+    """Tables, 50 % of them or more;
+    one or several."""
+
+
+@dataclass(frozen=True)
+class FewTables(Tables):
+    data: Path
+    """What they are of."""
+
+
+def test_help_of_lists_is_their_own(capsys):
+    """Also of an inherited field, over several lines, and with a percent sign."""
+    assert run("prog", "D.", {"few": Command(FewTables, "r2mae_core.fake:few", "B.")}, ["few", "--help"]) == 0
+    assert "FILES Tables, 50 % of them or more; one or several. (required" in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_groups_its_options(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "r2mae_core.fake", sys.modules[__name__])
     assert run("prog", "D.", {"pretrain": Command(Grouped, "r2mae_core.fake:work", "P.")}, ["pretrain", "--help"]) == 0

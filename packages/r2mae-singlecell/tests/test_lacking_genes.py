@@ -1,18 +1,25 @@
 """Genes that the file of a cell lacks: no loss, gradient or held-out loss depends on what stands in their place."""
 
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from scipy.stats import nbinom
+from scipy.stats import nbinom, pearsonr
 
 from r2mae_core import UserError
 from r2mae_singlecell import R2MAE
+from r2mae_singlecell.data.splitter import pretraining_split
+from r2mae_singlecell.embedding import embed
 from r2mae_singlecell.imputation import _folds
 from r2mae_singlecell.masking import hidden_in_cells
-from r2mae_singlecell.reconstruction import held_out_loss
+from r2mae_singlecell.measured import measured_in_data
+from r2mae_singlecell.options import Embed, Report
+from r2mae_singlecell.reconstruction import held_out_loss, left_out, reconstruction_pearson
+from r2mae_singlecell.report import read_cells
 
 LACKED = [3, 7, 8, 21]
 
@@ -137,3 +144,79 @@ def test_a_querys_missing_genes_are_in_no_mean(make_adata, trained, tmp_path):
     query.write_h5ad("q.h5ad")  # with the mark of the missing ones
     found = anndata.read_h5ad(model.surprise_file("q.h5ad", tmp_path / "s.h5ad"))
     assert found.obs["masked_nll"].to_numpy() == pytest.approx(np.nanmean(expected, axis=1), rel=1e-4)
+
+
+@pytest.mark.parametrize("genes", ["hidden", "all"])
+def test_they_are_in_no_correlation(make_adata, genes):
+    """Neither what stands in their place nor what is predicted for them; the reference is scipy, cell by cell."""
+    adata = union(make_adata, 7)
+    X, rows = adata.X.toarray(), (adata.obs["file"] == "b.h5ad").to_numpy()
+    present = np.ones((120, 40), bool)
+    present[np.ix_(rows, LACKED)] = False
+    guesses, cells, asked = np.random.default_rng(1).dirichlet(np.ones(40), 120), np.arange(5, 115), []
+
+    def predict(block, hidden):
+        asked.append(hidden)
+        return guesses[block]
+
+    (record,) = reconstruction_pearson(
+        predict, adata.X, cells, ratios=(0.5,), genes=genes, measured=measured_in_data(adata, None, 40)
+    )
+    expected = []
+    for cell in cells:
+        here = np.flatnonzero(present[cell])
+        columns = here if genes == "all" else np.intersect1d(asked[0], here)
+        truth = np.log1p(X[cell] / X[cell, here].sum() * 1e4)[columns]
+        guess = np.log1p(guesses[cell] / guesses[cell, here].sum() * 1e4)[columns]
+        expected.append(pearsonr(truth, guess).statistic)
+    assert record.value == pytest.approx(np.mean(expected), rel=1e-6)
+    assert record.n == 110
+
+
+def test_a_cell_without_two_measured_genes_has_no_correlation(make_adata):
+    adata = union(make_adata)
+    adata.varm["r2mae_missing"][1:, 1] = True
+    measured, cells = measured_in_data(adata, None, 40), np.arange(120)
+    (record,) = reconstruction_pearson(
+        lambda block, hidden: np.tile(np.arange(40) / 780, (len(block), 1)), adata.X, cells, ratios=(1.0,),
+        measured=measured,
+    )  # fmt: skip
+    assert record.n == (adata.obs["file"] == "a.h5ad").sum() == 80
+    first, second = left_out(measured, cells, [record])
+    assert first == ("40 of 120 cells come from files that lack 39 of 40 genes: these are left out of what is computed "
+                     "for the cells")  # fmt: skip
+    assert second.startswith("pearson@1: 40 of 120 cells have no correlation")
+
+
+def test_held_out_loss_counts_entries_not_cells(make_adata, trained, tmp_path):
+    """A file that has none of the hidden genes has no loss; it was taken for a loss of 0."""
+    adata = union(make_adata)
+    adata.varm["r2mae_missing"][:, 1] = True
+    model = R2MAE.from_export(trained.export(tmp_path / "m"), adata)
+    of_a = np.flatnonzero(adata.obs["file"] == "a.h5ad")
+    of_b = np.flatnonzero(adata.obs["file"] == "b.h5ad")
+    expected = held_out_loss(model, of_a, [1.0])[1.0]
+    assert held_out_loss(model, np.arange(120), [1.0])[1.0] == pytest.approx(expected)
+    assert np.isnan(held_out_loss(model, of_b, [1.0])[1.0])
+
+
+def test_commands_leave_them_out_and_say_so(make_adata, call):
+    first, second = make_adata(90, 40, seed=5), make_adata(60, 40, seed=6)
+    second = second[:, 8:].copy()
+    second.obs_names = [f"b{i}" for i in range(60)]
+    first.write_h5ad("a.h5ad")
+    second.write_h5ad("b.h5ad")
+    argv = ["a.h5ad", "b.h5ad", "--genes", "union", "--n_genes", 40, "--batch", "batch", "--cell_type", "kind"]
+    assert call("prepare", *argv, "--out", "p.h5ad", "--no-progress")[0] == 0
+    size = ["--epochs", 1, "--n_hidden", 8, "--n_latent", 4, "--batch_size", 30, "--device", "cpu", "--no-progress"]
+    assert call("pretrain", "p.h5ad", "--out", "run", *size)[0] == 0
+    code, out, _ = call("reconstruct", "run", "p.h5ad", "--ratios", "[0.5]", "--device", "cpu", "--out", "rec")
+    assert code == 0
+    n = int((anndata.read_h5ad("p.h5ad").obs["file"].to_numpy()[pretraining_split(150)[1]] == "b.h5ad").sum())
+    assert f"Note: {n} of 15 cells come from files that lack 8 of 40 genes" in " ".join(out.split())
+    cells, remarks = read_cells(
+        Report(Path("run"), Path("p.h5ad")),
+        embed(Embed(Path("run"), Path("p.h5ad"), out=Path("z.h5ad"), device="cpu", progress=False)),
+    )
+    assert set(cells.genes) == set(second.var_names)
+    assert "8 of 40 genes are lacked by the file of some cells, so they are left out" in remarks

@@ -32,9 +32,10 @@ from r2mae_singlecell.data.count_rows import CountRows
 from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.divisions import TASKS, Protocol, Task, named_donors
+from r2mae_singlecell.measured import Measured, measured_in_data
 from r2mae_singlecell.pretrain import check_run, load_run, model_digest
 from r2mae_singlecell.probing import ProbeResult, probe_baseline, probe_embedding
-from r2mae_singlecell.reconstruction import RATIOS, reconstruction_pearson
+from r2mae_singlecell.reconstruction import RATIOS, left_out, reconstruction_pearson
 
 PROBE_METRICS = ("balanced_accuracy", "macro_f1", "auroc_cell", "auroc_donor", "spearman_cell", "spearman_donor")
 RANK_BY: dict[str, Direction] = {
@@ -160,7 +161,7 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
     """Evaluate the prediction of hidden genes by pretrained models, and by baselines, in held-out cells.
 
     Returns:
-        The run folder, with `results.json`.
+        The run folder: `results.json`, and `notes.txt` if genes or cells were left out.
 
     Raises:
         UserError: a folder holds no finished model, or one of other genes; a baseline does not predict genes; no cell
@@ -176,16 +177,24 @@ def reconstruct(config: options.Reconstruct) -> RunFolder:
     with open_run(
         "r2mae-singlecell", "reconstruct", config.out, resolved(config), sources=sources, free=free, models=identities
     ) as run:
-        records = _reconstructed(config, identities, adata, cells, device)
+        measured = measured_in_data(adata, None, adata.n_vars)
+        records = _reconstructed(config, identities, adata, cells, measured, device)
+        write_notes(run, left_out(measured, cells, records))
         run.write_results(stamped(records, device_name(device)))
         return run
 
 
 def _reconstructed(
-    config: options.Reconstruct, identities: dict[Path, tuple[str, int]], adata: Any, cells: np.ndarray, device: str
+    config: options.Reconstruct,
+    identities: dict[Path, tuple[str, int]],
+    adata: Any,
+    cells: np.ndarray,
+    measured: Measured,
+    device: str,
 ) -> list[Record]:
     counts = CountRows(adata.X)
     common: dict[str, Any] = {"task": config.data.stem, "ratios": config.ratios, "genes": config.genes}
+    common["measured"] = measured
     records: list[Record] = []
     for path, (scheme, seed) in identities.items():
         predict = load_run(path, adata, device).predict_proportions
@@ -225,6 +234,8 @@ def reconstruct_command(config: options.Reconstruct) -> None:
     if config.max_cells is not None and config.max_cells < n:
         cells = f"{config.max_cells:,} random ones of {n:,} validation cells"
     report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes, {cells}")
+    for note in notes(run):
+        say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, table.md)")
 
 

@@ -10,7 +10,7 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from r2mae_singlecell.data.prepared import missing_genes
-from r2mae_singlecell.data.splitter import FILE, lacking_genes
+from r2mae_singlecell.data.splitter import FILE, file_rows, lacking_genes
 from r2mae_singlecell.query import MISSING
 
 
@@ -30,6 +30,31 @@ class Measured:
             return self.table[self.rows[cells]]
         return self.table[tensors[FILE].flatten().cpu()]
 
+    def in_cells(self, cells: np.ndarray) -> np.ndarray:
+        """Return what was measured in cells at these positions of the data, (cells, genes) bool."""
+        if self.rows is None:
+            return np.broadcast_to(self.table[0].numpy(), (len(cells), self.table.shape[1]))
+        return self.table[self.rows[torch.from_numpy(np.asarray(cells))]].numpy()
+
+    def everywhere(self, cells: np.ndarray) -> np.ndarray:
+        """Return what was measured in each of these cells, (genes,) bool."""
+        rows = [0] if self.rows is None else np.unique(self.rows.numpy()[cells])
+        return self.table[rows].all(0).numpy()
+
+    def left_out(self, cells: np.ndarray) -> str:
+        """Say how many genes were not measured in how many of these cells; "": every gene was in all."""
+        rows = np.zeros(len(cells), int) if self.rows is None else self.rows.numpy()[cells]
+        n_lacked = (~self.table).sum(1).numpy()
+        concerned = n_lacked[rows] > 0
+        if not concerned.any():
+            return ""
+        lowest, highest = n_lacked[rows][concerned].min(), n_lacked[rows][concerned].max()
+        genes = f"{highest:,}" if lowest == highest else f"{lowest:,} to {highest:,}"
+        return (
+            f"{int(concerned.sum()):,} of {len(cells):,} cells come from files that lack {genes} of "
+            f"{self.table.shape[1]:,} genes: these are left out of what is computed for the cells"
+        )
+
 
 def measured_in_data(data: Any, missing: np.ndarray | None, n_genes: int) -> Measured:
     """Return what was measured in data that have the model's genes.
@@ -45,7 +70,7 @@ def measured_in_data(data: Any, missing: np.ndarray | None, n_genes: int) -> Mea
     elif missing is not None:
         present[torch.from_numpy(missing)] = False
     lacking = lacking_genes(data)
-    return Measured(present[None] if lacking is None else present & ~lacking)
+    return Measured(present[None]) if lacking is None else Measured(present & ~lacking, file_rows(data))
 
 
 def measured_in_file(adata: Any, var: Any, columns: np.ndarray, missing: np.ndarray, n_genes: int) -> Measured:
@@ -69,9 +94,7 @@ def measured_in_file(adata: Any, var: Any, columns: np.ndarray, missing: np.ndar
     for row, positions in enumerate(lacks.values(), 1):
         there = columns[positions]
         table[row, torch.from_numpy(there[there >= 0]).long()] = False
-    names = {name: row for row, name in enumerate(lacks, 1)}
-    rows = [names.get(str(name), 0) for name in adata.obs["file"]]
-    return Measured(table, torch.tensor(rows, dtype=torch.int64))
+    return Measured(table, file_rows(adata))
 
 
 @torch.inference_mode()

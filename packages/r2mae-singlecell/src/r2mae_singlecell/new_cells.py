@@ -126,7 +126,7 @@ def new_cells(config: options.NewData, scratch: Path, model: R2MAE | None = None
     Raises:
         UserError: the file or the run cannot be read, too few genes are found, or a batch is unknown.
     """
-    prepared = _if_prepared(config.data)
+    prepared = if_prepared(config.data)
     with open_counts(config.data, config.counts, scratch) as file:
         if not file.shape[0]:
             raise UserError(f"{config.data} has no cells")
@@ -198,7 +198,7 @@ def say_notes(cells: NewCells) -> None:
         say(f"{note[:1].upper()}{note[1:]}.")
 
 
-def _if_prepared(data: Path) -> Any:
+def if_prepared(data: Path) -> Any:
     """Return a prepared file, closed, or None if it is none; one that is damaged or was edited is refused.
 
     Raises:

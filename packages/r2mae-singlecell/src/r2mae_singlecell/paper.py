@@ -42,11 +42,12 @@ from r2mae_singlecell.data.prepared import data_source, read_prepared
 from r2mae_singlecell.data.splitter import pretraining_split
 from r2mae_singlecell.divisions import TASKS, Protocol
 from r2mae_singlecell.evaluate import RANK_BY, held_out_cells, notes, write_notes
+from r2mae_singlecell.measured import measured_in_data
 from r2mae_singlecell.options import Pretrain, Reproduce
 from r2mae_singlecell.pretrain import SingleCells, load_run, pretrain
 from r2mae_singlecell.probing import ProbeResult, probe_baseline, probe_embedding
 from r2mae_singlecell.published import ATLAS, COLUMNS, PROBES, PUBLISHED, ROWS, published
-from r2mae_singlecell.reconstruction import reconstruction_pearson
+from r2mae_singlecell.reconstruction import left_out, reconstruction_pearson
 
 LAST_MARK = 120_000
 """The last step that the paper names: a training that ends before it cannot follow the paper's numbers of steps."""
@@ -194,8 +195,10 @@ def _evaluated(config: Reproduce, adata: Any, run: RunFolder, device: str, cell:
     else:
         predict = _model(config, adata, run, cell).predict_proportions
     cells, task = held_out_cells(adata), ATLAS[config.target]
-    counts = CountRows(adata.X)
-    return ProbeResult(reconstruction_pearson(predict, counts, cells, task=task, scheme=cell.scheme, seed=cell.seed))
+    counts, measured = CountRows(adata.X), measured_in_data(adata, None, adata.n_vars)
+    common: dict[str, Any] = {"task": task, "scheme": cell.scheme, "seed": cell.seed, "measured": measured}
+    records = reconstruction_pearson(predict, counts, cells, **common)
+    return ProbeResult(records, left_out(measured, cells, records))
 
 
 def _model(config: Reproduce, adata: Any, run: RunFolder, cell: Cell) -> Any:

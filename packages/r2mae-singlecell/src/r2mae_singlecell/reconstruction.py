@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from r2mae_core import Record, derived_seed
-from r2mae_singlecell.data.splitter import FILE, lacking_genes
+from r2mae_singlecell.measured import Measured, measured_in_data
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)  # tables 7 and 8
 BLOCK = 400
@@ -31,18 +31,21 @@ def held_out_loss(model: Any, cells: np.ndarray, ratios: Sequence[float] = RATIO
         model: a trained `R2MAE`.
         cells: indices into its data, of cells that it was not trained on.
         ratios: fractions hidden.
+
+    Returns:
+        The mean over the counts of genes that were measured in their cells; NaN where there is none.
     """
-    losses, lacking = dict.fromkeys(ratios, 0.0), lacking_genes(model.adata)
+    losses, measured = {}, measured_in_data(model.adata, model.missing_genes_, model.module.n_input)
     for ratio in ratios:
+        total, n = 0.0, 0
         for block, hidden in hidden_genes(model.module.n_input, ratio, cells):
             (tensors,) = model.batches(None, block, BLOCK)
-            columns = torch.from_numpy(hidden).to(model.module.device)
-            nll = model.module.hidden_nll(tensors, columns)
-            if lacking is not None:  # a gene that a cell's file lacks has no count to compare with
-                present = ~lacking[tensors[FILE].flatten().cpu()][:, hidden].to(nll.device)
-                nll = nll[present] if present.any() else nll.new_zeros(1)
-            losses[ratio] += float(nll.mean()) * len(block)
-    return {ratio: total / len(cells) for ratio, total in losses.items()}
+            nll = model.module.hidden_nll(tensors, torch.from_numpy(hidden).to(model.module.device))
+            there = torch.from_numpy(measured.in_cells(block)[:, hidden]).to(nll.device)
+            total += float(nll.where(there, 0.0).double().sum())
+            n += int(there.sum())
+        losses[ratio] = total / n if n else float("nan")
+    return losses
 
 
 def reconstruction_pearson(
@@ -56,6 +59,7 @@ def reconstruction_pearson(
     scheme: str = "model",
     task: str = "reconstruction",
     seed: int = 0,
+    measured: Measured | None = None,
 ) -> list[Record]:
     """Return the mean Pearson correlation of predicted and true log-normalised expression (tables 7 and 8).
 
@@ -72,16 +76,25 @@ def reconstruction_pearson(
         scheme: name of the method in the records.
         task: the data set's name in the records.
         seed: seed of the method's training.
+        measured: which genes were measured in which cells; the others have no truth, so they are in no correlation, and
+            proportions are those of the measured genes, on both sides. None: all were measured in all.
+
+    Returns:
+        A record for each ratio; its n is the number of cells that have a correlation. A cell has none if it has fewer
+        than two such genes, or the same value in all of them.
     """
+    if measured is None:
+        measured = Measured(torch.ones(1, counts.shape[1], dtype=torch.bool))
     records = []
     for ratio in ratios:
         start, values = time.perf_counter(), []
         for block, hidden in hidden_genes(counts.shape[1], ratio, cells):
-            x = counts[block].toarray().astype(np.float64)
+            there = measured.in_cells(block)
+            x = np.where(there, counts[block].toarray().astype(np.float64), 0.0)
             truth = np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * target_sum)
-            guess = np.log1p(predict(block, hidden).astype(np.float64) * target_sum)
+            guess = np.log1p(_shared_by(there, predict(block, hidden).astype(np.float64)) * target_sum)
             columns = hidden if genes == "hidden" else slice(None)
-            values.append(_row_pearson(truth[:, columns], guess[:, columns]))
+            values.append(_row_pearson(truth[:, columns], guess[:, columns], there[:, columns]))
         each = np.concatenate(values)
         each = each[np.isfinite(each)]  # a cell without any count among these genes has no correlation
         mean, seconds = float(each.mean()) if len(each) else float("nan"), time.perf_counter() - start
@@ -89,7 +102,30 @@ def reconstruction_pearson(
     return records
 
 
-def _row_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+def left_out(measured: Measured, cells: np.ndarray, records: Sequence[Record]) -> list[str]:
+    """Return notes on genes that were not measured, and on cells without a correlation."""
+    lines = [said] if (said := measured.left_out(cells)) else []
+    for metric in dict.fromkeys(record.metric for record in records):
+        lowest = min(record.n for record in records if record.metric == metric)
+        if lowest < len(cells):
+            lines.append(
+                f"{metric}: {len(cells) - lowest:,} of {len(cells):,} cells have no correlation, because their hidden "
+                "genes have no counts, or fewer than two were measured"
+            )
+    return lines
+
+
+def _shared_by(there: np.ndarray, proportions: np.ndarray) -> np.ndarray:
+    """Return proportions that sum to 1 over the measured genes; as they are if all were measured."""
+    if there.all():
+        return proportions
+    shares = np.where(there, proportions, 0.0)
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def _row_pearson(a: np.ndarray, b: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the correlation of each row over the places that are there; NaN for fewer than two, or a constant."""
+    n = np.maximum(there.sum(axis=1, keepdims=True), 1)
+    a, b = (np.where(there, x - x.sum(axis=1, where=there, keepdims=True) / n, 0.0) for x in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

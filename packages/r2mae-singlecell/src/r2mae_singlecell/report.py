@@ -29,7 +29,8 @@ from r2mae_singlecell.data.readers import CountsFile, open_content, open_counts
 from r2mae_singlecell.embedding import KEY, embed
 from r2mae_singlecell.evaluate import notes, write_notes
 from r2mae_singlecell.integration import RANK_BY, integration_scores
-from r2mae_singlecell.new_cells import is_model
+from r2mae_singlecell.measured import measured_in_file
+from r2mae_singlecell.new_cells import if_prepared, is_model
 from r2mae_singlecell.plots import plot_columns, plot_markers, plot_mixing
 
 VARIABLE_GENES = 2000
@@ -135,6 +136,8 @@ def read_cells(config: options.Report, embedding: Path) -> tuple[Cells, list[str
         z = _embedding_of(embedding, config, file.obs.index, chosen)
         counts = _chosen_counts(file, chosen, config.round)
         obs, genes = file.obs.iloc[chosen].copy(), file.var.index.astype(str)
+        everywhere = _measured_everywhere(config.data, file.var, chosen, remarks)
+    counts, genes = counts[:, everywhere], genes[everywhere]
     if (empty := int((np.diff(counts.indptr) == 0).sum())) > 0:
         remarks.append(f"{empty:,} of the cells have no counts")
     expression = sp.csr_matrix(log_normalized(counts))  # scanpy takes no sparse arrays
@@ -143,6 +146,23 @@ def read_cells(config: options.Report, embedding: Path) -> tuple[Cells, list[str
     rng = np.random.default_rng(derived_seed(config.seed, "shuffled embedding"))
     embeddings = {"embedding": z, PCA: components, "shuffled": z[rng.permutation(len(z))]}
     return Cells(expression, genes, obs, embeddings), remarks
+
+
+def _measured_everywhere(data: Path, var: pd.DataFrame, chosen: np.ndarray, remarks: list[str]) -> np.ndarray:
+    """Return the genes that the files of all drawn cells have: a gene that one lacks would mark that file's cells.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    measured = measured_in_file(if_prepared(data), var, np.arange(len(var)), np.zeros(0, int), len(var))
+    everywhere = measured.everywhere(chosen)
+    if (n_lacked := int((~everywhere).sum())) > 0:
+        remarks.append(f"{n_lacked:,} of {len(var):,} genes are lacked by the file of some cells, so they are left out")
+    if everywhere.sum() < 2:
+        raise UserError(
+            f"{data} has fewer than two genes that the files of all cells have, so there is nothing to draw"
+        )
+    return everywhere
 
 
 def _embedding_of(path: Path, config: options.Report, names: pd.Index, chosen: np.ndarray) -> np.ndarray:

@@ -206,18 +206,31 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
         needed = _required(command.config)
         lists: set[str | int] = {field.name for field in needed if "tuple" in str(field.type)}
         if first := bool(needed) and needed[0].name in lists:
-            _add_lists(options, lists)
+            _add_lists(options, command.config, lists)
         options.add_class_arguments(command.config, as_group=False, as_positional=True, skip=lists)
         if not first:
-            _add_lists(options, lists)
+            _add_lists(options, command.config, lists)
         group_options(options, command.config)
         verbs.add_subcommand(verb, options, help=command.help)
     return parser
 
 
-def _add_lists(options: Any, names: Iterable[str | int]) -> None:
+def _add_lists(options: Any, config: type, names: Iterable[str | int]) -> None:
+    texts = _help_texts(config)
     for name in map(str, names):  # jsonargparse would want [a,b] for a list without a flag
-        options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=f"One or more {name}.")
+        text = texts.get(name) or f"One or more {name}."
+        options.add_argument(name, nargs="+", type=Path, metavar=name.upper(), help=text)
+
+
+def _help_texts(config: type) -> dict[str, str]:
+    """Return the docstring under each field of a command's options, as jsonargparse reads it for the others."""
+    from docstring_parser import parse_from_object
+
+    found: dict[str, str] = {}
+    for owner in config.__mro__[:-1]:
+        for part in parse_from_object(owner).params:
+            found.setdefault(part.arg_name, " ".join((part.description or "").split()))
+    return found
 
 
 def recipes(package: str, verb: str) -> dict[str, str]:

@@ -177,10 +177,8 @@ def pretraining_split(n_cells: int, seed: int = 0, train_size: float = 0.9) -> t
 def covariate_tensors(adata_manager: Any) -> dict[str, Tensor]:
     """Return the registered covariates of all cells, each (cells, …), and their files if one of them lacks genes."""
     found = {}
-    if lacks := missing_genes(adata_manager.adata):
-        rows = {name: row for row, name in enumerate(lacks, 1)}
-        files = adata_manager.adata.obs["file"].astype(str)
-        found[FILE] = torch.tensor([rows.get(name, 0) for name in files])[:, None]
+    if missing_genes(adata_manager.adata):
+        found[FILE] = file_rows(adata_manager.adata)[:, None]
     for key in COVARIATES:
         if key in adata_manager.data_registry:
             values = adata_manager.get_from_registry(key)
@@ -202,6 +200,12 @@ def lacking_genes(adata: Any) -> Tensor | None:
     for row, positions in enumerate(lacks.values(), 1):
         table[row, torch.from_numpy(positions)] = True
     return table
+
+
+def file_rows(adata: Any) -> Tensor:
+    """Return the row of `lacking_genes` of each cell's file, (cells,) int64."""
+    rows = {name: row for row, name in enumerate(missing_genes(adata), 1)}
+    return torch.tensor([rows.get(name, 0) for name in adata.obs["file"].astype(str)], dtype=torch.int64)
 
 
 def batch_maker(counts: CountMatrix, covariates: dict[str, Tensor]) -> Callable[[np.ndarray], dict[str, Any]]:
