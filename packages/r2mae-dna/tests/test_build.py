@@ -234,6 +234,31 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (["1", "1 again"], "the records 1 and 1 could both be the alignment's 1"),
+        (["chr1", "1"], "the records chr1 and 1 could both be the alignment's 1"),
+        (["1", "chr1"], None),  # its own name counts
+    ],
+)
+def test_a_chromosome_has_one_record_in_the_genome(tmp_path, records, message):
+    (tmp_path / "x.maf").write_text("a\ns hg.1 0 4 + 8 ACGT\ns pt.1 0 4 + 8 ACGT\n")
+    texts = ("ACGTAAAA", "ACGTCCCC")
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{text}\n" for name, text in zip(records, texts, strict=True)))
+
+    def build():
+        return build_alignment([tmp_path / "x.maf"], tmp_path / "s", reference="hg", fasta=tmp_path / "g.fa")
+
+    if message is None:
+        build()
+        assert decode(AlignmentStore(tmp_path / "s").read("1", 0, 8)[:, 0]) == "ACGTAAAA"
+        return
+    with pytest.raises(UserError, match=message):
+        build()
+    assert not (tmp_path / "s").exists()
+
+
 def test_any_name_of_a_fasta_can_be_a_chromosome(tmp_path):
     import pyfaidx
 

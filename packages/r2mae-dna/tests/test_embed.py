@@ -53,6 +53,37 @@ def test_vectors_see_the_site_on_both_strands(toy, toy_model, tmp_path):
         assert saved["values"][row] == pytest.approx(((one + other) / 2).numpy(), abs=1e-4)
 
 
+def letters_of(codes, first, n):
+    return "".join("-ACGT"[code & TOKEN_BITS] for code in codes[first - 1 : first - 1 + n, 0].tolist())
+
+
+def test_the_sites_of_variants_are_the_bases_that_they_change(toy, toy_model, tmp_path, capsys):
+    def other(base):
+        return "CGTA"["ACGT".index(base)]
+
+    three, one = letters_of(toy[1], 20, 3), letters_of(toy[1], 50, 1)
+    rows = [
+        ("chr7", 20, three, three[0] + other(three[1]) + other(three[2])), ("7", 50, one, one + "A"),
+        ("7", 60, "N", "A"), ("7", 400, "A", "C"), ("8", 5, "A", "C"), ("7", 201, "A", "C"),
+    ]  # fmt: skip
+    lines = ["chrom\tpos\tref\talt", *("\t".join(map(str, row)) for row in rows)]
+    (tmp_path / "v.tsv").write_text("\n".join(lines) + "\n")
+    found = embed_sites(options(toy, toy_model[0], tmp_path / "e.npz", variants=tmp_path / "v.tsv"))
+    assert found["pos"].tolist() == [21, 22]
+    said = capsys.readouterr().out
+    assert "Left out: alleles that are 1 not_snv, 2 outside, 1 no_alignment, 1 indel" in said
+    assert "chr7 as 7 (1 alleles)" in said
+
+
+def test_variants_of_another_genome_are_refused(toy, toy_model, tmp_path):
+    source = vcf(tmp_path / "in.vcf", toy[1])
+    shifted = source.read_text().replace("7\t", "7\t1")  # positions of other letters
+    source.write_text(shifted)
+    with pytest.raises(UserError, match="reference alleles disagree"):
+        embed_sites(options(toy, toy_model[0], tmp_path / "e.npz", variants=source))
+    assert not (tmp_path / "e.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -130,11 +130,12 @@ def test_tracks_are_rows_beside_the_scores_at_the_variants_own_base(tmp_path):
     assert found["phyloP"] == pytest.approx(roc_auc_score(frame["label"], at))  # it grows with the damage
     assert found["r2mae_llr"] == pytest.approx(roc_auc_score(frame["label"], -frame["r2mae_llr"]))
     assert len(data.labels) == 200
-    short = evaluate_table(
-        Evaluate(tmp_path / "t.parquet", bootstrap=0, phastcons=track(tmp_path / "s.bw", values[:2000]))
-    )
+    shares = np.abs(values[:2000]) % 1
+    short = evaluate_table(Evaluate(tmp_path / "t.parquet", bootstrap=0, phastcons=track(tmp_path / "s.bw", shares)))
     assert short[2].n_missing == int((frame["pos"] > 2000).sum()) > 0
     assert "with a missing score" in short[2].text()
+    with pytest.raises(UserError, match="is no phastCons, which lies between 0 and 1"):
+        evaluate_table(Evaluate(tmp_path / "t.parquet", bootstrap=0, phastcons=tmp_path / "p.bw"))
     other = track(tmp_path / "o.bw", values, ("scaffold",))
     with pytest.raises(UserError, match=r"has no value at any variant .* is it of another genome"):
         evaluate_table(Evaluate(tmp_path / "t.parquet", phylop=other))

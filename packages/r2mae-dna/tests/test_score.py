@@ -352,6 +352,7 @@ def test_a_cut_gzip_is_named(toy, tmp_path):
     ("name", "content", "message"),
     [
         ("t.tsv", "chrom\tpos\tref\n7\t1\tA\n", "has no column alt; it has chrom, pos, ref"),
+        ("t.csv", "chrom,pos,pos,ref,alt\n7,1,2,A,C\n", "has two columns named 'pos'"),
         ("t.tsv", "chrom\tpos\tref\talt\n7\tx\tA\tC\n", "row 1: the position 'x' is not a whole number"),
         ("t.tsv", "chrom\tpos\tref\talt\n", "contains no variants"),
         ("t.csv", "", "is not a csv table"),

@@ -107,6 +107,10 @@ def test_the_command_and_a_training_on_its_windows(toy, tmp_path, call):
         ({"phyloP": pl.lit(1.0)}, "phyloP holds Float64 instead of lists"),
         ({"lowercase": pl.col("lowercase").list.head(5)}, "lowercase has 5 entries for 16 bases"),
         ({"phyloP": pl.col("phyloP").list.eval(pl.element() * 1e9)}, "phyloP or phastCons is out of all bounds"),
+        (
+            {"phastCons": pl.col("phyloP").list.eval(pl.element() * 0 - 0.5)},
+            "row 2: a phastCons is not between 0 and 1",
+        ),
         ({"chrom": pl.lit("chr9")}, "no window is left of 4 rows (4 on chromosomes that the store lacks (chr9))"),
         ({"strand": pl.lit(None, dtype=pl.String)}, "rows without chrom, start, end, strand"),
     ],

@@ -87,7 +87,7 @@ def test_the_real_vertebrates_have_their_1619_windows(vertebrates, tmp_path):
         ({"validation_regions": "7:10-5"}, "the first must not exceed the last"),
         ({"window": 250}, "no window of 250 defined bases is left for training"),
         ({"validation_regions": "7"}, "no window of 128 defined bases is left for training"),
-        ({"validation_regions": "7:301-310"}, "is outside 7, which is 300 long"),
+        ({"validation_regions": "7:200-301"}, "ends beyond 7, which is 300 long"),
         ({"validation_regions": "7:,-5"}, "'7:,-5' is not a region"),
         (
             {"validation_regions": "7:1-150", "test_regions": "7:150-300"},
@@ -154,6 +154,20 @@ def test_tracks_are_kept_with_the_windows_and_filter_them(toy, tmp_path):
     (tmp_path / "bad.bw").write_text("x")
     with pytest.raises(UserError, match="is not a bigWig file"):
         Track(tmp_path / "bad.bw")
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_what_is_no_phastcons_is_refused(toy, tmp_path, value):
+    for name, values in (("phastcons", [0.5, value]), ("phylop", [-3.0, 9.0])):
+        file = pytest.importorskip("pyBigWig").open(str(tmp_path / f"{name}.bw"), "w")
+        file.addHeader([("7", 300)])
+        file.addEntries("7", 40, values=values, span=1, step=1)
+        file.close()
+    tracks = {name: tmp_path / f"{name}.bw" for name in ("phastcons", "phylop")}
+    for change in ({}, {"top": 1.0}):
+        with pytest.raises(UserError, match=rf"phastcons\.bw: {value} at 7:42 is no phastCons"):
+            prepare(Prepare(toy[0], out=tmp_path / "w", window=20, step=10, **change, **tracks))
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.fixture

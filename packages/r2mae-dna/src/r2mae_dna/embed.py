@@ -24,13 +24,17 @@ from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.bed import read_bed
 from r2mae_dna.data.chunks import Chunk, plan_chunks
 from r2mae_dna.data.codes import TOKEN_BITS, VOCABULARY
-from r2mae_dna.data.regions import parse_regions
+from r2mae_dna.data.regions import Region, parse_regions
+from r2mae_dna.data.sites import BuildGuard, read_stretch
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import TableFile, file_kind
+from r2mae_dna.data.variants import SCORED, STATUS, TableFile, file_kind
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.options import Embed
 from r2mae_dna.scorers import FREQUENCIES, open_scorer
 from r2mae_dna.sharing import read_ahead
+
+MAX_MISMATCH = 0.05
+"""Share of reference alleles that may disagree with the alignment, as in `score`."""
 
 
 def wanted_sites(config: Embed, store: AlignmentStore) -> list[Chunk]:
@@ -45,26 +49,31 @@ def wanted_sites(config: Embed, store: AlignmentStore) -> list[Chunk]:
     if config.variants is not None:
         regions += _variant_sites(config.variants, store)
     if not regions:
-        raise UserError("name the sites with --regions, --bed or --variants")
-    if beyond := next((r for r in regions if r.end > store.lengths[r.chromosome]), None):
-        raise UserError(f"{beyond} ends beyond {beyond.chromosome}, which is {store.lengths[beyond.chromosome]:,} long")
+        none = config.variants is not None and f"no allele of {config.variants} is a substitution in the alignment"
+        raise UserError(none or "name the sites with --regions, --bed or --variants")
     return plan_chunks(store, regions, 16_384)
 
 
-def _variant_sites(path: Path, store: AlignmentStore) -> list[Any]:
-    from r2mae_dna.data.regions import Region
+def _variant_sites(path: Path, store: AlignmentStore) -> list[Region]:
+    """Return the sites of the bases that the alleles change, once it is sure that they are of the alignment's genome.
 
+    Raises:
+        UserError: too many reference alleles disagree with the alignment.
+    """
     file, names = VcfFile(path) if file_kind(path) == "vcf" else TableFile(path), Names(store)
-    sites, absent = list[Region](), 0
+    guard, status = BuildGuard(MAX_MISMATCH, str(store.path)), np.zeros(len(STATUS), np.int64)
+    sites = list[Region]()
     for alleles in file.chunks(20_000):
-        for name, position in zip(alleles.chromosome, alleles.position.tolist(), strict=True):
-            own = names.find(name)
-            if own is None or not 1 <= position <= store.lengths[own]:
-                absent += 1
-            else:
-                sites.append(Region(own, position - 1, position))
-    if absent:
-        say(f"Left out: {absent:,} alleles outside the alignment")
+        names.count(alleles.chromosome)
+        stretch = read_stretch(alleles, store, 1, 0.0, names)
+        guard.check(stretch.status)
+        status += np.bincount(stretch.status, minlength=len(STATUS))
+        sites += [Region(store.chromosomes[i], position, position + 1) for i, position in stretch.sites.tolist()]
+    reasons = [f"{n:,} {STATUS[i]}" for i, n in enumerate(status.tolist()) if n and i != SCORED]
+    if reasons:
+        say(f"Left out: alleles that are {', '.join(reasons)}")
+    if names.used:
+        say(f"Names of chromosomes: {names.text()}")
     return sites
 
 

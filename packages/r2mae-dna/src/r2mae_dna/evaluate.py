@@ -174,7 +174,7 @@ def with_tracks(frame: Any, config: Evaluate) -> Any:
     for name, path in config.tracks.items():
         if name in frame.columns:
             raise UserError(f"{config.table} has a column {name} already; leave out --{name.lower()}, or rename it")
-        track = Track(path)
+        track = Track(path, probability=name == "phastCons")
         values = [
             float("nan") if c is None or p is None or p < 1 else float(track.values(c, p - 1, p)[0])
             for c, p in zip(chromosomes, positions, strict=True)

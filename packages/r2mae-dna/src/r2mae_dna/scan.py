@@ -187,11 +187,6 @@ def _compute(
 
 def _regions(config: Scan, store: AlignmentStore) -> list[Region]:
     regions = parse_regions(config.regions, store)
-    for region in regions:
-        if region.end > store.lengths[region.chromosome]:
-            raise UserError(
-                f"{region} ends beyond {region.chromosome}, which is {store.lengths[region.chromosome]:,} long"
-            )
     if config.bed is None:
         return regions
     intervals, absent = read_bed(config.bed, store)

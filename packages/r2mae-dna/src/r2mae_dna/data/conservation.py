@@ -19,11 +19,15 @@ MIN_KNOWN = 0.5
 class Track:
     """A bigWig file.
 
+    Args:
+        path: the file.
+        probability: its values are probabilities, as phastCons is; others are refused where they are read.
+
     Raises:
         UserError: pyBigWig is not installed, or the file is not a bigWig.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, probability: bool = False) -> None:
         try:
             import pyBigWig
         except ImportError:
@@ -33,7 +37,7 @@ class Track:
             ) from None
         if not path.is_file():
             raise UserError(f"no file {path}")
-        self.path = path
+        self.path, self._probability = path, probability
         try:
             self._file: Any = pyBigWig.open(str(path))
             lengths = self._file.chroms() if self._file.isBigWig() else None
@@ -46,12 +50,22 @@ class Track:
         self._index = {name: i for i, name in enumerate(self._names)}
 
     def values(self, chromosome: str, start: int, end: int) -> np.ndarray:
-        """Return the values of [start, end), float32; NaN if the track has none."""
+        """Return the values of [start, end), float32; NaN if the track has none.
+
+        Raises:
+            UserError: the file is damaged, or a value is no probability where it should be one.
+        """
         out = np.full(end - start, np.nan, np.float32)
         i = match_chromosome(chromosome, self._index)
         if i is not None and (last := min(end, self._lengths[i])) > start:
             with reading(self.path, "a bigWig file"):
                 out[: last - start] = self._file.values(self._names[i], start, last, numpy=True)
+        if self._probability and (wrong := (out < 0) | (out > 1)).any():
+            at = int(wrong.argmax())
+            raise UserError(
+                f"{self.path}: {out[at]:g} at {chromosome}:{start + at + 1:,} is no phastCons, which lies between 0 "
+                "and 1; were --phastcons and --phylop mistaken for each other?"
+            )
         return out
 
     def check_lengths(self, lengths: Mapping[str, int], where: str) -> None:

@@ -39,15 +39,20 @@ class GenomeCheck:
             case: whose lower-case letters are the soft-masked ones.
 
         Raises:
-            UserError: the file is damaged, or a chromosome has another length in it.
+            UserError: the file is damaged, or a chromosome has another length in it, or two records.
         """
         names = list(chromosomes)
-        index, seen = {name: i for i, name in enumerate(names)}, set[str]()
+        index, seen = {name: i for i, name in enumerate(names)}, dict[str, str]()
         for record, sequence in read_genome(genome, lambda record: match_chromosome(record, index) is not None):
             name = names[match_chromosome(record, index) or 0]
             if name in seen:
-                continue
-            seen.add(name)
+                if seen[name] == name != record:  # its own record was there: chrM beside chrMT
+                    continue
+                raise UserError(
+                    f"{genome}: the records {seen[name]} and {record} could both be the alignment's {name}; leave one "
+                    "out"
+                )
+            seen[name] = record
             target = chromosomes[name]
             if len(sequence) != len(target):
                 raise UserError(

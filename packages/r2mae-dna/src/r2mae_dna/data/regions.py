@@ -61,13 +61,13 @@ def parse_regions(text: str, store: AlignmentStore) -> list[Region]:
     """Read regions that are separated by spaces.
 
     Raises:
-        UserError: see `parse_region`; or a region is outside its chromosome.
+        UserError: see `parse_region`; or a region ends beyond its chromosome.
     """
     regions = [parse_region(part, store) for part in text.split()]
     for region in regions:
-        if region.start >= store.lengths[region.chromosome]:
+        if region.end > store.lengths[region.chromosome]:
             raise UserError(
-                f"{region} is outside {region.chromosome}, which is {store.lengths[region.chromosome]:,} long"
+                f"{region} ends beyond {region.chromosome}, which is {store.lengths[region.chromosome]:,} long"
             )
     return regions
 

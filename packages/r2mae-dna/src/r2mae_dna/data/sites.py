@@ -34,6 +34,8 @@ class Stretch:
     """(parts,) the window of each."""
     windows: np.ndarray
     """(sites, L, 1 + S) bytes, sorted by site: alleles of one site share one."""
+    sites: np.ndarray
+    """(sites, 2) int64: the chromosome's index in the store, and the 0-based position, of each window."""
 
 
 _BASES = np.zeros(256, np.uint8)
@@ -108,7 +110,7 @@ def read_stretch(
     status[allele[(centre != GAP) & (centre != reference)]] = REF_MISMATCH
     ready = changed & (status[allele] == SCORED)
     kept, window_of = np.unique(which[ready], return_inverse=True)
-    return Stretch(status, allele[ready], reference[ready], alternative[ready], window_of, windows[kept])
+    return Stretch(status, allele[ready], reference[ready], alternative[ready], window_of, windows[kept], sites[kept])
 
 
 def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.ndarray:

@@ -176,6 +176,8 @@ def read_frame(path: Path) -> Any:
             return pl.read_parquet(path)
         refuse_cut_bgzf(path)
         given = _header(path, _TABLES[kind])
+        if twice := [name for name in given.names if given.names.count(name) > 1]:
+            raise UserError(f"{path} has two columns named {twice[0]!r}; rename one of them")
         frame = pl.read_csv(
             path,
             separator=_TABLES[kind],

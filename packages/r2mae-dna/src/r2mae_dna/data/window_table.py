@@ -125,7 +125,8 @@ class WindowTable:
         """Yield (which windows, phastCons and phyloP (m, 2, L) float16, lower case (m, L) bool), a chunk of rows each.
 
         Raises:
-            UserError: a list has another length than the window, or a value is out of all bounds.
+            UserError: a list has another length than the window, a value is out of all bounds, or a phastCons no
+                probability.
         """
         import polars as pl
 
@@ -140,6 +141,9 @@ class WindowTable:
                     pl.scan_parquet(self.path).select(VALUES).slice(first, CHUNK).collect()[ascending[low:high] - first]
                 )
             phylop, phastcons, lower = (self._lists(part[name], ascending[low:high]) for name in VALUES)
+            if (wrong := ((phastcons < 0) | (phastcons > 1)).any(1)).any():
+                row = int(ascending[low + int(wrong.argmax())])
+                raise UserError(f"{self.path}, row {row + 1}: a phastCons is not between 0 and 1")
             tracks = np.stack([np.nan_to_num(phastcons, nan=0.0), np.where(np.isnan(phylop), 1.0, phylop)], 1)
             with np.errstate(over="ignore"):  # refused below
                 tracks = tracks.astype(np.float16)

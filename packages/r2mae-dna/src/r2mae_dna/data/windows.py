@@ -223,7 +223,7 @@ def _tracks(config: Prepare) -> Tracks:
         return None
     if config.phastcons is None or config.phylop is None:
         raise UserError("give both --phastcons and --phylop, or neither: the loss weights need both")
-    return Track(config.phastcons), Track(config.phylop)
+    return Track(config.phastcons, probability=True), Track(config.phylop)
 
 
 def _plan(config: Prepare, store: AlignmentStore, tracks: Tracks, scratch: Path) -> tuple[Plan, dict[str, int]]:
