@@ -10,6 +10,7 @@ from anndata.io import sparse_dataset
 
 from r2mae_core import UserError
 from r2mae_singlecell import CountMatrix
+from r2mae_singlecell.checks import check_values
 from r2mae_singlecell.data.counts import SparseRows, _compact
 from r2mae_singlecell.data.sources import Buffers, Mapped, Sliced
 
@@ -153,3 +154,13 @@ def test_a_file_that_is_cut_off(X, tmp_path):
     os.truncate(tmp_path / "c.h5ad", end - 8)
     with pytest.raises(UserError, match=r"c.h5ad is cut off"):
         source.read([(40, 50)], Buffers())
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+def test_the_place_of_a_wrong_value_in_a_sparse_matrix(adata, form):
+    """Found in the matrix as it is: another copy of a large one might not fit."""
+    X = adata.X.tolil()
+    X[17, 23] = -4.0
+    adata.X = X.asformat("csr")
+    with pytest.raises(UserError, match=r"cell 'cell17', gene 'gene23': a negative value, -4"):
+        check_values(X.asformat(form), "X", adata.obs_names, adata.var_names)

@@ -12,6 +12,7 @@ import torch
 from r2mae_core import UserError, quiet_lightning
 from r2mae_singlecell import R2MAE
 from r2mae_singlecell.data.datamodules import check_order
+from r2mae_singlecell.data.foreign_batches import ForeignBatches
 
 needs_annbatch = pytest.mark.skipif(
     importlib.util.find_spec("annbatch") is None or not hasattr(R2MAE, "setup_annbatch"),
@@ -37,7 +38,7 @@ def module_of(paths, where, **arguments):
         return R2MAE.setup_annbatch(collection_path=str(where), paths=paths, **{**order, **arguments})
 
 
-def trained(module, max_epochs=2, **arguments):
+def trained_on(module, max_epochs=2, **arguments):
     scvi.settings.seed = 0
     model = R2MAE(registry=module.registry, n_hidden=16, n_latent=4)
     with quiet_lightning():
@@ -50,7 +51,7 @@ def trained(module, max_epochs=2, **arguments):
 def test_annbatch_trains_embeds_and_works_with_anndata_afterwards(stores, same_weights, tmp_path):
     paths, adata = stores
     module = module_of(paths, tmp_path / "c.zarr")
-    model = trained(module, 20)
+    model = trained_on(module, 20)
     losses = model.history["train_loss"].to_numpy(float).ravel()
     assert losses[-3:].mean() < losses[:3].mean()
     z = model.get_latent_representation(dataloader=module.inference_dataloader())
@@ -75,7 +76,7 @@ def test_annbatch_counts_have_the_library_size_of_the_cell(stores, tmp_path):
     module = module_of(paths, tmp_path / "c.zarr")
     batch = next(iter(module.inference_dataloader()))
     assert 0.5 < float(batch["size_factor"].mean()) < 2
-    model = trained(module, 1)
+    model = trained_on(module, 1)
     size = model.module._get_inference_input(batch)["log_library"].exp().ravel()
     assert np.allclose(size, np.asarray(adata.X[: len(size)].sum(1)).ravel())
     expression = model.get_normalized_expression(dataloader=module.inference_dataloader(), library_size="latent")
@@ -87,11 +88,11 @@ def test_annbatch_counts_have_the_library_size_of_the_cell(stores, tmp_path):
 def test_annbatch_does_what_is_asked_for(stores, tmp_path):
     paths, _ = stores
     module = module_of(paths, tmp_path / "c.zarr")
-    model = trained(module, 1, batch_size=64, train_size=0.5)
+    model = trained_on(module, 1, batch_size=64, train_size=0.5)
     assert module.batch_size == 64
     assert len(module.train_idx) == 64
     with pytest.raises(UserError, match=r"datasplitter_kwargs \(shuffle\) are for AnnData; AnnbatchDataModule"):
-        trained(module, 1, datasplitter_kwargs={"shuffle": "blocks"})
+        trained_on(module, 1, datasplitter_kwargs={"shuffle": "blocks"})
     mixed = module_of(paths, tmp_path / "m.zarr", shuffle=True)
     with pytest.raises(UserError, match=r"shuffles \(RandomSampler\), so the rows"):
         model.get_latent_representation(dataloader=torch.utils.data.DataLoader(list(range(9)), shuffle=True))
@@ -106,8 +107,8 @@ def test_annbatch_resumes_after_an_epoch_and_says_that_the_order_is_its_own(stor
     module = module_of(paths, tmp_path / "c.zarr")
     monkeypatch.setattr("r2mae_singlecell.r2mae.logger.propagate", True)
     steps = 4  # of 32 cells: 128 cells, of which the first 13 are held out
-    trained(module, 3, resume=tmp_path / "run", max_steps=2 * steps)
-    again = trained(module, 3, resume=tmp_path / "run")
+    trained_on(module, 3, resume=tmp_path / "run", max_steps=2 * steps)
+    again = trained_on(module, 3, resume=tmp_path / "run")
     assert "does not end with the weights" in caplog.text
     log = (tmp_path / "run" / "metrics.csv").read_text()
     assert log.count(",train_loss,") == 3  # an epoch is trained once, before or after the interruption
@@ -115,7 +116,7 @@ def test_annbatch_resumes_after_an_epoch_and_says_that_the_order_is_its_own(stor
     assert again.is_trained
     other = module_of(paths[:1], tmp_path / "o.zarr")
     with pytest.raises(UserError, match="another data"):
-        trained(other, 3, resume=tmp_path / "run")
+        trained_on(other, 3, resume=tmp_path / "run")
 
 
 class Rows(torch.utils.data.Dataset):
@@ -155,13 +156,13 @@ def own(adata, batch_size=30):
 )
 def test_what_a_data_module_would_ignore_is_refused(adata, asked, message):
     with pytest.raises(UserError, match=message):
-        trained(own(adata), 1, **asked)
+        trained_on(own(adata), 1, **asked)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_batch_of_one_cell_is_named(make_adata):
     with pytest.raises(UserError, match="a batch has one cell, which batch norm cannot work with"):
-        trained(own(make_adata(61)), 1)
+        trained_on(own(make_adata(61)), 1)
 
 
 def test_rows_in_random_order_are_refused(adata, train):
@@ -170,3 +171,93 @@ def test_rows_in_random_order_are_refused(adata, train):
     with pytest.raises(UserError, match=r"shuffles \(RandomSampler\)"):
         model.get_latent_representation(dataloader=torch.utils.data.DataLoader(rows, batch_size=9, shuffle=True))
     assert model.get_latent_representation(dataloader=torch.utils.data.DataLoader(rows, batch_size=9)).shape == (120, 8)
+
+
+def spoiled(rows, key, value):
+    """The same cells, the value of the 8th replaced, or of all where it is a tensor or None."""
+
+    def cell(i):
+        found = type(rows).__getitem__(rows, i)
+        if value is None:
+            del found[key]
+        elif isinstance(value, torch.Tensor):
+            found[key] = value
+        elif i == 7:
+            found[key] = found[key].to(torch.float64)
+            found[key][-1] = value
+        else:
+            found[key] = found[key].to(torch.float64)
+        return found
+
+    return type(
+        "Spoiled",
+        (torch.utils.data.Dataset,),
+        {"__len__": lambda self: len(rows), "__getitem__": lambda self, i: cell(i)},
+    )()
+
+
+WRONG = [
+    ("X", float("nan"), r"cell \d+ of a batch .* gene 'gene39': a missing value"),
+    ("X", float("inf"), r"cell \d+ of a batch .* gene 'gene39': an infinite value"),
+    ("X", -1.0, "gene 'gene39': a negative value, -1"),
+    ("X", 0.5, "gene 'gene39': 0.5 is fractional"),
+    ("X", 3e9, "more than a count can be"),
+    ("X", torch.ones(39), r"'X' of a batch has the shape \(30, 39\), not \(cells, 40\)"),
+    ("X", None, "'X' is missing in a batch, which has 'batch'"),
+    ("batch", 2.0, "'batch' is 2, no code of the registry: whole numbers from 0 to 1"),
+    ("batch", -1.0, "'batch' is -1, no code"),
+    ("batch", 0.5, "'batch' is 0.5, no code"),
+    ("batch", float("nan"), "'batch' is nan, no code"),
+    ("batch", torch.zeros(2), r"'batch' of a batch has the shape \(30, 2\), not \(30, 1\)"),
+    ("batch", None, "'batch' is missing in a batch"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_wrong_batches_of_a_data_module_are_refused(adata, key, value, message):
+    import lightning.pytorch as pl
+
+    rows = Rows(adata)
+    module = pl.LightningDataModule.from_datasets(spoiled(rows, key, value), batch_size=30)
+    module.registry, module.n_obs = rows.registry, rows.n_obs
+    with pytest.raises(UserError, match=message):
+        trained_on(module, 1)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [WRONG[i] for i in (0, 4, 8)])
+def test_wrong_batches_of_a_loader_are_refused(adata, trained, key, value, message):
+    loader = torch.utils.data.DataLoader(spoiled(Rows(adata), key, value), batch_size=30)
+    for call in (trained.get_latent_representation, trained.get_normalized_expression):
+        with pytest.raises(UserError, match=message) as refusal:
+            call(dataloader=loader)
+        assert "DataLoader, cell 7 of a batch" in str(refusal.value)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_batches_whole_up_to_rounding_and_names_are_taken(adata, trained):
+    rows = Rows(adata)
+    whole = next(iter(torch.utils.data.DataLoader(rows, batch_size=120)))
+    expected = trained.get_latent_representation(dataloader=[whole])
+    for x in (whole["X"].to_sparse_csr(), whole["X"].to_sparse(), whole["X"].double() * (1 + 1e-9), whole["X"].int()):
+        batch = {**whole, "X": x, "names": ["a"] * 120}
+        assert np.allclose(trained.get_latent_representation(dataloader=[batch]), expected, atol=1e-5)
+
+
+def test_covariates_of_foreign_batches_are_checked():
+    checker = ForeignBatches("M", ["a", "b"], 1, (2, 3), 1, sized=True)
+    good = {
+        "X": torch.ones(4, 2), "batch": torch.zeros(4, 1), "extra_categorical_covs": torch.tensor([[1, 2]] * 4),
+        "extra_continuous_covs": torch.ones(4, 1), "size_factor": torch.ones(4, 1),
+    }  # fmt: skip
+    checker.check(good)
+    for key, value, message in [
+        ("extra_categorical_covs", torch.tensor([[1, 3]] * 4), "is 3, no code .* from 0 to 1, 2"),
+        ("extra_continuous_covs", torch.full((4, 1), torch.inf), "is inf, not a finite number"),
+        ("size_factor", torch.zeros(4, 1), "is 0, not above 0 and finite"),
+        ("size_factor", None, "'size_factor' is NoneType|is missing"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            checker.check({**good, key: value})
+    with pytest.raises(UserError, match="M gives tuple, not a dict"):
+        checker.check((good["X"],))

@@ -79,14 +79,22 @@ def check_values(X: Any, where: str, cells: Sequence[str], genes: Sequence[str])
         if not what:
             continue
         if sparse:
-            table = X.tocoo()
-            cell, gene = int(table.row[position]), int(table.col[position])
+            cell, gene = _place_of(X, position)
         else:
             cell, gene = start + position // X.shape[1], position % X.shape[1]
         raise UserError(
             f"{where}, cell {cells[cell]!r}, gene {genes[gene]!r}: {message(what, part[position])}; "
             + remedy(what, where)
         )
+
+
+def _place_of(X: Any, position: int) -> tuple[int, int]:
+    """Return row and column of a stored value; a compressed matrix may be too large to be made another one."""
+    if not hasattr(X, "indptr"):
+        table = X.tocoo()
+        return int(table.row[position]), int(table.col[position])
+    across, along = int(np.searchsorted(X.indptr, position, side="right")) - 1, int(X.indices[position])
+    return (along, across) if X.format == "csc" else (across, along)
 
 
 _AT_ONCE = 2**22  # values of a dense matrix, which may have to be copied

@@ -15,6 +15,7 @@ from r2mae_singlecell.answers import AnswersMixin, check_arguments
 from r2mae_singlecell.checks import check_counts, check_genes, check_setup_columns, naming_unknown_categories
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.datamodules import check_order
+from r2mae_singlecell.data.foreign_batches import ForeignBatches
 from r2mae_singlecell.data.splitter import batch_maker, covariate_tensors
 from r2mae_singlecell.masking import gene_folds
 from r2mae_singlecell.measured import mean_nll, measured_in_data
@@ -28,6 +29,7 @@ class ImputationMixin(AnswersMixin):
 
     module: Any
     missing_genes_: Any
+    summary_stats: Any
 
     def batches(
         self, adata: AnnData | None, indices: Any, batch_size: int | None, dataloader: Any = None
@@ -36,12 +38,15 @@ class ImputationMixin(AnswersMixin):
 
         Raises:
             UserError: the genes are not the model's, or a category (such as a batch) was not in its training data; a
-                data loader shuffles.
+                data loader shuffles, or gives what `ForeignBatches` refuses.
         """
         self.module.eval()
         if dataloader is not None:
             check_order(dataloader)
-            yield from map(self._with_dense_counts, dataloader)
+            foreign = self.foreign_batches(type(dataloader).__name__)
+            for tensors in dataloader:
+                foreign.check(tensors)
+                yield self._with_dense_counts(tensors)
             return
         if adata is not None:
             check_genes(adata, self._genes)
@@ -58,11 +63,28 @@ class ImputationMixin(AnswersMixin):
         for start in range(0, len(cells), size):  # all of them on every rank that asks
             yield self._with_dense_counts(fetch(cells[start : start + size]))
 
+    def foreign_batches(self, who: str) -> ForeignBatches:
+        """Return what batches of a data module, or of a data loader, must hold for this model."""
+        registry: Any = self.registry_ or {}
+        fields, stats = registry.get("field_registries", {}), self.summary_stats
+        categories = fields.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {}).get("n_cats_per_key", ())
+        return ForeignBatches(
+            who,
+            list(self._genes),
+            int(stats.n_batch),
+            tuple(map(int, categories)),
+            int(stats.get("n_extra_continuous_covs", 0)),
+            self.module.takes_size_factor,
+        )
+
     def _with_dense_counts(self, tensors: dict[str, Any]) -> dict[str, Tensor]:
         x, device = tensors[REGISTRY_KEYS.X_KEY], self.module.device
         if isinstance(x, SparseRows):
             x = x.to(device).dense(self.module.n_input)
-        covariates = {key: value.to(device) for key, value in tensors.items() if key != REGISTRY_KEYS.X_KEY}
+        elif x.layout != torch.strided:
+            x = x.to_dense()
+        others = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}  # no names of cells
+        covariates = {key: value.to(device) for key, value in others.items() if key != REGISTRY_KEYS.X_KEY}
         return {REGISTRY_KEYS.X_KEY: x.to(device), **covariates}
 
     def get_normalized_expression(

@@ -28,6 +28,7 @@ from r2mae_core import (
     scheme,
 )
 from r2mae_singlecell.data.counts import SparseRows
+from r2mae_singlecell.data.foreign_batches import ForeignBatches
 from r2mae_singlecell.data.splitter import FILE
 from r2mae_singlecell.masking import hidden_columns, hidden_in_cells
 from r2mae_singlecell.model import MaskedAutoencoder
@@ -63,6 +64,7 @@ class MaskedPlan(MaskedModule):
         lr_threshold: see `Plateau`.
         lr_scheduler_metric: see `Plateau`.
         lr_min: see `Plateau`.
+        foreign: what the batches must hold, if they are those of a data module that is not ours.
         callbacks: what the trainer shall call besides its own, such as `EpochCheckpoints`.
 
     Raises:
@@ -93,6 +95,7 @@ class MaskedPlan(MaskedModule):
         lr_threshold: float = 0.0,
         lr_scheduler_metric: str = "validation_loss",
         lr_min: float = 0.0,
+        foreign: ForeignBatches | None = None,
         callbacks: Sequence[pl.Callback] = (),
     ) -> None:
         for name, value, known in (
@@ -112,7 +115,7 @@ class MaskedPlan(MaskedModule):
         self.candidates, self.groups, self.lacking = candidates, groups, lacking
         plateau = Plateau(lr_factor, lr_patience, lr_threshold, lr_scheduler_metric, lr_min)
         self._plateau = PlateauSteps(plateau) if reduce_lr_on_plateau else None
-        self._callbacks = callbacks
+        self._callbacks, self.foreign = callbacks, foreign
         self._sum: Tensor | float = 0.0
         self._n_batches = 0
         self._epoch_loss: Tensor | None = None
@@ -138,7 +141,7 @@ class MaskedPlan(MaskedModule):
 
     def n_samples(self, batch: dict[str, Any]) -> int:
         """Return the cells of a batch."""
-        return len(batch[REGISTRY_KEYS.BATCH_KEY])
+        return len(batch[REGISTRY_KEYS.BATCH_KEY]) if REGISTRY_KEYS.BATCH_KEY in batch else 0  # then it is refused
 
     @override
     def masked_loss(self, batch: dict[str, Any], draw: MaskDraw) -> Tensor:
@@ -194,7 +197,13 @@ class MaskedPlan(MaskedModule):
         return weights
 
     def with_dense_counts(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch with its counts as (cells, genes) float32, made here on the device."""
+        """Return the batch with its counts as (cells, genes) float32, made here on the device.
+
+        Raises:
+            UserError: what `ForeignBatches` refuses.
+        """
+        if self.foreign is not None:
+            self.foreign.check(batch)
         x = batch[REGISTRY_KEYS.X_KEY]
         if isinstance(x, SparseRows):
             return {**batch, REGISTRY_KEYS.X_KEY: x.dense(self.module.n_input)}

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING_BATCH = 400
 """Cells of a step if the caller gives no number (paper, C.8)."""
-_NOT_OPTIONS = ("registry", "datamodule", "candidates", "lacking", "callbacks", "groups")
+_NOT_OPTIONS = ("registry", "datamodule", "candidates", "lacking", "callbacks", "groups", "foreign")
 _DEFAULTS = {
     "gene_sets": "",
     "shuffle": "exact",
@@ -66,7 +66,7 @@ _DEFAULTS = {
     },
 }
 """What the plan does where a training, or the checkpoint of one, does not say it."""
-_OWN = {"module", "candidates", "lacking", "groups"}
+_OWN = {"module", "candidates", "lacking", "groups", "foreign"}
 """What `train` itself gives the plan."""
 _OF_PLAN = {*inspect.signature(MaskedPlan).parameters, "mask_shape", "gene_sets"} - _OWN
 _OF_TRAIN = ("max_epochs", "accelerator", "devices", "precision", "early_stopping")
@@ -266,7 +266,7 @@ class R2MAE(
         Raises:
             UserError: the checkpoint is damaged, or of other data or options; the loss is NaN or infinite; there are
                 too few cells; the options of masking do not go together, or no set has a gene of the data; a data
-                module does not do what is asked for.
+                module does not do what is asked for, or gives what `ForeignBatches` refuses.
         """
         check_numbers(0, max_epochs=max_epochs)  # Lightning takes -1 for a training without end
         check_numbers(2, batch_size=batch_size)  # batch norm
@@ -305,6 +305,7 @@ class R2MAE(
         else:
             split = {"train_size": train_size, "validation_size": validation_size}
             check_takes(datamodule, datasplitter_kwargs, batch_size=batch_size, **split)
+            plan_kwargs["foreign"] = self.foreign_batches(type(datamodule).__name__)
             if batch_size is not None:  # scvi-tools takes 128 for "not given"
                 datamodule.set_batch_size(batch_size)
             trainer_kwargs |= {**split, "shuffle_set_split": shuffle_set_split}
