@@ -158,3 +158,12 @@ def test_the_papers_recipes(call):
     _, out, _ = call("finetune", "model", "-c", "paper-glue", "--print_config")
     config = yaml.safe_load(out)
     assert (config["epochs"], config["lr"], config["batch_size"], config["seeds"]) == (5, 2e-5, 32, [0, 1, 2])
+
+
+@pytest.mark.parametrize(("kind", "said"), [("electra", True), ("distilbert", False)])
+def test_a_family_whose_head_computes_all_tokens_is_pretrained_and_it_is_said(call, corpus, kind, said):
+    shape = {"electra": '{"num_hidden_layers": 1, "hidden_size": 32}', "distilbert": '{"n_layers": 1, "dim": 48}'}
+    command = ("pretrain", corpus.path, "--model", kind, "--model_args", shape[kind], "--steps", 1, "--batch_size", 4)
+    code, out, _ = call(*command, "--length", 16, "--out", "run", "--device", "cpu", "--no-progress")
+    assert code == 0
+    assert ("The head of ElectraForMaskedLM computes all tokens" in out) == said

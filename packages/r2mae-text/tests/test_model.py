@@ -7,7 +7,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from r2mae_core import UserError
 from r2mae_text import build_model, gpt2_tokenizer, mask_tokens, masked_lm_loss, train_flops_per_token
 from r2mae_text.masking import MaskingRule
-from r2mae_text.model import _ROBERTA, SIZES, usable_positions
+from r2mae_text.model import _ROBERTA, SIZES, has_masked_head, usable_positions
 
 
 def masked_batch(tokenizer, corpus, ratio=0.3, n=6, length=32):
@@ -31,27 +31,42 @@ def both_losses(model, masked):
     return out
 
 
-@pytest.mark.parametrize("kind", ["tiny", "bert", "roberta-prelayernorm", "distilbert", "modernbert", "electra"])
-@pytest.mark.parametrize("ratio", [0.0, 0.15, 1.0])
-def test_loss_on_hidden_positions_equals_transformers_own(kind, ratio, tokenizer, corpus):
-    widths = {
-        "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-        "electra": {"hidden_size": 32, "embedding_size": 32},
-    }
-    args = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    args = widths.get(kind, args)
-    if kind == "electra":
-        masked, model = masked_batch(tokenizer, corpus, ratio), build_model(kind, tokenizer, model_args=args)
-        with pytest.raises(UserError, match="the head of ElectraForMaskedLM is not known"):
-            masked_lm_loss(model, masked.inputs, masked.positions, masked.targets)
-        return
-    model = build_model(kind, tokenizer, length=32, model_args=args).eval()
-    (ours, our_gradients), (theirs, their_gradients) = both_losses(model, masked_batch(tokenizer, corpus, ratio))
-    assert math.isfinite(ours)
-    assert ours == pytest.approx(theirs, rel=1e-5)
-    assert len(our_gradients) == len(their_gradients) > 10
-    for a, b in zip(our_gradients, their_gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+_WIDTHS = {
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 2},
+    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 2},
+    "funnel": {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1], "num_decoder_layers": 1},
+}
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_KNOWN_HEADS = (
+    "tiny", "bert", "roberta-prelayernorm", "distilbert", "modernbert", "mpnet", "deberta-v2", "roformer", "funnel",
+)  # fmt: skip
+_OWN_HEADS = ("electra", "albert", "convbert", "flaubert", "xlm")
+
+
+@pytest.mark.parametrize("kind", [*_KNOWN_HEADS, *_OWN_HEADS])
+def test_loss_on_hidden_positions_equals_transformers_own(kind, tokenizer, corpus):
+    more = {"embedding_size": 32} if kind in ("electra", "albert", "convbert") else {}
+    args = _WIDTHS.get(kind, _WIDTH | more)
+    model = build_model(kind, tokenizer, length=32, model_args=args, dropout=0.0)
+    assert has_masked_head(model) == (kind in _KNOWN_HEADS)
+    assert train_flops_per_token(model.config, 32, 0.3) > 0
+    for ratio in (0.0, 0.15, 1.0):
+        (ours, our_gradients), (theirs, their_gradients) = both_losses(model, masked_batch(tokenizer, corpus, ratio))
+        assert math.isfinite(ours)
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert len(our_gradients) == len(their_gradients) > 10
+        for a, b in zip(our_gradients, their_gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_set_by_the_names_of_every_family(tokenizer):
+    flaubert = build_model("flaubert", tokenizer, model_args=_WIDTHS["flaubert"], dropout=0.3).config
+    assert (flaubert.dropout, flaubert.attention_dropout) == (0.3, 0.3)
+    modern = build_model("modernbert", tokenizer, model_args=_WIDTH, dropout=0.3).config
+    assert (modern.mlp_dropout, modern.attention_dropout) == (0.3, 0.3)
+    with pytest.raises(UserError, match="the dropout of eurobert has names of its own; leave out --dropout"):
+        build_model("eurobert", tokenizer, model_args=_WIDTH, dropout=0.3)
 
 
 def test_the_papers_sizes():
@@ -119,7 +134,9 @@ def test_sinusoidal_positions_are_as_large_as_words_and_alike_to_their_neighbour
         ("gigantic", {}, "unknown model 'gigantic'; known: tiny, small, medium, base"),
         ("tiny", {"model_args": {"hiden_size": 3}}, "roberta has no config hiden_size"),
         ("tiny", {"length": 600}, "rows of 600 tokens do not fit the model's 512 positions"),
-        ("whisper", {}, "whisper is not a masked language model"),
+        ("whisper", {}, "whisper has a decoder; masked language models are encoders"),
+        ("gpt2", {}, "gpt2 is not a masked language model"),
+        ("bart", {}, "bart has a decoder"),
     ],
 )
 def test_bad_models_are_refused(tokenizer, name, arguments, message):

@@ -99,7 +99,7 @@ def test_a_corpus_without_a_validation_split_trains_without_records(config, spee
 PER_ROW = {"ratio_per": "sample", "mask_shape": "spans", "loss_weight": "inverse_ratio"}
 
 
-@pytest.mark.parametrize("changes", [{"micro_batch_size": 16}, {"micro_batch_size": 8}, PER_ROW])
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 16}, {"micro_batch_size": 8}, {"optimizer": "muon"}, PER_ROW])
 def test_resume_in_mid_epoch_is_bit_exact(config, changes, monkeypatch):
     config = replace(config, **changes, checkpoint_every=3)
     with Trace() as whole:

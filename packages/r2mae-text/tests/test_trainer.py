@@ -230,3 +230,21 @@ def test_what_makes_no_sense_together_is_refused(tiny, tokenizer, examples, tmp_
     for weight, message in [("inverse_ratio", 'needs R2MAECollator.count="bernoulli".'), ("ratio", "must be none or")]:
         with pytest.raises(UserError, match=message):
             R2MAETrainer(**given, data_collator=R2MAECollator(tokenizer), loss_weight=weight)
+
+
+@pytest.mark.parametrize("masking", [{}, PER_ROW, {"mask_shape": "words"}])
+def test_logs_have_the_ratio_and_the_loss_by_ratio(tiny, tokenizer, examples, tmp_path, masking):
+    _, _, trainer = run(tiny, tokenizer, examples, tmp_path, ratio="mdlm", masking=masking, logging_steps=1)
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(lines) == 8
+    for step, line in enumerate(lines):
+        bins = {name: value for name, value in line.items() if name.startswith("loss/ratio_")}
+        ratios = trainer.data_collator.ratios(step, 4)
+        assert line["mask_ratio"] == pytest.approx(float(torch.as_tensor(ratios).mean()), rel=1e-5)
+        found = {min(int(float(r) * 10), 9) for r in torch.as_tensor(ratios).reshape(-1)}
+        assert set(bins) == {f"loss/ratio_{i / 10:g}_to_{(i + 1) / 10:g}" for i in found}
+        if len(bins) == 1:
+            assert next(iter(bins.values())) == pytest.approx(line["loss"], abs=1e-3)  # it is logged with 4 digits
+        else:
+            assert min(bins.values()) <= line["loss"] + 1e-3
+            assert max(bins.values()) >= line["loss"] - 1e-3

@@ -24,6 +24,7 @@ from r2mae_core import (
     span_mask,
 )
 from r2mae_text.masking import IGNORED, MEAN_SPAN, Counting, MaskingRule, Shape, is_special, show
+from r2mae_text.words import Words, word_mask
 
 
 class R2MAECollator:
@@ -39,11 +40,12 @@ class R2MAECollator:
         pad_to_multiple_of: round the batch's width up, for speed on a GPU.
         ratio_per: "step", or "sample": a ratio for each row, from (seed, step, the row's place in the step's batch).
         count: "exact", or "bernoulli": each token independently.
-        mask_shape: "independent", or "spans": neighbouring tokens together.
+        mask_shape: "independent"; "spans": neighbouring tokens together; or "words": whole words.
         mean_span: mean length of the spans in tokens; None: 3.
 
     Raises:
-        UserError: the scheme is unknown or cannot draw per sample, or `ratio_per` is another.
+        UserError: the scheme is unknown or cannot draw per sample, `ratio_per` is another, or the tokenizer does not
+            say where words start.
         ValueError: shares, count and shape do not go together.
 
     Example:
@@ -65,13 +67,15 @@ class R2MAECollator:
         pad_to_multiple_of: int | None = None,
         ratio_per: Literal["step", "sample"] = "step",
         count: Counting = "exact",
-        mask_shape: Shape = "independent",
+        mask_shape: Literal["independent", "spans", "words"] = "independent",
         mean_span: float | None = None,
     ) -> None:
         self.tokenizer, self.total_steps, self.seed = tokenizer, total_steps, seed
         self.sampler = sampler_from_config(mask_ratio, "text", seed)  # pyright: ignore[reportArgumentType]
+        self.words = Words(tokenizer) if mask_shape == "words" else None
+        shape: Shape = "independent" if mask_shape == "words" else mask_shape
         self.rule = MaskingRule.of(
-            tokenizer, mask_share=mask_share, random_share=random_share, count=count, mask_shape=mask_shape,
+            tokenizer, mask_share=mask_share, random_share=random_share, count=count, mask_shape=shape,
             mean_span=mean_span,
         )  # fmt: skip
         self.pad_to_multiple_of, self.ratio_per = pad_to_multiple_of, ratio_per
@@ -124,8 +128,8 @@ class R2MAECollator:
     ) -> dict[str, Tensor]:
         """Return the batch with hidden tokens and `labels`, -100 where there is no loss.
 
-        Every row hides max(1, round(ratio * its ordinary tokens)); the masks depend on (seed, step, micro) alone, and
-        the ratios of rows on (seed, step, place).
+        Every row hides max(1, round(ratio * its ordinary tokens)), with whole words nearly so. The masks depend on
+        (seed, step, micro) alone, and the ratios of rows on (seed, step, place).
 
         Args:
             batch: what this collator made, on any device.
@@ -140,7 +144,10 @@ class R2MAECollator:
         valid = ~is_special(tokens, rule.special_ids)
         n = len(tokens)
         share = self.ratios(step, n, micro * n if first is None else first) if ratio is None else ratio
-        if rule.mask_shape == "spans":
+        if self.words is not None and not plain:
+            starts = self.words.starts(tokens)
+            hidden = word_mask(starts, share, generator=generator, valid=valid, count=rule.count)
+        elif rule.mask_shape == "spans":
             span = MEAN_SPAN if rule.mean_span is None else rule.mean_span
             hidden = span_mask(tokens.shape, share, mean_span=span, generator=generator, valid=valid)
         else:

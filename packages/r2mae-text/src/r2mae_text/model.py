@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,27 @@ SIZES: dict[str, dict[str, Any]] = {
     "medium": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
+_INNER = ("intermediate_size", "hidden_dim", "d_inner")  # the feed-forward's width, in the words of the families
+_DROPOUTS = (
+    ("hidden_dropout_prob", "hidden_dropout", "dropout", "mlp_dropout"),
+    ("attention_probs_dropout_prob", "attention_dropout"),
+)
+
+
+def dropout_settings(config: Any, rate: float | None) -> dict[str, Any]:
+    """Return the settings of a config that make the dropout of hidden states and attention a rate; None: none.
+
+    Raises:
+        UserError: the family has no such setting.
+    """
+    if rate is None:
+        return {}
+    found = [next((name for name in names if hasattr(config, name)), None) for names in _DROPOUTS]
+    if None in found:
+        raise UserError(
+            f"the dropout of {config.model_type} has names of its own; leave out --dropout and set it with --model_args"
+        )
+    return {str(name): rate for name in found}
 
 
 def build_model(
@@ -53,8 +74,6 @@ def build_model(
 
     vocabulary = -(-vocabulary_size(tokenizer) // pad_vocab_to) * pad_vocab_to
     settings = {**(_ROBERTA | SIZES[name] if name in SIZES else {}), **(model_args or {})}
-    if dropout is not None:
-        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     kind = "roberta" if name in SIZES else name
     if kind not in CONFIG_MAPPING:
         raise UserError(
@@ -64,6 +83,9 @@ def build_model(
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": vocabulary}
     config = CONFIG_MAPPING[kind]()
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{kind} has a decoder; masked language models are encoders, such as roberta or modernbert")
+    settings |= dropout_settings(config, dropout)
     foreign = [key for key in settings if "implementation" in key or key.startswith("_")]  # may fetch and run code
     if unknown := [key for key in settings if not hasattr(config, key)] + foreign:
         raise UserError(f"{kind} has no config {', '.join(unknown)}; see transformers' {type(config).__name__}")
@@ -173,25 +195,31 @@ def masked_lm_losses(
 
 
 def _hidden_logits(model: Any, inputs: Tensor, positions: Tensor, attention_mask: Tensor | None) -> Tensor:
+    head = _head(model)
+    if head is None:  # the model's own, which computes all positions
+        return model(input_ids=inputs, attention_mask=attention_mask).logits.flatten(0, 1)[positions].float()
     hidden = model.base_model(input_ids=inputs, attention_mask=attention_mask).last_hidden_state
-    return lm_head(model, hidden.reshape(-1, hidden.shape[-1])[positions]).float()
+    return head(hidden.reshape(-1, hidden.shape[-1])[positions]).float()
 
 
-def lm_head(model: Any, hidden: Tensor) -> Tensor:
-    """Return logits (N, V) of hidden states (N, d), by the head of the model's family.
+def has_masked_head(model: Any) -> bool:
+    """Return whether the head can be computed at hidden positions alone; else it is slower, with the same loss."""
+    return _head(model) is not None
 
-    Raises:
-        UserError: the head of this family has a name that is not known here.
-    """
+
+def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes logits (N, V) of hidden states (N, d), or None where the family's head is another."""
     if isinstance(head := getattr(model, "lm_head", None), nn.Module):  # RoBERTa and its relatives
-        return head(hidden)
+        return head
     if isinstance(head := getattr(model, "cls", None), nn.Module):  # BERT and its relatives
-        return head(hidden)
+        return head
     if isinstance(getattr(model, "decoder", None), nn.Module) and isinstance(getattr(model, "head", None), nn.Module):
-        return model.decoder(model.head(hidden))  # ModernBERT
+        return lambda hidden: model.decoder(model.head(hidden))  # ModernBERT
     if isinstance(getattr(model, "vocab_projector", None), nn.Module):  # DistilBERT
-        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
-    raise UserError(f"the head of {type(model).__name__} is not known; known: models like RoBERTa, BERT and ModernBERT")
+        return lambda hidden: model.vocab_projector(
+            model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        )
+    return None
 
 
 def train_flops_per_token(config: Any, length: int, hidden_share: float) -> float:
@@ -206,7 +234,8 @@ def train_flops_per_token(config: Any, length: int, hidden_share: float) -> floa
         hidden_share: share of tokens that reach the head; 1 for a head on all positions.
     """
     d, layers = config.hidden_size, config.num_hidden_layers
-    encoder = layers * (4 * d * d + 2 * d * config.intermediate_size + 2 * length * d)
+    inner = next((value for name in _INNER if (value := getattr(config, name, None))), 4 * d)
+    encoder = layers * (4 * d * d + 2 * d * inner + 2 * length * d)
     return 3 * 2 * (encoder + hidden_share * (d * d + d * config.vocab_size))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from r2mae_core import (
     counted_ratio,
     inverse_ratio_loss,
     linear,
+    with_schedule,
 )
 from r2mae_text.evaluate import VALIDATION_RATIO, shown_as_mask
 from r2mae_text.masking import MaskedTokens, MaskingRule, hidden_counts, mask_tokens
 from r2mae_text.model import masked_lm_loss, masked_lm_losses
+from r2mae_text.muon import muon
 
 
 class MaskedLanguageModule(MaskedModule):
@@ -36,6 +38,7 @@ class MaskedLanguageModule(MaskedModule):
         warmup: share of the steps in which it rises; it then falls linearly to zero.
         weight_decay: on matrices.
         betas: AdamW's.
+        optimizer: "adamw" (the paper's), or "muon" for the matrices of the layers; see `r2mae_text.muon`.
         compile: torch.compile the loss.
         seed: of masks and dropout.
         ratio_per: "step", "micro_batch" or "sample": one for each row.
@@ -58,6 +61,7 @@ class MaskedLanguageModule(MaskedModule):
         warmup: float = 0.03,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
+        optimizer: Literal["adamw", "muon"] = "adamw",
         compile: bool = False,
         seed: int = 0,
         ratio_per: RatioPer = "step",
@@ -72,6 +76,7 @@ class MaskedLanguageModule(MaskedModule):
         )
         self.model, self.rule, self.batch_size = model, rule, batch_size
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
+        self.optimizer = optimizer
         # The number of hidden tokens changes from step to step: compiled twice, the second time for any number.
         self._compiled = torch.compile(_network_loss(loss_weight)) if compile else None
 
@@ -121,6 +126,9 @@ class MaskedLanguageModule(MaskedModule):
 
     @override
     def configure_optimizers(self) -> Any:
+        if self.optimizer == "muon":
+            both = muon(self.model, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas)
+            return with_schedule(both, self.total_steps(), self.warmup, linear)
         return adamw(
             self.model.named_parameters(),
             lr=self.lr,

@@ -148,6 +148,8 @@ class Pretrain(PretrainOptions):
     """AdamW's; transformers' default, because the paper does not state them."""
     clip: Positive | None = 1.0
     """Largest gradient norm; transformers' default, because the paper does not state it. null: no clipping."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw (the paper's), or muon for the matrices of the layers and AdamW for the rest, both at --lr."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -159,6 +161,8 @@ class Pretrain(PretrainOptions):
             raise UserError("--mean_span is of --mask_shape spans; leave it out, or choose spans")
         if self.mask_shape == "spans" and self.count == "bernoulli":
             raise UserError("--count bernoulli hides every token by itself, not --mask_shape spans; choose one")
+        if self.optimizer == "muon" and self.strategy == "fsdp":
+            raise UserError("--optimizer muon needs whole matrices, which --strategy fsdp divides; choose one")
         budgets = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise UserError(f"give one of --steps, --tokens and --minutes, not {' and '.join(budgets)}")

@@ -19,13 +19,14 @@ from r2mae_core import (
     Throughput,
     check_output,
     run_pretraining,
+    say,
     without_prefix,
 )
 from r2mae_text.budget import n_steps
 from r2mae_text.data.shards import Corpus, TokenRows
 from r2mae_text.evaluate import MAX_ROWS, held_out_loss
 from r2mae_text.masking import MaskingRule
-from r2mae_text.model import train_flops_per_token
+from r2mae_text.model import has_masked_head, train_flops_per_token
 from r2mae_text.module import MaskedLanguageModule
 from r2mae_text.options import Pretrain
 from r2mae_text.weights import model_digest, refuse_shape, save_model, start_model
@@ -91,9 +92,11 @@ class TextPretraining(Modality[Pretrain, Any]):
 
     @override
     def build(self, sampler: RatioSampler) -> MaskedLanguageModule:
-        config = self.config
+        config, model = self.config, start_model(self.config, self.corpus)
+        if not has_masked_head(model):
+            say(f"The head of {type(model).__name__} computes all tokens, not the hidden ones alone: a slower step.")
         return MaskedLanguageModule(
-            start_model(config, self.corpus),
+            model,
             sampler,
             self.rule,
             batch_size=config.batch_size,
@@ -101,6 +104,7 @@ class TextPretraining(Modality[Pretrain, Any]):
             warmup=config.warmup,
             weight_decay=config.weight_decay,
             betas=config.betas,
+            optimizer=config.optimizer,
             compile=config.compile,
             seed=config.seed,
             ratio_per=config.ratio_per,
@@ -131,7 +135,8 @@ class TextPretraining(Modality[Pretrain, Any]):
 
     @override
     def flops(self, module: MaskedLanguageModule, mask_ratio: float) -> float:
-        return train_flops_per_token(module.model.config, self.config.length, mask_ratio)
+        share = mask_ratio if has_masked_head(module.model) else 1.0
+        return train_flops_per_token(module.model.config, self.config.length, share)
 
     @override
     def throughput(self, module: MaskedLanguageModule) -> Throughput:

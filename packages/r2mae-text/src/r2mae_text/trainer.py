@@ -16,6 +16,7 @@ from r2mae_text.masking import IGNORED, is_special
 from r2mae_text.model import masked_lm_losses
 
 _EVALUATION_RATIO = 0.15
+N_RATIO_BINS = 10
 
 
 class R2MAETrainer(Trainer):
@@ -23,7 +24,8 @@ class R2MAETrainer(Trainer):
 
     The ratio is that of the optimizer step, shared by accumulated micro-batches and ranks, or each row's own where the
     collator has `ratio_per="sample"`. Evaluation is at ratio 0.15, of independent tokens in exact counts, with the same
-    masks every time. On one device the LM head sees hidden positions alone.
+    masks every time. The logs have the mean ratio (`mask_ratio`) and the mean loss of hidden tokens by their ratio
+    (`loss/ratio_0.1_to_0.2` …). On one device the LM head sees hidden positions alone.
 
     Args:
         *args: the Trainer's.
@@ -54,6 +56,7 @@ class R2MAETrainer(Trainer):
         # The Trainer must divide by the accumulation itself; it leaves that out where it has counted labels.
         self.model_accepts_loss_kwargs = False
         self._micro, self._evaluated = (-1, 0), 0
+        self._bins: Tensor | None = None
 
     @override
     def compute_loss(
@@ -61,6 +64,9 @@ class R2MAETrainer(Trainer):
     ) -> Any:
         masked, ratio = self._masked(model, inputs)
         losses, positions = self._losses(model, masked)
+        if model.training:
+            n_rows, length = inputs["input_ids"].shape
+            self._count(losses.detach(), positions // length, ratio, n_rows)
         if self.loss_weight == "inverse_ratio" and model.training:
             collator: R2MAECollator = self.data_collator  # pyright: ignore[reportAssignmentType]
             n_rows, length = inputs["input_ids"].shape
@@ -70,6 +76,28 @@ class R2MAETrainer(Trainer):
         else:
             loss = losses.sum() / max(len(losses), 1)
         return (loss, None) if return_outputs else loss
+
+    def _count(self, losses: Tensor, rows: Tensor, ratio: float | Tensor, n_rows: int) -> None:
+        """Add the losses of hidden tokens, (N,), in these rows of the batch, (N,), to the bins of their ratios."""
+        each = torch.full_like(losses, ratio) if not isinstance(ratio, Tensor) else ratio.to(losses)[rows]
+        bins = (each * N_RATIO_BINS).long().clamp(max=N_RATIO_BINS - 1)
+        if self._bins is None:  # (hidden tokens, their losses) of each bin; last (rows, their ratios)
+            self._bins = torch.zeros(N_RATIO_BINS + 1, 2, device=losses.device)
+        self._bins.index_add_(0, bins, torch.stack([torch.ones_like(losses), losses.float()], 1))
+        self._bins[-1, 0] += n_rows
+        self._bins[-1, 1] += float(ratio.sum()) if isinstance(ratio, Tensor) else ratio * n_rows
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._bins is not None:
+            total: Any = self.accelerator.reduce(self._bins, "sum")
+            *bins, (n_rows, ratios) = total.tolist()
+            logs["mask_ratio"] = ratios / max(n_rows, 1)
+            for i, (n, losses) in enumerate(bins):
+                if n:
+                    logs[f"loss/ratio_{i / N_RATIO_BINS:g}_to_{(i + 1) / N_RATIO_BINS:g}"] = losses / n
+            self._bins = None
+        super().log(logs, start_time)
 
     def _losses(self, model: nn.Module, masked: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the loss of every hidden token, (N,), and its place in the flattened batch."""

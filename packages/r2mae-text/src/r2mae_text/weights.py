@@ -21,7 +21,7 @@ from r2mae_core import (
     write_checksums,
 )
 from r2mae_text.data.shards import Corpus
-from r2mae_text.model import build_model, quiet, usable_positions
+from r2mae_text.model import build_model, dropout_settings, quiet, usable_positions
 from r2mae_text.options import Pretrain
 from r2mae_text.tokenizer import digest, load_tokenizer, vocabulary_size
 
@@ -77,8 +77,7 @@ def start_model(config: Pretrain, corpus: Corpus) -> Any:
             pad_vocab_to=config.pad_vocab_to,
             position_start=config.position_start,
         )
-    rates = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    settings = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
+    settings = {} if config.dropout is None else dropout_settings(load_config(config.start), config.dropout)
     model, tokenizer = load_pretrained(config.start, **settings)
     if config.length > usable_positions(model.config):
         raise UserError(f"{config.start} has {usable_positions(model.config)} positions, fewer than --length")
