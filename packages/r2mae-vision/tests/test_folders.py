@@ -56,7 +56,7 @@ def test_on_a_clean_folder_labels_and_order_are_torchvisions_and_timms(tmp_path)
             image(tmp_path / "set" / "train" / name / f"{k}.png")
     ours = open_source(str(tmp_path / "set"))
     theirs, timms = ImageFolder(str(tmp_path / "set" / "train")), create_reader("", str(tmp_path / "set" / "train"))
-    mine = [(ours.file_name(i), label) for i, label in enumerate(ours.reader.targets)]
+    mine = [(ours.file_name(i), label) for i, label in enumerate(ours.labels.tolist())]
     assert mine == [(file.split("/train/")[1], label) for file, label in theirs.samples]
     assert mine == [(timms.filename(i), label) for i, (_, label) in enumerate(timms.samples)]
     assert ours.classes == tuple(theirs.classes)
@@ -71,7 +71,7 @@ def test_the_class_is_the_top_folder_in_torchvisions_order(tmp_path):
     for place in (tmp_path, *archives):
         ours = open_source(str(place))
         assert ours.classes == ("10", "9", "Dog", "cat", "cat-2")
-        mine = [(ours.file_name(i), label) for i, label in enumerate(ours.reader.targets)]
+        mine = [(ours.file_name(i), label) for i, label in enumerate(ours.labels.tolist())]
         assert mine == [(file.split("/train/")[1], label) for file, label in theirs.samples]
 
 
@@ -147,7 +147,7 @@ def test_links_are_followed_and_loops_are_found(tmp_path, capsys):
     (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "cow").symlink_to(tmp_path / "set" / "dog")
     source = open_source(str(tmp_path / "set"))
-    assert source.reader.targets == [0, 0, 1, 1, 2, 2]
+    assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert "link cat/again that leads back into its own folder" in capsys.readouterr().out
 
 
@@ -176,7 +176,7 @@ def test_a_folder_without_classes_is_unlabelled(tmp_path):
         image(tmp_path / "parts" / "test" / f"{k}.png")
     for place in (tmp_path / "flat", packed(tmp_path / "flat", tmp_path / "f.tar"), tmp_path / "parts"):
         source = open_source(str(place))
-        assert (source.classes, source.reader.targets, source.read(0, 3)[1]) == ((), [-1] * 4, -1)
+        assert (source.classes, source.labels.tolist(), source.read(0, 3)[1]) == ((), [-1] * 4, -1)
         out = prepare(Prepare(str(place), image_size=4, workers=0, out=tmp_path / f"{place.name}.s", progress=False))
         store = open_source(str(out))
         assert (store.classes, store.labels.tolist()) == ((), [-1] * 4)
@@ -205,7 +205,7 @@ def test_images_beside_class_folders_are_left_out_and_counted(tmp_path, capsys):
     image(tmp_path / "train" / "stray.png")
     image(tmp_path / "stray.png")
     source = open_source(str(tmp_path))
-    assert Counter(source.reader.targets) == {0: 2, 1: 2}
+    assert Counter(source.labels.tolist()) == {0: 2, 1: 2}
     line = capsys.readouterr().out
     assert "1 images of train beside its class folders" in line
     assert "1 images in (loose)" in line

@@ -35,7 +35,8 @@ from r2mae_vision.cli import main
 from r2mae_vision.data import writing
 from r2mae_vision.data.decoding import UnreadableImageError, decode
 from r2mae_vision.data.prepare import prepare
-from r2mae_vision.data.tars import check_tar, shards_of
+from r2mae_vision.data.shards import open_shards, shards_of
+from r2mae_vision.data.tars import files_of_tar
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.options import Export, Reconstruct
 from r2mae_vision.mae.reconstruct import reconstruct
@@ -197,7 +198,7 @@ def test_a_damaged_tar_is_not_a_shorter_one(folder, tmp_path, damage):
     changed = {"header": content, "cut": content[: header + 100], "no end": content[:header], "text": b"hello" * 300}
     file.write_bytes(changed[damage])
     with pytest.raises(UserError, match=r"images.tar (is truncated or damaged|cannot be read: it is damaged)"):
-        check_tar(file)
+        files_of_tar(file, lambda *_: None)
     with pytest.raises(UserError, match=r"images.tar"):
         open_source(str(file))
 
@@ -213,7 +214,8 @@ def test_data_runs_no_code(folder, tmp_path):
     (tmp_path / "_images_tarinfos.pickle").write_bytes(pickle.dumps(Opens()))  # timm's cache of the archive
     assert len(open_source(str(file))) == 8
     shutil.copy(file, "pipe:touch ran #.tar")  # webdataset would run it
-    assert shards_of("*.tar") == [tmp_path / "images.tar", tmp_path / "pipe:touch ran #.tar"]
+    assert shards_of("*.tar") == [str(tmp_path / "images.tar"), str(tmp_path / "pipe:touch ran #.tar")]
+    open_shards("*.tar")
     (tmp_path / "x.jpg").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) (w) file\n"
     )

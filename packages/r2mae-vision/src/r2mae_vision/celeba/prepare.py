@@ -28,7 +28,7 @@ from r2mae_vision.celeba.data import INDEX, CelebA, Crop, Split, open_celeba
 from r2mae_vision.celeba.lists import SPLITS, Listing, find_images, list_files, read_listing
 from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.decoding import UnreadableImageError, decode
-from r2mae_vision.data.sources import printable
+from r2mae_vision.data.image_files import printable
 
 PART_SIZE = 2048  # images decoded between two points from which preparation can resume
 PARTS = ".parts"

@@ -1,6 +1,7 @@
 """Decoding and timm's augmentation in worker processes, each sample seeded by (seed, epoch, index)."""
 
 import contextlib
+import math
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ from torch.utils.data import Dataset
 
 from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
-from r2mae_vision.data.sources import ImageFiles, Source
+from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.sources import Source
 from r2mae_vision.data.store import ImageStore
 
 MAX_SKIPS = 100
@@ -41,10 +43,19 @@ class AugmentedImages(Dataset):
         transform: PIL image → (C, H, W) uint8 array.
         in_chans: 3 or 1.
         seed: for the transform.
+        least: as in `decode`; see `least_side`.
     """
 
-    def __init__(self, source: Source, transform: Callable[[Any], np.ndarray], in_chans: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        transform: Callable[[Any], np.ndarray],
+        in_chans: int,
+        seed: int,
+        least: int | None = None,
+    ) -> None:
         self.source, self.transform, self.in_chans, self.seed = source, transform, in_chans, seed
+        self.least = least
 
     def __len__(self) -> int:
         return len(self.source)
@@ -60,7 +71,7 @@ class AugmentedImages(Dataset):
         for step in range(min(MAX_SKIPS, len(self.source))):
             at = (index + step) % len(self.source)
             try:
-                image, label = read_image(self.source, at, self.in_chans)
+                image, label = read_image(self.source, at, self.in_chans, self.least)
             except UnreadableImageError:
                 bad.append(at)
                 continue
@@ -69,14 +80,14 @@ class AugmentedImages(Dataset):
         raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on")
 
 
-def read_image(source: Source, index: int, in_chans: int) -> tuple[Any, int]:
-    """Return (PIL image, label) of any source.
+def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, int]:
+    """Return (PIL image, label) of any source; `least` as in `decode`.
 
     Raises:
         UnreadableImageError: the file cannot be decoded.
     """
     if isinstance(source, ImageFiles):
-        return source.read(index, in_chans)
+        return source.read(index, in_chans, least)
     from PIL import Image
 
     from r2mae_vision.data.decoding import convert
@@ -98,6 +109,16 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
     if not squares:
         raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+
+def least_side(side: int, area: float) -> int:
+    """Return the shorter side of a picture whose random crops of at least this area are not enlarged to `side`.
+
+    Args:
+        side: of the squares that the crops become.
+        area: of the smallest crop, as a fraction of the picture's; its sides are at most as 3 to 4.
+    """
+    return math.ceil(side / math.sqrt(0.75 * area))
 
 
 def n_workers(asked: int | None) -> int:
@@ -152,6 +173,7 @@ def train_loader(
     in_chans: int,
     num_workers: int = 0,
     device: str = "cpu",
+    least: int | None = None,
 ) -> ResumableLoader:
     """Return a loader that resumes in mid-epoch.
 
@@ -162,6 +184,7 @@ def train_loader(
         in_chans: channels that the model reads.
         num_workers: processes that decode.
         device: where the batches go; a GPU gets pinned memory.
+        least: as in `decode`.
 
     Raises:
         UserError: the images have other channels than the model.
@@ -179,7 +202,7 @@ def train_loader(
         return ResumableLoader(order, fetch)
     return ResumableLoader(
         EpochOrder(**vars(order)),
-        dataset=AugmentedImages(source, transform, in_chans, order.seed),
+        dataset=AugmentedImages(source, transform, in_chans, order.seed, least),
         collate=collate,
         num_workers=num_workers,
         pin_memory=pin,

@@ -68,13 +68,34 @@ class Prepare:
     """Decode images once, into a store that training reads as bytes."""
 
     source: str
-    """Folder of class folders (with train and val inside, or see --validation), .tar of it, hfds/NAME, wds/PATTERN."""
+    """Folder of class folders (with train and val inside, or see --validation), .tar or .zip of it, .csv or .tsv of
+    paths and labels, .parquet with images in it, hfds/NAME, wds/PATTERN."""
     validation: str | None = None
     """Validation images, if they are elsewhere."""
+    labels: Path | None = None
+    """A .csv, .tsv or .parquet with the labels of the images in a folder or archive, whose folders are then no
+    classes."""
+    image_column: str | None = None
+    """Column of a table with the images or their names; default the only one of such a type, or with a usual name."""
+    label_column: str | None = None
+    """Column of a table with the classes; default the only one of such a type, or with a usual name. May be absent."""
+    split_column: str | None = None
+    """Column of a table that says train, val or test; default the only one with a usual name. May be absent."""
+    config_name: str | None = None
+    """Configuration of a set on the Hugging Face hub that has several."""
     image_size: Side = 256
-    """Side of the stored squares; training crops them further."""
-    fit: Literal["crop", "squash"] = "crop"
-    """crop: the central square of the picture; squash: all of it, with its sides made equal."""
+    """Side of the stored squares, or shorter side of whole pictures; training crops them further."""
+    fit: Literal["crop", "squash", "whole"] | None = None
+    """crop: the central square of the picture; squash: all of it, with its sides made equal; whole: all of it, its
+    shorter side made image_size. Default: crop in a raw store, whole in a compressed one."""
+    store: Literal["raw", "jpeg", "webp"] = "raw"
+    """raw: pixels, read fastest; jpeg, webp: compressed to about a tenth, decoded in training by --workers."""
+    quality: Annotated[int, Bound(1, 100)] = 90
+    """Of a compressed store."""
+    part: str = ""
+    """I/N, such as 2/8: prepare only this part of the images, on any machine that sees the same --out."""
+    join: bool = False
+    """Decode nothing: join the parts in --out into the store."""
     in_chans: int = 3
     """3 (colour) or 1 (grey)."""
     range: tuple[float, float] | None = None
@@ -91,8 +112,33 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        check_text(self, "source", "validation")
+        check_text(self, "source", "validation", *(f"{name}_column" for name in ("image", "label", "split")))
         if self.in_chans not in (1, 3):
             raise UserError(f"--in_chans must be 1 or 3, got {self.in_chans}")
         if self.range is not None and not (isfinite(sum(self.range)) and self.range[0] < self.range[1]):
             raise UserError(f"--range must rise, got [{self.range[0]:g},{self.range[1]:g}]")
+        if self.fit == "whole" and self.store == "raw":
+            raise UserError("--fit whole: pictures of several sizes need a compressed store; add --store jpeg or webp")
+        if self.part and self.join:
+            raise UserError("--part prepares a part, and --join joins them; give one of the two")
+        if (self.part or self.join) and self.out is None:
+            raise UserError("--part and --join need --out: the folder that all parts share")
+        if self.part:
+            _ = self.which_part
+
+    @property
+    def fitted(self) -> str:
+        """How pictures become what is stored."""
+        return self.fit or ("crop" if self.store == "raw" else "whole")
+
+    @property
+    def which_part(self) -> tuple[int, int]:
+        """I and N of `--part`.
+
+        Raises:
+            UserError: it is not written as I/N.
+        """
+        i, _, n = self.part.partition("/")
+        if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+            raise UserError(f"--part is written I/N, such as 2/8, got {self.part!r}")
+        return int(i), int(n)

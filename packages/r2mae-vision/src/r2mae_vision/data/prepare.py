@@ -1,12 +1,11 @@
-"""`r2mae-vision prepare`: any source → one block of uint8 squares per part, decoded once.
+"""`r2mae-vision prepare`: any source → one file of images per part, decoded once: uint8 squares, or JPEGs of one size.
 
 The parts lie in `.preparing/` until all of them are whole, and are then moved to their places.
 """
 
-import io
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,64 +17,63 @@ from r2mae_core import (
     check_space,
     default_run_path,
     end_with_caller,
-    fingerprint,
     left_out,
     one_writer,
     say,
     write_json,
 )
 from r2mae_vision.data.datasets import from_workers, n_workers, read_image
-from r2mae_vision.data.decoding import (
-    MAX_PIXELS,
-    OutsideRangeError,
-    Reading,
-    UnreadableImageError,
-    decode,
-    pixels,
-    square,
-)
+from r2mae_vision.data.decoding import MAX_PIXELS, Reading, UnreadableImageError, fitted, pixels
+from r2mae_vision.data.encoded import encoded
+from r2mae_vision.data.image_files import printable
+from r2mae_vision.data.joining import check_parts, parts_of, share_of
+from r2mae_vision.data.labels import Columns
 from r2mae_vision.data.options import Prepare
-from r2mae_vision.data.ranges import SURVEYED, ranged
 from r2mae_vision.data.sources import (
     PARTS,
     UNFINISHED,
+    HowToOpen,
     NoValidationError,
     Source,
     is_prepared,
     open_parts,
+    open_prepared,
     open_source,
-    printable,
 )
 from r2mae_vision.data.store import ImageStore, read_index
-from r2mae_vision.data.tars import shards_of, stream_tars
 from r2mae_vision.data.writing import CHUNK, PartWriter, Row, refuse_other
 
 ANOTHER = "name another folder with --out"
+ENLARGED = 2
+"""A JPEG is decoded at no less than so many times the stored side, and then made smaller."""
 
 
 class Plan(NamedTuple):
-    """What one part is made of."""
+    """What one part of the store is made of."""
 
-    source: str
+    spec: str
     """What the user named."""
-    rows_from: Callable[[int], Iterator[Row]]
-    """Rows from the given one on, in order."""
-    total: int | None
-    classes: tuple[str, ...]
-    sources: dict[str, str]
-    """Names the data; see `fingerprint`."""
+    source: Source
+    rows: range
+    """Which images."""
 
 
-class _Squares(Dataset):
-    def __init__(self, source: Source, side: int, fit: str, in_chans: int) -> None:
-        self.source, self.side, self.fit, self.in_chans = source, side, fit, in_chans
+class _Encoder(Dataset):
+    """Images as the store holds them."""
+
+    def __init__(self, source: Source, config: Prepare) -> None:
+        self.source, self.config = source, config
 
     def __getitem__(self, index: int) -> Row:
+        config = self.config
+        fit, store = config.fitted, config.store
         try:
-            image, label = read_image(self.source, index, self.in_chans)
+            image, label = read_image(self.source, index, config.in_chans, least=ENLARGED * config.image_size)
         except UnreadableImageError as error:
             return None, -1, f"{_name(self.source, index)}: {printable(str(error))}"
-        return pixels(square(image, self.side, self.fit)), label, ""
+        picture = fitted(image, config.image_size, fit)
+        content = pixels(picture).tobytes() if store == "raw" else encoded(picture, store, config.quality)
+        return content, label, ""
 
 
 def _name(source: Source, index: int) -> str:
@@ -83,98 +81,93 @@ def _name(source: Source, index: int) -> str:
 
 
 def prepare(config: Prepare) -> Path:
-    """Write the store that the config describes and return its folder. An interrupted run resumes.
+    """Write the store that the config describes, or a part of it, and return its folder. An interrupted run resumes.
 
     Raises:
         UserError: a source does not fit or has changed, nothing could be read, there is not enough space, or the folder
             holds something else.
     """
     out = config.out or default_run_path("r2mae-vision", "prepare")
-    for spec in (config.source, config.validation):
-        check_output(out, [None if spec is None else spec.removeprefix("wds/")])
-    plans = _plans(config)
-    settings = {"image_size": config.image_size, "fit": config.fit, "in_chans": config.in_chans}
-    settings |= {
-        "range": None if config.range is None else list(config.range),
-        "max_pixels": None if config.max_pixels == MAX_PIXELS else config.max_pixels,
-    }
+    for spec in (config.source, config.validation, config.labels):
+        check_output(out, [None if spec is None else str(spec).removeprefix("wds/")])
+    plans, settings = _plans(config), settings_of(config)
+    if config.part:
+        return _one_of_parts(out, plans, settings, config)
     with one_writer(out):
         _refuse_foreign(out, plans)
+        begun = parts_of(out)
+        if begun and not config.join:
+            raise UserError(f"{out} is prepared in parts ({begun[0].name} …); join them with --join, or {ANOTHER}")
         missing = [part for part in plans if not _is_there(out / part, plans[part], settings)]
         try:
             for part in missing:
-                _write(out / UNFINISHED / part, plans[part], settings, config)
+                joined = check_parts(begun, part, plans[part].source.identity, settings) if config.join else None
+                _write(out / UNFINISHED / part, plans[part], settings, config, joined)
         finally:
             _leave_no_empty(out / UNFINISHED)
         _put_in_place(out, list(plans))
     return out
 
 
-def _how(config: Prepare) -> Reading:
-    """Return how image files are read."""
-    return Reading(config.range, config.range is not None, config.max_pixels)
+def _one_of_parts(out: Path, plans: Mapping[str, Plan], settings: dict[str, Any], config: Prepare) -> Path:
+    """Write the images of `--part I/N`, where `--join` finds them."""
+    i, n = config.which_part
+    home = out / UNFINISHED / f"part-{i}-of-{n}"
+    with one_writer(home):
+        if any((out / part / "store.json").exists() for part in plans):
+            raise UserError(f"{out} is prepared already; {ANOTHER}")
+        for part, plan in plans.items():
+            rows, settled = share_of(len(plan.source), i, n), {**settings, "part": f"{i}/{n}"}
+            if not _is_there(home / part, plan, settled):
+                _write(home / part, plan._replace(rows=rows), settled, config)
+    return out
+
+
+def settings_of(config: Prepare) -> dict[str, Any]:
+    """Return what the content of a store depends on beside the data; None where it is the default of old stores."""
+    whole_range = None if config.range is None else list(config.range)
+    columns = {name: getattr(config, f"{name}_column") for name in ("image", "label", "split")}
+    columns |= {"config": config.config_name, "labels": None if config.labels is None else config.labels.name}
+    compressed = config.store != "raw"
+    return {
+        "image_size": config.image_size,
+        "fit": config.fitted,
+        "in_chans": config.in_chans,
+        "range": whole_range,
+        "max_pixels": None if config.max_pixels == MAX_PIXELS else config.max_pixels,
+        "columns": {name: value for name, value in columns.items() if value is not None} or None,
+        "store": config.store if compressed else None,
+        "quality": config.quality if compressed else None,
+    }
 
 
 def _plans(config: Prepare) -> dict[str, Plan]:
     """Return part → what it is made of."""
-    if config.source.startswith("wds/"):
-        specs = dict(zip(PARTS, (config.source, config.validation), strict=True))
-        return {part: _stream_plan(spec, config) for part, spec in specs.items() if spec}
+    columns = Columns(config.image_column, config.label_column, config.split_column, config.config_name)
+    how = HowToOpen(Reading(config.range, config.range is not None, config.max_pixels), columns, config.labels)
     try:
-        train, val = open_parts(config.source, config.validation, _how(config))  # pretraining needs no labels
+        train, val = open_parts(config.source, config.validation, how)  # pretraining needs no labels
     except NoValidationError:
-        train, val = open_source(config.source, "train", _how(config)), None  # nor a validation part
+        train, val = open_source(config.source, "train", how), None  # nor a validation part
     specs = {"train": (config.source, train), "val": (config.validation or config.source, val)}
     return {
-        part: Plan(spec, _decoded(source, config), len(source), source.classes, source.identity)
-        for part, (spec, source) in specs.items()
-        if source is not None
+        part: Plan(spec, source, range(len(source))) for part, (spec, source) in specs.items() if source is not None
     }
 
 
-def _stream_plan(spec: str, config: Prepare) -> Plan:
-    pattern = spec.removeprefix("wds/")
-    return Plan(spec, _stream(pattern, config), None, (), fingerprint(shards_of(pattern)))
-
-
-def _decoded(source: Source, config: Prepare) -> Callable[[int], Iterator[Row]]:
-    """Return rows that are decoded in worker processes."""
-    workers = n_workers(config.workers)
-
-    def rows_from(start: int) -> Iterator[Row]:
-        dataset = _Squares(source, config.image_size, config.fit, config.in_chans)
-        loader = DataLoader(
-            dataset,
-            sampler=range(start, len(source)),
-            batch_size=64,
-            num_workers=workers if len(source) - start > 512 else 0,
-            collate_fn=list,
-            worker_init_fn=end_with_caller,
-        )
-        for batch in from_workers(loader):
-            yield from batch
-
-    return rows_from
-
-
-def _stream(pattern: str, config: Prepare) -> Callable[[int], Iterator[Row]]:
-    """Return rows of WebDataset shards; a range for deep pixels comes from the first of them."""
-    how = _how(config)
-
-    def rows_from(start: int) -> Iterator[Row]:
-        first = [content for _, content, _ in itertools.islice(stream_tars(pattern), SURVEYED)]
-        reading = ranged(how, len(first), lambda i: io.BytesIO(first[i]), pattern)
-        for name, content, label in itertools.islice(stream_tars(pattern), start, None):
-            try:
-                image = decode(content, config.in_chans, reading)
-            except OutsideRangeError as error:
-                raise OutsideRangeError(printable(f"{name} has {error}")) from None
-            except UnreadableImageError as error:
-                yield None, -1, printable(f"{name}: {error}")
-                continue
-            yield pixels(square(image, config.image_size, config.fit)), label, ""
-
-    return rows_from
+def _decoded(plan: Plan, start: int, config: Prepare) -> Iterator[Row]:
+    """Yield rows of the store from the given one of the plan's on; they are made in worker processes."""
+    rows = plan.rows[start:]
+    loader = DataLoader(
+        _Encoder(plan.source, config),
+        sampler=rows,
+        batch_size=64,
+        num_workers=n_workers(config.workers) if len(rows) > 512 else 0,
+        collate_fn=list,
+        worker_init_fn=end_with_caller,
+    )
+    for batch in from_workers(loader):
+        yield from batch
 
 
 def _refuse_foreign(out: Path, plans: Mapping[str, Plan]) -> None:
@@ -198,40 +191,54 @@ def _is_there(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> bool:
     """
     if not (folder / "store.json").exists():
         return False
-    refuse_other(folder, read_index(folder), plan.sources, settings)
-    say(f"{folder}: there already, {len(ImageStore.open(folder)):,} images")
+    refuse_other(folder, read_index(folder), plan.source.identity, settings)
+    say(f"{folder}: there already, {len(open_prepared(folder)):,} images")
     return True
 
 
-def _write(folder: Path, plan: Plan, settings: dict[str, Any], config: Prepare) -> None:
-    """Write one part. What an interrupted run wrote is kept; `store.json` appears last."""
+def _write(
+    folder: Path, plan: Plan, settings: dict[str, Any], config: Prepare, joined: Sequence[Path] | None = None
+) -> None:
+    """Write one part of the store. What an interrupted run wrote is kept; `store.json` appears last.
+
+    Args:
+        folder: where.
+        plan: what it is made of.
+        settings: what it depends on.
+        config: the options.
+        joined: folders of its pieces, in order, that `--part` wrote; None: decode the images.
+    """
     from tqdm import tqdm
 
+    sources = plan.source.identity
     if (folder / "store.json").exists():  # cut off before it was put in its place
-        refuse_other(folder, read_index(folder), plan.sources, settings)
+        refuse_other(folder, read_index(folder), sources, settings)
         return
-    with PartWriter(folder, plan.sources, settings) as writer:
-        left = (plan.total or 0) - writer.n_read
-        check_space(folder, left * writer.image_bytes, f"{folder.name} with {left:,} more images")
-        bar = tqdm(
-            desc=f"prepare {folder.name}",
-            total=plan.total,
-            initial=writer.n_read,
-            unit="image",
-            disable=not config.progress,
-        )
-        with bar:
-            rest = plan.rows_from(writer.n_read)
+    if joined is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted --join copied
+    with PartWriter(folder, sources, settings) as writer:
+        left = len(plan.rows) - writer.n_read
+        # A compressed picture takes about a tenth of its pixels, two tenths at the most.
+        check_space(folder, left * writer.image_bytes // (1 if config.store == "raw" else 5), f"{left:,} more images")
+        settled = {"desc": f"prepare {folder.name}", "total": len(plan.rows), "initial": writer.n_read, "unit": "image"}
+        with tqdm(**settled, disable=not config.progress) as bar:
+            for piece in joined or ():
+                n_before = writer.n_read
+                writer.add_part(piece, read_index(piece))
+                bar.update(writer.n_read - n_before)
+            rest = iter(()) if joined is not None else _decoded(plan, writer.n_read, config)
             while chunk := list(itertools.islice(rest, CHUNK)):
                 writer.add(chunk)
                 bar.update(len(chunk))
-        index = writer.finish(plan.source, plan.classes)
-    n, side, missed = index["n_images"], index["side"], index["left_out"]
-    size = n * writer.image_bytes / 2**20
-    say(f"{folder.name}: {n:,} images of {side} x {side}, {len(index['classes'])} classes, {size:,.0f} MiB")
-    if writer.skipped:
-        shown = "; ".join(writer.skipped[:3])
-        say(f"{folder.name}: {left_out(missed)} ({shown}); all in {folder.name}/skipped.txt")
+        if writer.n_read != len(plan.rows):
+            raise UserError(f"{folder}: {writer.n_read:,} images were read of {len(plan.rows):,}")
+        index = writer.finish(plan.spec, plan.source.classes)
+    n, side, size = index["n_images"], index["side"], (folder / writer.images.name).stat().st_size / 2**20
+    shape = f"of {side} x {side}" if config.store == "raw" else f"as {config.store} of quality {config.quality}"
+    say(f"{folder.name}: {n:,} images {shape}, {len(index['classes'])} classes, {size:,.0f} MiB")
+    if writer.n_skipped:
+        shown = "; ".join(writer.first_skipped)
+        say(f"{folder.name}: {left_out(index['left_out'])} ({shown}); all in {folder.name}/skipped.txt")
 
 
 def _put_in_place(out: Path, parts: list[str]) -> None:
@@ -255,4 +262,7 @@ def _leave_no_empty(folder: Path) -> None:
 def prepare_command(config: Prepare) -> None:
     """`r2mae-vision prepare`."""
     out = prepare(config)
+    if config.part:
+        say(f"Done: part {config.part} of {out}. When all parts are there: the same command with --join instead")
+        return
     say(f"Done: {out}. Next: r2mae-vision pretrain {out}")

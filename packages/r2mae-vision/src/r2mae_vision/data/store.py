@@ -1,10 +1,11 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
 A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing else), `labels.npy`
-(N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training.
+(N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training. Stores
+of compressed images are in `encoded`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +97,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         and isinstance(index.get("name"), str)
         and isinstance(classes, list)
         and all(isinstance(name, str) for name in classes)
+        and (index.get("store") or "raw") in ("raw", "jpeg", "webp")
     ):
         raise UserError(f"{file} is damaged: it does not state images, side, channels and classes; {AGAIN}")
     return index
@@ -104,17 +106,25 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _map(folder: Path) -> ImageStore:
     """Map a prepared folder whose content has been checked."""
     index = read_index(folder)
-    shape = (index["n_images"], index["side"], index["side"], index["in_chans"])
-    with reading(folder / "labels.npy", "a list of labels"):
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-    size, classes = (folder / "images.u8").stat().st_size, index["classes"]
-    if size != int(np.prod(shape)) or labels.shape != shape[:1] or labels.dtype != np.int64:
-        raise UserError(
-            f"{folder} is damaged: {size} bytes of images and {len(labels)} labels, but store.json states {shape}; "
-            f"{AGAIN}"
-        )
-    if labels.min() < -1 or labels.max() >= max(len(classes), 1):
-        raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")
+    shape, labels = (index["n_images"], index["side"], index["side"], index["in_chans"]), read_labels(folder, index)
+    if (size := (folder / "images.u8").stat().st_size) != int(np.prod(shape)):
+        raise UserError(f"{folder} is damaged: {size} bytes of images, but store.json states {shape}; {AGAIN}")
     with reading(folder / "images.u8", "a block of images"):
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-    return ImageStore(index["name"], images, labels, tuple(classes), identity_of_contents(index["contents"]))
+    return ImageStore(index["name"], images, labels, tuple(index["classes"]), identity_of_contents(index["contents"]))
+
+
+def read_labels(folder: Path, index: Mapping[str, Any]) -> np.ndarray:
+    """Return the labels of a prepared folder, (N,) int64.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    with reading(folder / "labels.npy", "a list of labels"):
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+    n, classes = index["n_images"], index["classes"]
+    if labels.shape != (n,) or labels.dtype != np.int64:
+        raise UserError(f"{folder} is damaged: {len(labels)} labels, but store.json states {n:,} images; {AGAIN}")
+    if labels.min() < -1 or labels.max() >= max(len(classes), 1):
+        raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")
+    return labels

@@ -1,26 +1,26 @@
 """Tar archives of images: checked to their end, because Python's reader takes a damaged one for a short one."""
 
+import atexit
+import bz2
+import gzip
+import lzma
+import os
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, reading
-from r2mae_vision.data.decoding import suffixes
+from r2mae_core import UserError, check_space, reading, say, saying_disk_full
 
 BLOCK = 512
 
 
-def check_tar(file: Path) -> None:
-    """Refuse an archive whose headers, and those of archives inside it, do not reach its end.
-
-    Raises:
-        UserError: it is no tar, truncated or damaged.
-    """
-    files_of_tar(file, lambda _name, _why: None)
-
-
-def files_of_tar(file: Path, ignore: Callable[[str, str], None]) -> list[tuple[str, int, int]]:
+def files_of_tar(
+    file: Path | str, ignore: Callable[[str, str], None], opened: Any = None
+) -> list[tuple[str, int, int]]:
     """Return (name, first byte, bytes) of every file in an archive, and in archives inside it.
 
     What lies in `cats.tar` inside has the name `cats/…`.
@@ -28,20 +28,21 @@ def files_of_tar(file: Path, ignore: Callable[[str, str], None]) -> list[tuple[s
     Args:
         file: the archive, not compressed.
         ignore: is told (name, what it is) of links and other members that are no plain files.
+        opened: the archive, where it lies elsewhere than on a disk.
 
     Raises:
         UserError: it is no tar, truncated or damaged.
     """
     with (
         reading(file, "a .tar archive"),
-        file.open("rb") as handle,
+        opened or Path(file).open("rb") as handle,
         tarfile.open(fileobj=handle, mode="r:") as archive,
     ):
         return list(_files(archive, handle, file, "", 0, ignore))
 
 
 def _files(
-    archive: tarfile.TarFile, handle: Any, file: Path, home: str, start: int, ignore: Callable[[str, str], None]
+    archive: tarfile.TarFile, handle: Any, file: Path | str, home: str, start: int, ignore: Callable[[str, str], None]
 ) -> Iterator[tuple[str, int, int]]:
     end, at = 0, dict[str, tuple[int, int]]()
     for member in archive:
@@ -51,7 +52,7 @@ def _files(
             inner = archive.extractfile(member)
             with tarfile.open(fileobj=inner, mode="r:") as child:
                 below, first = f"{name[: -len('.tar')]}/", start + member.offset_data
-                yield from _files(child, inner, file / member.name, below, first, ignore)
+                yield from _files(child, inner, f"{file}/{member.name}", below, first, ignore)
         elif member.issparse():
             ignore(name, "sparse")
         elif member.islnk() and member.linkname in at:
@@ -66,74 +67,53 @@ def _files(
         raise UserError(f"{file} is truncated or damaged: no end of the archive at byte {end:,}; fetch it again")
 
 
-def stream_tars(pattern: str) -> Iterator[tuple[str, bytes, int]]:
-    """Yield (name, image file, label) from WebDataset shards, in their order; label -1 if there is none.
-
-    Args:
-        pattern: path with braces or stars, such as "shards/train-{000..009}.tar".
-
-    Raises:
-        UserError: webdataset is not installed, or a shard is missing or damaged.
-    """
-    shards = shards_of(pattern)
-    for shard in shards:
-        if shard.suffix == ".tar":  # compressed ones have a checksum at their end
-            check_tar(shard)
-    import webdataset  # pyright: ignore[reportMissingImports]  optional; `shards_of` says how
-
-    samples = iter(webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False, empty_check=False))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    while True:
-        with reading(pattern, "a set of WebDataset shards"):
-            sample = next(samples, None)
-        if sample is None:
-            return
-        endings = sorted(key for key in sample if not key.startswith("__"))
-        images = [ending for ending in endings if f".{ending}".lower() in suffixes()]
-        if not images:  # counted with those that cannot be read
-            yield f"{sample['__key__']}.{{{','.join(endings)}}}", b"", -1
-            continue
-        ending = next((ending for ending in ("jpg", "jpeg", "png", "webp") if ending in images), images[0])
-        yield f"{sample['__key__']}.{ending}", sample[ending], _class_number(sample)
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
-def shards_of(pattern: str) -> list[Path]:
-    """Return the shards that a pattern names, as absolute paths: webdataset would run a name such as "pipe:…".
+def plain_tar(place: Path) -> Path:
+    """Return an archive itself or, if it is compressed, a copy of it that is not, which goes with this process.
+
+    A compressed archive can only be read from its beginning on, and training reads in any order.
 
     Raises:
-        UserError: webdataset is not installed, or no shard is there.
+        UserError: it is damaged, a library is missing, or there is no space for the copy.
     """
-    import glob
+    if not place.name.lower().endswith(COMPRESSED):
+        return place
+    state = place.stat()
+    return _unpacked(place, state.st_size, state.st_mtime_ns)
 
+
+@cache
+def _unpacked(place: Path, size: int, _time: int) -> Path:
+    check_space(Path(tempfile.gettempdir()), size, f"an unpacked copy of {place.name}")
+    handle, name = tempfile.mkstemp(prefix="r2mae-vision-", suffix=".tar")
+    copy = Path(name)
+    atexit.register(_remove, copy, os.getpid())
+    os.close(handle)
+    kind = "a compressed .tar archive"
+    with copy.open("wb") as target, saying_disk_full(copy), reading(place, kind), _opened(place) as source:
+        shutil.copyfileobj(source, target, 2**20)
+    say(f"{place}: unpacked for this run into {copy.parent} ({copy.stat().st_size / 2**20:,.0f} MiB); prepare it once")
+    return copy
+
+
+def _opened(place: Path) -> Any:
+    """Open a compressed file."""
+    name = place.name.lower()
+    if name.endswith(("gz", "tgz")):
+        return gzip.open(place)
+    if name.endswith("bz2"):
+        return bz2.open(place)
+    if name.endswith("xz"):
+        return lzma.open(place)
     try:
-        import webdataset  # pyright: ignore[reportMissingImports]  optional; the message below says how
+        import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError("WebDataset shards need webdataset: pip install webdataset") from None
-    with reading(pattern, "a pattern of shards, such as shards/train-{000..009}.tar"):
-        parts = webdataset.shardlists.expand_urls(pattern)
-    shards: list[Path] = []
-    for part in parts:
-        found = [Path(file).absolute() for file in sorted(glob.glob(part))]  # noqa: PTH207
-        if not found and len(parts) > 1:
-            raise UserError(f"{part}, one of the shards {pattern}, is not there")
-        shards += found
-    if not shards:
-        raise UserError(f"no shard matches {pattern}")
-    return shards
+        raise UserError(f"{place} needs zstandard: pip install 'r2mae-vision[shards]'") from None
+    return zstandard.open(place, "rb")
 
 
-def _class_number(sample: dict[str, Any]) -> int:
-    """Return the number in a sample's .cls file; -1 if there is none.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    if "cls" not in sample:
-        return -1
-    try:
-        label = int(sample["cls"].decode())
-    except ValueError:
-        label = -1
-    if not 0 <= label < 10**6:
-        text = sample["cls"][:20]
-        raise UserError(f"{sample['__key__']}.cls in {sample.get('__url__')} holds {text!r}, not the number of a class")
-    return label
+def _remove(copy: Path, process: int) -> None:
+    if os.getpid() == process:  # not when a worker ends
+        copy.unlink(missing_ok=True)

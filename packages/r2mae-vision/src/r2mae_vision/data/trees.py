@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 
 from r2mae_core import UserError, reading
 from r2mae_vision.data.decoding import suffixes
-from r2mae_vision.data.tars import files_of_tar
+from r2mae_vision.data.tars import COMPRESSED, files_of_tar, plain_tar
 
-ARCHIVES = (".tar", ".zip")
+ARCHIVES = (".tar", ".zip", *COMPRESSED)
 SYSTEM = frozenset(
     ("@eadir", "__macosx", "__pycache__", "lost+found", "#recycle", "#snapshot", "$recycle.bin",
      "system volume information")
@@ -40,6 +40,8 @@ class Tree:
     """Folder → what in it was ignored → how often."""
     folders: list[str] = field(default_factory=list)
     """Of a folder: its folders down to the third level, also those without images."""
+    body: Path | None = None
+    """Of a compressed .tar: its unpacked copy."""
     where: dict[str, Any] = field(default_factory=dict)
     """Of an archive: name → (first byte, bytes) in a .tar, the name in full in a .zip."""
 
@@ -50,7 +52,7 @@ class Tree:
         where = self.where[name]
         if isinstance(where, str):
             return io.BytesIO(_zip_of_process(self.place, os.getpid()).read(where))
-        with self.place.open("rb") as file:
+        with (self.body or self.place).open("rb") as file:
             file.seek(where[0])
             return io.BytesIO(file.read(where[1]))
 
@@ -75,7 +77,7 @@ def tree_of(place: Path) -> Tree:
     """
     if place.is_dir():
         return _folder(place)
-    if place.suffix.lower() not in ARCHIVES:
+    if not place.name.lower().endswith(ARCHIVES):
         raise UserError(f"{place} is neither a folder of images nor a .tar or .zip of one")
     state = place.stat()
     return _archive(place, state.st_size, state.st_mtime_ns)
@@ -93,7 +95,8 @@ def _archive(place: Path, _size: int, _time: int) -> Tree:
             if not member.is_dir():
                 _take(tree, member.filename, member.filename, member.file_size)
     else:
-        for name, start, size in files_of_tar(place, lambda name, why: tree.ignore(_plain(name), why)):
+        tree.body = body = plain_tar(place)
+        for name, start, size in files_of_tar(body, lambda name, why: tree.ignore(_plain(name), why)):
             _take(tree, name, (start, size), size)
     tree.names = list(tree.where)
     return tree

@@ -1,11 +1,15 @@
-"""One part of a store while it is written: what is in it so far, and how it goes on after an interruption."""
+"""One part of a store while it is written: what is in it so far, and how it goes on after an interruption.
+
+Images, labels and the names of what was left out are appended to files of their own; the note beside them holds only
+how far these are, so it stays small however large the set is.
+"""
 
 import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -17,15 +21,15 @@ from r2mae_core import (
     refuse_changed,
     saying_disk_full,
     write_json,
-    write_text,
 )
 
 CHUNK = 256
 """Images between two lines of progress."""
 NOTED = 16 * CHUNK
 """Images between two notes from which an interrupted run can go on."""
-Row = tuple[np.ndarray | None, int, str]
-"""(pixels or None, label, why it was skipped)."""
+Row = tuple[bytes | None, int, str]
+"""(an image's bytes or None, label, why it was skipped)."""
+BLOCK = 2**22
 
 
 def refuse_other(
@@ -50,12 +54,14 @@ def refuse_other(
 
 
 class PartWriter:
-    """Appends images to `images.u8`, and notes in `progress.json` how far it is; the note is checked before it is used.
+    """Appends images to `images.u8` (or `.jpeg`, `.webp`), and notes in `progress.json` how far it is.
+
+    The note is checked before it is used. `sizes.i64`, `labels.i64` and `skipped.txt` grow beside it.
 
     Args:
         folder: of the part.
         sources: names the data.
-        settings: image_size, fit and in_chans.
+        settings: image_size, fit, in_chans, store and others; see `prepare.settings_of`.
 
     Raises:
         UserError: the folder holds the beginning of another part, or is damaged.
@@ -63,38 +69,51 @@ class PartWriter:
 
     def __init__(self, folder: Path, sources: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         self.folder, self.sources, self.settings = folder, dict(sources), dict(settings)
-        self.images, self.note = folder / "images.u8", folder / "progress.json"
+        self.store: str = settings.get("store") or "raw"
+        self.images, self.note = folder / images_of(self.store), folder / "progress.json"
         self.image_bytes: int = settings["image_size"] ** 2 * settings["in_chans"]
-        self.n_read, self.labels, self.skipped = 0, list[int](), list[str]()
-        self.noted, self.digest = 0, hashlib.sha256()
+        self.names = (self.images.name, "labels.i64", "sizes.i64", "skipped.txt")
+        self.n_read = self.n_kept = self.n_skipped = self.noted = 0
+        self.first_skipped = list[str]()
+        self.sizes = dict.fromkeys(self.names, 0)
+        self.digests = {name: hashlib.sha256() for name in self.names}
+        self.files: dict[str, IO[bytes]] = {}
         if self.note.exists():
             self._go_on(read_json(self.note))
         folder.mkdir(parents=True, exist_ok=True)
 
     def _go_on(self, there: Mapping[str, Any]) -> None:
         refuse_other(self.folder, there, self.sources, self.settings)
-        self.n_read, self.labels, self.skipped = there["n_read"], list(there["labels"]), list(there["skipped"])
-        left = len(self.labels) * self.image_bytes
-        with self.images.open("rb") as file:
-            while left and (block := file.read(min(left, 2**22))):
-                self.digest.update(block)
-                left -= len(block)
-        if left or self.digest.hexdigest() != there["sha256_images"]:
-            raise UserError(
-                f"{self.images} is damaged: it does not begin with the {len(self.labels):,} images noted beside it; "
-                f"remove {self.folder} and run the same command again"
-            )
+        if "files" not in there:
+            raise UserError(f"{self.note} is of an earlier version; remove {self.folder} and begin anew")
+        for name in ("n_read", "n_kept", "n_skipped", "first_skipped"):
+            setattr(self, name, there[name])
+        for name, noted in there["files"].items():
+            left = self.sizes[name] = noted["bytes"]
+            with (self.folder / name).open("rb") as file:
+                while left and (block := file.read(min(left, BLOCK))):
+                    self.digests[name].update(block)
+                    left -= len(block)
+            if left or self.digests[name].hexdigest() != noted["sha256"]:
+                raise UserError(
+                    f"{self.folder / name} is damaged: it does not begin with the {self.n_kept:,} images noted beside "
+                    f"it; remove {self.folder} and run the same command again"
+                )
 
     def __enter__(self) -> Self:
-        self.file = self.images.open("r+b" if self.labels else "wb")
-        self.file.truncate(len(self.labels) * self.image_bytes)  # what was written after the note
-        self.file.seek(0, os.SEEK_END)
+        for name in self.names:
+            path = self.folder / name
+            path.touch()
+            self.files[name] = file = path.open("r+b")
+            file.truncate(self.sizes[name])  # what was written after the note
+            file.seek(0, os.SEEK_END)
         self.noted = self.n_read
         return self
 
     def __exit__(self, *_: object) -> None:
         with saying_disk_full(self.images):
-            self.file.close()
+            for file in self.files.values():
+                file.close()
         if not self.note.exists() and not (self.folder / "store.json").exists():
             shutil.rmtree(self.folder)  # nothing to go on from
 
@@ -104,26 +123,60 @@ class PartWriter:
         Raises:
             UserError: the disk is full.
         """
+        kept = [(content, label) for content, label, _ in rows if content is not None]
         with saying_disk_full(self.images):
-            for array, label, why in rows:
-                if array is None:
-                    self.skipped.append(why)
-                    continue
-                content = array.tobytes()
-                self.file.write(content)
-                self.digest.update(content)
-                self.labels.append(label)
-            self.file.flush()
+            for content, _ in kept:
+                self._append(self.images.name, content)
+            self._count([len(content) for content, _ in kept], [label for _, label in kept])
+            self._skip([why for content, _, why in rows if content is None])
             self.n_read += len(rows)
             if self.n_read - self.noted >= NOTED:
                 self.keep()
 
+    def add_part(self, folder: Path, index: Mapping[str, Any]) -> None:
+        """Append a part of the same source that was written elsewhere.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with saying_disk_full(self.images):
+            with (folder / self.images.name).open("rb") as file:
+                while block := file.read(BLOCK):
+                    self._append(self.images.name, block)
+            labels = np.load(folder / "labels.npy", allow_pickle=False).tolist()
+            sizes = [self.image_bytes] * len(labels)
+            if self.store != "raw":
+                sizes = np.diff(np.load(folder / "offsets.npy", allow_pickle=False)).tolist()
+            self._count(sizes, labels)
+            skipped = folder / "skipped.txt"
+            lines = skipped.read_text(encoding="utf-8").splitlines() if skipped.exists() else []
+            self._skip(lines)
+            self.n_read += index["n_images"] + len(lines)
+
+    def _append(self, name: str, content: bytes) -> None:
+        self.files[name].write(content)
+        self.digests[name].update(content)
+        self.sizes[name] += len(content)
+
+    def _count(self, sizes: Sequence[int], labels: Sequence[int]) -> None:
+        self._append("sizes.i64", np.array(sizes, "<i8").tobytes())
+        self._append("labels.i64", np.array(labels, "<i8").tobytes())
+        self.n_kept += len(labels)
+
+    def _skip(self, reasons: Sequence[str]) -> None:
+        self._append("skipped.txt", "".join(f"{why}\n" for why in reasons).encode("utf-8", "backslashreplace"))
+        self.first_skipped = [*self.first_skipped, *reasons][:3]
+        self.n_skipped += len(reasons)
+
     def keep(self) -> None:
         """Note how far it is."""
-        os.fsync(self.file.fileno())  # the note must not be there before what it notes
-        progress = {"n_read": self.n_read, "labels": self.labels, "skipped": self.skipped}
-        made = {**self.settings, "sources": self.sources, "sha256_images": self.digest.hexdigest()}
-        write_json(self.note, {**made, **progress})
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())  # the note must not be there before what it notes
+        files = {name: {"bytes": self.sizes[name], "sha256": self.digests[name].hexdigest()} for name in self.names}
+        progress = {"n_read": self.n_read, "n_kept": self.n_kept, "n_skipped": self.n_skipped}
+        made = {"sources": self.sources, "files": files, "first_skipped": self.first_skipped}
+        write_json(self.note, {**self.settings, **made, **progress})
         self.noted = self.n_read
 
     def finish(self, source: str, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -132,31 +185,43 @@ class PartWriter:
         Raises:
             UserError: none of the images could be read.
         """
-        n = len(self.labels)
-        if n == 0:
-            why = f", the first, {self.skipped[0]}" if self.skipped else ""
+        if self.n_kept == 0:
+            why = f", the first, {self.first_skipped[0]}" if self.first_skipped else ""
             self.note.unlink(missing_ok=True)
             raise UserError(f"{source}: none of {self.n_read} images could be read{why}")
-        labels = np.array(self.labels, dtype=np.int64)
-        if not classes and labels.max() >= 0:
-            classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-        with atomic_path(self.folder / "labels.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, labels)
-        if self.skipped:
-            write_text(self.folder / "skipped.txt", "\n".join(self.skipped) + "\n")
         with saying_disk_full(self.images):
-            self.file.close()
+            for file in self.files.values():
+                file.close()
+        arrays = {"labels.npy": np.fromfile(self.folder / "labels.i64", "<i8").astype(np.int64)}
+        if self.store != "raw":
+            sizes = np.fromfile(self.folder / "sizes.i64", "<i8").astype(np.int64)
+            arrays["offsets.npy"] = np.concatenate([[0], sizes.cumsum()])
+        for name, array in arrays.items():
+            with atomic_path(self.folder / name) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
+        if not self.n_skipped:
+            (self.folder / "skipped.txt").unlink(missing_ok=True)
+        images = self.images.name
         index = {
             "name": Path(source).name,
-            "n_images": n,
+            "n_images": self.n_kept,
             "side": self.settings["image_size"],
             **self.settings,
             "source": source,
             "classes": list(classes),
-            "left_out": {"unreadable": len(self.skipped)},
+            "left_out": {"unreadable": self.n_skipped},
             "sources": self.sources,
-            "contents": contents_of(self.folder, ["images.u8", "labels.npy"]),
+            "contents": {
+                images: {"bytes": self.sizes[images], "sha256": self.digests[images].hexdigest()},
+                **contents_of(self.folder, list(arrays)),
+            },
         }
         write_json(self.folder / "store.json", index)
-        self.note.unlink(missing_ok=True)
+        for name in ("progress.json", "labels.i64", "sizes.i64"):
+            (self.folder / name).unlink(missing_ok=True)
         return index
+
+
+def images_of(store: str) -> str:
+    """Return the name of the file with a part's images."""
+    return "images.u8" if store == "raw" else f"images.{store}"

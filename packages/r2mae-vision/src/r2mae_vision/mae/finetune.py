@@ -40,6 +40,7 @@ from r2mae_vision.data.datasets import (
     check_channels,
     collate,
     from_workers,
+    least_side,
     n_workers,
     train_loader,
 )
@@ -110,7 +111,9 @@ def eval_batches(
         for first in range(0, len(source), batch_size):
             yield *source.fetch(np.arange(first, min(first + batch_size, len(source)))), 0
         return
-    dataset = AugmentedImages(source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0)
+    dataset = AugmentedImages(
+        source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0, least=2 * shape.image_size
+    )
     keys: Any = [(i, 0) for i in range(len(source))]
     settings: Any = {"num_workers": workers, "worker_init_fn": end_with_caller}
     loader = DataLoader(dataset, batch_size, sampler=keys, collate_fn=collate, **settings)
@@ -220,6 +223,7 @@ def _one(
         in_chans=spec.shape.in_chans,
         num_workers=workers,
         device=device,
+        least=least_side(spec.shape.image_size, config.crop_scale[0]),
     )
     home = RunFolder(run.path / f"seed{seed}", run.config, free=FREE)
     trainer = fit(

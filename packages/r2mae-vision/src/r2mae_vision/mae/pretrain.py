@@ -36,7 +36,7 @@ from r2mae_core import (
     without_prefix,
 )
 from r2mae_vision.data.augment import random_resized_crop, resize
-from r2mae_vision.data.datasets import check_channels, n_workers, sample_images, train_loader
+from r2mae_vision.data.datasets import check_channels, least_side, n_workers, sample_images, train_loader
 from r2mae_vision.data.sources import Source, held_out, identity, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
@@ -149,6 +149,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
             in_chans=self.model.shape.in_chans,
             num_workers=n_workers(config.workers),
             device=device,
+            least=least_side(config.image_size, config.crop_scale[0] if config.augment == "crop" else 0.5),
         )
 
     @override
@@ -287,7 +288,7 @@ def never_decays(name: str) -> bool:
 
 def shape_of(config: Pretrain, source: Source) -> MAEShape:
     """Return the shape of the model that the config describes."""
-    in_chans = config.in_chans or (source.in_chans if isinstance(source, ImageStore) else 3)
+    in_chans = config.in_chans or source.in_chans
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
     names = ("model", "image_size", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
     chosen = {name: getattr(config, name) for name in (*names, "model_args", "positions")}

@@ -1,0 +1,69 @@
+"""Prepared images that stay compressed: JPEG or WebP at training size, one behind the other in a file.
+
+A folder holds `train/` and `val/`, each with `images.jpeg` or `images.webp`, `offsets.npy` (N + 1), `labels.npy` (N,)
+and `store.json`, the sealed index. Whole pictures, so that crops of them are crops of the original.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import UserError, check_contents, identity_of_contents, reading
+from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.store import AGAIN, read_index, read_labels
+
+
+class EncodedReader:
+    """Images of one file, each of which is decoded alone."""
+
+    def __init__(self, file: Path, offsets: np.ndarray) -> None:
+        self.file, self.offsets = file, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(start)
+            return io.BytesIO(file.read(end - start))
+
+    def filename(self, index: int) -> str:
+        """Return the image's number; its name was not kept."""
+        return f"image {index}"
+
+
+def encoded(picture: Any, store: str, quality: int) -> bytes:
+    """Return a PIL image as a file of the store's format."""
+    content = io.BytesIO()
+    if store == "jpeg":
+        picture.save(content, "JPEG", quality=quality, subsampling=0 if quality >= 95 else 2)
+    else:
+        picture.save(content, "WEBP", quality=quality, method=2)
+    return content.getvalue()
+
+
+def open_encoded(folder: Path) -> ImageFiles:
+    """Open a part of a prepared folder and check it; `check_contents` says what is checked.
+
+    Raises:
+        UserError: it is incomplete or damaged.
+    """
+    index = read_index(folder)
+    check_contents(folder, index.get("contents"), AGAIN)
+    file = folder / f"images.{index['store']}"
+    with reading(folder / "offsets.npy", "a list of places"):
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+    labels, n = read_labels(folder, index), index["n_images"]
+    if offsets.shape != (n + 1,) or offsets[0] != 0 or (np.diff(offsets) <= 0).any():
+        raise UserError(f"{folder / 'offsets.npy'} is damaged: it does not state where {n:,} images lie; {AGAIN}")
+    if int(offsets[-1]) != (size := file.stat().st_size):
+        raise UserError(f"{file} is damaged: {size:,} bytes, but {int(offsets[-1]):,} were written; {AGAIN}")
+    how = f"{n:,} as {index['store']} of quality {index['quality']}, shorter side {index['side']}"
+    named = {"images": f"{how}, in {len(index['classes'])} classes, {identity_of_contents(index['contents'])}"}
+    classes = tuple(index["classes"])
+    return ImageFiles(
+        index["name"], EncodedReader(file, offsets), classes, labels, named=named, in_chans=index["in_chans"]
+    )

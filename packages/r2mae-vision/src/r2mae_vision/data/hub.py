@@ -1,0 +1,171 @@
+"""Sets in Hugging Face's form: on the hub, in a local folder, or parquet files with the images' bytes in them."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mae_core import UserError, fingerprint, reading
+from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.labels import LABEL_COLUMNS, Columns, Labels, chosen, image_column, numbered
+from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
+from r2mae_vision.data.ranges import say_once
+
+
+class HubReader:
+    """Rows of a table whose images are bytes or paths."""
+
+    def __init__(self, dataset: Any, column: str, home: Path | None = None) -> None:
+        self.dataset, self.column, self.home = dataset.select_columns([column]), column, home
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        entry = self.dataset[index][self.column]
+        if isinstance(entry, str):
+            return ((self.home or Path()) / entry).open("rb")
+        if isinstance(entry, Mapping):
+            return io.BytesIO(entry["bytes"]) if entry.get("bytes") is not None else Path(entry["path"]).open("rb")
+        return io.BytesIO(entry)
+
+    def filename(self, index: int) -> str:
+        """Return the image's path in the table, or the number of its row."""
+        entry = self.dataset[index][self.column]
+        path = entry if isinstance(entry, str) else entry.get("path") if isinstance(entry, Mapping) else None
+        return Path(path).name if path else f"row {index}"
+
+
+def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:
+    """Open a part of `hfds/NAME`; None where it has none.
+
+    Raises:
+        UserError: `datasets` is not installed, or the set, a column or the training part is not there.
+    """
+    datasets, name = _library(spec), spec.removeprefix("hfds/")
+    place = Path(name)
+    try:
+        if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+            whole = datasets.load_from_disk(name)
+            parts = whole if isinstance(whole, dict) else {"train": whole}
+            part = _part_of(list(parts), split)
+            dataset = None if part is None else parts[part]
+        else:
+            part = _part_of(datasets.get_dataset_split_names(name, columns.config), split)
+            dataset = None if part is None else datasets.load_dataset(name, columns.config, split=part)
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises many kinds: not found, no network, no such configuration
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        remedy = "; choose one with prepare --config_name" if "onfig" in reason else ""
+        raise UserError(f"{spec}: {reason}{remedy}") from None
+    if dataset is None:
+        return None
+    rows = f"{len(dataset):,} rows, {getattr(dataset, '_fingerprint', 'unknown')}"
+    return _opened(dataset, name, spec, columns, named={name: rows})
+
+
+def open_parquet(files: Sequence[Path], name: str, columns: Columns) -> ImageFiles:
+    """Open the parquet files of one part.
+
+    Raises:
+        UserError: `datasets` is not installed, a file is damaged, or a column is not there.
+    """
+    datasets = _library(str(files[0]))
+    with reading(files[0], "a parquet table of images"):
+        dataset = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    what = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
+    return _opened(dataset, name, what, columns, named=fingerprint(files), home=files[0].parent)
+
+
+def parquet_parts(folder: Path) -> dict[str, list[Path]]:
+    """Return part → its parquet files, of a folder in Hugging Face's layout: `train-00000-of-00002.parquet`, `train/…`.
+
+    Files without a part's name are the training part, if no file has one.
+
+    Raises:
+        UserError: some files have a part's name and others have not.
+    """
+    files = sorted(file for file in folder.rglob("*.parquet") if not file.name.startswith("."))
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        words = [*file.relative_to(folder).parts[:-1], re.split(r"[-_.]", file.name)[0]]
+        part = next((word.lower() for word in words if word.lower() in (*TRAIN_NAMES, *VAL_NAMES)), "")
+        parts.setdefault(part, []).append(file)
+    if "" in parts and len(parts) > 1:
+        raise UserError(f"{parts['']} names no part, but others in {folder} do; name them train-… or validation-…")
+    found = {"train": parts[""]} if "" in parts else {}
+    for split in ("train", "val"):
+        if (part := _part_of([name for name in parts if name], split)) is not None:
+            found[split] = parts[part]
+    return found
+
+
+def _part_of(names: Sequence[str], split: str) -> str | None:
+    """Return which of a set's parts is the training or validation part; None where there is none.
+
+    Raises:
+        UserError: there is no training part.
+    """
+    wanted = TRAIN_NAMES if split == "train" else VAL_NAMES
+    for word in wanted:
+        for name in names:
+            if name.lower() == word:
+                return name
+    if split == "train":
+        raise UserError(f"has no training part; its parts are {', '.join(names)}")
+    return None
+
+
+def _opened(
+    dataset: Any, name: str, what: str, columns: Columns, named: dict[str, str], home: Path | None = None
+) -> ImageFiles:
+    import datasets  # pyright: ignore[reportMissingImports]
+
+    kinds = dataset.features
+    images = [key for key, kind in kinds.items() if isinstance(kind, datasets.Image)]
+    column = images[0] if columns.image is None and len(images) == 1 else image_column(columns.image, kinds, what)
+    if isinstance(kinds[column], datasets.Image) or getattr(kinds[column], "dtype", "") in ("binary", "large_binary"):
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    elif not _holds_images(kinds[column]):
+        raise UserError(f"{what}: column {column} holds {kinds[column]}, not images, their bytes or their paths")
+    numbers, classes = _labels(dataset, what, columns)
+    if not classes:
+        say_once(f"{what}: images in column {column}, no labels")
+    return ImageFiles(Path(name).name or name, HubReader(dataset, column, home), classes, numbers, named=named)
+
+
+def _holds_images(kind: Any) -> bool:
+    return getattr(kind, "dtype", "") in ("string", "large_string") or (isinstance(kind, dict) and "bytes" in kind)
+
+
+def _labels(dataset: Any, what: str, columns: Columns) -> Labels:
+    """Return the labels of a table; none where it has no column of them."""
+    import datasets  # pyright: ignore[reportMissingImports]
+
+    kinds = dataset.features
+    named = [key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+    column = columns.label
+    if column is None and len(named) == 1:
+        column = named[0]
+    elif column is None:
+        column = chosen(None, named or kinds, named or LABEL_COLUMNS, "label_column", what)
+    if column is None:
+        return Labels(np.full(len(dataset), -1, np.int64), ())
+    if column not in kinds:
+        raise UserError(f"{what} has no column {column!r}; it has {', '.join(kinds)}")
+    values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    names = kinds[column].names if isinstance(kinds[column], datasets.ClassLabel) else None
+    return numbered(values, f"{what}, column {column},", names)
+
+
+def _library(spec: str) -> Any:
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(f"{spec} needs Hugging Face's datasets: pip install 'r2mae-vision[hub]'") from None
+    datasets.disable_progress_bars()
+    return datasets

@@ -1,0 +1,206 @@
+"""Labels from a column of a table: their classes and numbers; and which image of a set each row of a table means."""
+
+import csv
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r2mae_core import UserError, reading
+
+TABLES = (".csv", ".tsv", ".parquet")
+IMAGE_COLUMNS = ("image", "images", "img", "file", "filename", "file_name", "path", "filepath", "file_path",
+                 "image_path", "image_id", "image_name", "img_path")  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+SPLIT_COLUMNS = ("split", "partition", "subset", "fold")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table the user named; None: found by their types and usual names."""
+
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+    config: str | None = None
+    """Configuration of a set on the Hugging Face hub."""
+
+
+class Labels(NamedTuple):
+    """The labels of some images."""
+
+    numbers: np.ndarray
+    """(N,) int64; -1: none."""
+    classes: tuple[str, ...]
+
+
+def numbered(values: Sequence[Any], what: str, classes: Sequence[str] | None = None) -> Labels:
+    """Return labels as numbers. Empty text, null and NaN are no label.
+
+    Args:
+        values: text, whole numbers or truth values; with `classes` also their numbers (-1: none).
+        what: table and column, for messages.
+        classes: their names in order, where the table states them; else they are sorted, numbers by size.
+
+    Raises:
+        UserError: a label is a fraction, a list or something else that is no class, or no number of a class.
+    """
+    plain = [_plain(value, what, row) for row, value in enumerate(values)]
+    if classes is not None:
+        wrong = next((one for one in plain if one is not None and not -1 <= _index(one) < len(classes)), None)
+        if wrong is not None:
+            raise UserError(f"{what} has the label {wrong[:40]!r}, which is none of the {len(classes)} classes")
+        return Labels(np.array([-1 if one is None else _index(one) for one in plain], np.int64), tuple(classes))
+    found = {one for one in plain if one is not None}
+    names = tuple(sorted(found, key=int) if all(map(_is_whole, found)) else sorted(found))
+    number = {name: i for i, name in enumerate(names)}
+    return Labels(np.array([-1 if one is None else number[one] for one in plain], np.int64), names)
+
+
+def _plain(value: Any, what: str, row: int) -> str | None:
+    """Return a label as text; None for no label."""
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)  # a column of numbers with holes is one of floats
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, str | int | np.integer):
+        text = " ".join(str(value).split())
+        if text and "." in text and not _is_whole(text) and _is_fraction(text):
+            raise UserError(f"{what} holds {text} (row {row + 1}): fractions are no classes; name another column")
+        return text or None
+    raise UserError(f"{what} holds {str(value)[:40]!r} (row {row + 1}), which is no class; name another column")
+
+
+def _is_fraction(text: str) -> bool:
+    try:
+        return not float(text).is_integer()
+    except ValueError:
+        return False
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _index(text: str) -> int:
+    return int(text) if _is_whole(text) else -2
+
+
+def read_table(file: Path) -> dict[str, list[Any]]:
+    """Return the columns of a .csv, .tsv or .parquet; those of the first two hold text.
+
+    Raises:
+        UserError: it is empty or damaged, or pyarrow is not installed.
+    """
+    if file.suffix.lower() == ".parquet":
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise UserError(f"{file} needs pyarrow: pip install 'r2mae-vision[hub]'") from None
+        with reading(file, "a parquet table"):
+            return parquet.read_table(file).to_pydict()
+    with reading(file, "a table as CSV"), file.open(encoding="utf-8-sig", newline="") as text:
+        rows = list(csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True))
+    rows = [(number, row) for number, row in enumerate(rows, 1) if row]
+    if len(rows) < 2:
+        raise UserError(f"{file} has no rows")
+    header = [name.strip() for name in rows[0][1]]
+    if twice := [name for name, n in Counter(header).items() if n > 1]:
+        raise UserError(f"{file} has two columns {twice[0]!r}; rename one")
+    if odd := next(((number, row) for number, row in rows[1:] if len(row) != len(header)), None):
+        raise UserError(f"{file}: row {odd[0]} has {len(odd[1])} fields, the first has {len(header)}")
+    return {name: [row[i].strip() for _, row in rows[1:]] for i, name in enumerate(header)}
+
+
+def chosen(named: str | None, columns: Iterable[str], usual: Sequence[str], flag: str, what: str) -> str | None:
+    """Return a column: the one named, or the only one with a usual name; None where there is none.
+
+    Raises:
+        UserError: the one named is not there, or several have usual names.
+    """
+    columns = list(columns)
+    if named is not None:
+        if named not in columns:
+            raise UserError(f"{what} has no column {named!r}; it has {', '.join(map(str, columns[:20]))}")
+        return named
+    found = [name for name in columns if str(name).lower() in usual]
+    if len(found) > 1:
+        raise UserError(f"{what} has columns {' and '.join(found)}; choose one with prepare --{flag}")
+    return found[0] if found else None
+
+
+def image_column(named: str | None, columns: Iterable[str], what: str) -> str:
+    """Return the column that names the images, or holds them.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = chosen(named, columns := list(columns), IMAGE_COLUMNS, "image_column", what)
+    if found is None:
+        shown = ", ".join(map(str, columns[:20]))
+        raise UserError(f"{what}: which column is the image? It has {shown}; choose one with prepare --image_column")
+    return found
+
+
+class Match(NamedTuple):
+    """Which row of a table is about which image."""
+
+    rows: list[int | None]
+    """A row for each image, in the images' order; None: the table does not name it."""
+    n_lost: int
+    """Rows whose image is not there."""
+
+
+def match(names: Sequence[str], wanted: Sequence[str], what: str) -> Match:
+    """Find the images that a table names: by path, by the path's end, or by it without suffix.
+
+    Args:
+        names: of the images, with slashes.
+        wanted: what the table calls them.
+        what: the table, for messages.
+
+    Raises:
+        UserError: two rows name one image, a row may mean two, or none is found.
+    """
+    asked = [posixpath.normpath(str(name).replace("\\", "/")) for name in wanted]
+    found: dict[str, int] = {}
+    depth = max((name.count("/") for name in asked), default=0)
+    ends: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for k in range(1, min(len(parts), depth + 1) + 1):
+            end = "/".join(parts[-k:])
+            ends.setdefault(end, []).append(name)
+            ends.setdefault(posixpath.splitext(end)[0], []).append(name)
+    whole = set(names)
+    n_lost = 0
+    for row, name in enumerate(asked):
+        there = [name] if name in whole else ends.get(name, [])
+        if len(there) > 1:
+            raise UserError(f"{what}: {name} (row {row + 1}) may be {there[0]} or {there[1]}; write the whole path")
+        if not there:
+            n_lost += 1
+            continue
+        if there[0] in found:
+            raise UserError(f"{what} names {there[0]} in rows {found[there[0]] + 1} and {row + 1}; leave out one")
+        found[there[0]] = row
+    if not found:
+        raise UserError(f"{what} names none of the {len(names):,} images: {asked[0]} is not there, but {names[0]} is")
+    return Match([found.get(name) for name in names], n_lost)
+
+
+def stated(table: Mapping[str, Sequence[Any]], columns: Columns, what: str) -> Sequence[Any] | None:
+    """Return the column of labels; None where the table has none.
+
+    Raises:
+        UserError: it is not there, or several may be meant.
+    """
+    name = chosen(columns.label, table, LABEL_COLUMNS, "label_column", what)
+    return None if name is None else table[name]
