@@ -194,3 +194,29 @@ def test_partial_auroc_is_up_to_a_false_positive_rate_of_one_in_a_thousand(tmp_p
     records = evaluate_table(Evaluate(tmp_path / "t.parquet", preset="omim", bootstrap=0))[0]
     found = {record.metric: record.value for record in records}
     assert found["partial_auroc"] == pytest.approx(roc_auc_score(labels, damage, max_fpr=0.001))  # C.7
+
+
+def test_what_table_3_prints():
+    from r2mae_dna.paper import PUBLISHED, TABLE3
+
+    printed = """
+    NT 0.601 0.652 0.500 0.001 0.010 0.001 0.000
+    phastCons-100v 0.883 0.848 0.514 0.006 0.081 0.005 0.005
+    phyloP-241m 0.912 0.913 0.590 0.028 0.175 0.015 0.028
+    phyloP-100v 0.927 0.937 0.574 0.038 0.251 0.029 0.039
+    CADD 0.966 0.967 0.595 0.048 0.279 0.010 0.090
+    GPN-MSA_(MLM) 0.970 0.974 0.644 0.127 0.331 0.044 0.102
+    –_MR_5% 0.967 0.970 0.647 0.134 0.330 0.048 0.171
+    –_MR_30% 0.970 0.974 0.645 0.131 0.335 0.047 0.081
+    MDLM 0.970 0.974 0.647 0.131 0.341 0.048 0.110
+    Dynamic_MR 0.970 0.973 0.645 0.132 0.332 0.054 0.082
+    CL-MAE 0.968 0.972 0.644 0.117 0.328 0.056 0.128
+    R2MAE_(Ours) 0.969 0.973 0.649 0.148 0.339 0.050 0.136
+    +_Dynamic_MR 0.970 0.974 0.649 0.138 0.324 0.045 0.106
+    +_CL 0.967 0.971 0.643 0.139 0.330 0.058 0.192
+    +_CL_() 0.965 0.969 0.649 0.140 0.325 0.051 0.208
+    """
+    names = ["NT", "phastCons-100v", "phyloP-241m", "phyloP-100v", "CADD", "fixed", "low", "high", "mdlm", "dynamic",
+             "cl", "r2mae", "r2mae+dynamic", "r2mae+cl", "r2mae+cl-k0"]  # fmt: skip
+    rows = [tuple(map(float, line.split()[1:])) for line in printed.strip().splitlines()]
+    assert dict(zip(names, rows, strict=True)) == PUBLISHED | TABLE3

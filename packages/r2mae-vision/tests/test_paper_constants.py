@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 
 import r2mae_core.train.pretraining as core_pretraining
-from r2mae_core import UserError
+from r2mae_core import UserError, recipes
 from r2mae_vision.cli import main
 from r2mae_vision.mae import finetune as finetuning
 from r2mae_vision.mae import pretrain as pretraining
 from r2mae_vision.mae.encoders import open_encoder
 from r2mae_vision.mae.masking import split_patches
-from r2mae_vision.mae.options import Finetune, Reproduce
+from r2mae_vision.mae.options import Finetune, Pretrain, Reproduce
 from r2mae_vision.mae.paper import PAPER, pretrain_options
 
 IMAGES = 1_281_167  # of ImageNet-1K's training split
@@ -174,6 +175,21 @@ def test_crops_and_flips(pretrained):
     jitter = parts.pop("ColorJitter", None)
     assert jitter is None or (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (None,) * 4
     assert not any("Jitter" in name or "Augment" in name or "Erasing" in name for name in parts)
+
+
+def test_recipe_is_the_papers_scheme(pretrained):
+    sampler = pretrained(*SMALL)["module"].mask_ratio
+    assert (sampler.bounds(0), sampler.bounds(PRETRAIN_STEPS - 1)) == ((0.6, 0.9), (0.6, 0.9))
+
+
+@pytest.mark.parametrize(("verb", "recipe"), [("pretrain", Pretrain), ("finetune", Finetune)])
+def test_defaults_are_the_papers(verb, recipe):
+    """The recipes are the commands' defaults, written out."""
+    written = yaml.safe_load(recipes("r2mae_vision", verb)["paper"].read_text())
+    given = recipe(data="x", **({} if verb == "pretrain" else {"model": "x"}))
+    found = {name: getattr(given, name) for name in written}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    assert found == {**written, "warmup": pytest.approx(written["warmup"])}
 
 
 def test_loss_on_a_worked_example(tiny_model):
