@@ -9,11 +9,13 @@ Works on a copy: the checkout is never changed. Exit code 1 if a mutant survives
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +28,10 @@ LIST = Path(__file__).with_name("mutants.jsonl")
 CONSTANTS = Path(__file__).with_name("constants.jsonl")
 """Changes of the paper's numbers, and of ours where the paper has lost them."""
 BEGIN, END = "<!-- written by `./dev -s mutants -- --constants` -->", "<!-- end of what is written -->"
+LIBRARIES = (
+    "pytest", "torch", "lightning.pytorch", "timm", "transformers", "datasets", "scvi", "scanpy", "polars", "optuna",
+    "scipy.stats", "sklearn.linear_model", "jsonargparse", "rich", "matplotlib.figure", "PIL.Image",
+)  # fmt: skip
 LIMIT = 900
 """Seconds for the tests of one mutant: an endless loop is noticed, too."""
 
@@ -90,18 +96,49 @@ def mutated(text: str, mutant: Mutant) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
+def warm_up() -> None:
+    """Import what the tests need of other people's packages, once: a child that is forked has it at once."""
+    for name in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def tests_pass(home: Path, tests: str) -> bool:
     """Return whether the tests pass on the code of a copy; code that cannot even be imported passes none."""
-    paths = os.pathsep.join(str(path) for path in sorted(home.glob("packages/*/src")))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return False
-    if done.returncode not in (0, 1, 2, 4):  # 2 and 4: a module cannot be imported
-        sys.exit(f"pytest failed on {tests}: {done.stdout.decode()[-2000:]}")
-    return done.returncode == 0
+    child = os.fork()
+    if child == 0:
+        code = 3  # whatever happens, the child ends here, and leaves the copy alone
+        try:
+            code = _run_tests(home, tests)
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            if code not in (0, 1, 2, 4):  # 2 and 4: a module cannot be imported
+                sys.exit(f"pytest failed on {tests}: it ended with {code}")
+            return code == 0
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run_tests(home: Path, tests: str) -> int:
+    """Run pytest in this process, silently, on the code of a copy."""
+    import pytest
+
+    paths = [str(path) for path in sorted(home.glob("packages/*/src"))]
+    sys.path[:0], sys.dont_write_bytecode = paths, True
+    os.environ.update(PYTHONPATH=os.pathsep.join(paths), PYTHONDONTWRITEBYTECODE="1")
+    os.chdir(home)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silent, stream)
+    known = "ignore::pytest.PytestAssertRewriteWarning"  # plugins among the libraries, which came first
+    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", known, *tests.split()]))
 
 
 def sound_tests(home: Path, mutants: Sequence[Mutant]) -> set[str]:
@@ -136,6 +173,7 @@ def main() -> int:
     if not mutants:
         parser.error("no mutant to try")
     survivors = []
+    warm_up()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         skipped = shutil.ignore_patterns("__pycache__", ".*")

@@ -6,6 +6,7 @@ for ViT-B are written here (facebookresearch/mae: PRETRAIN.md, FINETUNE.md and t
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_recipe_is_the_papers_scheme(pretrained):
 @pytest.mark.parametrize(("verb", "recipe"), [("pretrain", Pretrain), ("finetune", Finetune)])
 def test_defaults_are_the_papers(verb, recipe):
     """The recipes are the commands' defaults, written out."""
-    written = yaml.safe_load(recipes("r2mae_vision", verb)["paper"].read_text())
+    written = yaml.safe_load(Path(recipes("r2mae_vision", verb)["paper"]).read_text(encoding="utf-8"))
     given = recipe(data="x", **({} if verb == "pretrain" else {"model": "x"}))
     found = {name: getattr(given, name) for name in written}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
