@@ -1,4 +1,4 @@
-"""Alignment in, windows out: our store and memory map, against Biopython's reader and a zarr of letters.
+"""Alignment in, windows out: our store and memory map, against Biopython's reader, a zarr of letters, and gpn's reader.
 
 Run: `nox -s "bench(dna)"`. The data are the package's bundled alignments.
 
@@ -6,9 +6,13 @@ Run: `nox -s "bench(dna)"`. The data are the package's bundled alignments.
   the array to the same store writer.
 - Windows: the published layout as GPN-MSA's training reads it (zarr v2 of |S1, 512 positions per chunk, a slice per
   window, the other strand by table, `np.char.upper`, look-up); ours is the memory map, strands turned as on a device.
+- Dense, sorted sites, as `score` reads them: gpn's own reader (PyPI gpn, `GenomeMSA.get_msa_batch_fwd_rev`) of the same
+  zarr of letters; ours is the store, windows of neighbouring sites cut from one read. Tokens of both strands come out.
 """
 
+import contextlib
 import gzip
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -20,13 +24,14 @@ from Bio import AlignIO
 from timing import best_of_turns, report
 
 from r2mae_dna import AlignmentStore, WindowSet, build_alignment, prepare
-from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS
+from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, reverse_complement
 from r2mae_dna.data.samples import APES, VERTEBRATES, sample_path
+from r2mae_dna.data.sites import read_windows
 from r2mae_dna.data.store import SHARD_ROWS, StoreWriter
 from r2mae_dna.masking import turn_strands
 from r2mae_dna.options import Prepare
 
-BATCH = 64
+BATCH, SITES = 64, 512
 
 
 def biopython_build(maf, out, reference):
@@ -111,6 +116,30 @@ def bench_windows(folder):
     )
 
 
+def bench_sites(folder):
+    """After `bench_windows`, whose files are used."""
+    from gpn.data import GenomeMSA
+
+    store, offset = AlignmentStore(folder / "mm9"), 3_134_057
+    with contextlib.redirect_stdout(io.StringIO()):
+        reader = GenomeMSA(str(folder / "letters.zarr"))
+    positions = np.arange(offset + 1000, offset + 1000 + 3 * SITES, 3)
+    sites = np.stack([np.zeros_like(positions), positions], 1)
+    starts = positions - 64 - offset
+
+    def ours():
+        forward = read_windows(store, sites, 128) & TOKEN_BITS
+        return forward, reverse_complement(forward, axis=1)
+
+    def theirs():
+        return reader.get_msa_batch_fwd_rev(["10"] * SITES, starts, starts + 128, tokenize=True)
+
+    assert all((a == b).all() for a, b in zip(ours(), theirs(), strict=True))
+    seconds = best_of_turns({"ours": ours, "gpn's reader": theirs}, 5)
+    report(f"{SITES:,} dense, sorted sites × 30 species, both strands", seconds, "ours", targets={"gpn's reader": 20})
+    print("\n" + ", ".join(f"{name}: {SITES / each:,.0f} sites/s" for name, each in seconds.items()))
+
+
 def main():
     torch.set_num_threads(1)  # as in a loader; 64 windows are too little work for two
     print(f"{os.cpu_count()} cores, numpy {np.__version__}, zarr {zarr.__version__}")
@@ -120,6 +149,7 @@ def main():
         bench_build(Path(scratch), APES, "Hsap")
     with tempfile.TemporaryDirectory() as scratch:
         bench_windows(Path(scratch))
+        bench_sites(Path(scratch))
 
 
 if __name__ == "__main__":

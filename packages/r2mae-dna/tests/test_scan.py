@@ -16,6 +16,7 @@ from r2mae_dna.data.chunks import plan_chunks
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.regions import Region
 from r2mae_dna.data.store import AlignmentStore, StoreWriter
+from r2mae_dna.data.tracks import SiteScores, TextWriter, index_text, tsv_header, vcf_header
 from r2mae_dna.model import both_strands
 from r2mae_dna.options import Scan
 from r2mae_dna.scan import scan_genome
@@ -293,3 +294,22 @@ def test_two_ranks_write_what_one_writes(toy, toy_model, tmp_path):
     assert done.stdout.count("Done:") == 1
     name = Path("scores.tsv.gz")
     assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("vcf", [False, True])
+def test_a_chromosome_beyond_the_reach_of_tbi_gets_a_csi(tmp_path, vcf):
+    """Wheat's chromosomes are longer than the 2^29 bases of a .tbi; the regions are read back by tabix."""
+    length, places = 700_000_000, np.array([5, 536_870_911, 536_870_912, 699_999_999])
+    path = tmp_path / ("s.vcf.gz" if vcf else "s.tsv.gz")
+    header = vcf_header("X", {"3B": length}, {}) if vcf else tsv_header("x")
+    writer = TextWriter(path, header, vcf=vcf, name="X")
+    llr = np.zeros((4, 4), np.float32)
+    writer.add("3B", SiteScores(places, np.full(4, 2, np.uint8), llr))
+    writer.close()
+    index = index_text(path, {"3B": length}, vcf=vcf)
+    assert index.name == f"{path.name}.csi"
+    with pysam.TabixFile(str(path), index=str(index)) as file:
+        for place in places.tolist():
+            rows = [row.split("\t") for row in file.fetch("3B", place, place + 1)]
+            assert [row[1] for row in rows] == [str(place + 1)] * 3
+        assert len(list(file.fetch("3B", 600_000_000, length))) == 3

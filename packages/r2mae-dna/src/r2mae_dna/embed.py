@@ -3,6 +3,7 @@
 For probing, and for classifiers of one's own. Each site is at the centre of its own window, as in `score`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.bed import read_bed
 from r2mae_dna.data.chunks import Chunk, plan_chunks
 from r2mae_dna.data.codes import TOKEN_BITS, VOCABULARY
+from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.regions import Region, parse_regions
 from r2mae_dna.data.sites import BuildGuard, read_stretch
 from r2mae_dna.data.store import AlignmentStore
@@ -64,7 +66,7 @@ def _variant_sites(path: Path, store: AlignmentStore) -> list[Region]:
     guard, status = BuildGuard(MAX_MISMATCH, str(store.path)), np.zeros(len(STATUS), np.int64)
     sites = list[Region]()
     for alleles in file.chunks(20_000):
-        names.count(alleles.chromosome)
+        names.count(Counter(alleles.chromosome))
         stretch = read_stretch(alleles, store, 1, 0.0, names)
         guard.check(stretch.status)
         status += np.bincount(stretch.status, minlength=len(STATUS))
@@ -91,9 +93,11 @@ def embed_sites(config: Embed) -> dict[str, np.ndarray]:
         raise UserError(f"{out}: the name must end in .npz or .parquet")
     if config.model == FREQUENCIES:
         raise UserError("frequencies has no network; name a model")
-    check_output(out, [config.model, config.msa, config.bed, config.variants], overwrite=config.overwrite)
+    check_output(
+        out, [config.model, config.msa, *config.more_msa, config.bed, config.variants], overwrite=config.overwrite
+    )
     with one_writer(out, folder=False):
-        store = AlignmentStore(config.msa)
+        store = open_stores(config.msa, config.more_msa)
         chunks = wanted_sites(config, store)
         found = _compute(config, store, chunks)
         with atomic_path(out) as temporary:

@@ -97,6 +97,9 @@ class Prepare:
 
     msa: Path
     """Alignment store."""
+    _: KW_ONLY
+    more_msa: tuple[Path, ...] = ()
+    """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
     window: Window = 128
     """Bases per window."""
     step: Count = 64
@@ -141,6 +144,9 @@ class PrepareTable:
     """The same for validation."""
     test_table: Path | None = None
     """The same for testing."""
+    _: KW_ONLY
+    more_msa: tuple[Path, ...] = ()
+    """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
     out: Path | None = None
     """Folder of the windows; default runs/r2mae-dna-prepare-table-TIME."""
     overwrite: bool = False
@@ -304,6 +310,8 @@ class Score(RunOptions):
     """VCF (plain, gzipped or bgzipped), BCF, or TSV, CSV or Parquet with chrom, pos, ref, alt (TSV and CSV also without
     these names in a first line); `-`: standard input."""
     _: KW_ONLY
+    more_msa: tuple[Path, ...] = ()
+    """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
     names."""
@@ -344,6 +352,8 @@ class Scan(RunOptions):
     msa: Path
     """Alignment store."""
     _: KW_ONLY
+    more_msa: tuple[Path, ...] = ()
+    """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
     regions: str = ""
     """Regions, separated by spaces, such as "chr22:1,000-2,000 chrX"; default: everything in the store."""
     bed: Path | None = None
@@ -395,6 +405,8 @@ class Embed(RunOptions):
     msa: Path
     """Alignment store."""
     _: KW_ONLY
+    more_msa: tuple[Path, ...] = ()
+    """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
     regions: str = ""
     """Regions whose sites are wanted, separated by spaces, such as "chr22:1,000-2,000"."""
     bed: Path | None = None

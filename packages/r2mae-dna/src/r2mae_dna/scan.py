@@ -27,6 +27,7 @@ from r2mae_dna.data.bed import read_bed
 from r2mae_dna.data.chunk_log import ChunkLog, ChunkReader
 from r2mae_dna.data.chunks import Chunk, plan_chunks
 from r2mae_dna.data.codes import TOKEN_BITS
+from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.new_folders import check_new_folder, digest_of
 from r2mae_dna.data.regions import Region, parse_regions
 from r2mae_dna.data.store import AlignmentStore
@@ -98,11 +99,12 @@ def scan_genome(config: Scan, *, alone: bool = False) -> ScanReport | None:
         raise UserError("several processes need --out FOLDER: each of them must write to the same")
     out, files = config.out or default_run_path("r2mae-dna", "scan"), output_names(config.formats)
     score_column(config.name)  # refuse a bad name first
-    check_output(out, [config.msa, config.bed, *config.tracks, None if config.model == FREQUENCIES else config.model])
+    model = None if config.model == FREQUENCIES else config.model
+    check_output(out, [config.msa, *config.more_msa, config.bed, *config.tracks, model])
     check_new_folder(out, own_entries, "a scan", overwrite=True)
     if set(BIGWIG) & set(config.formats):
         require_bigwig()
-    store = AlignmentStore(config.msa)
+    store = open_stores(config.msa, config.more_msa)
     chunks = plan_chunks(store, _regions(config, store), config.chunk)
     if not chunks:
         raise UserError(f"{config.msa} has no content in the regions")

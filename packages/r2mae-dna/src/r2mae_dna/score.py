@@ -5,6 +5,7 @@ Sites are scored, not variants: one forward pass gives the logits of all four ba
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from r2mae_core import (
     say,
 )
 from r2mae_dna.data.aliases import Names
-from r2mae_dna.data.parts import Parts
+from r2mae_dna.data.joined import open_stores
+from r2mae_dna.data.parts import Part, Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.streams import STREAM, spool_stdin, write_stdout
@@ -118,11 +120,11 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         raise UserError("several devices need --out FILE: each of their processes must write to the same output")
     out, column = output_path(config), score_column(config.name)
     model = None if config.model == FREQUENCIES else config.model
-    check_output(out, [config.variants, config.msa, model], overwrite=config.overwrite)
+    check_output(out, [config.variants, config.msa, *config.more_msa, model], overwrite=config.overwrite)
     with one_writer(out, folder=False):
         before = fingerprint(config.variants) if config.variants.is_file() else {}
         variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
-        store = AlignmentStore(config.msa)
+        store = open_stores(config.msa, config.more_msa)
         scorer = open_scorer(
             config.model,
             store,
@@ -148,15 +150,18 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             "variants": before,
         }
         parts = Parts(out, {**source, **kept})
-        counts, sizes = _score_stretches(
-            variants, parts, store, scorer, config, Counts(out, names=names), rank, world_size
-        )
+        counts = Counts(out, names=names)
+        n_stretches = _score_stretches(variants, parts, store, scorer, config, counts, rank, world_size)
         if world_size > 1:
             wait_for_all()
         if rank == 0:
             remedy = "it was changed while it was scored: run the command again"
             refuse_changed(out, before, fingerprint(config.variants), remedy)
-            results = [parts.load(i, n) for i, n in enumerate(sizes)]
+            finished = [parts.load(i) for i in range(n_stretches)]
+            for part in finished:
+                names.count(part.chromosomes)
+                counts.absent |= {name for name in part.chromosomes if names.find(name) is None}
+            results = [part.result for part in finished]
             try:
                 _refuse(counts, results, store, config)
             except UserError:
@@ -190,20 +195,19 @@ def _score_stretches(
     counts: Counts,
     rank: int,
     world_size: int,
-) -> tuple[Counts, list[int]]:
-    """Score the stretches of this rank that are not done, and return the counts and every stretch's alleles."""
-    guard, sizes = _guard(store, config), list[int]()
+) -> int:
+    """Score the stretches of this rank that are not done; return how many there are in all."""
+    guard, n = _guard(store, config), 0
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
         for job in _ahead(variants, parts, store, config, scorer.window, counts.names, rank, world_size):
-            counts.absent |= job.absent
             if job.status is not None:
                 guard.check(job.status)
             if job.stretch is not None:
                 counts.sites += len(job.stretch.windows)
-                parts.save(len(sizes), run_scorer(job.stretch, scorer, config.batch_size))
-            sizes.append(job.n_alleles)
-            bar.update(job.n_alleles)
-    return counts, sizes
+                parts.save(n, Part(run_scorer(job.stretch, scorer, config.batch_size), job.chromosomes))
+            n += 1
+            bar.update(config.chunk if job.status is None else len(job.status))
+    return n
 
 
 def _guard(store: AlignmentStore, config: Score) -> BuildGuard:
@@ -214,13 +218,12 @@ def _guard(store: AlignmentStore, config: Score) -> BuildGuard:
 class _Job:
     """A stretch of the variants."""
 
-    n_alleles: int
-    absent: set[str]
-    """Chromosomes that are not in the store."""
     status: np.ndarray | None = None
     """Of its alleles; None: another rank's."""
     stretch: Stretch | None = None
     """What is to be scored; None: another rank's, or done before."""
+    chromosomes: Counter[str] = field(default_factory=Counter[str])
+    """Of what is to be scored: name of a chromosome → alleles."""
 
 
 def _ahead(
@@ -233,21 +236,27 @@ def _ahead(
     rank: int,
     world_size: int,
 ) -> Iterator[_Job]:
-    """Yield the stretches in order. The next one is read while the device computes this one."""
+    """Yield the stretches in order. The next one is read while the device computes this one.
 
-    def job(item: tuple[int, Alleles]) -> _Job:
-        i, alleles = item
-        absent = {name for name in set(alleles.chromosome) if names.find(name) is None}
-        names.count(alleles.chromosome)
+    Only what is to be scored here is parsed; the other lines are skipped.
+    """
+    done: dict[int, Part] = {}
+
+    def wanted(i: int) -> bool:
         if i % world_size != rank:
-            return _Job(len(alleles), absent)
-        if (done := parts.finished(i, len(alleles))) is not None:
-            return _Job(len(alleles), absent, done.status)
-        stretch = read_stretch(alleles, store, window, config.min_defined, names)
-        return _Job(len(alleles), absent, stretch.status, stretch)
+            return False
+        if (part := parts.finished(i)) is not None:
+            done[i] = part
+        return part is None
 
-    stretches = enumerate(variants.chunks(config.chunk))
-    yield from read_ahead(map(job, stretches))
+    def job(item: tuple[int, Alleles | None]) -> _Job:
+        i, alleles = item
+        if alleles is None:
+            return _Job(done.pop(i).result.status) if i in done else _Job()
+        stretch = read_stretch(alleles, store, window, config.min_defined, names)
+        return _Job(stretch.status, stretch, Counter(alleles.chromosome))
+
+    yield from read_ahead(map(job, enumerate(variants.chosen_chunks(config.chunk, wanted))))
 
 
 def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, config: Score) -> None:

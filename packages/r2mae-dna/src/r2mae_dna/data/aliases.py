@@ -7,6 +7,7 @@ the reference alleles then tell.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from r2mae_core import UserError
@@ -54,9 +55,9 @@ class Names:
             return self._table[name]
         return name if name in self._own else self._style.get(canonical(name))
 
-    def count(self, names: list[str]) -> None:
-        """Count the alleles of a stretch whose chromosome has another name in the alignment."""
-        for name, n in Counter(names).items():
+    def count(self, names: Mapping[str, int]) -> None:
+        """Count the alleles of a stretch, by the name of their chromosome, that has another one in the alignment."""
+        for name, n in names.items():
             own = self.find(name)
             if own is not None and own != name:
                 self.used[name, own] += n

@@ -101,7 +101,7 @@ def read_stretch(
     places = np.stack([chromosome[allele], alleles.position[allele] - 1 + within], 1)
     sites, which = np.unique(places, axis=0, return_inverse=True)
     which = which.reshape(-1)
-    windows = _read_windows(store, sites, window)
+    windows = read_windows(store, sites, window)
     own = windows[..., 0] & TOKEN_BITS
     centre, defined = own[which, window // 2], (own != GAP).mean(1)[which]
     changed = reference != alternative
@@ -113,7 +113,7 @@ def read_stretch(
     return Stretch(status, allele[ready], reference[ready], alternative[ready], window_of, windows[kept], sites[kept])
 
 
-def _read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.ndarray:
+def read_windows(store: AlignmentStore, sites: np.ndarray, window: int) -> np.ndarray:
     """Return windows (n, window, 1 + S) around sorted sites (n, 2) of chromosome and 0-based position.
 
     The site is at index window // 2, as GPN-MSA has it. Neighbouring sites are read together.

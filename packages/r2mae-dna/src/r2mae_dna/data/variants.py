@@ -1,7 +1,7 @@
 """Variants: stretches of a file, their results, and tables (VCF is in `vcf.py`). Every column is kept."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ STATUS = (
 allele itself); `symbolic`: <DEL> and the like, and breakends; `overlapping_deletion`: `*`."""
 STATUS_COLUMN = "r2mae_status"
 PREFIX = "r2mae_"
+RERUN = "remove the folder of its parts, beside the output, and run the same command again"
 TABLE_COLUMNS = ("chrom", "pos", "ref", "alt")
 _TABLES = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
@@ -107,14 +108,19 @@ class TableFile:
 
     def chunks(self, size: int) -> Iterator[Alleles]:
         """Yield stretches of `size` rows."""
+        return (alleles for alleles in self.chosen_chunks(size, lambda _: True) if alleles is not None)
+
+    def chosen_chunks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Alleles | None]:
+        """Yield stretches of `size` rows; None for those, by their number from 0, that are not wanted."""
         import polars as pl
 
         names = ("chrom", "ref", "alt")
-        text = self.frame.select(
-            pl.col(self._columns[name]).cast(pl.String).fill_null(".").alias(name) for name in names
-        )
-        for start in range(0, len(text), size):
-            part = text.slice(start, size)
+        texts = [pl.col(self._columns[name]).cast(pl.String).fill_null(".").alias(name) for name in names]
+        for i, start in enumerate(range(0, len(self.frame), size)):
+            if not wanted(i):
+                yield None
+                continue
+            part = self.frame.slice(start, size).select(texts)
             yield Alleles(
                 part["chrom"].to_list(),
                 self._position[start : start + size],
@@ -133,6 +139,8 @@ class TableFile:
         parts = list(results)
         llr = np.concatenate([part.llr for part in parts]) if parts else np.zeros(0, np.float32)
         status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
+        if len(status) != len(self.frame):
+            raise UserError(f"{len(status):,} scores for the {len(self.frame):,} rows of {self.path}; {RERUN}")
         write_frame(with_result(self.frame, Result(llr, status), column), out)
 
 

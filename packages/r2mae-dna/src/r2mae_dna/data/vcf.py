@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from r2mae_core import UserError, atomic_path, reading
 from r2mae_dna.data.text_files import open_to_write, read_lines, refuse_cut_bgzf, whole_number
 from r2mae_dna.data.tracks import index_text
 from r2mae_dna.data.variants import (
+    RERUN,
     STATUS,
     STATUS_COLUMN,
     TABLE_COLUMNS,
@@ -39,7 +40,8 @@ class VcfFile:
         self.path = path
         self.meta: list[str] = []
         self.columns: list[str] = []
-        for number, line in self._lines():
+        for number, item in self._items():
+            line = _text(item)
             if line.startswith("##"):
                 self.meta.append(line)
                 continue
@@ -53,12 +55,9 @@ class VcfFile:
         if len(self.columns) < 8:
             raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        if self.path.suffix == ".bcf":
-            yield from enumerate(_bcf_lines(self.path), start=1)
-            return
-        for number, line in read_lines(self.path):
-            yield number, line.decode(*_ENCODING).rstrip("\r\n")
+    def _items(self) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the line of each header line and record, as `_text` takes it: not decoded yet."""
+        return read_lines(self.path) if self.path.suffix != ".bcf" else enumerate(_bcf_items(self.path), start=1)
 
     def records(self) -> Iterator[list[str]]:
         """Yield the fields of each record.
@@ -70,36 +69,44 @@ class VcfFile:
 
     def numbered_records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line and the fields of each record; the errors are those of `records`."""
-        for number, line in self._lines():
-            if not line or line[0] == "#":
-                continue
-            fields = line.split("\t")
-            if len(fields) < len(self.columns):
-                raise UserError(
-                    f"{self.path}, line {number}: {len(fields)} fields instead of {len(self.columns)}; is the file cut "
-                    "off, or not separated by tabs?"
-                )
-            try:
-                whole_number(fields[1])
-            except ValueError:
-                raise UserError(
-                    f"{self.path}, line {number}: the position {fields[1][:40]!r} is not a number"
-                ) from None
-            yield number, fields
+        return ((number, self._fields(number, item)) for number, item in self._items() if _is_record(item))
+
+    def _fields(self, number: int, item: Any) -> list[str]:
+        fields = _text(item).split("\t")
+        if len(fields) < len(self.columns):
+            raise UserError(
+                f"{self.path}, line {number}: {len(fields)} fields instead of {len(self.columns)}; is the file cut "
+                "off, or not separated by tabs?"
+            )
+        try:
+            whole_number(fields[1])
+        except ValueError:
+            raise UserError(f"{self.path}, line {number}: the position {fields[1][:40]!r} is not a number") from None
+        return fields
 
     def chunks(self, size: int) -> Iterator[Alleles]:
         """Yield stretches of `size` records."""
-        for part in _groups(self.records(), size):
-            alternatives = [fields[4].split(",") for fields in part]
-            record = np.repeat(np.arange(len(part)), [len(alts) for alts in alternatives])
-            rows = [part[i] for i in record]
-            yield Alleles(
-                [row[0] for row in rows],
-                np.array([int(row[1]) for row in rows], np.int64),
-                [row[3] for row in rows],
-                [alt for alts in alternatives for alt in alts],
-                record,
-            )
+        return (alleles for alleles in self.chosen_chunks(size, lambda _: True) if alleles is not None)
+
+    def chosen_chunks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Alleles | None]:
+        """Yield stretches of `size` records; None for those, by their number from 0, that are not wanted.
+
+        The lines of these are counted, and neither decoded nor split.
+        """
+        part, n, chosen = list[list[str]](), 0, False
+        for number, item in self._items():
+            if not _is_record(item):
+                continue
+            if n % size == 0:
+                chosen = wanted(n // size)
+            n += 1
+            if chosen:
+                part.append(self._fields(number, item))
+            if n % size == 0:
+                yield _alleles(part) if chosen else None
+                part = []
+        if n % size:
+            yield _alleles(part) if chosen else None
 
     def write(self, out: Path, results: Iterable[Result], size: int, column: str, source: dict[str, Any]) -> None:
         """Write the file again with scores: as VCF, or as a table with a line per allele.
@@ -120,16 +127,22 @@ class VcfFile:
             with _vcf_writer(out) as target:
                 for line in self._header(column.upper(), source):
                     target.write(f"{line}\n".encode(*_ENCODING))
-                for part, result in zip(_groups(self.records(), size), results, strict=True):
+                for part, result in self._with_results(results, size):
                     target.write("".join(_annotated(part, result, column.upper())).encode(*_ENCODING))
                     order.add(part)
             if order.ascending and order.last and out.suffix in (".gz", ".bgz"):
                 index_text(out, order.last, vcf=True)
             return
         frames = []
-        for part, result in zip(_groups(self.records(), size), results, strict=True):
+        for part, result in self._with_results(results, size):
             frames.append(self._frame(part, result, column))
         write_frame(_joined(frames), out)
+
+    def _with_results(self, results: Iterable[Result], size: int) -> Iterator[tuple[list[list[str]], Result]]:
+        for part, result in zip(_groups(self.records(), size), results, strict=True):
+            if (n := sum(fields[4].count(",") + 1 for fields in part)) != len(result.status):
+                raise UserError(f"{len(result.status):,} scores for {n:,} alleles of {self.path}; {RERUN}")
+            yield part, result
 
     def _header(self, name: str, source: dict[str, Any]) -> Iterator[str]:
         status = STATUS_COLUMN.upper()
@@ -156,6 +169,28 @@ class VcfFile:
         data["pos"] = [int(fields[1]) for fields, _ in rows]
         data["alt"] = [alt for _, alt in rows]
         return with_result(pl.DataFrame(data), result, column)
+
+
+def _text(item: Any) -> str:
+    """Return the line of an item: bytes, a text, or a record of pysam's."""
+    return (item.decode(*_ENCODING) if isinstance(item, bytes) else str(item)).rstrip("\r\n")
+
+
+def _is_record(item: Any) -> bool:
+    return not isinstance(item, (bytes, str)) or item[:1] not in (b"", b"#", b"\r", b"\n", "", "#")
+
+
+def _alleles(part: list[list[str]]) -> Alleles:
+    alternatives = [fields[4].split(",") for fields in part]
+    record = np.repeat(np.arange(len(part)), [len(alts) for alts in alternatives])
+    rows = [part[i] for i in record]
+    return Alleles(
+        [row[0] for row in rows],
+        np.array([int(row[1]) for row in rows], np.int64),
+        [row[3] for row in rows],
+        [alt for alts in alternatives for alt in alts],
+        record,
+    )
 
 
 class _Order:
@@ -216,8 +251,8 @@ def _to_bcf(text: Path, target: Path, out: Path) -> None:
         ) from None
 
 
-def _bcf_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a BCF as VCF.
+def _bcf_items(path: Path) -> Iterator[Any]:
+    """Yield the header lines of a BCF, and its records as pysam gives them: their text is the line of a VCF.
 
     Raises:
         UserError: it is missing or damaged.
@@ -234,10 +269,10 @@ def _bcf_lines(path: Path) -> Iterator[str]:
         records = iter(source)
         while True:
             with reading(path, "a BCF file"):
-                line = next((str(record) for record in records), None)
-            if line is None:
+                record = next(records, None)
+            if record is None:
                 return
-            yield line.rstrip("\n")
+            yield record
 
 
 def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:

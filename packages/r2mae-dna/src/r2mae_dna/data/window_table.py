@@ -29,6 +29,7 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_dna.data.codes import SOFT_MASK, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.new_folders import check_new_folder, digest_of, refuse_other
 from r2mae_dna.data.regions import stored_intervals
 from r2mae_dna.data.store import AlignmentStore
@@ -177,15 +178,11 @@ def prepare_table(config: PrepareTable) -> Path:
     """
     out = config.out or default_run_path("r2mae-dna", "prepare-table")
     files = {split: path for split in SPLITS if (path := getattr(config, f"{split}_table")) is not None}
-    check_output(out, [config.msa, *files.values()])
+    check_output(out, [config.msa, *config.more_msa, *files.values()])
     with one_writer(out, folder=False):
-        store = AlignmentStore(config.msa)
-        own = {field.name for field in fields(config)} - {
-            "msa",
-            "out",
-            "overwrite",
-            *(f"{split}_table" for split in SPLITS),
-        }
+        store = open_stores(config.msa, config.more_msa)
+        foreign = {"msa", "more_msa", "out", "overwrite", *(f"{split}_table" for split in SPLITS)}
+        own = {field.name for field in fields(config)} - foreign
         made: dict[str, Any] = {name: getattr(config, name) for name in sorted(own)}
         made["sources"] = {"the alignment store": store.digest, **fingerprint([*files.values()])}
         if not config.overwrite and window_entries(out):

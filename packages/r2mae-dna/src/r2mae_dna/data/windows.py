@@ -28,6 +28,7 @@ from r2mae_core import (
     write_text,
 )
 from r2mae_dna.data.conservation import Conserved, Track, known_quantile, pieces, windows_of
+from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.new_folders import check_new_folder, digest_of, refuse_other
 from r2mae_dna.data.regions import (
     Intervals,
@@ -184,9 +185,9 @@ def prepare(config: Prepare) -> Path:
             is left in a split.
     """
     out = config.out or default_run_path("r2mae-dna", "prepare")
-    check_output(out, [config.msa, config.phastcons, config.phylop])
+    check_output(out, [config.msa, *config.more_msa, config.phastcons, config.phylop])
     with one_writer(out, folder=False):
-        tracks, store = _tracks(config), AlignmentStore(config.msa)
+        tracks, store = _tracks(config), open_stores(config.msa, config.more_msa)
         made = _made_from(config, store)
         if not config.overwrite and window_entries(out):
             info = read_info(out)
@@ -209,7 +210,9 @@ def prepare(config: Prepare) -> Path:
 
 def _made_from(config: Prepare, store: AlignmentStore) -> dict[str, Any]:
     options = {field.name: getattr(config, field.name) for field in fields(config)}
-    own = {name: value for name, value in options.items() if name not in ("msa", "out", "overwrite", *_TRACKS)}
+    own = {
+        name: value for name, value in options.items() if name not in ("msa", "more_msa", "out", "overwrite", *_TRACKS)
+    }
     tracks = [Path(options[name]) for name in _TRACKS if options[name] is not None]
     if tracks:
         own["ranks"] = "of the genome"  # and not of each chromosome and split, as in folders of earlier versions
