@@ -57,9 +57,15 @@ def sync(session, *arguments):
     )
 
 
-def extras(package):
-    """Return what the core's own tests need beyond what the core needs: all that the modalities take of it."""
-    return ["--extra=train"] if package == "r2mae-core" else []
+def extras(package, version="3.11"):
+    """Return what a package's own tests need beyond what it needs.
+
+    Of the core, all that the modalities take of it; of single cells annbatch, which there is from Python 3.12 on.
+    """
+    if package == "r2mae-core":
+        return ["--extra=train"]
+    recent = tuple(map(int, version.split("."))) >= (3, 12)
+    return ["--extra=annbatch"] if package == "r2mae-singlecell" and recent else []
 
 
 def check_alone(session, package):
@@ -305,7 +311,7 @@ def matrix(session, package, version):
         session.skip(f"no Python {version} on this machine")
     home = ROOT / ".nox" / f"matrix-{version}-{NAMES[package]}"
     session.run_install(
-        *(UV, "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", *extras(package)),
+        *(UV, "sync", "--quiet", "--exact", "--no-default-groups", f"--package={package}", *extras(package, version)),
         "--group=test",
         f"--python={python}",
         env={"UV_PROJECT_ENVIRONMENT": str(home), "VIRTUAL_ENV": ""},

@@ -52,6 +52,7 @@ CPU = {
     "singlecell_per_sample": "",
     "singlecell_loading": "--memory",
     "singlecell_out_of_core": "--cells 400000 --turns 3",
+    "singlecell_prepare": "--cells 100000",
     "paper_cost": "",
 }
 CUDA = {
@@ -69,7 +70,7 @@ CUDA = {
     "singlecell_loading": "",
     "paper_cost": "--compile",
 }
-WITHOUT_DEVICE = ("theory_speed", "dna_data", "dna_build", "dna_scan")
+WITHOUT_DEVICE = ("theory_speed", "dna_data", "dna_build", "dna_scan", "singlecell_prepare")
 """Scripts that do not use a GPU and have no option `--device`."""
 
 

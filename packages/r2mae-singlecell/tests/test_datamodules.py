@@ -11,7 +11,7 @@ import torch
 
 from r2mae_core import UserError, quiet_lightning
 from r2mae_singlecell import R2MAE
-from r2mae_singlecell.data.datamodules import check_order
+from r2mae_singlecell.data.datamodules import as_of_anndata, check_order
 from r2mae_singlecell.data.foreign_batches import ForeignBatches
 
 needs_annbatch = pytest.mark.skipif(
@@ -261,3 +261,98 @@ def test_covariates_of_foreign_batches_are_checked():
             checker.check({**good, key: value})
     with pytest.raises(UserError, match="M gives tuple, not a dict"):
         checker.check((good["X"],))
+
+
+def registry_of(mapping, batch_key="site"):
+    """What a data module says of its batches and labels; the rest does not matter here."""
+    empty = {"data_registry": {}, "state_registry": {}, "summary_stats": {}}
+    field = {"data_registry": {"attr_name": "obs"}, "summary_stats": {"n": 2}}
+    batch = {**field, "state_registry": {"categorical_mapping": mapping, "original_key": "site"}}
+    labels = {**field, "state_registry": {"categorical_mapping": None, "original_key": None}}
+    fields = {"X": empty, "batch": batch, "labels": labels}
+    setup = {"batch_key": batch_key, "labels_key": None}
+    return {"setup_method_name": "setup_datamodule", "setup_args": setup, "field_registries": fields}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (registry_of({"z": 0, "a": 1}), ["z", "a"]),  # lamindb: name → code
+        (registry_of({"z": 1, "a": 0}), ["a", "z"]),
+        (registry_of(np.array(["z", "a"]), "_scvi_batch"), ["a", "z"]),  # TileDB: as they come, but coded by alphabet
+        (registry_of(np.array(["z", "a"])), ["z", "a"]),
+    ],
+)
+def test_batches_keep_their_names(given, names):
+    state = as_of_anndata(given)["field_registries"]["batch"]["state_registry"]
+    assert list(state["categorical_mapping"]) == names
+
+
+def two_sites(make_adata):
+    """Cells whose first batch in the data is the last one in the alphabet."""
+    adata = make_adata()
+    adata.obs["site"] = np.where(adata.obs["batch"] == adata.obs["batch"].iloc[0], "z", "a")
+    return adata
+
+
+@pytest.fixture
+def soma(make_adata, tmp_path):
+    """A TileDB-SOMA experiment, and the cells in it."""
+    pytest.importorskip("tiledbsoma_ml", reason="the packages tiledbsoma and tiledbsoma-ml are not installed")
+    import tiledbsoma
+    import tiledbsoma.io
+
+    adata = two_sites(make_adata)
+    try:
+        tiledbsoma.io.from_anndata(str(tmp_path / "soma"), adata.copy(), measurement_name="RNA")
+    except Exception as error:  # tiledbsoma 2.2 writes with anndata < 0.13 and pandas < 3 alone
+        pytest.skip(f"this tiledbsoma cannot write AnnData: {error}")
+    with tiledbsoma.Experiment.open(str(tmp_path / "soma")) as experiment:
+        yield experiment, adata
+
+
+def soma_module(experiment, **arguments):
+    from scvi.dataloaders import TileDBDataModule
+
+    module = TileDBDataModule(
+        experiment.axis_query("RNA"), layer_name="data", batch_column_names=["site"], batch_size=32,
+        dataloader_kwargs={"num_workers": 0}, accelerator="cpu", **arguments,
+    )  # fmt: skip
+    module.setup()
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tiledb_trains_embeds_and_resumes(soma, tmp_path):
+    experiment, adata = soma
+    module = soma_module(experiment, shuffle=False)
+    trained_on(module, 2, resume=tmp_path / "run", max_steps=4)
+    model = trained_on(module, 2, resume=tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.csv").read_text().count(",train_loss,") == 2
+    z = model.get_latent_representation(dataloader=module.inference_dataloader())
+    assert z.shape == (120, 4)
+    adata.var_names = [str(i) for i in range(40)]  # the module names genes by their ids in the experiment
+    adata.obs["batch"] = adata.obs["site"]
+    assert np.allclose(z, model.get_latent_representation(adata), atol=1e-5)
+    mixed = soma_module(experiment, shuffle=True)
+    with pytest.raises(UserError, match="data set shuffles, so the rows of the result could not be told"):
+        model.get_latent_representation(dataloader=mixed.inference_dataloader())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lamindb_trains_embeds_and_resumes(make_adata, tmp_path):
+    """Its reader of files is tried; a collection cannot be registered without lamindb's server."""
+    lamindb = pytest.importorskip("lamindb.core", reason="the package lamindb is not installed")
+    from scvi.dataloaders import MappedCollectionDataModule
+
+    adata = two_sites(make_adata)
+    paths = [tmp_path / "0.h5ad", tmp_path / "1.h5ad"]
+    adata[:70].write_h5ad(paths[0])
+    adata[70:].write_h5ad(paths[1])
+    collection = type("Collection", (), {"mapped": lambda _, **given: lamindb.MappedCollection(paths, **given)})()
+    module = MappedCollectionDataModule(collection, batch_key="site", batch_size=30, join="inner", parallel=False)
+    trained_on(module, 2, resume=tmp_path / "run", max_steps=4)
+    model = trained_on(module, 2, resume=tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.csv").read_text().count(",train_loss,") == 2
+    z = model.get_latent_representation(dataloader=module.inference_dataloader())
+    assert np.allclose(z, model.get_latent_representation(adata), atol=1e-5)

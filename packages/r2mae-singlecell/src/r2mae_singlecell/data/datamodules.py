@@ -33,18 +33,42 @@ def as_of_anndata(registry: dict[str, Any]) -> dict[str, Any]:
     """
     if registry.get("setup_method_name") != "setup_datamodule":
         return registry
-    arguments, fields = registry.get("setup_args", {}), registry["field_registries"]
+    arguments, fields = dict(registry.get("setup_args", {})), registry["field_registries"]
+    of_tiledb = arguments.get("batch_key") == _TILEDB_BATCH
+    if of_tiledb:  # neither column is one of the user's
+        arguments |= {"batch_key": "batch", "labels_key": None}
     kept = {name: fields[name] for name in _FIELDS if name in fields}
     kept = {name: field for name, field in kept.items() if field["data_registry"] or field["summary_stats"]}
     labels_key = arguments.get("labels_key")
     if labels_key is None:  # such a module names its one label "Unknown", `setup_anndata` 0
         kept[REGISTRY_KEYS.LABELS_KEY] = _labels(np.array([0]), "_scvi_labels")
+    for name in {REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY} & kept.keys():
+        state = dict(kept[name]["state_registry"])
+        state["categorical_mapping"] = _by_code(state["categorical_mapping"], of_tiledb)
+        kept[name] = {**kept[name], "state_registry": state}
     return {
         **registry,
         "setup_method_name": "setup_anndata",
         "setup_args": {name: arguments.get(name) for name in _OF_SETUP},
         "field_registries": kept,
     }
+
+
+_TILEDB_BATCH = "_scvi_batch"
+"""What TileDBDataModule calls the batch, whatever the columns are that it is made of."""
+
+
+def _by_code(mapping: Any, of_tiledb: bool) -> np.ndarray:
+    """Return the names of categories in the order of their codes.
+
+    lamindb's module gives a dict of codes. TileDB's gives the names as they come first in the data, but its codes are
+    scikit-learn's, in alphabetical order: taken as they are, batches would have each other's names.
+    """
+    if mapping is None:
+        return np.array([0])
+    if isinstance(mapping, dict):
+        return np.array(sorted(mapping, key=lambda name: mapping[name]))
+    return np.sort(np.asarray(mapping)) if of_tiledb else np.asarray(mapping)
 
 
 def _labels(names: np.ndarray, key: str) -> dict[str, Any]:
@@ -84,6 +108,11 @@ def check_order(dataloader: Any) -> None:
         UserError: the loader shuffles.
     """
     loader = getattr(dataloader, "dataloader", dataloader)  # scvi-tools' loaders for inference wrap another
+    if getattr(getattr(loader, "dataset", None), "shuffle", False) is True:
+        raise UserError(
+            "this data loader's data set shuffles, so the rows of the result could not be told; give one that does not "
+            "(of TileDB-SOMA: TileDBDataModule(..., shuffle=False, train_size=1.0))"
+        )
     for sampler in (getattr(loader, name, None) for name in ("sampler", "batch_sampler")):
         kind = type(sampler).__name__
         if kind.endswith("RandomSampler") or kind == "ClassSampler":
