@@ -99,16 +99,26 @@ def read_image(source: Source, index: int, in_chans: int, least: int | None = No
 
 def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
     """Return images spread evenly over a source, (B, C, side, side) uint8, without those that cannot be decoded."""
+    return sample_labelled(source, n, side, in_chans)[0]
+
+
+def sample_labelled(source: Source, n: int, side: int, in_chans: int) -> tuple[Tensor, Tensor]:
+    """Return images spread evenly over a source, (B, C, side, side) uint8, and their labels (B,), -1: none.
+
+    Images that cannot be decoded are left out.
+    """
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
     if isinstance(source, ImageStore) and source.side == side:
-        return source.fetch(chosen)[0]
-    squares = []
+        return source.fetch(chosen)
+    squares, labels = [], []
     for index in chosen:
         with contextlib.suppress(UnreadableImageError):
-            squares.append(pixels(square(read_image(source, int(index), in_chans)[0], side, "crop")))
+            image, label = read_image(source, int(index), in_chans, least=2 * side)
+            squares.append(pixels(square(image, side, "crop")))
+            labels.append(label)
     if not squares:
         raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 def least_side(side: int, area: float) -> int:

@@ -40,6 +40,14 @@ def forward_flops(model: MaskedAutoencoder, ratio: float) -> int:
     return total + block_flops(width, 4 * width, shown, hidden) + 2 * hidden * width * values
 
 
+def features_flops(model: MaskedAutoencoder) -> int:
+    """Return the operations of the encoder on one whole image."""
+    encoder, n = model.encoder, model.n_patches
+    total = 2 * n * model.decoder.pred.out_features * encoder.embed_dim
+    seen = n + encoder.num_prefix_tokens
+    return total + sum(block_flops(encoder.embed_dim, block.mlp.fc1.out_features, seen) for block in encoder.blocks)
+
+
 def train_flops(model: MaskedAutoencoder, ratio: float) -> int:
     """Return the operations of one image's training step: forward, and twice that backward."""
     return 3 * forward_flops(model, ratio)

@@ -83,6 +83,11 @@ class Pretrain(PretrainOptions):
     """Fixed sine-cosine positions (MAE's), or learned ones."""
     start: Path | None = None
     """Weights to start from: a run, published MAE or timm weights, or a transformers folder."""
+    judge_every: Count | None = None
+    """Optimizer steps between two judgements of the features on held-out images: nearest neighbours and a linear probe
+    where there are labels, and the effective rank; in the log, in figures/judge.png. Default: none."""
+    judge_patience: Count | None = None
+    """Stop after so many judgements without a better one (nearest neighbours; without labels the rank)."""
     epochs: Count = 150
     """Passes over the data."""
     batch_size: Count = 4096
@@ -105,6 +110,10 @@ class Pretrain(PretrainOptions):
         super().__post_init__()
         check_text(self, "data", "model")
         check_crop(self.crop_scale)
+        if self.judge_patience is not None and self.judge_every is None:
+            raise UserError("--judge_patience counts judgements; add --judge_every")
+        if self.judge_every is not None and self.strategy == "fsdp":
+            raise UserError("--judge_every needs the model whole on a device; leave out --strategy fsdp")
         if self.block_area is None:
             return
         if self.mask_shape == "independent":

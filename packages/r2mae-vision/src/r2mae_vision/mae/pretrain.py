@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -25,6 +26,7 @@ from r2mae_core import (
     ResumableLoader,
     RunFolder,
     StepOrder,
+    UserError,
     adamw,
     check_output,
     counted_ratio,
@@ -42,6 +44,7 @@ from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
 from r2mae_vision.mae.flops import train_flops
+from r2mae_vision.mae.judge import Judge, Judged, images_to_judge
 from r2mae_vision.mae.masking import check_visible, hidden_counts, pack_patches, patch_order, split_order
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import MaskShape, Pretrain
@@ -79,6 +82,18 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
         self.missing = [] if config.start is None else load_published(config.start, self.model)
         shape, self.task = self.model.shape, held_out_source.name
         self.images = sample_images(held_out_source, N_IMAGES, shape.image_size, shape.in_chans)
+        self.judged = None if config.judge_every is None else self._images_to_judge(config.judge_every)
+
+    def _images_to_judge(self, every: int) -> tuple[Judged, Judged]:
+        config, sampler = self.config, self.sampler()
+        steps = config.epochs * (self.n_samples // config.batch_size)
+        if every > steps:
+            raise UserError(f"--judge_every {every} is more than the {steps} steps of the training")
+        ratio = float(np.mean([sampler.mean(step, steps) for step in range(0, steps, max(steps // 100, 1))]))
+        return images_to_judge(
+            self.model, self.source, self.held_out_source, apart=self.part != "train",
+            every=every, batch_size=config.batch_size, ratio=ratio,
+        )  # fmt: skip
 
     @override
     def sampler(self) -> RatioSampler:
@@ -162,7 +177,12 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
 
     @override
     def callbacks(self, run: RunFolder) -> list[pl.Callback]:
-        return [] if isinstance(self.source, ImageStore) else [UnreadableImages(self.source, run.path / "skipped.txt")]
+        config, found = self.config, list[pl.Callback]()
+        if not isinstance(self.source, ImageStore):
+            found.append(UnreadableImages(self.source, run.path / "skipped.txt"))
+        if self.judged is not None and config.judge_every is not None:
+            found.append(Judge(*self.judged, config.judge_every, config.judge_patience, run))
+        return found
 
     @override
     def trained(self, state: dict[str, Tensor], run: RunFolder) -> MaskedAutoencoder:
