@@ -42,6 +42,11 @@ COMMANDS = {
         "r2mae_vision.mae.probe:probe_command",
         "Evaluate frozen features: linear probe and nearest neighbours.",
     ),
+    "predict": Command(
+        options.Predict,
+        "r2mae_vision.mae.predict:predict_command",
+        "Write what a fine-tuned model says of the images of a set.",
+    ),
     "reconstruct": Command(
         options.Reconstruct, "r2mae_vision.mae.reconstruct:reconstruct_command", "Draw what the model fills in."
     ),

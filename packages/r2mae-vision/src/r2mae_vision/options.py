@@ -6,13 +6,14 @@ from typing import Literal
 from r2mae_core import Count, NonNegative, RunOptions, Seed
 from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.data.options import Prepare, TwoOrMore, Width, check_list, check_text
-from r2mae_vision.mae.options import Export, Finetune, Pretrain, Probe, Reconstruct, Reproduce, Sweep
+from r2mae_vision.mae.options import Export, Finetune, Predict, Pretrain, Probe, Reconstruct, Reproduce, Sweep
 from r2mae_vision.mnist.options import PretrainMLP, ReproduceMNIST
 
 __all__ = [
     "Demo",
     "Export",
     "Finetune",
+    "Predict",
     "Prepare",
     "Pretrain",
     "PretrainMLP",

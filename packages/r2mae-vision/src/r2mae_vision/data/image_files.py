@@ -121,6 +121,23 @@ class TreeReader:
         return self.names[index].removeprefix(self.inside)
 
 
+class PathReader:
+    """Files by their paths, which are relative to a folder."""
+
+    def __init__(self, home: Path, names: Sequence[str]) -> None:
+        self.home, self.names = home, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.home / self.names[index]).open("rb")
+
+    def filename(self, index: int) -> str:
+        """Return the path as the table has it."""
+        return self.names[index]
+
+
 class _Chosen:
     """Some of a reader's images."""
 

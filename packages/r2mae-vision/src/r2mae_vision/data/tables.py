@@ -7,28 +7,11 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, fingerprint
-from r2mae_vision.data.image_files import ImageFiles, TreeReader, printable
+from r2mae_vision.data.image_files import ImageFiles, PathReader, TreeReader, printable
 from r2mae_vision.data.labels import SPLIT_COLUMNS, Columns, chosen, image_column, match, numbered, read_table, stated
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.trees import Tree
-
-
-class _Paths:
-    """Files by their paths, which are relative to a folder."""
-
-    def __init__(self, home: Path, names: Sequence[str]) -> None:
-        self.home, self.names = home, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Any:
-        return (self.home / self.names[index]).open("rb")
-
-    def filename(self, index: int) -> str:
-        """Return the path as the table has it."""
-        return self.names[index]
 
 
 def open_table(file: Path, split: str, columns: Columns) -> ImageFiles | None:
@@ -46,7 +29,7 @@ def open_table(file: Path, split: str, columns: Columns) -> ImageFiles | None:
         raise UserError(f"{what} names {twice} twice; leave out one")
     values = stated(table, columns, what)
     numbers, classes = (np.full(len(names), -1), ()) if values is None else numbered(values, what)
-    whole = ImageFiles(printable(file.stem), _Paths(file.parent, names), classes, numbers, named=fingerprint(file))
+    whole = ImageFiles(printable(file.stem), PathReader(file.parent, names), classes, numbers, named=fingerprint(file))
     return _part(whole, parts_in(table, columns, what), split, what)
 
 

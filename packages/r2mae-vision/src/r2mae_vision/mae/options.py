@@ -313,6 +313,35 @@ class Export:
     """Replace the folder of another export."""
 
 
+@dataclass(frozen=True)
+class Predict:
+    """Write what a fine-tuned model says of images."""
+
+    model: str
+    """Run folder of finetune (of several seeds one of its folders), or timm's folder of a model with a head."""
+    data: str
+    """As in pretrain; labels are not needed. Also a single image file."""
+    split: Literal["train", "val"] | None = None
+    """Which part of the data; default the validation part, and all images where there is none."""
+    batch_size: Count = 128
+    """Images at once; the predictions do not depend on it."""
+    workers: Workers | None = None
+    """Processes that decode images; default one per core."""
+    precision: Precision = "auto"
+    """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """The .csv to write: image, label if there is one, prediction, probability of each class; default
+    runs/r2mae-vision-predict-TIME.csv."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_text(self, "model", "data")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reproduce(RunOptions):
     """Reproduce table 1 of the paper: fine-tuned ViTs, one per scheme. Finished cells are not repeated."""
