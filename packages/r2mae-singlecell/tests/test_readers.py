@@ -348,3 +348,66 @@ def test_an_unknown_format_and_an_empty_file(adata, tmp_path):
         read(tmp_path / "other.h5")
     adata[:0].copy().write_h5ad(tmp_path / "empty.h5ad")
     assert read(tmp_path / "empty.h5ad")[0].shape == (0, N_GENES)
+
+
+MTX = "%%MatrixMarket matrix coordinate integer general\n%\n"
+
+
+def written_mtx(folder, body, head=MTX, n_genes=3, n_cells=4):
+    (folder / "features.tsv").write_text("".join(f"g{i}\n" for i in range(n_genes)))
+    (folder / "barcodes.tsv").write_text("".join(f"c{i}\n" for i in range(n_cells)))
+    (folder / "matrix.mtx").write_text(head + body)
+
+
+@pytest.mark.parametrize("order", ["cells", "genes", "none"])
+@pytest.mark.parametrize("piece", [3, 2**21])
+def test_mtx_in_any_order_is_read_in_pieces(counts, order, piece, tmp_path, monkeypatch):
+    """What is sorted is never in memory as a whole: neither scipy's reader nor a table of all lines is made."""
+    seen = []
+    original, read_csv = scipy.io.mmread, pd.read_csv
+    monkeypatch.setattr(scipy.io, "mmread", lambda file: seen.append("whole") or original(file))
+    monkeypatch.setattr("r2mae_singlecell.data.mtx.PIECE", piece)
+    monkeypatch.setattr(pd, "read_csv", lambda *a, **k: seen.append(k.get("chunksize")) or read_csv(*a, **k))
+    cells, genes = np.nonzero(counts)
+    places = {"cells": slice(None), "genes": np.argsort(genes, kind="stable"),
+              "none": np.random.default_rng(0).permutation(len(cells))}[order]  # fmt: skip
+    lines = [
+        f"{genes[i] + 1} {cells[i] + 1} {int(counts[cells[i], genes[i]])}\n" for i in np.arange(len(cells))[places]
+    ]
+    written_mtx(tmp_path, f"{N_GENES} {N_CELLS} {len(lines)}\n" + "".join(lines), MTX, N_GENES, N_CELLS)
+    found, _, _, _, _ = read(tmp_path)
+    assert np.array_equal(found, counts)
+    assert ("whole" in seen) == (order == "none")
+    assert piece in seen
+    assert not [*tmp_path.glob(".r2mae-*")]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("3 4 3\n1 1 5\n2 2 1\n", "holds 2 values, not the 3 .* cut off"),
+        ("3 4 1\n1 1 5\n2 2 1\n", "more than the 1 values"),
+        ("3 4 2\n1 1 5\n4 2 1\n", "outside 0 … 2"),
+        ("3 4 2\n0 1 5\n2 2 1\n", "outside 0 … 2"),
+        ("3 4 2\n1 1 5\n2 5 1\n", "outside 0 … 3"),
+        ("3 4 2\n1 1\n2 2\n", "it is damaged"),
+        ("3 4 2\n1 1 5 6\n2 2 1 7\n", "more than three numbers"),
+        ("3 4 2\n1 1 5\n2 2 x\n", "it is damaged"),
+        ("3 4 2\n1 1 5\n2 2 -1\n", "negative"),
+        ("3 4 2\n1 1 5\n2 2 5000000000\n", "more than a count can be"),
+        ("\n", "it is damaged"),
+    ],
+)
+def test_a_damaged_mtx_is_named(body, message, tmp_path):
+    written_mtx(tmp_path, body)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+def test_mtx_with_repeated_places_empty_cells_and_no_value(tmp_path):
+    written_mtx(tmp_path, "3 4 3\n1 2 5\n1 2 2\n3 4 1\n")
+    assert read(tmp_path)[0].tolist() == [[0, 0, 0], [7, 0, 0], [0, 0, 0], [0, 0, 1]]
+    written_mtx(tmp_path, "3 4 0\n")
+    assert not read(tmp_path)[0].any()
+    written_mtx(tmp_path, "2 2\n1\n0\n3\n4\n", "%%MatrixMarket matrix array integer general\n", 2, 2)
+    assert read(tmp_path)[0].tolist() == [[1, 0], [3, 4]]

@@ -132,3 +132,19 @@ def test_early_stopping_is_resumed_where_it_was(make_adata, train, same_weights,
         resumed = train(make_adata(), **arguments, resume=tmp_path / "run")
         assert same_weights(whole, resumed)
         assert log_of(tmp_path / "whole") == log_of(tmp_path / "run")
+
+
+def test_blocks_resume_from_the_command_line(here, call):
+    """Also where only `auto` is asked for: the run says that it was begun in blocks."""
+    options = {**SIZE, "epochs": 2, "micro_batch_size": 12, "checkpoint_every": 2, "shuffle": "blocks", "chunk": 4}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert call("pretrain", "p.h5ad", *words, "--out", "whole")[0] == 0
+    for cut in (3, 7):
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_pretraining(interrupted(cut), Pretrain(Path("p.h5ad"), out=Path("cut"), **options))
+    asked = [{"blocks": "auto"}.get(word, word) for word in words]
+    assert call("pretrain", "p.h5ad", *asked, "--out", "cut")[0] == 0
+    exact = [{"blocks": "exact"}.get(word, word) for word in words if word not in ("--chunk", 4)]
+    assert call("pretrain", "p.h5ad", *exact, "--out", "exact")[0] == 0
+    weights = {name: Path(name, "model/model.safetensors").read_bytes() for name in ("whole", "cut", "exact")}
+    assert weights["cut"] == weights["whole"] != weights["exact"]

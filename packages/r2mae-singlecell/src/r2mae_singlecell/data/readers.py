@@ -1,7 +1,6 @@
 """Counts of one file, in blocks of cells, whatever its format: h5ad, h5mu, zarr, 10x h5, 10x mtx folders, loom.
 
-Nothing is read but tables until `blocks` is called; memory is bounded by a block, except for mtx folders, which have no
-order and are read whole.
+Nothing is read but tables until `blocks` is called; memory is bounded by a block, except for mtx folders in no order.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from r2mae_core import UserError, reading
-from r2mae_singlecell.data import formats
+from r2mae_singlecell.data import formats, mtx
 from r2mae_singlecell.data.rows import Rows
 from r2mae_singlecell.data.stores import opened
 from r2mae_singlecell.data.whole import FRACTION, Rounded, message, selected, whole, without_zeros
@@ -202,8 +201,8 @@ def open_content(source: Path) -> Iterator[formats.Content]:
     Raises:
         UserError: as `open_counts`.
     """
-    if (folder := formats.mtx_folder(source)) is not None:
-        yield formats.mtx_content(*folder)
+    if (folder := mtx.mtx_folder(source)) is not None:
+        yield mtx.mtx_content(*folder)
         return
     with opened(source) as file:
         yield formats.content_of(file, source)
