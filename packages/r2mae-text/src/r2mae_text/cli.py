@@ -30,6 +30,9 @@ COMMANDS = {
         options.Predict, "r2mae_text.predict:predict_command", "Write what a fine-tuned model says of a file's texts."
     ),
     "embed": Command(options.Embed, "r2mae_text.embed:embed_command", "Write a vector for each text of a file."),
+    "evaluate": Command(
+        options.Evaluate, "r2mae_text.evaluate:evaluate_command", "Measure a model's loss on held-out text."
+    ),
     "sweep": Command(options.Sweep, "r2mae_text.sweep:sweep_command", "Find the mask ratio for your text and tasks."),
     "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
     "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),

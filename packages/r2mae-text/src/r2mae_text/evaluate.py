@@ -1,15 +1,34 @@
 """What a masked language model has learned, at fixed ratios and with masks that every run shares; and `compare`."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from r2mae_core import Compare, Direction, print_comparison
-from r2mae_text.data.shards import TokenRows
+from r2mae_core import (
+    Compare,
+    Direction,
+    HeldOutLoss,
+    Record,
+    RunFolder,
+    UserError,
+    check_output,
+    device_name,
+    open_run,
+    print_comparison,
+    report,
+    resolve_device,
+    resolved,
+    say,
+    stamped,
+)
+from r2mae_text.data.shards import Corpus, TokenRows
 from r2mae_text.masking import MaskingRule, mask_tokens
-from r2mae_text.model import masked_lm_loss
+from r2mae_text.model import masked_lm_loss, usable_positions
+from r2mae_text.options import Evaluate
 
 VALIDATION_RATIO = 0.15
 """Where schemes are compared, as MosaicBERT and ModernBERT do."""
@@ -64,6 +83,50 @@ def held_out_loss(
                 weight[i] += share
     model.train(training)
     return dict(zip(ratios, (total / weight).tolist(), strict=True))
+
+
+def evaluate(config: Evaluate) -> RunFolder:
+    """Measure a model on the held-out text of each corpus and return the run folder.
+
+    Raises:
+        UserError: a corpus was made with another tokenizer, or has no held-out text; or the model does not fit.
+    """
+    from r2mae_text.finetune import pretrained_as, scheme_of
+    from r2mae_text.tokenizer import digest
+    from r2mae_text.weights import load_pretrained, model_digest
+
+    device, corpora = resolve_device(config.device), {folder: Corpus.open(folder) for folder in config.data}
+    names = [folder.absolute().name for folder in corpora]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two corpora are called {twice[0]}, and the table could not tell them apart; rename one")
+    if config.out is not None:
+        check_output(config.out, [Path(config.model), *config.data])
+    model, tokenizer = load_pretrained(config.model)
+    if config.length > usable_positions(model.config):
+        raise UserError(f"{config.model} takes {usable_positions(model.config)} tokens, fewer than --length")
+    for folder, corpus in corpora.items():
+        if digest(tokenizer) != digest(corpus.tokenizer):
+            raise UserError(f"{folder} was prepared with another tokenizer than that of {config.model}")
+    facts = {"weights": model_digest(config.model), "corpora": [corpus.digest for corpus in corpora.values()]}
+    known, scheme = pretrained_as(config.model), scheme_of(config.model)
+    seed = next((seed for _, seed in known.values()), 0)
+    with open_run(
+        "r2mae-text", "evaluate", config.out, resolved(config), facts=facts, free=("model", "data"), models=known
+    ) as run:
+        records, rule, start = list[Record](), MaskingRule.of(tokenizer), time.perf_counter()
+        for name, corpus in zip(names, corpora.values(), strict=True):
+            rows = corpus.rows("validation", config.length)
+            losses = held_out_loss(model.to(device), rows, rule, config.ratios, device=device)
+            records += HeldOutLoss(name, losses, min(len(rows), MAX_ROWS)).records(scheme, seed)
+        run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
+        return run
+
+
+def evaluate_command(config: Evaluate) -> None:
+    """`r2mae-text evaluate`."""
+    run = evaluate(config)
+    report(run, run.results(), RANK_BY, f"{config.model} on held-out text, loss in nats")
+    say(f"Done: {run.path} (results.json, table.md)")
 
 
 def compare_command(config: Compare) -> None:

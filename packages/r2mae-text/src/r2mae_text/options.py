@@ -287,6 +287,23 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Evaluate(RunOptions):
+    """Measure a masked language model's loss on the held-out text of corpora, with masks that every model shares."""
+
+    model: str = field(kw_only=False)
+    """Run folder of pretrain, checkpoint folder, or hub name."""
+    data: tuple[Path, ...] = field(kw_only=False)
+    """Folders that prepare wrote with the model's tokenizer."""
+    length: Length = 128
+    """Tokens of a row, <s> included."""
+    ratios: tuple[Annotated[float, Bound(0, 1)], ...] = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+    """Fractions hidden; the loss of each is a result of its own."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "data", "ratios")
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a run's model as a plain transformers folder."""
 
