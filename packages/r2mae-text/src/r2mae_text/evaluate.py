@@ -26,6 +26,7 @@ from r2mae_core import (
     stamped,
 )
 from r2mae_text.data.shards import Corpus, TokenRows
+from r2mae_text.isolation import Isolation
 from r2mae_text.masking import MaskingRule, mask_tokens
 from r2mae_text.model import masked_lm_loss, usable_positions
 from r2mae_text.options import Evaluate
@@ -53,6 +54,7 @@ def held_out_loss(
     device: str = "cpu",
     max_rows: int = MAX_ROWS,
     batch_size: int = 64,
+    isolation: Isolation | None = None,
 ) -> dict[float, float]:
     """Return ratio → mean cross-entropy of hidden tokens, nats, with every hidden token shown as <mask>.
 
@@ -66,6 +68,7 @@ def held_out_loss(
         device: where to compute.
         max_rows: how many rows at most.
         batch_size: rows at once; the masks do not depend on it.
+        isolation: how the documents of a row are kept apart; None: they see each other.
     """
     rule, training, n = shown_as_mask(rule), model.training, min(len(rows), max_rows)
     model.eval()
@@ -79,7 +82,8 @@ def held_out_loss(
                 masked = mask_tokens(batch, ratio, rule, generator=torch.Generator().manual_seed(0), rows=(first, n))
                 share = (masked.targets >= 0).sum().to(total.device)
                 hidden = [part.to(device) for part in (masked.inputs, masked.positions, masked.targets)]
-                total[i] += masked_lm_loss(model, *hidden).to(total.device).double() * share
+                context = {} if isolation is None else isolation.arguments(hidden[0])
+                total[i] += masked_lm_loss(model, *hidden, **context).to(total.device).double() * share
                 weight[i] += share
     model.train(training)
     return dict(zip(ratios, (total / weight).tolist(), strict=True))

@@ -119,10 +119,10 @@ def _fitting(kind: str, settings: dict[str, Any]) -> Iterator[None]:
 def usable_positions(config: Any) -> int:
     """Return how many tokens a row may have, special ones included; 10⁹ where there is no limit."""
     positions = getattr(config, "max_position_embeddings", None)
-    return 10**9 if positions is None or positions < 1 else positions - _first_position(config)
+    return 10**9 if positions is None or positions < 1 else positions - first_position(config)
 
 
-def _first_position(config: Any) -> int:
+def first_position(config: Any) -> int:
     """Return the number of the first position that a model of this config uses.
 
     RoBERTa and its relatives count from the padding id on, and say so by the padding of their position embeddings; each
@@ -165,7 +165,12 @@ def _sinusoidal_positions(model: Any) -> None:
 
 
 def masked_lm_loss(
-    model: Any, inputs: Tensor, positions: Tensor, targets: Tensor, attention_mask: Tensor | None = None
+    model: Any,
+    inputs: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    attention_mask: Tensor | dict[str, Tensor] | None = None,
+    position_ids: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the hidden positions; the head computes no others.
 
@@ -176,29 +181,37 @@ def masked_lm_loss(
         inputs: what it sees, (B, L) int64.
         positions: (N,) int64 into the flattened batch.
         targets: (N,) int64; -100: no loss.
-        attention_mask: (B, L), 0 at padding; None: there is none.
+        attention_mask: (B, L), 0 at padding; or what transformers takes instead, see `Isolation`; None: all see all.
+        position_ids: (B, L), where they are not those of a row; None: the model's own.
     """
-    logits = _hidden_logits(model, inputs, positions, attention_mask)
+    logits = _hidden_logits(model, inputs, positions, attention_mask, position_ids)
     losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
     return losses / (targets != IGNORED).sum().clamp(min=1)
 
 
 def masked_lm_losses(
-    model: Any, inputs: Tensor, positions: Tensor, targets: Tensor, attention_mask: Tensor | None = None
+    model: Any,
+    inputs: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    attention_mask: Tensor | dict[str, Tensor] | None = None,
+    position_ids: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of every hidden position, (N,) float32, 0 where the target is -100.
 
     Arguments are those of `masked_lm_loss`.
     """
-    logits = _hidden_logits(model, inputs, positions, attention_mask)
+    logits = _hidden_logits(model, inputs, positions, attention_mask, position_ids)
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
 
 
-def _hidden_logits(model: Any, inputs: Tensor, positions: Tensor, attention_mask: Tensor | None) -> Tensor:
-    head = _head(model)
+def _hidden_logits(model: Any, inputs: Tensor, positions: Tensor, attention_mask: Any, position_ids: Any) -> Tensor:
+    head, context = _head(model), {"attention_mask": attention_mask}
+    if position_ids is not None:  # some families take none
+        context["position_ids"] = position_ids
     if head is None:  # the model's own, which computes all positions
-        return model(input_ids=inputs, attention_mask=attention_mask).logits.flatten(0, 1)[positions].float()
-    hidden = model.base_model(input_ids=inputs, attention_mask=attention_mask).last_hidden_state
+        return model(input_ids=inputs, **context).logits.flatten(0, 1)[positions].float()
+    hidden = model.base_model(input_ids=inputs, **context).last_hidden_state
     return head(hidden.reshape(-1, hidden.shape[-1])[positions]).float()
 
 

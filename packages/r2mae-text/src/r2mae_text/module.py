@@ -21,6 +21,7 @@ from r2mae_core import (
     with_schedule,
 )
 from r2mae_text.evaluate import VALIDATION_RATIO, shown_as_mask
+from r2mae_text.isolation import Isolation
 from r2mae_text.masking import MaskedTokens, MaskingRule, hidden_counts, mask_tokens
 from r2mae_text.model import masked_lm_loss, masked_lm_losses
 from r2mae_text.muon import muon
@@ -38,6 +39,7 @@ class MaskedLanguageModule(MaskedModule):
         warmup: share of the steps in which it rises; it then falls linearly to zero.
         weight_decay: on matrices.
         betas: AdamW's.
+        isolation: how the documents of a row are kept apart, in training and validation; None: they see each other.
         optimizer: "adamw" (the paper's), or "muon" for the matrices of the layers; see `r2mae_text.muon`.
         compile: torch.compile the loss.
         seed: of masks and dropout.
@@ -62,6 +64,7 @@ class MaskedLanguageModule(MaskedModule):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         optimizer: Literal["adamw", "muon"] = "adamw",
+        isolation: Isolation | None = None,
         compile: bool = False,
         seed: int = 0,
         ratio_per: RatioPer = "step",
@@ -76,7 +79,7 @@ class MaskedLanguageModule(MaskedModule):
         )
         self.model, self.rule, self.batch_size = model, rule, batch_size
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
-        self.optimizer = optimizer
+        self.optimizer, self.isolation = optimizer, isolation
         # The number of hidden tokens changes from step to step: compiled twice, the second time for any number.
         self._compiled = torch.compile(_network_loss(loss_weight)) if compile else None
 
@@ -85,7 +88,8 @@ class MaskedLanguageModule(MaskedModule):
         masked, loss = self.mask(batch, draw), _network_loss(draw.loss_weight)
         if self._compiled is not None and self.training and draw.loss_weight == self.loss_weight:
             loss = self._compiled  # validation's shapes are not worth compiling
-        value = loss(self.model, masked.inputs, masked.positions, masked.targets)
+        context = {} if self.isolation is None else self.isolation.arguments(batch)
+        value = loss(self.model, masked.inputs, masked.positions, masked.targets, **context)
         n_rows, length = batch.shape
         if draw.loss_weight == "inverse_ratio":
             row = masked.positions // length

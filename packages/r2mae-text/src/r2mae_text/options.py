@@ -102,6 +102,9 @@ class Pretrain(PretrainOptions):
     """Folder that prepare wrote."""
     length: Length = 128
     """Tokens of a row, <s> included. Rows run across documents."""
+    isolate_documents: bool = False
+    """Let the documents of a row not see each other, with positions that start anew in each, in training and
+    validation. Without it a row is one text, as in RoBERTa."""
     mask_ratio: RatioSampler | float | str = "r2mae"
     """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic, mmbert, llada), a number, or a sampler."""
     mask_share: Share = 0.8

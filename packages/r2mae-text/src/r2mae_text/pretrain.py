@@ -25,6 +25,7 @@ from r2mae_core import (
 from r2mae_text.budget import n_steps
 from r2mae_text.data.shards import Corpus, TokenRows
 from r2mae_text.evaluate import MAX_ROWS, held_out_loss
+from r2mae_text.isolation import Isolation
 from r2mae_text.masking import MaskingRule
 from r2mae_text.model import has_masked_head, train_flops_per_token
 from r2mae_text.module import MaskedLanguageModule
@@ -105,11 +106,16 @@ class TextPretraining(Modality[Pretrain, Any]):
             weight_decay=config.weight_decay,
             betas=config.betas,
             optimizer=config.optimizer,
+            isolation=self._isolation(model),
             compile=config.compile,
             seed=config.seed,
             ratio_per=config.ratio_per,
             loss_weight=config.loss_weight,
         )
+
+    def _isolation(self, model: Any) -> Isolation | None:
+        config = self.config
+        return Isolation.of(model, self.corpus.tokenizer, config.length) if config.isolate_documents else None
 
     @override
     def title(self, module: MaskedLanguageModule) -> str:
@@ -152,7 +158,8 @@ class TextPretraining(Modality[Pretrain, Any]):
     def evaluate(self, model: Any, device: str) -> HeldOutLoss | None:
         if (rows := self.held_out_rows) is None:
             return None
-        losses = held_out_loss(model.to(device), rows, self.rule, device=device)
+        isolation = self._isolation(model.cpu())
+        losses = held_out_loss(model.to(device), rows, self.rule, device=device, isolation=isolation)
         return HeldOutLoss(self.corpus.path.name, losses, min(len(rows), MAX_ROWS))
 
     @override
