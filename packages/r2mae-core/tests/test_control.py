@@ -72,6 +72,16 @@ def test_every_scheme_counts_and_a_control_that_was_left_out_is_not_a_pass():
     assert not positive_control([*CONTROLS[:3], *good], ["r2mae"], {"accuracy": "max"}).met
 
 
+def test_other_schemes_are_told_and_decide_nothing():
+    good, bad = records("r2mae", [0.8, 0.8, 0.81]), records("mdlm", [0.5, 0.5, 0.51])
+    found = positive_control([*CONTROLS, *good, *bad], ["r2mae"], {"accuracy": "max"}, others=["mdlm", "absent"])
+    assert found.met
+    assert found.lines()[-1] == "  of the other schemes, for information: NOT met by mdlm, absent"
+    swapped = positive_control([*CONTROLS, *good, *bad], ["mdlm"], {"accuracy": "max"}, others=["r2mae"])
+    assert not swapped.met
+    assert swapped.lines()[-1] == "  of the other schemes, for information: met by r2mae"
+
+
 def test_where_less_is_better_the_sign_turns():
     error = [*records("r2mae", [0.1, 0.1, 0.12], "error"), *records(NO_PRETRAINING, [0.3, 0.31, 0.3], "error")]
     found = positive_control(error, ["r2mae"], {"error": "min"}, controls=[NO_PRETRAINING])

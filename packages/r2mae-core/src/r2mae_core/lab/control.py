@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from r2mae_core.lab.comparison import Direction
 from r2mae_core.lab.records import Record
@@ -67,14 +68,12 @@ class PositiveControl:
     margins: tuple[Margin, ...]
     needed: int
     """How many columns (task and metric) must meet the bar: every scheme above every control."""
+    others: tuple[Margin, ...] = ()
+    """Of schemes that are held to the same bar for information, and decide nothing."""
 
     def columns(self) -> dict[tuple[str, str], bool]:
         """Return (task, metric) → whether every scheme is above every control there."""
-        found: dict[tuple[str, str], bool] = {}
-        for margin in self.margins:
-            key = (margin.task, margin.metric)
-            found[key] = found.get(key, True) and margin.met
-        return found
+        return _columns(self.margins)
 
     @property
     def met(self) -> bool:
@@ -92,6 +91,7 @@ class PositiveControl:
             beaten = "" if met else f"; {len(failed)} of {len(here)} comparisons fail"
             name = f"{task} {metric}" if several else metric
             lines.append(f"  {name}: {'met' if met else 'NOT met'}{beaten}; the closest: {worst.text()}")
+        lines += self._of_others()
         controls = " and ".join(dict.fromkeys(margin.control for margin in self.margins))
         bar = f"every scheme above {controls} by more than {N_SD:g} sd over {MIN_SEEDS} seeds or more"
         verdict = f"met on {sum(columns.values())} of {len(columns)}, needed on {self.needed}"
@@ -100,6 +100,14 @@ class PositiveControl:
         doubt = "what was trained here cannot be told from networks that learnt nothing"
         return [f"Positive control NOT met ({verdict}): {doubt}. The bar: {bar}", *lines]
 
+    def _of_others(self) -> list[str]:
+        names = dict.fromkeys(margin.scheme for margin in self.others)
+        met = {name: sum(_columns(m for m in self.others if m.scheme == name).values()) for name in names}
+        passed = [name for name in names if met[name] >= self.needed]
+        failed = [name for name in names if met[name] < self.needed]
+        parts = [f"{word} by {', '.join(found)}" for word, found in (("met", passed), ("NOT met", failed)) if found]
+        return [f"  of the other schemes, for information: {'; '.join(parts)}"] if parts else []
+
 
 def positive_control(
     records: Iterable[Record],
@@ -107,6 +115,7 @@ def positive_control(
     metrics: Mapping[str, Direction],
     *,
     controls: Sequence[str] = (NO_PRETRAINING, SHUFFLED_WEIGHTS),
+    others: Sequence[str] = (),
     needed: int = 1,
 ) -> PositiveControl:
     """Compare pretrained schemes with networks that have learnt nothing.
@@ -117,6 +126,7 @@ def positive_control(
         schemes: names of the pretrained rows.
         metrics: the downstream metrics that count, and whether more or less is better.
         controls: names of the control rows.
+        others: schemes that are compared in the same way and named in the verdict, but do not decide it.
         needed: on how many columns (task and metric) the bar must be met.
 
     Raises:
@@ -127,7 +137,7 @@ def positive_control(
         raise ValueError("a positive control compares at least one scheme with at least one control")
     values: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
-        if record.metric in metrics and record.scheme in {*schemes, *controls}:
+        if record.metric in metrics and record.scheme in {*schemes, *others, *controls}:
             seeds = values.setdefault((record.task, record.metric, record.scheme), {})
             if record.seed in seeds:
                 raise ValueError(f"two records of {record.scheme}, {record.task} {record.metric}, seed {record.seed}")
@@ -135,13 +145,23 @@ def positive_control(
     columns = list(dict.fromkeys(key[:2] for key in values))
     if not columns:
         raise ValueError(f"no record of {', '.join(metrics)} for {', '.join([*schemes, *controls])}")
-    margins = []
-    for task, metric in columns:
-        for scheme in schemes:
-            for control in controls:
-                ours, theirs = (list(values.get((task, metric, name), {}).values()) for name in (scheme, control))
-                margins.append(_margin(task, metric, scheme, control, ours, theirs, metrics[metric]))
-    return PositiveControl(tuple(margins), needed)
+
+    def margins(names: Sequence[str]) -> tuple[Margin, ...]:
+        found = []
+        for (task, metric), scheme, control in product(columns, names, controls):
+            ours, theirs = (list(values.get((task, metric, name), {}).values()) for name in (scheme, control))
+            found.append(_margin(task, metric, scheme, control, ours, theirs, metrics[metric]))
+        return tuple(found)
+
+    return PositiveControl(margins(schemes), needed, margins(others))
+
+
+def _columns(margins: Iterable[Margin]) -> dict[tuple[str, str], bool]:
+    found: dict[tuple[str, str], bool] = {}
+    for margin in margins:
+        key = (margin.task, margin.metric)
+        found[key] = found.get(key, True) and margin.met
+    return found
 
 
 def _margin(
