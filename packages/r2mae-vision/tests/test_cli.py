@@ -34,8 +34,10 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert (run / "figures" / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (run / "figures" / "demo.png").stat().st_size > 50_000
     records = read_records(run)
-    assert {r.metric for r in records} == {"probe_accuracy", "effective_rank", "loss@0.1", "loss@0.5", "loss@0.9"}
-    assert len(records) == 14 * 2 * 5
+    losses = {f"loss@{ratio}" for ratio in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)}
+    assert {r.metric for r in records} == {"probe_accuracy", "effective_rank", *losses}
+    assert len(records) == (14 + 2) * 2 * 13  # with the two controls
+    assert "Positive control NOT met" in out  # two seeds are too few for a verdict
     assert {r.device for r in records} == {"cpu (1 threads)"}
     assert (run / "config.yaml").exists()
     assert (run / "metrics.csv").exists()

@@ -4,6 +4,7 @@ Models of one shape that differ in ratio and seed are stacked along the first di
 model leaves a GPU idle, and even on a CPU the stack is faster than its members one by one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ class MLPAutoencoder(nn.Module):
     def __init__(self, n_pixels: int, hidden: tuple[int, int], seeds: tuple[int, ...] = (0,)) -> None:
         super().__init__()
         n_models = len(seeds)
-        self.n_pixels, self.hidden, self.seeds = n_pixels, tuple(hidden), tuple(seeds)
+        self.n_pixels, self.hidden, self.seeds = n_pixels, (hidden[0], hidden[1]), tuple(seeds)
         linears = [
             StackedLinear(n_models, n_pixels, hidden[0]),
             StackedLinear(n_models, hidden[0], hidden[1]),
@@ -95,6 +96,18 @@ class MLPAutoencoder(nn.Module):
         reconstruction = self(images.masked_fill(masks, 0.0))
         squared = F.mse_loss(reconstruction, images.expand_as(reconstruction), reduction="none")
         return (squared * masks).sum((1, 2)) / masks.sum((1, 2))
+
+    def members(self, models: Sequence[int]) -> "MLPAutoencoder":
+        """Return a stack of copies of some of the models, in evaluation mode."""
+        stack, n_models = (
+            MLPAutoencoder(self.n_pixels, self.hidden, tuple(self.seeds[i] for i in models)),
+            len(self.seeds),
+        )
+        own = stack.state_dict()
+        for name, value in self.state_dict().items():
+            rows = value.view(n_models, -1)[list(models)] if value.dim() else value
+            own[name].copy_(rows.reshape(own[name].shape))
+        return stack.to(next(self.parameters()).device).eval()
 
     def single(self, model: int) -> nn.Sequential:
         """Return one model as plain torch layers, independent of the stack: seven layers and the sigmoid."""

@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from r2mae_core import Record, compare, nested_masks, new_figure
+from r2mae_core import NO_PRETRAINING, SHUFFLED_WEIGHTS, Record, compare, nested_masks, new_figure
 from r2mae_vision.grid import drawn_range, fixed_ratio
 from r2mae_vision.mnist.data import ImageData
 from r2mae_vision.mnist.model import MLPAutoencoder
 
 SHOWN_RATIO = 0.75
+CONTROLS = (NO_PRETRAINING, SHUFFLED_WEIGHTS)
 
 
 def plot_demo(
     records: Sequence[Record], model: MLPAutoencoder, data: ImageData, names: Sequence[str], schemes: Sequence[str]
 ) -> Any:
-    """Draw the curves over ratios, and original, masked and reconstructed images.
+    """Draw the probe over the ratio, the error over the fraction hidden, and original, masked and filled-in images.
 
     Args:
         records: what `evaluate_members` returned.
@@ -29,11 +31,10 @@ def plot_demo(
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     left, right = top.subplots(1, 2)
     draw_curve(left, records, "probe_accuracy")
-    left.set(ylabel="linear-probe accuracy", title=f"{data.name}: representation")
-    draw_curve(right, records, "effective_rank")
-    right.set(ylabel="effective rank of the embedding", title="dimensions in use")
-    handles, labels = left.get_legend_handles_labels()
-    right.legend(handles, labels, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    left.set(ylabel="linear-probe accuracy", title=f"{data.name}: what the network is good for")
+    left.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    draw_excess(right, records)
+    right.set_title(f"{data.name}: error, whatever is hidden")
 
     n_shown = 10
     images = data.scale(data.test_images[:n_shown])
@@ -56,6 +57,37 @@ def plot_demo(
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
     return figure
+
+
+MOST_EXCESS = 100.0
+"""Percent at which the axis of `draw_excess` ends; what lies above is no longer near the best."""
+
+
+def draw_excess(axes: Any, records: Sequence[Record]) -> None:
+    """Draw each scheme's error on hidden pixels over the fraction hidden, in % above the best fixed ratio's there.
+
+    A model of one ratio is best near its own; the question of the paper's tables 7 and 8 is how far from the best one
+    model is at *every* ratio. Fixed ratios are thin lines, light for low ones; schemes that draw their ratio have a
+    colour of their own. What learnt nothing is far above all and left out.
+    """
+    import matplotlib
+
+    table = compare([record for record in records if record.metric.startswith("loss@")])
+    hidden = sorted(float(metric.removeprefix("loss@")) for _, metric in table.columns)
+    task, errors = table.columns[0][0], {}
+    for name in table.schemes:
+        errors[name] = np.array([table.cells[name, task, f"loss@{ratio:g}"].mean for ratio in hidden])
+    fixed = sorted((ratio, name) for name in errors if (ratio := fixed_ratio(name)) is not None)
+    best = np.min([errors[name] for _, name in fixed], axis=0)
+    for ratio, name in fixed:
+        color = matplotlib.colormaps["YlGnBu"](0.25 + 0.75 * ratio)
+        axes.plot(hidden, 100 * (errors[name] / best - 1), color=color, linewidth=1, label=f"fixed {ratio:g}")
+    others = [name for name in table.schemes if fixed_ratio(name) is None and name not in CONTROLS]
+    for i, name in enumerate(others):
+        axes.plot(hidden, 100 * (errors[name] / best - 1), label=name, **line_style(name, i))
+    axes.axvspan(*drawn_range("r2mae"), color="black", alpha=0.06, linewidth=0, label="r2mae trains here")
+    axes.set(xlabel="fraction of pixels hidden", ylabel="error above the best fixed ratio's, %", ylim=(-3, MOST_EXCESS))
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -> Any:
@@ -96,6 +128,15 @@ def plot_fig2(records: Sequence[Record], metric: str, ylabel: str, title: str) -
     return figure
 
 
+def line_style(name: str, i: int) -> dict[str, Any]:
+    """Return how the i-th scheme that has no fixed ratio is drawn: R2MAE stands out, and so do the controls."""
+    if name == "r2mae":
+        return {"color": "black", "linewidth": 2.5}
+    if name in CONTROLS:
+        return {"color": "C3", "linestyle": ":" if name == NO_PRETRAINING else "-."}
+    return {"color": ("C1", "C2", "C4", "C5", "C6")[i % 5], "linestyle": "--"}
+
+
 def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
     """Draw a metric over the fixed ratios, and a line for each scheme that draws its ratio."""
     table = compare([record for record in records if record.metric == metric])
@@ -105,7 +146,7 @@ def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
         [ratio for ratio, _ in points],
         [cell.mean for _, cell in points],
         [cell.sd or 0.0 for _, cell in points],
-        color="0.2",
+        color="C0",
         marker="o",
         markersize=4,
         capsize=2,
@@ -114,7 +155,8 @@ def draw_curve(axes: Any, records: Sequence[Record], metric: str) -> None:
     others = [name for name in table.schemes if fixed_ratio(name) is None]
     for i, name in enumerate(others):
         cell = cells[name]
-        axes.axhline(cell.mean, color=f"C{i}", linestyle="-" if name == "r2mae" else "--", label=name)
+        style = line_style(name, i)
+        axes.axhline(cell.mean, label=name, **style)
         if cell.sd is not None:
-            axes.axhspan(cell.mean - cell.sd, cell.mean + cell.sd, color=f"C{i}", alpha=0.08, linewidth=0)
+            axes.axhspan(cell.mean - cell.sd, cell.mean + cell.sd, color=style["color"], alpha=0.08, linewidth=0)
     axes.set_xlabel("mask ratio in pretraining")
