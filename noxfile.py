@@ -291,6 +291,12 @@ def study(session):
     run_with_everything(session, "-m", "studies.advice")
 
 
+@nox.session
+def schemes(session):
+    """Set R2MAE beside fixed ratios, for docs/evidence.md, from kept results. `-- report`, `-- add NAME RUN`"""
+    run_with_everything(session, "-m", "studies.evidence")
+
+
 def find_python(version):
     """Return a working interpreter of this version, also one of pyenv's that is not selected, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
