@@ -9,11 +9,15 @@ import numpy as np
 from typing_extensions import override
 
 from r2mae_core import (
+    NO_PRETRAINING,
+    SHUFFLED_WEIGHTS,
     Record,
     RunFolder,
     cell_name,
     device_name,
     open_run,
+    permute_weights,
+    positive_control,
     report,
     resolve_device,
     resolved,
@@ -35,10 +39,13 @@ from r2mae_singlecell.metrics import balanced_accuracy
 from r2mae_singlecell.options import Demo, Pretrain
 from r2mae_singlecell.plots import plot_pearson, plot_umap
 from r2mae_singlecell.pretrain import SingleCells, load_run
+from r2mae_singlecell.r2mae import R2MAE
 from r2mae_singlecell.reconstruction import reconstruction_pearson
 
 SCHEMES = ("r2mae", "fixed", "low", "high", "mdlm")
 """Of the paper's single-cell schemes (table 4); `reproduce` has the others too."""
+CONTROLS = {"untrained": NO_PRETRAINING, "shuffled": SHUFFLED_WEIGHTS}
+"""Networks that must not have learnt anything: folder → row of the table."""
 TASK = "pbmc"
 N_FOLDS = 3
 
@@ -61,7 +68,8 @@ def demo(config: Demo) -> RunFolder:
         names = (*SCHEMES, "scvi", f"scvi={config.n_latent}")
         say(
             f"{len(names) * len(config.seeds)} models ({len(SCHEMES)} ratio schemes and 2 sizes of scVI × "
-            f"{len(config.seeds)} seeds) on {adata.n_obs} blood cells × {adata.n_vars} genes, on {device_name(device)}"
+            f"{len(config.seeds)} seeds) on {adata.n_obs} blood cells × {adata.n_vars} genes, on "
+            f"{device_name(device)}, beside networks with {NO_PRETRAINING}, or with {SHUFFLED_WEIGHTS}"
         )
         labels = adata.obs["cell_type"].astype(str).to_numpy()
         expression = log_normalized(adata.X)
@@ -70,14 +78,17 @@ def demo(config: Demo) -> RunFolder:
         cells = {
             cell_name(name, seed): partial(_measure, config, name, seed, device)
             for seed in config.seeds
-            for name in names
+            for name in (*names, *CONTROLS)
         }
         records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
         report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
+        for line in verdict(records):
+            say(line)
         say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
         n_unseen = len(pretraining_split(adata.n_obs)[1])
         say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {n_unseen} unseen cells.")
-        curves = run.save_figure("pearson.png", plot_pearson(records, "Prediction of hidden genes, 700 blood cells"))
+        trained = [record for record in records if record.scheme not in CONTROLS.values()]
+        curves = run.save_figure("pearson.png", plot_pearson(trained, "Prediction of hidden genes, 700 blood cells"))
         first = load_run(run.path / cell_name("r2mae", config.seeds[0]) / "pretrain", adata, device)
         shown = {"R2MAE": first.get_latent_representation(), "PCA": components}
         points = {name: _umap(z) for name, z in shown.items()}
@@ -90,24 +101,14 @@ def _measure(config: Demo, name: str, seed: int, device: str, home: Path) -> lis
     """Train one model in its folder and evaluate it."""
     adata = load_pbmc()
     if name in SCHEMES:
-        sampler = with_seed(scheme(name, "singlecell"), seed)
-        options = Pretrain(
-            data=Path(TASK),
-            mask_ratio=sampler,
-            n_hidden=config.n_hidden,
-            n_latent=config.n_latent,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=seed,
-            device=config.device,
-            out=home / "pretrain",
-            progress=False,
-        )
+        options = _options(config, name, seed, home / "pretrain")
         model = load_run(run_pretraining(BloodCells, options).path, adata, device)
-        name, predict = scheme_name(sampler, "singlecell"), model.predict_proportions
+        name = scheme_name(scheme(name, "singlecell"), "singlecell")
+    elif name in CONTROLS:
+        model, name = _control(config, name, seed, home, device), CONTROLS[name]
     else:
         model = train_scvi(name, adata, BaselineSettings(config.epochs, config.batch_size, device=device, seed=seed))
-        predict = scvi_predictor(model)
+    predict = scvi_predictor(model) if name.startswith("scvi") else model.predict_proportions
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     unseen = pretraining_split(adata.n_obs)[1]
     records = [
@@ -115,6 +116,42 @@ def _measure(config: Demo, name: str, seed: int, device: str, home: Path) -> lis
         *reconstruction_pearson(predict, adata.X, unseen, task=TASK, scheme=name, seed=seed),
     ]
     return stamped(records, device_name(device))
+
+
+def _options(config: Demo, name: str, seed: int, out: Path) -> Pretrain:
+    return Pretrain(
+        data=Path(TASK),
+        mask_ratio=with_seed(scheme(name, "singlecell"), seed),
+        n_hidden=config.n_hidden,
+        n_latent=config.n_latent,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=seed,
+        device=config.device,
+        out=out,
+        progress=False,
+    )
+
+
+def _control(config: Demo, name: str, seed: int, home: Path, device: str) -> R2MAE:
+    """Return the network with which R2MAE's training of this seed begins, or the trained one, its weights shuffled."""
+    trained = home.parent / cell_name("r2mae", seed) / "pretrain"
+    if name == "shuffled":
+        model = load_run(trained, load_pbmc(), device)
+        permute_weights(model.module, seed)
+        return model
+    options = _options(config, "r2mae", seed, trained)
+    model = BloodCells(options).untrained(options.mask_ratio)  # pyright: ignore[reportArgumentType]
+    model.module.eval()
+    model.is_trained_ = True
+    model.to_device(device)
+    return model
+
+
+def verdict(records: list[Record]) -> list[str]:
+    """Return whether pretraining shows in the cell types, for every scheme, in words."""
+    names = [scheme_name(scheme(name, "singlecell"), "singlecell") for name in SCHEMES]
+    return positive_control(records, names, {"balanced_accuracy": "max"}).lines()
 
 
 def probe_cells(embedding: np.ndarray, labels: np.ndarray, name: str, seed: int = 0) -> list[Record]:
