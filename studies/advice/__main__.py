@@ -105,6 +105,29 @@ def measure_epochs(name: str, work: Path) -> None:
     print(name, {key: float(np.argmin(curve)) for key, curve in curves.items()})
 
 
+def measure_probe(name: str, work: Path, n_splits: int) -> None:
+    """Probe the linear model's own representation on held-out rows, at the ratios at which the networks were measured.
+
+    Writes `results/probe.json`, which keeps the other sets' curves.
+    """
+    from r2mae_theory import advise_probe
+    from r2mae_theory.probe_risk import READINGS
+
+    X, Y = getattr(tables, name)(work), tables.labels(name, work)
+    file = RESULTS / "probe.json"
+    curves = {}
+    for reading in READINGS:
+        made = advise_probe(X, Y, RATIOS, reading=reading, n_splits=n_splits)
+        curves[reading] = {"error": np.round(made.error, 5).tolist(), "sd": np.round(made.sd, 5).tolist()}
+        curves[reading]["as_good"] = np.round(made.as_good, 4).tolist()
+        found = json.loads(file.read_text()) if file.exists() else {}
+        found[name] = {"ratios": made.ratios.tolist(), "k": made.n_dimensions, "p": made.n_features} | {
+            "splits": n_splits, "labelled": Y is not None, "curves": curves,
+        }  # fmt: skip
+        write_text(file, json.dumps(found) + "\n")
+        print(name, reading, made.best_ratio, made.error.round(3), flush=True)
+
+
 def whole_seeds(file: Path, names: set[str]) -> list[models.Cell]:
     """Return the cells of a results file whose seed has every one of these samplers."""
     cells = [tuple(cell) for cell in json.loads(file.read_text())["scores"]] if file.exists() else []
@@ -125,6 +148,10 @@ def main() -> None:
     again = verbs.add_parser("epochs", help="predict the curves for several epochs")
     again.add_argument("names", nargs="+", choices=MODALITY)
     again.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the data")
+    probe = verbs.add_parser("probe", help="probe the linear model's own representation")
+    probe.add_argument("names", nargs="+", choices=MODALITY)
+    probe.add_argument("--splits", type=int, default=10, help="random halves of the rows")
+    probe.add_argument("--work", type=Path, default=Path("runs/advice"), help="folder of the data")
     report = verbs.add_parser("report", help="write the page's tables and figures")
     report.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
@@ -141,6 +168,9 @@ def main() -> None:
     elif given.verb == "epochs":
         for name in given.names:
             measure_epochs(name, given.work / name)
+    elif given.verb == "probe":
+        for name in given.names:
+            measure_probe(name, given.work / name, given.splits)
     else:
         write_report(RESULTS, given.docs)
 

@@ -27,6 +27,7 @@ SCORES = {
 MODALITY = {"digits": "vision", "cifar10": "vision", "pbmc": "singlecell", "apes": "dna", "words": "text"}
 BEGIN_SWEEP = "<!-- what sweep reaches, written by the same -->"
 BEGIN_EPOCHS = "<!-- what the epochs change, written by the same -->"
+BEGIN_PROBE = "<!-- what the representation changes, written by the same -->"
 BEGIN, END = "<!-- written by `python -m studies.advice report` -->", "<!-- end of what is written -->"
 
 
@@ -197,6 +198,36 @@ def epochs_table(sets: list[Measured], results: Path) -> str:
     return "\n".join(rows)
 
 
+def probe_table(sets: list[Measured], results: Path) -> str:
+    """Return the table of the best ratio for a probe of the linear model's own representation, by both readings."""
+    from scipy.stats import spearmanr
+
+    found = json.loads((results / "probe.json").read_text())
+    epochs = json.loads((results / "epochs.json").read_text())
+    rows = [
+        "| data, model | width of features | best ratio by the risk (1 epoch, the network's) | by the probe, "
+        "coefficients (not told apart) | by the probe, predictions | best measured | rank correlation of each |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for m in sets:
+        if m.name not in found:
+            continue
+        ours, grid = found[m.name], np.array(m.found["ratios"])
+        measured = -m.scores[:, m.fixed].mean(0)
+        curves = {key: (grid, epochs[m.name]["curves"][key]) for key in ("1", "trained")}
+        curves |= {key: (np.array(ours["ratios"]), ours["curves"][key]["error"]) for key in ours["curves"]}
+        best = {key: f"{x[np.argmin(y)]:g}" for key, (x, y) in curves.items()}
+        ranks = [spearmanr(np.interp(m.ratios, x, y), measured).statistic for x, y in curves.values()]
+        close = ", ".join(f"{ratio:g}" for ratio in ours["curves"]["coefficients"]["as_good"])
+        mark = "" if ours["labelled"] else " (random directions)"
+        rows.append(
+            f"| {TITLES[m.name]}{mark} | {ours['k']} of {ours['p']} | {best['1']}, {best['trained']} "
+            f"| {best['coefficients']} ({close}) | {best['predictions']} | {m.ratios[m.best]:g} "
+            f"| {', '.join(f'{rank:.2f}' for rank in ranks)} |"
+        )
+    return "\n".join(rows)
+
+
 def draw(m: Measured) -> Any:
     """Return the figure: the predicted curve above, the measured one below, over the same ratios."""
     figure = new_figure(6.4, 5.2)
@@ -243,6 +274,8 @@ def write_report(results: Path, docs: Path) -> None:
     page, parts = docs / "advice.md", {BEGIN: written(sets)}
     parts[BEGIN_SWEEP] = f"{BEGIN_SWEEP}\n\n{sweep_table(results, TITLES)}\n\n{END}"
     parts[BEGIN_EPOCHS] = f"{BEGIN_EPOCHS}\n\n{epochs}\n\n{END}"
+    if (results / "probe.json").exists():
+        parts[BEGIN_PROBE] = f"{BEGIN_PROBE}\n\n{probe_table(sets, results)}\n\n{END}"
     for begin, text in parts.items():
         print(text)
         if page.exists():

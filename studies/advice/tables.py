@@ -65,3 +65,26 @@ def words(work: Path) -> np.ndarray:
 
     sentences = [text for text, _ in read_movies()["train"]]
     return CountVectorizer(max_features=N_WORDS, binary=True).fit_transform(sentences).toarray().astype(float)
+
+
+def labels(name: str, work: Path) -> np.ndarray | None:
+    """Return what the network's evaluation predicts, a column of 0 and 1 for each class; None: not a class."""
+    if name == "digits":
+        from r2mae_vision.mnist.data import load_images
+
+        classes = load_images("digits").train_labels.numpy()
+    elif name == "cifar10":
+        from r2mae_vision.data.sources import open_source
+
+        classes = np.asarray(open_source(str(work / "data"), "train").labels)  # pyright: ignore[reportAttributeAccessIssue]
+    elif name == "pbmc":
+        from r2mae_singlecell.data.pbmc import load_pbmc
+
+        classes = load_pbmc().obs["cell_type"].astype(str).to_numpy()
+    elif name == "words":
+        from r2mae_text.data.movies import read_movies
+
+        classes = np.array([label for _, label in read_movies()["train"]])
+    else:
+        return None
+    return (classes[:, None] == np.unique(classes)).astype(float)

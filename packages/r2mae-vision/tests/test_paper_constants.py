@@ -145,6 +145,17 @@ def test_optimizer_schedule_batches_and_epochs(pretrained):
     assert rate((rise + middle) // 2) == pytest.approx((1 + math.cos(math.pi / 4)) / 2, abs=1e-3)
 
 
+@pytest.mark.parametrize("decayed", [False, True])
+def test_both_readings_of_what_decays(pretrained, decayed):
+    """MAE's public code decays all that is no vector and no bias; its positions are fixed."""
+    module = pretrained(*SMALL, *(["--decay_tokens"] if decayed else []))["module"]
+    module.total_steps = lambda: PRETRAIN_STEPS
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    owner = {id(p): name for name, p in module.model.named_parameters()}
+    tokens = {owner[id(p)] for p in groups[not decayed]["params"]} & {"encoder.cls_token", "decoder.mask_token"}
+    assert len(tokens) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "first", "last"),
     [

@@ -7,6 +7,8 @@ from .errors import ConvergenceError, DataError, DivergentRiskError, TheoryError
 from .files import read_table
 from .masks import Coupled, Discrete, Fixed, Thinned, Uniform
 from .optimum import Optimum, optimal_range, optimal_ratio
+from .probe_advice import ProbeAdvice, advise_probe
+from .probe_risk import ProbeCurve, coefficient_matrix, probe_curve, probe_risk
 from .representations import Covariance
 from .risk import Risk, RiskTable, predict_risk, risk_curve, risk_table
 from .simulate import RiskEstimate, simulate_risk
@@ -22,6 +24,8 @@ __all__ = [
     "Fixed",
     "OptimalDensity",
     "Optimum",
+    "ProbeAdvice",
+    "ProbeCurve",
     "Risk",
     "RiskEstimate",
     "RiskTable",
@@ -30,6 +34,8 @@ __all__ = [
     "Thinned",
     "Uniform",
     "advise",
+    "advise_probe",
+    "coefficient_matrix",
     "covariance",
     "equivalent_ratio",
     "isotropic_risk",
@@ -38,6 +44,8 @@ __all__ = [
     "optimal_range",
     "optimal_ratio",
     "predict_risk",
+    "probe_curve",
+    "probe_risk",
     "read_table",
     "risk_curve",
     "risk_table",

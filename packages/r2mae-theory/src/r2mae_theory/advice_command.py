@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import Record, RunFolder, check_bounds, fingerprint, open_run, resolved, say, stamped
+from r2mae_core import Record, RunFolder, check_bounds, fingerprint, open_run, refuse_options, resolved, say, stamped
 from r2mae_theory.advice import Advice, advise
 from r2mae_theory.errors import DataError
 from r2mae_theory.experiment import Panel, Series, ratio_grid
@@ -16,11 +16,23 @@ from r2mae_theory.plots import save_figure
 from r2mae_theory.rows import Row, text_table, write_rows
 from r2mae_theory.validate import Validation
 
+_OF_THE_OTHER = {
+    "hidden": dict.fromkeys(("labels", "n_dimensions", "n_labels", "reading", "splits"), "--target representation"),
+    "representation": dict.fromkeys(
+        ("n_samples", "targets", "shrinkage", "bootstrap", "epochs", "validate"), "--target hidden"
+    ),
+}
+
 
 def advise_command(config: Advise) -> RunFolder:
     """Print the predicted curve of a file and the recommendation, draw it, and return the run folder."""
     check_bounds(config)
     _check_place(config.data, config.out)
+    refuse_options(config, _OF_THE_OTHER[config.target], f"--target {config.target}")
+    if config.target == "representation":
+        from r2mae_theory.probe_command import advise_for_probe
+
+        return advise_for_probe(config)
     table = read_table(config.data)
     found = advise(
         table,

@@ -109,8 +109,23 @@ class Advise:
     """How often the planned training sees each sample, each time with fresh masks; inf: very often."""
     validate: bool = False
     """Also fit real masked regressions and evaluate them on held-out rows."""
+    target: Literal["hidden", "representation"] = "hidden"
+    """hidden: the risk of predicting hidden features; representation: the held-out error of a linear probe on what the
+    masked regressions of all features learn, each sample seen without end."""
+    labels: list[Natural] | None = None
+    """--target representation: columns that the probe predicts (classes as columns of 0 and 1); they are no features.
+    Default: random directions of the features."""
+    n_dimensions: Natural | None = None
+    """--target representation: width of the representation; default a quarter of the features."""
+    n_labels: Samples | None = None
+    """--target representation: rows that the probe is fitted on; default half of the rows, those that pretrain."""
+    reading: Literal["coefficients", "predictions"] = "coefficients"
+    """--target representation: cut at the leading singular vectors of the coefficients, or at the leading principal
+    directions of the predictions."""
+    splits: Annotated[int, Bound(2, 10**5)] = 20
+    """--target representation: random halves of the rows."""
     seed: Seed = 0
-    """Seed for the bootstrap and the validation."""
+    """Seed for the bootstrap, the validation and the halves."""
     out: Path | None = None
     """Run folder; default runs/r2mae-theory-advise-TIME."""
 

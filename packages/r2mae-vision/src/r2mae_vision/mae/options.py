@@ -103,6 +103,8 @@ class Pretrain(PretrainOptions):
     """Share of the steps in which the rate rises (10 of 150 epochs); it then falls as a cosine."""
     weight_decay: NonNegative = 0.05
     """AdamW's, on matrices."""
+    decay_tokens: bool = False
+    """Decay class, mask and register tokens too, as MAE's public code does."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
     """AdamW's."""
 

@@ -140,6 +140,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
             lr=config.lr if config.lr is not None else config.base_lr * config.batch_size / 256,
             warmup=config.warmup,
             weight_decay=config.weight_decay,
+            decay_tokens=config.decay_tokens,
             betas=config.betas,
             compile=config.compile,
             seed=config.seed,
@@ -220,6 +221,7 @@ class MaskedImageModule(MaskedModule):
         lr: peak learning rate.
         warmup: share of the steps in which it rises; it then falls to zero as a cosine.
         weight_decay: on matrices.
+        decay_tokens: whether class, mask and register tokens decay too.
         betas: AdamW's.
         compile: torch.compile the model.
         seed: for masks and augmentation.
@@ -241,6 +243,7 @@ class MaskedImageModule(MaskedModule):
         lr: float,
         warmup: float = 1 / 15,
         weight_decay: float = 0.05,
+        decay_tokens: bool = False,
         betas: tuple[float, float] = (0.9, 0.95),
         compile: bool = False,
         seed: int = 0,
@@ -251,6 +254,7 @@ class MaskedImageModule(MaskedModule):
         self.mask_shape, self.block_area = mask_shape, block_area
         self.model, self.augment = model, augment
         self.lr, self.warmup, self.weight_decay, self.betas = lr, warmup, weight_decay, betas
+        self.decay_tokens = decay_tokens
         # The number of visible patches changes from step to step: compiled twice, the second time for any number.
         # Not a submodule: a checkpoint holds every weight once, compiled or not.
         object.__setattr__(self, "_forward", torch.compile(model) if compile else model)
@@ -289,7 +293,7 @@ class MaskedImageModule(MaskedModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule; biases, norms and tokens do not decay."""
+        """Return AdamW and its schedule; biases, norms and positions do not decay, and tokens only if asked to."""
         return adamw(
             self.model.named_parameters(),
             lr=self.lr,
@@ -297,13 +301,18 @@ class MaskedImageModule(MaskedModule):
             total_steps=self.total_steps(),
             warmup=self.warmup,
             betas=self.betas,
-            free=never_decays,
+            free=is_position if self.decay_tokens else never_decays,
         )
 
 
 def never_decays(name: str) -> bool:
-    """Return whether a parameter is a token or a position embedding, which do not decay."""
-    return name.endswith(("_token", "pos_embed"))
+    """Return whether a parameter is a token or a position embedding, which do not decay unless they are asked to."""
+    return name.endswith("_token") or is_position(name)
+
+
+def is_position(name: str) -> bool:
+    """Return whether a parameter is a position embedding."""
+    return name.endswith("pos_embed")
 
 
 def shape_of(config: Pretrain, source: Source) -> MAEShape:
