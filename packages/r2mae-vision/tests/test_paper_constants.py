@@ -116,6 +116,7 @@ def test_network(pretrained):
     assert trained == 111_907_840 - 197 * 768 - 197 * 512  # the public checkpoint's parameters but fixed positions
     assert model.mean.flatten().tolist() == pytest.approx([255 * v for v in (0.485, 0.456, 0.406)])
     assert model.std.flatten().tolist() == pytest.approx([255 * v for v in (0.229, 0.224, 0.225)])
+    assert model.shape.norm_pix_loss  # PRETRAIN.md: --norm_pix_loss
     assert decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.1)
 
 
