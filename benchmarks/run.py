@@ -41,6 +41,7 @@ CPU = {
     "vision_mae": "--rounds 5",
     "vision_celeba": "",
     "vision_per_sample": "--rounds 3 --batch 8 --steps 4",
+    "vision_loading": "",
     "text_speed": "--rounds 3 --finetune-size tiny",
     "text_per_sample": "",
     "dna_data": "",

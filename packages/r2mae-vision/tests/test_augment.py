@@ -20,7 +20,7 @@ def whole(n, mirrored=False):
 def test_the_whole_picture_at_its_own_size_is_itself(cut, mirrored):
     images = torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8)
     wanted = images.flip(3) if mirrored else images
-    torch.testing.assert_close(cut(images, whole(3, mirrored), 12), wanted.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cut(images, whole(3, mirrored), 12).float(), wanted.float(), atol=1e-3, rtol=0)
 
 
 def test_half_of_the_pictures_are_mirrored():

@@ -90,7 +90,9 @@ def test_training_from_a_compressed_store_resumes_exactly_and_workers_change_not
         from r2mae_vision.mae.pretrain import worker_transform
 
         config = Pretrain(data=str(store), **TINY)
-        loader = train_loader(source, worker_transform(config), StepOrder(12, 4, 4, 3), in_chans=3, num_workers=workers)
+        loader = train_loader(
+            source, worker_transform(config, own=True), StepOrder(12, 4, 4, 3), in_chans=3, num_workers=workers
+        )
         loader.load_state_dict({"position": first})
         found = [batch[0] for batch in loader]
         loader.close()
@@ -225,3 +227,24 @@ def test_from_the_command_line(photos, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["prepare", str(photos), "--fit", "whole"])
     assert ended.value.code != 0
+
+
+def test_crops_in_workers_are_those_of_the_device():
+    """The oracle: Pillow's crop and resize at the rectangle that the same draws give."""
+    from r2mae_vision.data.augment import RandomCrop, draw_rectangles
+
+    picture = scene(np.random.default_rng(3), 90, 60)
+    for seed in range(12):
+        ours = RandomCrop(32, (0.2, 1.0), flip=True)(picture, torch.Generator().manual_seed(seed))
+        found = draw_rectangles(1, 60 / 90, torch.Generator().manual_seed(seed), (0.2, 1.0), (3 / 4, 4 / 3), True)
+        left, top, width, height, mirrored = (float(part) for part in found)
+        w, h = round(width * 90), round(height * 60)
+        x, y = min(round(left * 90), 90 - w), min(round(top * 60), 60 - h)
+        assert 0.15 < w * h / 5400 <= 1
+        assert 0.7 < w / h < 1.5
+        wanted = picture.resize((32, 32), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+        wanted = wanted.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else wanted
+        assert ours.shape == (3, 32, 32)
+        assert np.abs(ours.transpose(1, 2, 0).astype(int) - np.asarray(wanted)).max() <= 2
+    grey = RandomCrop(16, (0.2, 1.0), flip=False)(picture.convert("L"), torch.Generator())
+    assert (grey.shape, grey.dtype) == ((1, 16, 16), np.uint8)

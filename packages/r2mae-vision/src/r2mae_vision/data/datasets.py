@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
+from r2mae_vision.data.augment import RandomCrop
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.sources import Source
@@ -40,7 +41,7 @@ class AugmentedImages(Dataset):
 
     Args:
         source: where images come from.
-        transform: PIL image → (C, H, W) uint8 array.
+        transform: PIL image → (C, H, W) uint8 array, of timm or a `RandomCrop`.
         in_chans: 3 or 1.
         seed: for the transform.
         least: as in `decode`; see `least_side`.
@@ -49,7 +50,7 @@ class AugmentedImages(Dataset):
     def __init__(
         self,
         source: Source,
-        transform: Callable[[Any], np.ndarray],
+        transform: Callable[[Any], np.ndarray] | RandomCrop,
         in_chans: int,
         seed: int,
         least: int | None = None,
@@ -63,7 +64,10 @@ class AugmentedImages(Dataset):
     def __getitem__(self, key: Sequence[int]) -> tuple[np.ndarray, int, list[int]]:
         index, epoch = int(key[0]), int(key[1])
         image, label, bad = self._readable(index)
-        with seeded(derived_seed(self.seed, "augment", epoch, index)):
+        seed = derived_seed(self.seed, "augment", epoch, index)
+        if isinstance(self.transform, RandomCrop):
+            return self.transform(image, torch.Generator().manual_seed(seed % 2**63)), label, bad
+        with seeded(seed):
             return np.asarray(self.transform(image)), label, bad
 
     def _readable(self, index: int) -> tuple[Any, int, list[int]]:
@@ -177,7 +181,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def train_loader(
     source: Source,
-    transform: Callable[[Any], np.ndarray] | None,
+    transform: Callable[[Any], np.ndarray] | RandomCrop | None,
     order: StepOrder,
     *,
     in_chans: int,

@@ -65,5 +65,6 @@ def open_encoded(folder: Path) -> ImageFiles:
     named = {"images": f"{how}, in {len(index['classes'])} classes, {identity_of_contents(index['contents'])}"}
     classes = tuple(index["classes"])
     return ImageFiles(
-        index["name"], EncodedReader(file, offsets), classes, labels, named=named, in_chans=index["in_chans"]
-    )
+        index["name"], EncodedReader(file, offsets), classes, labels, named=named,
+        in_chans=index["in_chans"], prepared=True,
+    )  # fmt: skip

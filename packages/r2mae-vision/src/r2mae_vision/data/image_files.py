@@ -47,6 +47,8 @@ class ImageFiles:
     """What else names the data, such as a table of labels."""
     in_chans: int = 3
     """Channels that a model of these images has by default."""
+    prepared: bool = False
+    """Whether `prepare` made them."""
 
     def __len__(self) -> int:
         return len(self.reader)

@@ -37,7 +37,7 @@ from r2mae_core import (
     say,
     without_prefix,
 )
-from r2mae_vision.data.augment import random_resized_crop, resize
+from r2mae_vision.data.augment import RandomCrop, random_resized_crop, resize
 from r2mae_vision.data.datasets import check_channels, least_side, n_workers, sample_images, train_loader
 from r2mae_vision.data.sources import Source, held_out, identity, open_source
 from r2mae_vision.data.store import ImageStore
@@ -160,7 +160,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
             )
         return train_loader(
             source,
-            None if prepared else worker_transform(config),
+            None if prepared else worker_transform(config, own=getattr(source, "prepared", False)),
             order,
             in_chans=self.model.shape.in_chans,
             num_workers=n_workers(config.workers),
@@ -332,8 +332,15 @@ def device_augmentation(config: Pretrain) -> Callable[[Tensor, torch.Generator],
     return lambda images, generator: crop(images, config.image_size, generator)
 
 
-def worker_transform(config: Pretrain) -> Any:
-    """Return timm's transform for images that are decoded in training: PIL image → (C, H, W) uint8."""
+def worker_transform(config: Pretrain, *, own: bool = False) -> Any:
+    """Return the transform for images that are decoded in training: PIL image → (C, H, W) uint8.
+
+    Args:
+        config: the options.
+        own: of the images of a compressed store, ours; else timm's.
+    """
+    if own and config.augment == "crop":
+        return RandomCrop(config.image_size, config.crop_scale, config.flip)
     from timm.data.transforms_factory import create_transform
 
     size: Any = {"input_size": (config.image_size,) * 2, "use_prefetcher": True, "interpolation": "bicubic"}
