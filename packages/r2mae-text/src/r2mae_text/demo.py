@@ -1,19 +1,23 @@
-"""`r2mae-text demo`: the whole pipeline on small real text, for every scheme.
+"""`r2mae-text demo`: the whole pipeline on small real text, for every scheme, with a positive control.
 
-Prepares 249 presidential messages and the unlabelled film sentences, pretrains one small RoBERTa per scheme, compares
-their losses over the ratio, fine-tunes each on the rated film sentences, and draws a figure. Models are trained in
-processes of one thread each: at this size a second thread would mostly wait.
+Prepares presidential messages, pretrains a small encoder for each scheme and seed, compares their losses over the
+ratio, probes their frozen states on three tasks made from messages that were held out, and says whether pretraining
+shows: every scheme must beat models without pretraining, and with shuffled weights. Models are trained in processes of
+one thread each: at this size a second thread would mostly wait.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from r2mae_core import (
+    Direction,
     Record,
     RunFolder,
+    device_name,
     in_processes,
     one_thread,
     open_run,
@@ -24,13 +28,17 @@ from r2mae_core import (
     resolved,
     say,
     scheme,
+    stamped,
+    write_records,
     write_text,
 )
-from r2mae_text.data.movies import read_movies
 from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import Corpus
-from r2mae_text.evaluate import RANK_BY
-from r2mae_text.options import Demo, Finetune, Prepare, Pretrain
+from r2mae_text.data.sources import sotu_files
+from r2mae_text.demo_probe import METRIC, probe_model, probe_words, shuffle_weights
+from r2mae_text.demo_tasks import write_tasks
+from r2mae_text.demo_verdict import Verdict, judge
+from r2mae_text.options import Demo, Prepare, Pretrain
 from r2mae_text.plots import plot_demo
 
 # The paper's text schemes (table 2), by the names of `scheme_name`.
@@ -41,125 +49,162 @@ SCHEMES = {
     "dynamic": scheme("dynamic", "text"),
     "r2mae": scheme("r2mae", "text"),
 }
-SCRATCH = "no pretraining"
-SHOWN = ("loss@0.15", "loss@0.6", "accuracy")
+WORDS, SCRATCH, SHUFFLED = "words, no model", "no pretraining", "shuffled weights"
+"""Rows that have learned nothing from unlabelled text."""
+SHOWN = ("loss@0.15", "loss@0.6", METRIC)
+RANK_BY: dict[str, Direction] = {METRIC: "max"}
+_HELD_OUT_EVERY = 8  # speeches
+_TO_SHUFFLE = "r2mae"
+Job = Callable[[], None]
 
 
 def demo(config: Demo) -> RunFolder:
-    """Run the whole pipeline, print the table, draw the figure, and return the run folder."""
+    """Run the whole pipeline, print the table and the verdict, draw the figure, and return the run folder."""
     start = time.perf_counter()
     device = resolve_device(config.device)
     with open_run("r2mae-text", "demo", config.out, resolved(config)) as run:
-        corpus = _corpus(run.path)
+        files = sotu_files()
+        held_out = files[_HELD_OUT_EVERY // 2 :: _HELD_OUT_EVERY]
+        corpus = _corpus([file for file in files if file not in held_out], run.path)
+        write_tasks(held_out, run.path / "tasks", config.labels, config.labels)
         say(
-            f"Prepared {corpus.n_tokens('train'):,} tokens of speeches and film sentences, vocabulary "
-            f"{corpus.index['vocab_size']:,}; unigram entropy {corpus.unigram_entropy:.3f} nats ({_since(start)})"
+            f"Prepared {corpus.n_tokens('train'):,} tokens of {len(files) - len(held_out)} messages, vocabulary "
+            f"{corpus.index['vocab_size']:,}; unigram entropy {corpus.unigram_entropy:.3f} nats; tasks from the "
+            f"{len(held_out)} others ({_since(start)})"
         )
-        say(f"Pretraining {len(SCHEMES)} models of {config.steps} steps")
-        jobs = {name: (_pretrain, pretraining(config, corpus.path, run.path, name)) for name in SCHEMES}
-        _run(jobs, device, start)
-        say(f"Fine-tuning on the film sentences, {len(config.seeds)} seeds each")
-        _run({name: (_finetune, finetuning(config, run.path, name)) for name in (SCRATCH, *SCHEMES)}, device, start)
-        records = collect(run.path)
-        title = "losses on held-out text (nats) and accuracy on 1,568 film sentences"
+        say(f"Pretraining and probing {len(SCHEMES)} schemes × {len(config.seeds)} seeds, {config.steps} steps each")
+        _run(jobs(config, corpus.path, run.path, device), device, start)
+        records = collect(config, run.path)
+        title = "losses on held-out text (nats), and AUROC of words in held-out sentences (chance: 0.5)"
         report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
+        say("swapped, replaced, commas: which words were swapped or replaced, and where a comma was; frozen encoders.")
         say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
-        series = {name: read_metrics(home(run.path, name) / "metrics.csv")["val_loss/ratio_0.15"] for name in SCHEMES}
-        figure = run.save_figure("demo.png", plot_demo(records, series, corpus.unigram_entropy))
+        verdict = verdict_of(records)
+        for line in verdict.lines:
+            say(line)
+        write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in verdict.lines))
+        figure = run.save_figure("demo.png", plot_demo(records, _series(config, run.path), corpus.unigram_entropy))
         say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
         return run
 
 
-def _corpus(folder: Path) -> Corpus:
-    sentences = folder / "film-sentences.txt"
-    text = "".join(f"{text}\n" for text, _ in read_movies()["train"])
-    if not sentences.exists() or sentences.read_bytes() != text.encode():  # its time is part of what the corpus is of
-        write_text(sentences, text)
-    out = folder / "sotu+movies"
+def verdict_of(records: list[Record]) -> Verdict:
+    """Return what the positive control says of the demo's records."""
+    return judge([record for record in records if record.metric == METRIC], list(SCHEMES), SCRATCH, SHUFFLED)
+
+
+def _corpus(speeches: list[Path], folder: Path) -> Corpus:
     return prepare(
-        Prepare(
-            (Path("sotu"), sentences), vocab_size=1500, document="line", validation_share=0.02, out=out, progress=False
-        )
+        Prepare(tuple(speeches), vocab_size=1000, validation_share=0.02, out=folder / "speeches", progress=False)
     )
 
 
-def home(folder: Path, name: str) -> Path:
-    """Return the run folder of a scheme's pretraining."""
-    return folder / "pretrain" / name.replace(" ", "-")
+def home(folder: Path, name: str, seed: int) -> Path:
+    """Return the folder of a row's model and records with a seed."""
+    return folder / "models" / f"{name.replace(' ', '-')}-{seed}"
 
 
-def tuned_home(folder: Path, name: str) -> Path:
-    """Return the run folder of a scheme's fine-tunings."""
-    return folder / "finetune" / name.replace(" ", "-")
-
-
-def pretraining(config: Demo, corpus: Path, folder: Path, name: str) -> Pretrain:
+def pretraining(config: Demo, corpus: Path, folder: Path, name: str, seed: int) -> Pretrain:
     """Return the options of a scheme's pretraining: small rows and batches, so that a short run makes many steps.
 
-    Positions start as sinusoids and weights are drawn larger than usual: both let the model leave the unigram plateau,
-    where a default start of this size stays for longer than the demo lasts.
+    The encoder has rotary positions (RoFormer): with them "the word before" is easy to find, and the model leaves the
+    unigram plateau after some 200 steps, where RoBERTa's learned positions stay on it for thousands.
     """
+    shape = {"hidden_size": 128, "embedding_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    shape |= {"intermediate_size": 256, "max_position_embeddings": 64, "initializer_range": 0.05}
     return Pretrain(
-        corpus, length=32, mask_ratio=SCHEMES[name], model="tiny",
-        model_args={"num_hidden_layers": 1, "initializer_range": 0.05}, position_start="sinusoidal", dropout=0.0,
-        steps=config.steps, batch_size=32, micro_batch_size=32, lr=2e-3, seed=config.seed, device=config.device,
-        validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1), out=home(folder, name),
-        progress=False,
+        corpus, length=32, mask_ratio=SCHEMES.get(name, "r2mae"), model="roformer", model_args=shape, dropout=0.0,
+        steps=config.steps, batch_size=32, micro_batch_size=32, lr=2e-3, warmup=0.05, seed=seed, device=config.device,
+        validate_every=max(config.steps // 8, 1), checkpoint_every=max(config.steps // 2, 1),
+        out=home(folder, name, seed) / "pretrain", progress=False,
     )  # fmt: skip
 
 
-def finetuning(config: Demo, folder: Path, name: str) -> Finetune:
-    """Return the options of fine-tuning a scheme's model, or one without pretraining."""
-    pretrained = home(folder, "r2mae" if name == SCRATCH else name)
-    model = f"scratch:{pretrained}" if name == SCRATCH else str(pretrained)
-    return Finetune(
-        model, ("movies",), seeds=config.seeds, epochs=3, max_train=config.labels, max_length=32,
-        lr=5e-4, warmup=0.1, device=config.device, out=tuned_home(folder, name), progress=False,
-        save="none", evaluate="end",
-    )  # fmt: skip
+def jobs(config: Demo, corpus: Path, folder: Path, device: str) -> dict[str, Job]:
+    """Return label → the work of a row and a seed."""
+    tasks = folder / "tasks"
+    found: dict[str, Job] = {}
+    for seed in config.seeds:
+        for name in (*SCHEMES, SCRATCH):
+            options, row = pretraining(config, corpus, folder, name, seed), home(folder, name, seed)
+            work = partial(_untrained if name == SCRATCH else _trained, options, tasks, name, device)
+            found[f"{name}, seed {seed}"] = partial(_kept, row, device, work)
+    found[WORDS] = partial(_kept, home(folder, WORDS, 0), device, partial(probe_words, tasks, WORDS))
+    return found
 
 
-def _pretrain(options: Pretrain) -> None:
+def _kept(folder: Path, device: str, work: Callable[[], list[Record]]) -> None:
+    """Do a row's work, unless its records are there, and keep them."""
+    if (folder / "results.json").exists():
+        return
+    start = time.perf_counter()
+    with one_thread():
+        records = work()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_records(folder / "results.json", stamped(records, device_name(device), time.perf_counter() - start))
+
+
+def _trained(options: Pretrain, tasks: Path, name: str, device: str) -> list[Record]:
+    """Pretrain, and probe the encoder; R2MAE's also with each tensor of its weights permuted in itself."""
+    from r2mae_text.model import quiet
     from r2mae_text.pretrain import pretrain
+    from r2mae_text.weights import load_pretrained
 
-    with one_thread():
-        pretrain(options)
+    with quiet():  # transformers takes a padding id among the random tokens for padding
+        run = pretrain(options)
+    encoder, tokenizer = load_pretrained(run.path, "AutoModel", new_head=False)
+    records = [*run.results(), *probe_model(encoder, tokenizer, tasks, name, options.seed, device)]
+    if name == _TO_SHUFFLE:
+        records += probe_model(shuffle_weights(encoder, options.seed), tokenizer, tasks, SHUFFLED, options.seed, device)
+    return records
 
 
-def _finetune(options: Finetune) -> None:
-    from r2mae_text.finetune import finetune
+def _untrained(options: Pretrain, tasks: Path, name: str, device: str) -> list[Record]:
+    """Probe the network with which the pretraining of this seed begins."""
+    from r2mae_text.weights import start_model
 
-    with one_thread():
-        finetune(options)
+    corpus = Corpus.open(options.data)
+    encoder = start_model(options, corpus).base_model
+    return probe_model(encoder, corpus.tokenizer, tasks, name, options.seed, device)
 
 
-def _run(jobs: dict[str, tuple[Any, Any]], device: str, start: float) -> None:
+def _run(jobs: dict[str, Job], device: str, start: float) -> None:
     """Do the jobs, as many at once as there are cores; on a GPU one after the other, in this process."""
     for i, name in enumerate(_done(jobs, device), 1):
         say(f"  ({i}/{len(jobs)}) {name} ({_since(start)})")
 
 
-def _done(jobs: dict[str, tuple[Any, Any]], device: str) -> Iterator[str]:
+def _done(jobs: dict[str, Job], device: str) -> Iterator[str]:
     workers = min(len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if device != "cpu" or workers == 1:
-        for name, (function, options) in jobs.items():
-            function(options)
+        for name, job in jobs.items():
+            job()
             yield name
         return
-    for (name, _, _), _ in in_processes(_do, [(name, *job) for name, job in jobs.items()], workers):
+    for (name, _), _ in in_processes(_do, list(jobs.items()), workers):
         yield name
 
 
-def _do(job: tuple[str, Any, Any]) -> None:
-    _, function, options = job
-    function(options)
+def _do(item: tuple[str, Job]) -> None:
+    item[1]()
 
 
-def collect(folder: Path) -> list[Record]:
-    """Return the records of every model."""
-    pretrained = [record for name in SCHEMES for record in read_records(home(folder, name))]
-    tuned = [record for name in (SCRATCH, *SCHEMES) for record in read_records(tuned_home(folder, name))]
-    return [*tuned, *pretrained]
+def collect(config: Demo, folder: Path) -> list[Record]:
+    """Return the records of every row, those that learned nothing first."""
+    rows = (WORDS, SCRATCH, SHUFFLED, *SCHEMES)
+    homes = [home(folder, WORDS, 0), *(home(folder, name, s) for name in (SCRATCH, *SCHEMES) for s in config.seeds)]
+    found = [record for place in homes for record in read_records(place)]
+    return sorted(found, key=lambda record: rows.index(record.scheme))
+
+
+def _series(config: Demo, folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return scheme → (step, validation loss at ratio 0.15), the mean over the seeds."""
+    series = {}
+    for name in SCHEMES:
+        runs = [home(folder, name, seed) / "pretrain" / "metrics.csv" for seed in config.seeds]
+        points = zip(*(read_metrics(file)["val_loss/ratio_0.15"] for file in runs), strict=True)
+        series[name] = [(point[0][0], fmean(loss for _, loss in point)) for point in points]
+    return series
 
 
 def _since(start: float) -> str:

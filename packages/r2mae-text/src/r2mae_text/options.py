@@ -340,16 +340,14 @@ class Fill:
 
 @dataclass(frozen=True)
 class Demo:
-    """Prepare, pretrain every scheme, fine-tune on real sentences, draw the curves."""
+    """Pretrain every scheme with several seeds, probe the frozen encoders, and judge whether pretraining shows."""
 
-    labels: Count = 2000
-    """Rated film sentences to fine-tune on, of 9,000."""
-    steps: Count = 1500
+    labels: Annotated[int, Bound(32)] = 1000
+    """Labelled sentences that a probe learns from, and as many others to measure it on."""
+    steps: Count = 1000
     """Optimizer steps of each pretraining."""
-    seed: Seed = 0
-    """Seed of the pretrainings: every scheme is pretrained once."""
-    seeds: tuple[Seed, ...] = (0, 1)
-    """Seeds of fine-tuning."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Seeds of pretraining, of every scheme and of the models without; the verdict needs two at least."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None

