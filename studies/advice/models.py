@@ -81,21 +81,35 @@ def apes(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, sh
 
 
 def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, share: float = 1.0) -> Iterator[Cell]:
-    """The demo's RoBERTa on speeches and film sentences; accuracy on 1,568 rated sentences, fine-tuned on 2,000."""
-    from r2mae_text import demo
+    """A RoBERTa of one layer on speeches and film sentences; accuracy on 1,568 rated ones, fine-tuned on 2,000."""
+    from r2mae_core import write_text
+    from r2mae_text.data.movies import read_movies
+    from r2mae_text.data.prepare import prepare
     from r2mae_text.finetune import finetune
-    from r2mae_text.options import Demo
+    from r2mae_text.options import Finetune, Prepare, Pretrain
     from r2mae_text.pretrain import pretrain
 
-    config, corpus = Demo(device="cpu", steps=round(1500 * share)), demo._corpus(work)
-    some = next(iter(demo.SCHEMES))
+    write_text(work / "film-sentences.txt", "".join(f"{text}\n" for text, _ in read_movies()["train"]))
+    corpus = prepare(
+        Prepare(
+            (Path("sotu"), work / "film-sentences.txt"), vocab_size=1500, document="line", validation_share=0.02,
+            out=work / "sotu+movies", progress=False,
+        )
+    )  # fmt: skip
+    options, steps = Pretrain(corpus.path, length=32, device="cpu", progress=False), round(1500 * share)
+    options = replace(
+        options, model="tiny", model_args={"num_hidden_layers": 1, "initializer_range": 0.05}, lr=2e-3, dropout=0.0,
+        position_start="sinusoidal", steps=steps, batch_size=32, micro_batch_size=32,
+        validate_every=max(steps // 8, 1), checkpoint_every=max(steps // 2, 1),
+    )  # fmt: skip
     for seed, name, sampler in cells(samplers, seeds):
         home = work / f"{name}-{seed}"
-        options = demo.pretraining(replace(config, seed=seed), corpus.path, work, some)
-        pretrain(replace(options, mask_ratio=sampler, out=home / "pretrain"))
-        tuned = replace(demo.finetuning(config, work, some), model=str(home / "pretrain"), seeds=(seed,))
-        run = finetune(replace(tuned, out=home / "finetune"))
-        yield name, seed, float(np.mean([r.value for r in run.results() if r.metric == "accuracy"]))
+        run = pretrain(replace(options, mask_ratio=sampler, seed=seed, out=home / "pretrain"))
+        tuned = Finetune(
+            str(run.path), ("movies",), seeds=(seed,), epochs=3, max_train=2000, max_length=32, lr=5e-4, warmup=0.1,
+            device="cpu", out=home / "finetune", progress=False, save="none", evaluate="end",
+        )  # fmt: skip
+        yield name, seed, float(np.mean([r.value for r in finetune(tuned).results() if r.metric == "accuracy"]))
 
 
 def cells(samplers: dict[str, RatioSampler], seeds: Sequence[int]) -> Iterator[tuple[int, str, RatioSampler]]:

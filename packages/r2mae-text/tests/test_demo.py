@@ -77,7 +77,8 @@ def test_verdict_passes_models_that_learned():
         {"fixed": GOOD, "r2mae": (0.45, 0.65, 0.85)},  # far above on the mean alone
         {"fixed": GOOD, "r2mae": (0.64, 0.65, float("nan"))},
         {"fixed": GOOD, "r2mae": GOOD, "shuffled": GOOD},  # what shuffled weights have too was not learned
-        {"fixed": GOOD, "r2mae": (0.94, 0.95, 0.96), "shuffled": (0.62, 0.63, 0.64)},  # the control itself gains
+        {"fixed": GOOD, "r2mae": GOOD, "shuffled": (0.55, 0.65, 0.75)},  # not clearly above them
+        {"fixed": (0.94, 0.95, 0.96), "shuffled": (0.62, 0.63, 0.64)},  # the control itself gains
         {"fixed": GOOD[:1], "r2mae": GOOD[:1], "none": NONE[:1], "shuffled": SHUFFLED[:1]},  # one seed says nothing
     ],
 )
@@ -128,7 +129,9 @@ def test_commas_are_taken_away_and_marked():
 
 def test_tasks_are_of_whole_sentences_and_splits_of_different_speeches(speeches, tmp_path):
     write_tasks(speeches, tmp_path / "tasks", 20, 10)
-    texts = [{" ".join(s).replace(",", "") for s in sentences(f.read_text("utf-8"))} for f in speeches]
+    texts = [
+        {" ".join(word.removesuffix(",") for word in s) for s in sentences(f.read_text("utf-8"))} for f in speeches
+    ]
     for name in TASKS:
         for split, n, mine, others in (
             ("train", 20, texts[::2], texts[1::2]),
