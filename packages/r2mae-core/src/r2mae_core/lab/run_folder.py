@@ -18,7 +18,7 @@ from r2mae_core.lab.sources import refuse_changed
 from r2mae_core.lab.stamps import versions
 from r2mae_core.lab.terminal import first_rank
 
-_NOT_KEPT = ("out", "progress", "dry_run")
+_NOT_KEPT = ("out", "progress", "dry_run", "logger")
 
 
 def resolved(config: Any) -> dict[str, Any]:

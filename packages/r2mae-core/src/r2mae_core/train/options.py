@@ -16,6 +16,8 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 """What every pretraining on several devices takes for `--strategy`; see `fit`."""
 RatioPer = Literal["step", "micro_batch", "sample"]
 """What `--ratio_per` may be; see `MaskedModule`."""
+Tracker = Literal["csv", "tensorboard", "wandb", "mlflow", "trackio"]
+"""What every training command takes for `--logger`; see `tracker_loggers`."""
 LossWeight = Literal["none", "inverse_ratio"]
 """What `--loss_weight` may be; see `MaskedModule`."""
 
@@ -77,6 +79,8 @@ class PretrainOptions(RunOptions):
     """Optimizer steps between two checkpoints; default a tenth of the training."""
     log_every: Count = 20
     """Optimizer steps between two lines of the log."""
+    logger: Tracker = "csv"
+    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
 
     @property
     def world_size(self) -> int:

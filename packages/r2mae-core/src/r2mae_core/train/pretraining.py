@@ -28,6 +28,7 @@ from r2mae_core.train.in_order import InOrder
 from r2mae_core.train.masked_module import MaskedModule, check_scheme
 from r2mae_core.train.options import PretrainOptions
 from r2mae_core.train.sharding import gathered_state
+from r2mae_core.train.trackers import check_tracker
 from r2mae_core.train.training import fit
 
 Options = TypeVar("Options", bound=PretrainOptions)
@@ -193,6 +194,7 @@ def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, 
     """
     start = time.perf_counter()
     refuse_together(config)
+    check_tracker(config.logger)
     device = resolve_device(config.device)
     task = modality(config)
     sampler, micro = task.sampler(), task.micro_batch_size(device)
@@ -252,6 +254,8 @@ def _train(
             validation_loader=held_out,
             validate_every=(config.validate_every or tenth) if held_out is not None else None,
             log_every=config.log_every,
+            tracker=config.logger,
+            project=task.program,
             callbacks=[task.throughput(module), *task.callbacks(run)],
             progress=config.progress,
         )

@@ -18,8 +18,10 @@ from r2mae_core.train.checkpoints import AtomicCheckpoints, check_shards
 from r2mae_core.train.data_order import ResumableLoader
 from r2mae_core.train.devices import resolve_device
 from r2mae_core.train.metrics_csv import MetricsCSV
+from r2mae_core.train.options import Tracker
 from r2mae_core.train.sharding import sharded_strategy
 from r2mae_core.train.step_checkpoints import StepCheckpoints
+from r2mae_core.train.trackers import close_trackers, tracker_loggers
 
 # What Lightning warns of, and is intended.
 _BY_DESIGN = (
@@ -52,6 +54,8 @@ def fit(
     validate_every: int | None = None,
     log_every: int = 50,
     loggers: Sequence[Logger] = (),
+    tracker: Tracker = "csv",
+    project: str = "r2mae",
     callbacks: Sequence[pl.Callback] = (),
     samples_per_step: int | None = None,
     description: str = "pretraining",
@@ -78,6 +82,8 @@ def fit(
         validate_every: optimizer steps between validations; None: at every epoch's end.
         log_every: optimizer steps between two lines of the log.
         loggers: further Lightning loggers, beside `metrics.csv`.
+        tracker: where the log goes too; see `tracker_loggers`.
+        project: what the tracker groups runs by.
         callbacks: further Lightning callbacks.
         samples_per_step: samples of the global batch of a step; logs samples per second.
         description: what the progress bar is labelled with.
@@ -87,7 +93,8 @@ def fit(
         Lightning's trainer, after the last step.
 
     Raises:
-        UserError: the device is absent, or the run was interrupted (the message says how to resume).
+        UserError: the device or the tracker's package is absent, or the run was interrupted (the message says how to
+            resume).
     """
     device, sharded = resolve_device(device), strategy == "fsdp"
     if run.last_checkpoint is not None and run.last_checkpoint.is_dir() != sharded:
@@ -96,6 +103,8 @@ def fit(
     if run.last_checkpoint is not None and sharded:
         check_shards(run.last_checkpoint)
     metrics = MetricsCSV(run.metrics_file)
+    with quiet_lightning():
+        trackers = tracker_loggers(tracker, run, project)
     checkpoints = StepCheckpoints(
         run.checkpoints, checkpoint_every, validate_every=validate_every, metrics=metrics, sharded=sharded
     )
@@ -120,7 +129,7 @@ def fit(
             callbacks=[*own, *callbacks, checkpoints],
             enable_checkpointing=False,  # Lightning's: ours is one of the callbacks
             plugins=None if sharded else [AtomicCheckpoints()],
-            logger=[metrics, *loggers],
+            logger=[metrics, *trackers, *loggers],
             log_every_n_steps=log_every,
             # Counted in micro-batches, over the ends of epochs.
             val_check_interval=validate_every * accumulate_grad_batches if validate_every else None,
@@ -134,6 +143,7 @@ def fit(
             with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
                 trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
         finally:
+            close_trackers(trackers)
             if isinstance(loader, ResumableLoader):
                 loader.close()
     if trainer.interrupted:

@@ -1,0 +1,136 @@
+"""Every tracker holds the numbers of `metrics.csv`, offline, also after a resume."""
+
+import json
+import socket
+import sqlite3
+import struct
+
+import lightning.pytorch as pl
+import pytest
+
+from r2mae_core import RunFolder, UserError, read_metrics
+from r2mae_core.train.trackers import _NEEDS, check_tracker
+from tiny import train
+
+NAMES = ("mask_ratio", "loss")
+
+
+class PowerCut(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 7:
+            raise RuntimeError("power cut")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No connection leaves the machine, and nothing of the machine's own settings counts."""
+    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    connect = socket.socket.connect
+
+    def only_here(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a connection to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
+def tensorboard(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    return {name: {e.step: e.value for e in events.Scalars(name)} for name in NAMES}
+
+
+def wandb(run):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = {name: {} for name in NAMES}
+    files = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2  # before the power cut, and after
+    assert len({file.name for file in files}) == 1  # both are one run
+    for file in files:
+        for data in leveldb_records(file.read_bytes()[7:]):
+            record = Record()
+            record.ParseFromString(data)
+            row = {
+                item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+            }
+            for name in NAMES:
+                if name in row:
+                    found[name][row["trainer/global_step"]] = row[name]
+    return found
+
+
+def leveldb_records(data, block=32768, head=7):
+    """Yield the records of a log in LevelDB's format, whose first block began with 7 bytes of a header."""
+    place, whole = 0, b""
+    while place + head <= len(data):
+        left = block - (place + 7) % block
+        if left < head:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)  # after the checksum
+        whole += data[place + head : place + head + length]
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+        place += head + length
+
+
+def mlflow(run):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.path / 'mlflow' / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (only,) = runs
+    assert only.info.run_name == run.path.name
+    return {name: {m.step: m.value for m in client.get_metric_history(only.info.run_id, name)} for name in NAMES}
+
+
+def trackio(run):
+    (file,) = [f for f in run.path.parent.glob("trackio/*.db") if f.stem == "test"]
+    found = {name: {} for name in NAMES}
+    with sqlite3.connect(file) as database:
+        for title, step, metrics in database.execute("SELECT run_name, step, metrics FROM metrics"):
+            assert title == run.path.name
+            for name in NAMES:
+                if name in (row := json.loads(metrics)):
+                    found[name][step] = row[name]
+    return found
+
+
+READERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow, "trackio": trackio}
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*")  # mlflow's use of SQLAlchemy
+@pytest.mark.parametrize("tracker", READERS)
+def test_a_tracker_holds_what_metrics_csv_holds(tracker, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip(tracker)
+    arguments = {"checkpoint_every": 4, "log_every": 2, "tracker": tracker, "project": "test"}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tmp_path / "run", callbacks=[PowerCut()], **arguments)
+    train(tmp_path / "run", **arguments)
+    run = RunFolder.open(tmp_path / "run")
+    metrics = read_metrics(run.metrics_file)
+    found = READERS[tracker](run)
+    for name in NAMES:
+        assert len(metrics[name]) == 10
+        assert found[name] == pytest.approx(dict(metrics[name]), rel=1e-6)
+
+
+def test_csv_alone_writes_nothing_else(tmp_path):
+    train(tmp_path / "run", log_every=2)
+    assert not {"tensorboard", "wandb", "mlflow"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize("tracker", _NEEDS)
+def test_a_missing_package_is_named_before_anything_is_written(tracker, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"--logger {tracker} needs {tracker}; pip install 'r2mae-core\[{tracker}\]'"):
+        check_tracker(tracker)
+    assert not list(tmp_path.iterdir())
