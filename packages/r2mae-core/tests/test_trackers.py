@@ -56,9 +56,7 @@ def wandb(run):
         for data in leveldb_records(file.read_bytes()[7:]):
             record = Record()
             record.ParseFromString(data)
-            row = {
-                item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-            }
+            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             for name in NAMES:
                 if name in row:
                     found[name][row["trainer/global_step"]] = row[name]

@@ -69,7 +69,7 @@ from .train.in_order import InOrder, spread
 from .train.masked_module import MaskDraw, MaskedModule, seed_device
 from .train.metrics_csv import MetricsCSV, read_metrics
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
-from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy
+from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy, Tracker
 from .train.permuted_weights import permute_weights
 from .train.pretraining import (
     HeldOutLoss,
@@ -84,6 +84,7 @@ from .train.ranks import rank_and_world_size
 from .train.sharding import gathered_state
 from .train.step_checkpoints import KeepBest, StepCheckpoints
 from .train.tensor_files import load_tensors, save_tensors
+from .train.trackers import check_tracker
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
@@ -153,6 +154,7 @@ __all__ = [
     "Strategy",
     "SweepOptions",
     "Throughput",
+    "Tracker",
     "TruncatedNormal",
     "Uniform",
     "UserError",
@@ -170,6 +172,7 @@ __all__ = [
     "check_contents",
     "check_output",
     "check_space",
+    "check_tracker",
     "compare",
     "compare_runs",
     "competition_ranks",

@@ -18,6 +18,7 @@ from typing_extensions import override
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import read_text, write_text
 from r2mae_core.lab.run_folder import RunFolder
+from r2mae_core.lab.terminal import first_rank
 from r2mae_core.ratio.randomness import derived_seed
 from r2mae_core.train.options import Tracker
 
@@ -68,7 +69,7 @@ def tracker_loggers(tracker: Tracker, run: RunFolder, project: str) -> list[Logg
 def close_trackers(loggers: Sequence[Logger]) -> None:
     """End the trackers' runs, so that a further training in this process gets its own."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        if isinstance(logger, WandbLogger) and first_rank():
             logger.experiment.finish()
 
 
@@ -93,7 +94,7 @@ def _mlflow(run: RunFolder, project: str) -> Logger:
         database.parent.mkdir(exist_ok=True)
         uri = f"sqlite:///{database.resolve()}"
     logger = MLFlowLogger(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
-    if rank_zero_only.rank == 0:
+    if first_rank():
         _kept(run, "mlflow", logger.run_id)
     return logger
 
@@ -148,7 +149,7 @@ class TrackioLogger(Logger):
     def run(self) -> Any:
         """The open run; opened when it is first needed."""
         if self._run is None:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
 
             space = os.environ.get("TRACKIO_SPACE_ID")
             self._run = trackio.init(self.project, self.title, space_id=space, resume="allow", embed=False)

@@ -16,6 +16,7 @@ from r2mae_core import (
     StepOrder,
     UserError,
     check_output,
+    check_tracker,
     device_name,
     end_with_caller,
     file_digest,
@@ -153,6 +154,7 @@ def finetune(config: Finetune) -> RunFolder:
     Raises:
         UserError: model, data or device do not fit, or the run was interrupted.
     """
+    check_tracker(config.logger)
     device, world = resolve_device(config.device), config.world_size
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     if config.out is not None:
@@ -239,6 +241,8 @@ def _one(
         accumulate_grad_batches=order.micro_batches(config.world_size),
         gradient_clip_val=config.clip,
         checkpoint_every=config.checkpoint_every,
+        tracker=config.logger,
+        project="r2mae-vision",
         callbacks=[UnreadableImages(train_source, home.path / "skipped.txt")],
         description="fine-tuning",
         progress=config.progress,

@@ -17,6 +17,7 @@ from r2mae_core import (
     Seed,
     Share,
     SweepOptions,
+    Tracker,
     UserError,
     Workers,
     check_bounds,
@@ -203,6 +204,8 @@ class Finetune(RunOptions):
     """torch.compile the model."""
     checkpoint_every: Count | None = None
     """Optimizer steps between two checkpoints; default at the end of every epoch."""
+    logger: Tracker = "csv"
+    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not repeated."""
 

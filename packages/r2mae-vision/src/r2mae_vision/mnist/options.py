@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from r2mae_core import Count, NonNegative, RatioSampler, RunOptions, Seed, Share
+from r2mae_core import Count, NonNegative, RatioSampler, RunOptions, Seed, Share, Tracker
 from r2mae_vision.data.options import TwoOrMore, Width, check_list, check_text
 
 
@@ -26,6 +26,8 @@ class PretrainMLP(RunOptions):
     """Adam's learning rate."""
     seed: Seed = 0
     """Seed for initialisation, masks and data order."""
+    logger: Tracker = "csv"
+    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,8 +16,10 @@ from r2mae_core import (
     RatioSampler,
     ResumableLoader,
     RunFolder,
+    Tracker,
     UserError,
     check_output,
+    check_tracker,
     device_name,
     fit,
     nested_masks,
@@ -142,6 +144,7 @@ def pretrain_members(
     lr: float = 3e-3,
     device: str = "auto",
     progress: bool = True,
+    tracker: Tracker = "csv",
 ) -> MLPAutoencoder:
     """Train one model per member, all together, and return the stack in evaluation mode (paper, C.3).
 
@@ -157,6 +160,7 @@ def pretrain_members(
         lr: Adam's learning rate.
         device: "auto", "cpu", "cuda", "mps".
         progress: show a progress bar.
+        tracker: where the log goes besides the run folder's; see `fit`.
 
     Raises:
         UserError: a member's scheme needs curriculum weights, which this model does not have; a device is
@@ -174,7 +178,17 @@ def pretrain_members(
         return data.scale(data.train_images[torch.from_numpy(indices).to(device)])
 
     loader = ResumableLoader(order, fetch)  # pyright: ignore[reportArgumentType]
-    fit(module, loader, run, max_epochs=epochs, device=device, progress=progress, samples_per_step=batch_size)
+    fit(
+        module,
+        loader,
+        run,
+        max_epochs=epochs,
+        device=device,
+        progress=progress,
+        samples_per_step=batch_size,
+        tracker=tracker,
+        project="r2mae-vision",
+    )
     return module.model.to(device).eval()
 
 
@@ -196,6 +210,7 @@ def pretrain_mlp(config: PretrainMLP) -> RunFolder:
     """
     if config.out is not None:
         check_output(config.out, [config.data])
+    check_tracker(config.logger)
     data, device = load_digits_or_mnist(config.data), resolve_device(config.device)
     sampler = sampler_from_config(config.mask_ratio, "vision", config.seed)
     member = Member(scheme_name(sampler, "vision"), with_seed(sampler, config.seed), config.seed)
@@ -219,6 +234,7 @@ def _train(config: PretrainMLP, data: ImageData, member: Member, run: RunFolder,
         lr=config.lr,
         device=device,
         progress=config.progress,
+        tracker=config.logger,
     )
     run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
     with whole_folder(model_file(run).parent) as folder:  # last: with it the run is finished
