@@ -4,6 +4,7 @@ import json
 import socket
 import sqlite3
 import struct
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -61,6 +62,16 @@ def wandb(run):
                 if name in row:
                     found[name][row["trainer/global_step"]] = row[name]
     return found
+
+
+def ended(file, record_type):
+    """Return the records of a run once they are all there: W&B's own process writes them."""
+    for _ in range(300):
+        records = [record_type.FromString(data) for data in leveldb_records(file.read_bytes()[7:])]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
 
 
 def leveldb_records(data, block=32768, head=7):
