@@ -36,6 +36,14 @@ GOOD = {
         "seed": 1,
         "epochs": 2,
     },
+    "advise_probe": {
+        "X": TABLE, "Y": None, "ratios": [0.2, 0.4], "labels": [5], "n_dimensions": 2, "n_labels": 10,
+        "reading": "predictions", "n_splits": 2, "seed": 1,
+    },
+    "probe_curve": {
+        "covariance": BENT, "beta": DIRECTION, "sigma": 0.5, "masks": [0.2, 0.4], "k": 2, "n": 20, "epochs": 2,
+        "n_labels": 30, "reading": "coefficients", "n_repeats": 2, "seed": 1,
+    },
     "isotropic_risk": {"norm": 1.0, "sigma": 0.5, "gamma": 2.0, "ratio": 0.3},
     "spiked_risk": {"norm": 1.0, "alignment": 0.5, "strength": 3.0, "sigma": 0.5, "gamma": 2.0, "ratio": 0.3},
     "sweet_spot": {"gamma": 0.5, "strength": 3.0},
@@ -89,6 +97,8 @@ RESULTS = {
     "Covariance",
     "OptimalDensity",
     "Optimum",
+    "ProbeAdvice",
+    "ProbeCurve",
     "Risk",
     "RiskEstimate",
     "RiskTable",

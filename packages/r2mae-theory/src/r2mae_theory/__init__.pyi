@@ -8,7 +8,7 @@ from .files import read_table
 from .masks import Coupled, Discrete, Fixed, Thinned, Uniform
 from .optimum import Optimum, optimal_range, optimal_ratio
 from .probe_advice import ProbeAdvice, advise_probe
-from .probe_risk import ProbeCurve, coefficient_matrix, probe_curve, probe_risk
+from .probe_risk import ProbeCurve, probe_curve
 from .representations import Covariance
 from .risk import Risk, RiskTable, predict_risk, risk_curve, risk_table
 from .simulate import RiskEstimate, simulate_risk
@@ -35,7 +35,6 @@ __all__ = [
     "Uniform",
     "advise",
     "advise_probe",
-    "coefficient_matrix",
     "covariance",
     "equivalent_ratio",
     "isotropic_risk",
@@ -45,7 +44,6 @@ __all__ = [
     "optimal_ratio",
     "predict_risk",
     "probe_curve",
-    "probe_risk",
     "read_table",
     "risk_curve",
     "risk_table",

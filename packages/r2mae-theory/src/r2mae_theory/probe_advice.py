@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from r2mae_theory.advice import DEFAULT_RATIOS
-from r2mae_theory.arguments import array, check_memory, seed_number, whole
+from r2mae_theory.arguments import array, check_memory, seed_number, sequence, whole
 from r2mae_theory.arrays import Floats
-from r2mae_theory.data import Table, clean
+from r2mae_theory.data import Table, clean, numeric
 from r2mae_theory.errors import DataError, TheoryError
-from r2mae_theory.probe_risk import Reading, coefficient_matrix, directions
+from r2mae_theory.probe_risk import Reading, checked_reading, coefficient_matrix, directions
 
 N_DIRECTIONS = 50
 """Random directions that the probe predicts where no labels are given."""
@@ -53,7 +53,7 @@ def advise_probe(
     Y: ArrayLike | None = None,
     ratios: Sequence[float] = DEFAULT_RATIOS,
     *,
-    labels: Sequence[int] = (),
+    labels: Sequence[int] | None = None,
     n_dimensions: int | None = None,
     n_labels: int | None = None,
     reading: Reading = "coefficients",
@@ -78,7 +78,8 @@ def advise_probe(
         TheoryError: for arguments out of range.
     """
     table = X if isinstance(X, Table) else clean(X)
-    features, targets, names = _divided(table, Y, labels)
+    asked_labels, reading = () if labels is None else sequence("labels", labels), checked_reading(reading)
+    features, targets, names = _divided(table, Y, asked_labels)
     grid = np.unique(array("ratios", ratios, None))
     if not (grid[0] > 0 and grid[-1] < 1):
         raise TheoryError(f"ratios must be above 0 and below 1, got {grid[0]:g} to {grid[-1]:g}")
@@ -122,7 +123,8 @@ def _divided(table: Table, Y: ArrayLike | None, labels: Sequence[int]) -> tuple[
     if Y is not None and len(labels):
         raise TheoryError("give either Y or labels, not both")
     if Y is not None:
-        found = array("Y", np.asarray(Y, dtype=float).reshape(len(np.asarray(Y)), -1), None, None)
+        given = numeric(Y if np.ndim(Y) != 1 else np.asarray(Y)[:, None])
+        found = array("Y", given, None, None)
         if len(found) != len(table.X):
             raise TheoryError(f"{len(found)} labels do not fit {len(table.X)} complete rows")
         return table.X, found, tuple(f"label {i}" for i in range(found.shape[1]))

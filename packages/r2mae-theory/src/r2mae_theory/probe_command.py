@@ -20,7 +20,7 @@ def advise_for_probe(config: Advise) -> RunFolder:
     found = advise_probe(
         table,
         ratios=ratio_grid(config.step),
-        labels=config.labels or (),
+        labels=config.labels,
         n_dimensions=config.n_dimensions,
         n_labels=config.n_labels,
         reading=config.reading,

@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from r2mae_theory.arguments import array, check_memory, number, seed_number, shown, whole
+from r2mae_theory.arguments import array, check_memory, number, seed_number, sequence, shown, whole
 from r2mae_theory.arrays import Floats
 from r2mae_theory.epochs import checked_epochs, equivalent_ratio
 from r2mae_theory.errors import TheoryError
@@ -111,12 +111,32 @@ def directions(B: Floats, moment: Floats, k: int, reading: Reading = "coefficien
         TheoryError: k is not between 1 and p, or the reading is unknown.
     """
     k = whole("the width of the representation", k, 1, len(B))
-    if reading not in READINGS:
-        raise TheoryError(f"the reading must be one of {READINGS}, got {shown(reading)}")
-    if reading == "coefficients":
+    if checked_reading(reading) == "coefficients":
         return np.linalg.eigh(B @ B.T)[1][:, ::-1][:, :k]  # a third of the time of an SVD
     leading = np.linalg.eigh(B.T @ moment @ B)[1][:, -k:]
     return np.linalg.qr(B @ leading)[0]
+
+
+def checked_reading(value: object) -> Reading:
+    """Return a reading.
+
+    Raises:
+        TheoryError: it is none.
+    """
+    if not isinstance(value, str) or value not in READINGS:
+        raise TheoryError(f"the reading must be one of {READINGS}, got {shown(value)}")
+    return value
+
+
+def endless_or_whole(name: str, value: object) -> float:
+    """Return a number of samples: whole and at least 2, or infinite.
+
+    Raises:
+        TheoryError: it is neither.
+    """
+    if isinstance(value, float | np.floating) and value == np.inf:
+        return np.inf
+    return whole(name, value, 2)
 
 
 def probe_risk(moment: Floats, U: Floats, beta: Floats, sigma: float, n_labels: float = np.inf) -> float:
@@ -181,9 +201,12 @@ def probe_curve(
     """
     cov = as_covariance(covariance)
     target, sigma = array("beta", beta, cov.p), number("sigma", sigma, least=0)
-    laws, S = tuple(as_mask(mask) for mask in masks), cov.matrix
+    laws, S = tuple(as_mask(mask) for mask in sequence("masks", masks)), cov.matrix
     if not laws:
         raise TheoryError("give at least one mask")
+    checked_reading(reading)
+    n_labels = endless_or_whole("n_labels", n_labels)
+    n = endless_or_whole("n", n)
     endless = np.isinf(n)
     epochs, repeats = checked_epochs(epochs), 1 if endless else whole("n_repeats", n_repeats, 2, _MAX_REPEATS)
     size = 0 if endless else whole("n", n, 2)
