@@ -72,16 +72,18 @@ class AugmentedImages(Dataset):
 
     def _readable(self, index: int) -> tuple[Any, int, list[int]]:
         bad: list[int] = []
+        why = ""
         for step in range(min(MAX_SKIPS, len(self.source))):
             at = (index + step) % len(self.source)
             try:
                 image, label = read_image(self.source, at, self.in_chans, self.least)
-            except UnreadableImageError:
+            except UnreadableImageError as error:
                 bad.append(at)
+                why = why or str(error)
                 continue
             return image, label, bad
         n = min(MAX_SKIPS, len(self.source))
-        raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on")
+        raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on: {why}")
 
 
 def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, int]:

@@ -4,11 +4,12 @@ import io
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from r2mae_core import UserError
+from r2mae_vision.data.oddities import bands_unread, n_pictures
 
 # Formats whose readers are Pillow's own code and libraries. EPS is none: it would run Ghostscript on the file.
 FORMATS = (
@@ -41,12 +42,15 @@ class Reading:
     """The user named the span: pixels outside become its ends. Otherwise they are an error."""
     max_pixels: int = MAX_PIXELS
     """Larger images are refused."""
+    frames: Literal["refuse", "first"] = "refuse"
+    """Of a file of several pages or frames: refuse it, or read the first."""
 
 
 def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | None = None) -> Any:
     """Return an image file as a PIL image of mode RGB (3 channels) or L (1).
 
-    One-channel, palette, CMYK and deeper images are converted; transparency is composited over white.
+    One-channel, palette, CMYK and deeper images are converted; transparency is composited over white, and pictures are
+    turned as their EXIF orientation says.
 
     Args:
         file: path, bytes, or open binary file.
@@ -61,7 +65,7 @@ def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | 
         FileNotFoundError: it is not there.
     """
     channel_mode(in_chans)
-    image = open_image(file, how.max_pixels, least)
+    image = open_image(file, how.max_pixels, least, how.frames)
     try:
         return convert(image, in_chans, how)
     except UserError:
@@ -70,16 +74,19 @@ def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | 
         raise UnreadableImageError(" ".join(str(error).split())) from None
 
 
-def open_image(file: Any, max_pixels: int = MAX_PIXELS, least: int | None = None) -> Any:
-    """Return an image file as Pillow reads it, in its own mode; `least` as in `decode`.
+def open_image(
+    file: Any, max_pixels: int = MAX_PIXELS, least: int | None = None, frames: Literal["refuse", "first"] = "refuse"
+) -> Any:
+    """Return an image file as Pillow reads it, in its own mode and upright; `least` as in `decode`.
 
     Raises:
-        UnreadableImageError: the file is truncated, damaged, too large, or not an image.
+        UnreadableImageError: the file is truncated, damaged, too large, or not an image; or it holds several pages,
+            or bands that Pillow would drop.
         FileNotFoundError: it is not there.
     """
     import warnings
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     most = Image.MAX_IMAGE_PIXELS
@@ -91,9 +98,11 @@ def open_image(file: Any, max_pixels: int = MAX_PIXELS, least: int | None = None
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UnreadableImageError(_too_large(f"{width} x {height} = {width * height:,}", max_pixels))
+                _refuse_more(image, frames)
                 if least is not None and image.format == "JPEG":
                     image.draft(image.mode, _at_least(least, width, height))
                 image.load()
+                ImageOps.exif_transpose(image, in_place=True)
                 return image
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image") from None
@@ -108,6 +117,16 @@ def open_image(file: Any, max_pixels: int = MAX_PIXELS, least: int | None = None
         raise UnreadableImageError(reason or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = most
+
+
+def _refuse_more(image: Any, frames: str) -> None:
+    """Refuse an open file that holds more than the picture that would be read."""
+    if frames == "refuse" and (n := n_pictures(image)) > 1:
+        raise UnreadableImageError(
+            f"it holds {n} pages or frames; split it, or read the first of each file: prepare --frames first"
+        )
+    if n := bands_unread(image):
+        raise UnreadableImageError(f"it holds {n} bands, of which {len(image.getbands())} at most would be read")
 
 
 def _at_least(side: int, width: int, height: int) -> tuple[int, int]:

@@ -103,6 +103,9 @@ class Prepare:
     of the two. Default: the range of 8, 10, 12, 14 or 16 bits that a sample of the images fits, which is then said."""
     max_pixels: Count = 178_956_970
     """Larger images (width times height) are left out, because they may be made to fill the memory."""
+    frames: Literal["refuse", "first"] = "refuse"
+    """Files of several pages or frames (TIFF, GIF, WebP, PNG). refuse: they are left out, counted and named; first: the
+    first of each is read. The smaller copies of a page that a TIFF may hold do not count."""
     workers: Workers | None = None
     """Processes that decode images; default one per core."""
     out: Path | None = None

@@ -135,6 +135,7 @@ def settings_of(config: Prepare) -> dict[str, Any]:
         "in_chans": config.in_chans,
         "range": whole_range,
         "max_pixels": None if config.max_pixels == MAX_PIXELS else config.max_pixels,
+        "frames": None if config.frames == "refuse" else config.frames,
         "columns": {name: value for name, value in columns.items() if value is not None} or None,
         "store": config.store if compressed else None,
         "quality": config.quality if compressed else None,
@@ -144,7 +145,9 @@ def settings_of(config: Prepare) -> dict[str, Any]:
 def _plans(config: Prepare) -> dict[str, Plan]:
     """Return part → what it is made of."""
     columns = Columns(config.image_column, config.label_column, config.split_column, config.config_name)
-    how = HowToOpen(Reading(config.range, config.range is not None, config.max_pixels), columns, config.labels)
+    how = HowToOpen(
+        Reading(config.range, config.range is not None, config.max_pixels, config.frames), columns, config.labels
+    )
     try:
         train, val = open_parts(config.source, config.validation, how)  # pretraining needs no labels
     except NoValidationError:

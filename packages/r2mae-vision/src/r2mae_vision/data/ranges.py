@@ -1,13 +1,15 @@
 """Which pixel values of deep images are black and white: from the files' type and from what a sample of them holds."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 
 from r2mae_core import UserError, say
 from r2mae_vision.data.decoding import DEEP, Reading, UnreadableImageError, deep_pixels, open_image
+from r2mae_vision.data.oddities import remarks
 
 SURVEYED = 32
 """Images that are looked at."""
@@ -28,6 +30,10 @@ class Survey:
     """Images of several channels with 16 bits each, of which Pillow keeps the upper eight."""
     brightest: int = 0
     """The largest value that is left of those."""
+    n: int = 0
+    """Images that could be looked at."""
+    odd: Mapping[str, int] = field(default_factory=dict)
+    """What is lost of some → of how many."""
 
 
 def survey(n: int, read: Callable[[int], object], max_pixels: int) -> Survey:
@@ -38,13 +44,14 @@ def survey(n: int, read: Callable[[int], object], max_pixels: int) -> Survey:
         read: number → the file, open; may raise anything.
         max_pixels: larger ones are left out, as when they are read.
     """
-    n_deep = n_cut = brightest = 0
+    n_seen = n_deep = n_cut = brightest = 0
+    odd = Counter[str]()
     lows, highs, floats = [], [], False
     for index in np.unique(np.linspace(0, n - 1, min(n, SURVEYED)).round().astype(int)):
         try:
             file = read(int(index))
             try:
-                deep = _deep(file, max_pixels)
+                deep, remarked = _deep(file, max_pixels)
             finally:
                 if hasattr(file, "close"):
                     file.close()  # pyright: ignore[reportAttributeAccessIssue]
@@ -52,6 +59,8 @@ def survey(n: int, read: Callable[[int], object], max_pixels: int) -> Survey:
             raise
         except Exception:  # it is counted and named when it is read for good
             continue
+        n_seen += 1
+        odd.update(remarked)
         if deep is None:
             continue
         if deep.ndim == 3:
@@ -60,24 +69,27 @@ def survey(n: int, read: Callable[[int], object], max_pixels: int) -> Survey:
         n_deep, floats = n_deep + 1, floats or deep.dtype.kind == "f"
         lows.append(float(deep.min()))
         highs.append(float(deep.max()))
-    return Survey(n_deep, min(lows, default=0.0), max(highs, default=0.0), floats, n_cut, brightest)
+    return Survey(n_deep, min(lows, default=0.0), max(highs, default=0.0), floats, n_cut, brightest, n_seen, odd)
 
 
-def _deep(file: object, max_pixels: int) -> np.ndarray | None:
-    """Return the pixels of a deep image; (H, W, C) uint8 of one that Pillow has cut to eight bits; None of others."""
+def _deep(file: object, max_pixels: int) -> tuple[np.ndarray | None, list[str]]:
+    """Return the pixels of a deep image, and remarks on it.
+
+    The pixels are (H, W, C) uint8 of one that Pillow has cut to eight bits, and None of one that is not deep.
+    """
     from PIL import Image
 
     with Image.open(file) as head:  # pyright: ignore[reportArgumentType]  only its first bytes are read
-        tiles = str(getattr(head, "tile", ""))
+        tiles, found = str(getattr(head, "tile", "")), remarks(head)
         cut = head.mode not in DEEP and ";16" in tiles
         if head.mode not in DEEP and not cut:
-            return None
+            return None, found
     file.seek(0)  # pyright: ignore[reportAttributeAccessIssue]
-    image = open_image(file, max_pixels)
     try:
-        return np.atleast_3d(np.asarray(image)) if cut else deep_pixels(image)
+        image = open_image(file, max_pixels, frames="first")
+        return np.atleast_3d(np.asarray(image)) if cut else deep_pixels(image), found
     except UnreadableImageError:
-        return None
+        return None, found
 
 
 @cache
@@ -100,6 +112,8 @@ def ranged(how: Reading, n: int, read: Callable[[int], object], name: str) -> Re
         UserError: the sample suggests no range.
     """
     found = survey(n, read, how.max_pixels)
+    odd = "; ".join(f"{count} {what}" for what, count in found.odd.items())
+    say_once(f"{name}: of {found.n} images looked at, {odd}" if odd else "")
     if how.span is None:
         span, line = span_of(found, name)
         how = replace(how, span=span)
