@@ -1,6 +1,7 @@
 """Loading cells from a disk under a limit of memory: ours, annbatch, scDataset and scvi-tools' loader, the same cells.
 
     python benchmarks/singlecell_out_of_core.py [--cells 2000000] [--limit_gb 2] [--turns 5] [--only ours annbatch]
+    python benchmarks/singlecell_out_of_core.py --profile --cells 200000    # where ours spends its CPU time
 
 Needs Python 3.12 with `r2mae-singlecell[annbatch]`, scdataset and zarrs; loaders that are missing are left out, with a
 line. Each loader runs in a process and a memory control group of its own (version 1, which takes root; else its data
@@ -99,8 +100,8 @@ def write_collection(cells: Cells, path: Path, step: int = 250_000) -> None:
         write_sharded(group, anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=names)))
 
 
-def ours(folder: Path, shuffle: str):
-    """Yield the size of batch after batch."""
+def ours(folder: Path, shuffle: str, dense: int = 0):
+    """Yield the size of batch after batch, made dense with so many genes if wanted."""
     import anndata
     import scvi
 
@@ -115,6 +116,8 @@ def ours(folder: Path, shuffle: str):
     loader = CountSplitter(manager, batch_size=BATCH, **options).train_dataloader()
     while True:
         for batch in loader:
+            if dense:
+                batch["X"].dense(dense)
             yield len(batch["batch"])
 
 
@@ -182,6 +185,33 @@ def deliver(name: str, folder: Path) -> None:
     for n in LOADERS[name](folder):
         seen += n
         counter[0] = seen
+
+
+def profile(folder: Path, cells: int) -> None:
+    """Print where ours spends its CPU time in an epoch; batches are made dense too, as training does."""
+    import torch
+    from cpu_shares import CpuShares
+
+    from r2mae_singlecell.data import block_shuffle, counts, sources
+
+    torch.set_num_threads(1)
+    batches, shares = ours(folder, "blocks", GENES), CpuShares()
+    next(batches)  # compiles
+    shares.watch("read", sources, "_read_fully")
+    shares.watch("check the counts", sources, "check_read")
+    shares.watch("places of what is read", block_shuffle, "read_pool")
+    shares.watch("shuffle", block_shuffle, "_mixed")
+    shares.watch("gather", block_shuffle, "gathered_rows")
+    shares.watch("collate", block_shuffle.BlockLoader, "_batch")
+    shares.watch("make dense", counts.SparseRows, "dense")
+
+    def epoch() -> int:
+        seen = 0
+        while seen < cells:
+            seen += next(batches)
+        return seen
+
+    shares.run(epoch)
 
 
 def slug(name: str) -> str:
@@ -355,6 +385,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="loaders whose names begin so")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--device", default="cpu", help="always the CPU; an option that all these scripts have")
+    parser.add_argument("--profile", action="store_true", help="ours alone: its CPU time by part")
     parser.add_argument("--deliver", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.deliver:
@@ -368,6 +399,9 @@ def main() -> None:
     try:
         cells = Cells(options.cells)
         write_h5ad(cells, folder / "cells.h5ad")
+        if options.profile:
+            profile(folder, options.cells)
+            return
         if any(name.startswith("annbatch") for name in names):
             (folder / "collection").mkdir()
             write_collection(cells, folder / "collection")

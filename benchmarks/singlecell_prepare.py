@@ -1,10 +1,11 @@
 """`prepare` against scanpy's choice of the same genes in memory, on one simulated file, in one run.
 
-Usage: python benchmarks/singlecell_prepare.py [--cells 200000] [--genes 5000] [--keep 2000] [--folder DIR]
+Usage: python benchmarks/singlecell_prepare.py [--cells 200000] [--genes 5000] [--keep 2000] [--folder DIR] [--profile]
 
 Prints cells per second of `prepare` and of the peer (anndata reads the file, scanpy normalises, chooses the genes, and
 anndata writes them), their ratio, whether they chose the same genes, and the peak of anonymous memory of each, which is
 what a process cannot give back. Each runs in a process of its own. The file is deleted afterwards.
+`--profile` prints where `prepare` spends its CPU time instead.
 """
 
 import argparse
@@ -98,6 +99,30 @@ def measured(code: str, **values: object) -> tuple[float, float]:
     return float(json.loads(out.strip().splitlines()[-1])), peak[0] / 1e6
 
 
+def profile(source: Path, target: Path, cells: int, keep: int) -> None:
+    """Print where `prepare` spends its CPU time, once its loops are compiled."""
+    from cpu_shares import CpuShares
+
+    from r2mae_singlecell import prepare_atlas
+    from r2mae_singlecell.data import prepare, readers, rows, variable_genes, write_store
+
+    small, shares = source.with_name("small.h5ad"), CpuShares()
+    write_source(small, 200, 50)
+    prepare_atlas(small, target, n_genes=20, progress=False)  # compiles
+    shares.watch("read", rows.SparseRows, "read")
+    shares.watch("select columns", readers, "selected")
+    shares.watch("check the counts", readers, "whole", "without_zeros")
+    shares.watch("moments", variable_genes.Moments, "add")
+    shares.watch("write counts", write_store._Sink, "add")
+    shares.watch("write the rest", prepare, "write_store")
+
+    def work() -> int:
+        prepare_atlas(source, target, n_genes=keep, progress=False, overwrite=True)
+        return cells
+
+    shares.run(work)
+
+
 def genes_of(path: Path) -> set[str]:
     """Return the names of a file's genes."""
     import anndata
@@ -113,6 +138,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=2000)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--ours_alone", action="store_true", help="leave the peer out, as where memory is too small")
+    parser.add_argument("--profile", action="store_true", help="ours alone: its CPU time by part")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -122,6 +148,9 @@ def main() -> None:
             f"{options.cells:,} cells × {options.genes:,} genes, {size:.2f} GB; {options.keep:,} genes are kept",
             flush=True,
         )
+        if options.profile:
+            profile(folder / "a.h5ad", folder / "0.h5ad", options.cells, options.keep)
+            return
         found = {}
         both = {"prepare": OURS} | ({} if options.ours_alone else {"scanpy in memory": PEER})
         for label, code in both.items():

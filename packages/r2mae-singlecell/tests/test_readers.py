@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from r2mae_core import UserError
 from r2mae_singlecell.data import rows
 from r2mae_singlecell.data.readers import open_counts
-from r2mae_singlecell.data.whole import Rounded
+from r2mae_singlecell.data.whole import Rounded, selected
 
 N_CELLS, N_GENES = 57, 23
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -411,3 +411,20 @@ def test_mtx_with_repeated_places_empty_cells_and_no_value(tmp_path):
     assert not read(tmp_path)[0].any()
     written_mtx(tmp_path, "2 2\n1\n0\n3\n4\n", "%%MatrixMarket matrix array integer general\n", 2, 2)
     assert read(tmp_path)[0].tolist() == [[1, 0], [3, 4]]
+
+
+@pytest.mark.parametrize("meet", [False, True])
+def test_selected_columns_are_those_of_a_dense_matrix(meet):
+    rng = np.random.default_rng(0)
+    for order in (np.arange(30), rng.permutation(30)):
+        dense = rng.poisson(0.5, (40, 30))
+        dense[[3, 39]] = 0
+        columns = np.where(rng.random(30) < 0.5, order // (2 if meet else 1), -1).astype(np.int32)
+        expected = np.zeros((40, 30), int)
+        for old, new in enumerate(columns):
+            if new >= 0:
+                expected[:, new] += dense[:, old]
+        found = selected(sp.csr_matrix(dense.astype(np.int32)), columns, 30)
+        assert (found.toarray() == expected).all()
+        assert found.has_sorted_indices
+        assert (np.diff(found.indices)[np.diff(np.repeat(np.arange(40), np.diff(found.indptr))) == 0] > 0).all()

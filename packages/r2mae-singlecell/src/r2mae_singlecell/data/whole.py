@@ -51,16 +51,16 @@ def selected(part: Any, columns: np.ndarray, n_columns: int) -> sp.csr_matrix:
 def _select(data, indices, indptr, columns, new_data, new_indices, new_indptr):  # noqa: ANN001, ANN202
     at, in_order = 0, True
     for row in range(len(indptr) - 1):
-        last = -1
-        for i in range(indptr[row], indptr[row + 1]):
+        begin = at
+        for i in range(indptr[row], indptr[row + 1]):  # no branch: which genes are kept cannot be predicted
             column = columns[indices[i]]
-            if column >= 0:
-                new_data[at] = data[i]
-                new_indices[at] = column
-                in_order = in_order and column > last
-                last = column
-                at += 1
+            new_data[at] = data[i]
+            new_indices[at] = column
+            at += column >= 0
         new_indptr[row + 1] = at
+        for i in range(begin + 1, at):
+            if new_indices[i] <= new_indices[i - 1]:
+                in_order = False
     return in_order
 
 

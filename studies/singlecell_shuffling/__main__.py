@@ -1,0 +1,5 @@
+"""`python -m studies.singlecell_shuffling OUT`."""
+
+from studies.singlecell_shuffling.study import main
+
+main()
