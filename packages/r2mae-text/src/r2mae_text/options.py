@@ -81,8 +81,19 @@ class Prepare:
     documents, and where documents are few, passages of 1,000 characters are held out."""
     max_tokens: Count | None = None
     """Stop taking further pieces of input once this many tokens have been written."""
+    quality: Literal["gopher", "c4", "fineweb"] | None = None
+    """Leave out documents by datatrove's filters, which are for English: Gopher's rules, C4's (which also leave out
+    lines), or FineWeb's (both and its own). What was left out is counted by reason. Needs the datatrove extra."""
+    deduplicate: bool = False
+    """Of documents that are nearly equal keep the first, by datatrove's MinHash with its defaults (5 words, 14 buckets
+    of 8). Those with fewer than 5 words stay. Needs the datatrove extra."""
+    executor: Literal["none", "local", "slurm", "ray"] = "none"
+    """Who runs the work: the command itself, or datatrove's executor of this machine, of SLURM or of Ray, up to 1,000
+    tasks with the same shards. On clusters all machines must see the input and --out."""
+    executor_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of datatrove's executor, such as '{time: "04:00:00", partition: cpu}', which SLURM needs."""
     workers: Workers | None = None
-    """Processes; default one per core; 0: none besides the command's own."""
+    """Processes, or an executor's tasks at once; default one per core; 0: none besides the command's own."""
     out: Path | None = None
     """Folder of the shards; default runs/r2mae-text-prepare-TIME. An interrupted run resumes there."""
     progress: bool = True
@@ -92,6 +103,8 @@ class Prepare:
         check_options(self, "sources")
         if self.validation_share == 1:
             raise UserError("--validation_share 1 would leave nothing to train on; it must be less")
+        if self.executor_args and self.executor == "none":
+            raise UserError("--executor_args are for an --executor; name local, slurm or ray")
 
 
 @dataclass(frozen=True, kw_only=True)

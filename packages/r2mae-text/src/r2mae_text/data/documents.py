@@ -39,6 +39,18 @@ class Tally:
         self.first_bad = self.first_bad or str(bad)
 
 
+def refuse_bad(bad: int, good: int, max_bad: float, first: str) -> None:
+    """Refuse an input of which more than a share is faulty.
+
+    Raises:
+        UserError: with the first faulty record.
+    """
+    if bad > max_bad * (bad + good):
+        raise UserError(
+            f"{bad:,} of {bad + good:,} records are faulty, more than --max_bad {max_bad:g}; the first: {first}"
+        )
+
+
 def documents(piece: Piece, text_field: str, tally: Tally) -> Iterator[Part]:
     """Yield the documents of a piece, in parts of a bounded size; `tally` counts what was left out.
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from r2mae_core import (
     write_checksums,
     write_json,
 )
-from r2mae_text.data.documents import Tally, documents
+from r2mae_text.data.clean import clean
+from r2mae_text.data.documents import Tally, documents, refuse_bad
 from r2mae_text.data.encode import SPLITS, EncodeJob, dtype_of, encode_piece, read_sidecar, shard_name, sidecar_of
+from r2mae_text.data.executors import encode_pieces
 from r2mae_text.data.shards import FORMAT, Corpus
 from r2mae_text.data.sources import Piece, Plan, plan_pieces, source_names
 from r2mae_text.options import Prepare
@@ -38,7 +41,9 @@ from r2mae_text.tokenizer import (
     vocabulary_size,
 )
 
+_FREE = ("sources", "max_bad", "executor", "executor_args")  # what a resumed call may have otherwise
 _TRAINING_TEXT = 64 << 20  # characters that a tokenizer is trained on: more changes little
+_CLEANING, _TASKS = "cleaning", "tasks"  # folders of intermediate files
 _FEW = 20  # documents that are expected in validation; with fewer, their lengths matter
 _QUICK = 4 << 20  # bytes of input; with more, one worker is a process, too: tokenizers cannot be interrupted
 
@@ -57,9 +62,7 @@ def prepare(config: Prepare) -> Corpus:
         raise UserError("shards of GPT-2 tokens need --tokenizer gpt2 (or another with GPT-2's byte pairs)")
     made_from = _made_from(config, plan)
     facts = {"inputs": source_names(config.sources)}  # in their order; where they lie does not count
-    with open_run(
-        "r2mae-text", "prepare", out, resolved(config), facts=facts, sources=made_from, free=("sources", "max_bad")
-    ) as run:
+    with open_run("r2mae-text", "prepare", out, resolved(config), facts=facts, sources=made_from, free=_FREE) as run:
         if not (run.path / "index.json").exists():
             try:
                 _make(config, plan, run.path, made_from)
@@ -100,17 +103,24 @@ def _own_tokenizer(config: Prepare) -> Path | None:
 
 
 def _make(config: Prepare, plan: Plan, folder: Path, made_from: Mapping[str, str]) -> None:
+    remedy = "leave it alone, and name another folder with --out"
+    whole = plan
+    if config.quality or config.deduplicate:
+        plan = clean(config, whole, folder / _CLEANING, _workers(config))
+        refuse_changed(folder, made_from, _made_from(config, whole), remedy)
+        config = replace(config, text_field="text")  # where the documents that are left have it
     tokenizer = _tokenizer(config, plan.pieces, folder)
     by_passage = any(side["by_passage"] for _, side in _finished(folder, plan.pieces, vocabulary_size(tokenizer)))
     _encode(config, plan.pieces, folder, tokenizer, by_passage=by_passage)
-    remedy = "leave it alone, and name another folder with --out"
-    refuse_changed(folder, made_from, _made_from(config, plan), remedy)
+    refuse_changed(folder, made_from, _made_from(config, whole), remedy)
     if not by_passage and _is_uneven(config, plan.pieces, folder, tokenizer):
         for number in range(len(plan.pieces)):
             sidecar_of(folder, number).unlink(missing_ok=True)
         _encode(config, plan.pieces, folder, tokenizer, by_passage=True)
-        refuse_changed(folder, made_from, _made_from(config, plan), remedy)
+        refuse_changed(folder, made_from, _made_from(config, whole), remedy)
     _write_index(folder, plan, tokenizer, config)
+    for rest in (_CLEANING, _TASKS):
+        shutil.rmtree(folder / rest, ignore_errors=True)
 
 
 def _is_uneven(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any) -> bool:
@@ -134,7 +144,8 @@ def _forget_what_is_empty(folder: Path) -> None:
         return
     for file in (*folder.glob("piece-*.json"), *shards):
         file.unlink()
-    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    for rest in ("tokenizer", _CLEANING, _TASKS):
+        shutil.rmtree(folder / rest, ignore_errors=True)
 
 
 def _tokenizer(config: Prepare, pieces: list[Piece], folder: Path) -> Any:
@@ -187,8 +198,8 @@ def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any, 
     table = gpt2_table(tokenizer) if any(piece.kind == "gpt2" for piece in pieces) else None
     ends = start_and_end(tokenizer)
     size = vocabulary_size(tokenizer)
-    counts = {i: sum(side["tokens"].values()) for i, side in _finished(folder, pieces, size)}
-    workers = (os.cpu_count() or 1) if config.workers is None else config.workers
+    counts = {i: _tokens(side) for i, side in _finished(folder, pieces, size)}
+    workers = _workers(config)
     in_bytes = all(piece.size for piece in pieces)
     sizes = [piece.size if in_bytes else 1 for piece in pieces]
     unit, off, done = "B" if in_bytes else "piece", not config.progress, sum(sizes[i] for i in counts)
@@ -209,11 +220,24 @@ def _encode(config: Prepare, pieces: list[Piece], folder: Path, tokenizer: Any, 
                 )
                 for i in todo
             ]
+            if config.executor != "none":
+                encode_pieces(jobs, folder / _TASKS, config.executor, workers, config.executor_args)
+                counts.update((i, _tokens(read_sidecar(folder, i, pieces[i], size))) for i in todo)
+                bar.update(sum(sizes[i] for i in todo))
+                continue
             at_once = min(workers, len(jobs))
             here = workers == 0 or (at_once == 1 and _is_quick(pieces))
             for job, tokens in _here(jobs) if here else in_processes(encode_piece, jobs, at_once):
                 counts[job.number] = tokens
                 bar.update(sizes[job.number])
+
+
+def _workers(config: Prepare) -> int:
+    return (os.cpu_count() or 1) if config.workers is None else config.workers
+
+
+def _tokens(side: Mapping[str, Any]) -> int:
+    return sum(side["tokens"].values())
 
 
 def _here(jobs: Sequence[EncodeJob]) -> Iterator[tuple[EncodeJob, int]]:
@@ -252,7 +276,7 @@ def _finished(folder: Path, pieces: list[Piece], vocab_size: int) -> Iterator[tu
 
 def _write_index(folder: Path, plan: Plan, tokenizer: Any, config: Prepare) -> None:
     """Write the index of the first pieces that hold enough; it makes the corpus a finished one."""
-    skipped, counts, shards, first_bad = Counter[str](), Counter[str](), [], ""
+    skipped, counts, shards, first_bad = Counter(plan.unread), Counter[str](), [], plan.first_bad
     vocab_size = vocabulary_size(tokenizer)
     frequency = np.zeros(vocab_size, np.int64)
     by_passage = False
@@ -278,17 +302,15 @@ def _write_index(folder: Path, plan: Plan, tokenizer: Any, config: Prepare) -> N
     if not counts["tokens"]:
         first = f"; the first: {first_bad}" if first_bad else ""
         raise UserError(f"there is no text in the input ({left_out(skipped)}){first}; nothing to train on")
-    if counts["bad"] > config.max_bad * (counts["bad"] + counts["documents"]):
+    try:
+        refuse_bad(counts["bad"], counts["documents"], config.max_bad, first_bad)
+    except UserError:
         if _is_quick(plan.pieces):  # soon made again; of more, a larger --max_bad takes what is there
             for number, _ in _finished(folder, plan.pieces, vocab_size):
                 _remove(folder, number)
-        raise UserError(
-            f"{counts['bad']:,} of {counts['bad'] + counts['documents']:,} records are faulty, more than --max_bad "
-            f"{config.max_bad:g}; the first: {first_bad}"
-        )
+        raise
     if not frequency.any():
         raise UserError(f"all {counts['documents']:,} documents fell to validation; lower --validation_share")
-    skipped.update(plan.unread)
     share = frequency[frequency > 0] / frequency.sum()
     index = {
         "format": FORMAT,

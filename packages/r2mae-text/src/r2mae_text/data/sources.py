@@ -61,7 +61,10 @@ class Plan:
     hub: dict[str, str]
     """Source on the hub → the revision that is read."""
     unread: dict[str, int] = field(default_factory=dict)
-    """Files of the folders that are not read, by reason, with the first one named → how many."""
+    """Files of the folders that are not read, by reason, with the first one named → how many. Of documents that were
+    left out before, too."""
+    first_bad: str = ""
+    """The first of these that is faulty."""
 
     def fingerprint(self) -> dict[str, str]:
         """Return what names the input as it is now, wherever it lies.
