@@ -37,7 +37,7 @@ def several(suffix, levels=(10, 120, 240)):
 
 @pytest.mark.parametrize("suffix", ANIMATED)
 def test_several_pages_are_refused_or_the_first_is_read_when_asked(suffix):
-    with pytest.raises(UnreadableImageError, match="it holds 3 pages or frames; .*--frames first"):
+    with pytest.raises(UnreadableImageError, match=r"it holds 3 pages or frames; .*--frames first"):
         decode(several(suffix))
     read = np.asarray(decode(several(suffix), how=Reading(frames="first")))
     assert np.abs(read.astype(int) - 10).max() <= 1

@@ -107,7 +107,7 @@ def cut_each(images: Tensor, rectangles: Rectangles, side: int) -> Tensor:
 
 
 class RandomCrop:
-    """`random_resized_crop` of one picture, in a process that decodes: PIL image → (C, side, side) uint8.
+    """`random_resized_crop` of one picture, in a process that decodes: PIL image or array → (C, side, side).
 
     About four times as fast as Pillow's crop and resize.
 
@@ -126,6 +126,25 @@ class RandomCrop:
         ratio = pixels.shape[2] / pixels.shape[3]
         rectangle = draw_rectangles(1, ratio, generator, self.scale, (3 / 4, 4 / 3), self.flip)
         return cut_each(pixels, rectangle, self.side)[0].numpy()
+
+
+class CentreCrop:
+    """Resizing and the central square, of (H, W, C) float32 arrays of 0 … 255, as timm's evaluation does of pictures.
+
+    Args:
+        side: height and width of the result.
+        crop_pct: share of the picture's shorter side that is kept.
+    """
+
+    def __init__(self, side: int, crop_pct: float) -> None:
+        self.side, self.crop_pct = side, crop_pct
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Return (C, side, side) float32."""
+        whole = max(self.side, int(self.side / self.crop_pct))
+        resized = resize(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None], whole)[0].numpy()
+        first = round((whole - self.side) / 2)
+        return resized[:, first : first + self.side, first : first + self.side]
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
-from r2mae_vision.data.augment import RandomCrop
+from r2mae_vision.data.augment import RandomCrop, resize
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.sources import Source
@@ -42,7 +42,7 @@ class AugmentedImages(Dataset):
     Args:
         source: where images come from.
         transform: PIL image → (C, H, W) uint8 array, of timm or a `RandomCrop`.
-        in_chans: 3 or 1.
+        in_chans: channels that the model reads.
         seed: for the transform.
         least: as in `decode`; see `least_side`.
     """
@@ -89,6 +89,8 @@ class AugmentedImages(Dataset):
 def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, int]:
     """Return (PIL image, label) of any source; `least` as in `decode`.
 
+    Of prepared images that keep the numbers of their files, the image is (H, W, C) float32 of 0 … 255.
+
     Raises:
         UnreadableImageError: the file cannot be decoded.
     """
@@ -99,6 +101,8 @@ def read_image(source: Source, index: int, in_chans: int, least: int | None = No
     from r2mae_vision.data.decoding import convert
 
     pixels = source.images[index]
+    if source.span is not None:
+        return source.scaled(np.asarray(pixels)), int(source.labels[index])
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     return convert(picture, in_chans), int(source.labels[index])
 
@@ -109,11 +113,14 @@ def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
 
 
 def sample_labelled(source: Source, n: int, side: int, in_chans: int) -> tuple[Tensor, Tensor]:
-    """Return images spread evenly over a source, (B, C, side, side) uint8, and their labels (B,), -1: none.
+    """Return images spread evenly over a source, (B, C, side, side) of 0 … 255, and their labels (B,), -1: none.
 
     Images that cannot be decoded are left out.
     """
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
+    if isinstance(source, ImageStore) and source.span is not None:
+        images, labels = source.fetch(chosen)
+        return resize(images, side), labels
     if isinstance(source, ImageStore) and source.side == side:
         return source.fetch(chosen)
     squares, labels = [], []
@@ -222,6 +229,27 @@ def train_loader(
         collate=collate,
         num_workers=num_workers,
         pin_memory=pin,
+    )
+
+
+def check_range(source: Source, pixel_range: tuple[float, float] | None) -> None:
+    """Refuse images whose numbers mean something else than those that a model was trained on.
+
+    Args:
+        source: images.
+        pixel_range: of the model's training images, if it was trained on numbers of files; None: on pictures.
+
+    Raises:
+        UserError: they have no range, or another one.
+    """
+    there = source.span if isinstance(source, ImageStore) else None
+    if pixel_range is None or there == pixel_range:
+        return
+    asked = f"[{pixel_range[0]:g},{pixel_range[1]:g}]"
+    kind = "are pictures" if there is None else f"have the range [{there[0]:g},{there[1]:g}]"
+    raise UserError(
+        f"the model was trained on numbers of the range {asked}, and the images of {source.name} {kind}; "
+        f"prepare them with --depth file --range '{asked}'"
     )
 
 

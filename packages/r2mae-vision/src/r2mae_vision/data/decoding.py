@@ -1,5 +1,6 @@
 """One image file → RGB or grey pixels."""
 
+import contextlib
 import io
 import math
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ FORMATS = (
     "JPEG2000", "MPO", "MSP", "PCD", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP",
     "XBM", "XPM",
 )  # fmt: skip
+NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ARRAYS = (NPY, *TIFF)
+"""How files begin that `arrays` reads."""
 MAX_PIXELS = 178_956_970
 """Width times height above which Pillow takes a file for a bomb."""
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -44,10 +48,14 @@ class Reading:
     """Larger images are refused."""
     frames: Literal["refuse", "first"] = "refuse"
     """Of a file of several pages or frames: refuse it, or read the first."""
+    depth: Literal["8", "file"] = "8"
+    """8: pictures of eight bits; file: the file's own numbers, (H, W, C); see `arrays`."""
+    dtype: str | None = None
+    """With depth "file": the type of all images of the set."""
 
 
 def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | None = None) -> Any:
-    """Return an image file as a PIL image of mode RGB (3 channels) or L (1).
+    """Return an image file as a PIL image of mode RGB (3 channels) or L (1); of depth "file" as (H, W, C) numbers.
 
     One-channel, palette, CMYK and deeper images are converted; transparency is composited over white, and pictures are
     turned as their EXIF orientation says.
@@ -64,6 +72,10 @@ def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | 
         OutsideRangeError: its pixels do not fit the range.
         FileNotFoundError: it is not there.
     """
+    if how.depth == "file":
+        from r2mae_vision.data.arrays import read_array
+
+        return read_array(file, in_chans, how)
     channel_mode(in_chans)
     image = open_image(file, how.max_pixels, least, how.frames)
     try:
@@ -105,7 +117,7 @@ def open_image(
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image") from None
+        raise UnreadableImageError(f"not an image{_is_array(source)}") from None
     except (FileNotFoundError, UnreadableImageError):
         raise
     except MemoryError:
@@ -117,6 +129,20 @@ def open_image(
         raise UnreadableImageError(reason or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = most
+
+
+def _is_array(source: Any) -> str:
+    """Return a hint for a file that Pillow does not read and `arrays` does."""
+    from pathlib import Path
+
+    with contextlib.suppress(Exception):  # a hint, no more
+        if isinstance(source, str | Path):
+            with Path(source).open("rb") as file:
+                return _is_array(file)
+        source.seek(0)
+        if source.read(6).startswith(ARRAYS):
+            return " that Pillow reads; prepare --depth file reads it"
+    return ""
 
 
 def _refuse_more(image: Any, frames: str) -> None:
@@ -221,7 +247,10 @@ def channel_mode(in_chans: int) -> str:
         UserError: there is none.
     """
     if in_chans not in (1, 3):
-        raise UserError(f"images have 1 or 3 channels here, not {in_chans}")
+        raise UserError(
+            f"image files have 1 or 3 channels here, not {in_chans}; r2mae-vision prepare --in_chans {in_chans} makes "
+            "a store of such images"
+        )
     return "RGB" if in_chans == 3 else "L"
 
 

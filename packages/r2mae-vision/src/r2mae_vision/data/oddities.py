@@ -1,4 +1,4 @@
-"""What an image file holds beside one picture of one or three channels: more pages, more bands, transparency, colours."""
+"""What an image file holds beside one plain picture: more pages, more bands, transparency, other colours."""
 
 import io
 from typing import Any

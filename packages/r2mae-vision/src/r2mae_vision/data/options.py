@@ -96,8 +96,11 @@ class Prepare:
     """I/N, such as 2/8: prepare only this part of the images, on any machine that sees the same --out."""
     join: bool = False
     """Decode nothing: join the parts in --out into the store."""
-    in_chans: int = 3
-    """3 (colour) or 1 (grey)."""
+    in_chans: Annotated[int, Bound(1, 4096)] = 3
+    """3 (colour), 1 (grey), or any other number of channels, which all images must have."""
+    depth: Literal["8", "file"] | None = None
+    """8: pictures of eight bits; file: the numbers of the files (TIFF, .npy; 8 or 16 bits, float) as they are, and mean
+    and deviation of each channel, by which pretrain normalises. Default: 8 of one or three channels, file of others."""
     range: tuple[float, float] | None = None
     """Pixel values of 16-bit and float images that become black and white, such as [0,4095]; others become the nearer
     of the two. Default: the range of 8, 10, 12, 14 or 16 bits that a sample of the images fits, which is then said."""
@@ -116,8 +119,14 @@ class Prepare:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_text(self, "source", "validation", *(f"{name}_column" for name in ("image", "label", "split")))
-        if self.in_chans not in (1, 3):
-            raise UserError(f"--in_chans must be 1 or 3, got {self.in_chans}")
+        if self.in_chans not in (1, 3) and self.depth == "8":
+            raise UserError(
+                f"--in_chans {self.in_chans}: pictures of eight bits have 1 or 3 channels; leave out --depth"
+            )
+        if self.as_in_file and self.store != "raw":
+            raise UserError(f"--store {self.store} holds pictures of eight bits, 1 or 3 channels; use --store raw")
+        if self.as_in_file and self.frames == "first":
+            raise UserError("--frames first is of pictures; with --depth file, files of several pages must be split")
         if self.range is not None and not (isfinite(sum(self.range)) and self.range[0] < self.range[1]):
             raise UserError(f"--range must rise, got [{self.range[0]:g},{self.range[1]:g}]")
         if self.fit == "whole" and self.store == "raw":
@@ -133,6 +142,11 @@ class Prepare:
     def fitted(self) -> str:
         """How pictures become what is stored."""
         return self.fit or ("crop" if self.store == "raw" else "whole")
+
+    @property
+    def as_in_file(self) -> bool:
+        """Whether the numbers of the files are kept as they are."""
+        return self.depth == "file" or (self.depth is None and self.in_chans not in (1, 3))
 
     @property
     def which_part(self) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from r2mae_core import (
     say,
     write_json,
 )
+from r2mae_vision.data.arrays import square_array
 from r2mae_vision.data.datasets import from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import MAX_PIXELS, Reading, UnreadableImageError, fitted, pixels
 from r2mae_vision.data.encoded import encoded
@@ -71,6 +72,8 @@ class _Encoder(Dataset):
             image, label = read_image(self.source, index, config.in_chans, least=ENLARGED * config.image_size)
         except UnreadableImageError as error:
             return None, -1, f"{_name(self.source, index)}: {printable(str(error))}"
+        if config.as_in_file:
+            return square_array(image, config.image_size, fit).tobytes(), label, ""
         picture = fitted(image, config.image_size, fit)
         content = pixels(picture).tobytes() if store == "raw" else encoded(picture, store, config.quality)
         return content, label, ""
@@ -90,7 +93,8 @@ def prepare(config: Prepare) -> Path:
     out = config.out or default_run_path("r2mae-vision", "prepare")
     for spec in (config.source, config.validation, config.labels):
         check_output(out, [None if spec is None else str(spec).removeprefix("wds/")])
-    plans, settings = _plans(config), settings_of(config)
+    plans = _plans(config)
+    settings = settings_of(config) | _numbers_of(plans["train"].source, config)
     if config.part:
         return _one_of_parts(out, plans, settings, config)
     with one_writer(out):
@@ -142,12 +146,25 @@ def settings_of(config: Prepare) -> dict[str, Any]:
     }
 
 
+def _numbers_of(source: Source, config: Prepare) -> dict[str, Any]:
+    """Return type and range of a store that keeps the numbers of the files.
+
+    Raises:
+        UserError: the source holds no files.
+    """
+    if not config.as_in_file:
+        return {"dtype": None, "span": None}
+    if isinstance(source, ImageStore) or source.how.dtype is None:
+        raise UserError(f"{config.source} holds pictures of eight bits already; --depth file reads image files")
+    return {"dtype": source.how.dtype, "span": list(source.how.span or ())}
+
+
 def _plans(config: Prepare) -> dict[str, Plan]:
     """Return part → what it is made of."""
     columns = Columns(config.image_column, config.label_column, config.split_column, config.config_name)
-    how = HowToOpen(
-        Reading(config.range, config.range is not None, config.max_pixels, config.frames), columns, config.labels
-    )
+    depth = "file" if config.as_in_file else "8"
+    pixels_as = Reading(config.range, config.range is not None, config.max_pixels, config.frames, depth)
+    how = HowToOpen(pixels_as, columns, config.labels)
     try:
         train, val = open_parts(config.source, config.validation, how)  # pretraining needs no labels
     except NoValidationError:

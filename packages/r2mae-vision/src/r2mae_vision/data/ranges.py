@@ -111,6 +111,13 @@ def ranged(how: Reading, n: int, read: Callable[[int], object], name: str) -> Re
     Raises:
         UserError: the sample suggests no range.
     """
+    if how.depth == "file":
+        from r2mae_vision.data.arrays import settled
+
+        how = settled(how, n, read, name)
+        low, high = how.span or (0, 0)
+        say_once(f"{name}: {how.dtype} numbers, as they are; the range {low:g} … {high:g} is what 0 … 1 stands for")
+        return how
     found = survey(n, read, how.max_pixels)
     odd = "; ".join(f"{count} {what}" for what, count in found.odd.items())
     say_once(f"{name}: of {found.n} images looked at, {odd}" if odd else "")

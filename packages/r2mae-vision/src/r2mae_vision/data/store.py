@@ -1,12 +1,13 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
-A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing else), `labels.npy`
+A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing
+else; of the numbers of files also `images.u16` or `images.f32`), `labels.npy`
 (N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training. Stores
 of compressed images are in `encoded`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import UserError, check_contents, identity_of_contents, read_json, reading
+from r2mae_vision.data.arrays import TYPES
 from r2mae_vision.data.digests import identity_of_arrays
 
 AGAIN = "restore it, or remove the folder and run r2mae-vision prepare again"
@@ -27,12 +29,17 @@ class ImageStore:
 
     name: str
     images: np.ndarray
-    """(N, side, side, channels) uint8, perhaps memory-mapped."""
+    """(N, side, side, channels) uint8, perhaps memory-mapped; with a span also uint16 or float32."""
     labels: np.ndarray
     """(N,) int64; -1 if there is none."""
     classes: tuple[str, ...]
     digest: str = ""
     """Names the content of a prepared folder, wherever it lies."""
+    span: tuple[float, float] | None = None
+    """Of images that keep the numbers of their files: the range that is handed out as 0 … 255; None: pictures."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """With a span: of each channel, in units of the span."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,19 +61,30 @@ class ImageStore:
         return {"images": f"{len(self):,} of {self.side} x {self.side} in {len(self.classes)} classes, {digest}"}
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) uint8 (channels last in memory) and labels (B,)."""
-        images = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
+        """Return images (B, C, H, W) (channels last in memory) and labels (B,).
+
+        Pictures are uint8; with a span the images are float32, of which 0 … 255 is the span.
+        """
+        images = torch.from_numpy(self.scaled(np.ascontiguousarray(self.images[indices])))
         return images.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers of the store as the model reads them: with a span float32, else as they are."""
+        if self.span is None:
+            return values
+        low, high = self.span
+        return (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Hand a worker process the folder, not the bytes, where the images are memory-mapped."""
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
             return _map, (Path(str(self.images.filename)).parent,)
-        return ImageStore, (self.name, self.images, self.labels, self.classes, self.digest)
+        return ImageStore, tuple(getattr(self, field.name) for field in fields(self))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageStore":
         """Return some of the images, in memory."""
-        return ImageStore(self.name, np.ascontiguousarray(self.images[indices]), self.labels[indices], self.classes)
+        images, labels = np.ascontiguousarray(self.images[indices]), self.labels[indices]
+        return replace(self, images=images, labels=labels, digest="")
 
     @classmethod
     def open(cls, folder: Path) -> "ImageStore":
@@ -107,11 +125,31 @@ def _map(folder: Path) -> ImageStore:
     """Map a prepared folder whose content has been checked."""
     index = read_index(folder)
     shape, labels = (index["n_images"], index["side"], index["side"], index["in_chans"]), read_labels(folder, index)
-    if (size := (folder / "images.u8").stat().st_size) != int(np.prod(shape)):
+    dtype, measured = np.dtype(index.get("dtype") or "uint8"), _measured(folder, index)
+    file = folder / TYPES[str(dtype)][0]
+    if (size := file.stat().st_size) != int(np.prod(shape)) * dtype.itemsize:
         raise UserError(f"{folder} is damaged: {size} bytes of images, but store.json states {shape}; {AGAIN}")
-    with reading(folder / "images.u8", "a block of images"):
-        images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-    return ImageStore(index["name"], images, labels, tuple(index["classes"]), identity_of_contents(index["contents"]))
+    with reading(file, "a block of images"):
+        images = np.memmap(file, dtype, "r", shape=shape)
+    digest = identity_of_contents(index["contents"])
+    return ImageStore(index["name"], images, labels, tuple(index["classes"]), digest, **measured)
+
+
+def _measured(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return range, means and deviations that an index states of images that keep their files' numbers.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    if index.get("dtype") is None:
+        return {}
+    lengths = {"span": 2, "mean": index["in_chans"], "std": index["in_chans"]}
+    found = {name: index.get(name) for name in lengths}
+    numbers = [isinstance(value, list) and len(value) == lengths[name] and all(type(x) is float for x in value)
+               for name, value in found.items()]  # fmt: skip
+    if index["dtype"] not in TYPES or not all(numbers):
+        raise UserError(f"{folder / 'store.json'} is damaged: type, range, mean and deviation do not fit; {AGAIN}")
+    return {name: tuple(value) for name, value in found.items()}  # pyright: ignore[reportArgumentType]
 
 
 def read_labels(folder: Path, index: Mapping[str, Any]) -> np.ndarray:

@@ -18,6 +18,7 @@ from r2mae_core import UserError, reading
 from r2mae_vision.data.decoding import suffixes
 from r2mae_vision.data.tars import COMPRESSED, files_of_tar, plain_tar
 
+ARRAY = ".npy"
 ARCHIVES = (".tar", ".zip", *COMPRESSED)
 SYSTEM = frozenset(
     ("@eadir", "__macosx", "__pycache__", "lost+found", "#recycle", "#snapshot", "$recycle.bin",
@@ -99,7 +100,7 @@ def _archive(place: Path, _size: int, _time: int) -> Tree:
         for name, start, size in files_of_tar(body, lambda name, why: tree.ignore(_plain(name), why)):
             _take(tree, name, (start, size), size)
     tree.names = list(tree.where)
-    return tree
+    return _settle_arrays(tree)
 
 
 def _take(tree: Tree, name: str, where: Any, size: int) -> None:
@@ -133,7 +134,7 @@ def _folder(place: Path) -> Tree:
                 tree.ignore(inside + file, why)
             else:
                 tree.names.append(inside + file)
-    return tree
+    return _settle_arrays(tree)
 
 
 class _Home(NamedTuple):
@@ -165,6 +166,17 @@ def _walk(place: str, tree: Tree) -> Iterator[tuple[str, list[str], list[str]]]:
         todo += [_Home(str(Path(home.path) / folder), above) for folder in folders]
 
 
+def _settle_arrays(tree: Tree) -> Tree:
+    """Take `.npy` files for images where there are no others; else they are something beside these, and ignored."""
+    arrays = {name for name in tree.names if name.lower().endswith(ARRAY)}
+    if arrays and len(arrays) < len(tree.names):
+        tree.names = [name for name in tree.names if name not in arrays]
+        for name in arrays:
+            tree.where.pop(name, None)
+            tree.ignore(name, ARRAY)
+    return tree
+
+
 def is_system(folder: str) -> bool:
     """Return whether a folder is hidden, or made by an operating system."""
     return folder.startswith(".") or folder.lower() in SYSTEM
@@ -175,7 +187,7 @@ def _why_not(file: str) -> str:
     if file.startswith(".") or file.lower() in ("thumbs.db", "desktop.ini"):
         return "hidden or of the system"
     suffix = posixpath.splitext(file)[1].lower()
-    return "" if suffix in suffixes() else suffix or "without suffix"
+    return "" if suffix == ARRAY or suffix in suffixes() else suffix or "without suffix"
 
 
 @lru_cache(maxsize=4)

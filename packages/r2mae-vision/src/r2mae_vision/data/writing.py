@@ -22,6 +22,7 @@ from r2mae_core import (
     saying_disk_full,
     write_json,
 )
+from r2mae_vision.data.arrays import TYPES, statistics
 
 CHUNK = 256
 """Images between two lines of progress."""
@@ -70,8 +71,9 @@ class PartWriter:
     def __init__(self, folder: Path, sources: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         self.folder, self.sources, self.settings = folder, dict(sources), dict(settings)
         self.store: str = settings.get("store") or "raw"
-        self.images, self.note = folder / images_of(self.store), folder / "progress.json"
-        self.image_bytes: int = settings["image_size"] ** 2 * settings["in_chans"]
+        self.images, self.note = folder / images_of(self.store, settings.get("dtype")), folder / "progress.json"
+        size = np.dtype(settings.get("dtype") or "uint8").itemsize
+        self.image_bytes: int = settings["image_size"] ** 2 * settings["in_chans"] * size
         self.names = (self.images.name, "labels.i64", "sizes.i64", "skipped.txt")
         self.n_read = self.n_kept = self.n_skipped = self.noted = 0
         self.first_skipped = list[str]()
@@ -199,6 +201,11 @@ class PartWriter:
         for name, array in arrays.items():
             with atomic_path(self.folder / name) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
+        measured: dict[str, Any] = {}
+        if (dtype := self.settings.get("dtype")) is not None:
+            side, in_chans = self.settings["image_size"], self.settings["in_chans"]
+            pixels = np.memmap(self.images, dtype, "r", shape=(self.n_kept, side, side, in_chans))
+            measured = dict(zip(("mean", "std"), statistics(pixels, self.settings["span"]), strict=True))
         if not self.n_skipped:
             (self.folder / "skipped.txt").unlink(missing_ok=True)
         images = self.images.name
@@ -207,6 +214,7 @@ class PartWriter:
             "n_images": self.n_kept,
             "side": self.settings["image_size"],
             **self.settings,
+            **measured,
             "source": source,
             "classes": list(classes),
             "left_out": {"unreadable": self.n_skipped},
@@ -222,6 +230,6 @@ class PartWriter:
         return index
 
 
-def images_of(store: str) -> str:
+def images_of(store: str, dtype: str | None = None) -> str:
     """Return the name of the file with a part's images."""
-    return "images.u8" if store == "raw" else f"images.{store}"
+    return TYPES[dtype or "uint8"][0] if store == "raw" else f"images.{store}"

@@ -36,9 +36,11 @@ from r2mae_core import (
     write_records,
     write_text,
 )
+from r2mae_vision.data.augment import CentreCrop, RandomCrop
 from r2mae_vision.data.datasets import (
     AugmentedImages,
     check_channels,
+    check_range,
     collate,
     from_workers,
     least_side,
@@ -87,13 +89,34 @@ def train_transform(config: Finetune, shape: MAEShape) -> Any:
         ) from None
 
 
+def transform_of(config: Finetune, shape: MAEShape, source: Source) -> Any:
+    """Return the training transform of a source's images: timm's of pictures, crop and flip of others.
+
+    Raises:
+        UserError: timm does not know the policy, or it is of pictures and the images are none.
+    """
+    if not (isinstance(source, ImageStore) and source.span is not None):
+        return train_transform(config, shape)
+    if config.auto_augment != "none":
+        raise UserError(
+            f"--auto_augment {config.auto_augment} is of pictures, and {source.name} keeps the numbers of its files; "
+            "add --auto_augment none"
+        )
+    return RandomCrop(shape.image_size, config.crop_scale, config.flip)
+
+
 def crop_pct(asked: float | None, spec: EncoderSpec) -> float:
     """Return the share of the picture's side that the model sees: what was asked for, or MAE's."""
     return asked if asked is not None else 0.875 if spec.shape.image_size <= 224 else 1.0
 
 
-def eval_transform(side: int, crop_pct: float) -> Any:
-    """Return timm's validation transform: resize, crop the centre; PIL image → (C, H, W) uint8."""
+def eval_transform(side: int, crop_pct: float, source: Source | None = None) -> Any:
+    """Return timm's validation transform: resize, crop the centre; PIL image → (C, H, W) uint8.
+
+    Of a source that keeps the numbers of its files: (H, W, C) → (C, H, W) float32.
+    """
+    if isinstance(source, ImageStore) and source.span is not None:
+        return CentreCrop(side, crop_pct)
     from timm.data.transforms_factory import create_transform
 
     return create_transform((side, side), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
@@ -107,13 +130,16 @@ def eval_batches(
     Prepared images of the model's own size are returned as they are; others go through timm's transform.
     """
     shape = spec.shape
+    check_range(source, shape.pixel_range)
+    if isinstance(source, ImageStore) and source.span is not None:
+        check_channels(source, shape.in_chans)
     if isinstance(source, ImageStore) and source.side == shape.image_size and crop_pct == 1.0:
         check_channels(source, shape.in_chans)
         for first in range(0, len(source), batch_size):
             yield *source.fetch(np.arange(first, min(first + batch_size, len(source)))), 0
         return
     dataset = AugmentedImages(
-        source, eval_transform(shape.image_size, crop_pct), shape.in_chans, seed=0, least=2 * shape.image_size
+        source, eval_transform(shape.image_size, crop_pct, source), shape.in_chans, seed=0, least=2 * shape.image_size
     )
     keys: Any = [(i, 0) for i in range(len(source))]
     settings: Any = {"num_workers": workers, "worker_init_fn": end_with_caller}
@@ -185,6 +211,11 @@ def checked(config: Finetune, shape: MAEShape, device: str) -> tuple[Source, Sou
     """
     train_transform(config, shape)
     train_source, val_source = open_pair(config.data, config.validation)
+    for source in (train_source, val_source):
+        check_range(source, shape.pixel_range)
+        if isinstance(source, ImageStore) and source.span is not None:
+            check_channels(source, shape.in_chans)
+    transform_of(config, shape, train_source)
     if len(train_source.classes) < 2:
         raise UserError(f"{config.data} has a single class, {', '.join(train_source.classes)}; fine-tuning needs two")
     largest, mixes = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
@@ -220,7 +251,7 @@ def _one(
     order = StepOrder(len(train_source), config.batch_size, micro, seed)
     loader = train_loader(
         train_source,
-        train_transform(config, spec.shape),
+        transform_of(config, spec.shape, train_source),
         order,
         in_chans=spec.shape.in_chans,
         num_workers=workers,

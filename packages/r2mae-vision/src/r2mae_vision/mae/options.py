@@ -284,6 +284,9 @@ class Reconstruct:
     """How many of the run's images."""
     ratios: tuple[Share, ...] = (0.5, 0.75, 0.9)
     """Fractions hidden."""
+    channels: tuple[Annotated[int, Bound(0)], ...] | None = None
+    """One or three channels to show, counted from 0, such as [3,2,1] for red, green and blue of Sentinel-2; needed
+    where the model reads other than one or three."""
     level: Level = "visible"
     """Of a model that predicts each patch without its mean and deviation (norm_pix_loss), where these two come from.
     visible: from the visible patches around it; true: from the hidden patch itself, which gives away much of it."""
@@ -301,6 +304,8 @@ class Reconstruct:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_list("ratios", self.ratios)
+        if self.channels is not None and len(self.channels) not in (1, 3):
+            raise UserError(f"--channels names one or three channels, not {len(self.channels)}")
         if len(self.images) > MOST_SHOWN or len(self.ratios) > MOST_RATIOS:
             raise UserError(f"one picture shows at most {MOST_SHOWN} images at {MOST_RATIOS} ratios; draw several")
 

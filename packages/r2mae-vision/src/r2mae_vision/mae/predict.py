@@ -23,7 +23,7 @@ from r2mae_core import (
     resolve_device,
     say,
 )
-from r2mae_vision.data.datasets import from_workers, n_workers, read_image
+from r2mae_vision.data.datasets import check_channels, check_range, from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, suffixes
 from r2mae_vision.data.image_files import ImageFiles, PathReader
 from r2mae_vision.data.sources import NoValidationError, Source, open_source
@@ -79,7 +79,7 @@ class _Images(Dataset):
     def __init__(self, source: Source, model: TunedModel) -> None:
         side = model.spec.shape.image_size
         self.source, self.in_chans, self.least = source, model.spec.shape.in_chans, 2 * side
-        self.transform = eval_transform(side, model.crop_pct)
+        self.transform = eval_transform(side, model.crop_pct, source)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray | None, str]:
         try:
@@ -135,6 +135,9 @@ def predict(config: Predict) -> Path:
     device = resolve_device(config.device)
     model = open_tuned(config.model)
     source, part = images_of(config.data, config.split)
+    check_range(source, model.spec.shape.pixel_range)
+    if isinstance(source, ImageStore) and source.span is not None:
+        check_channels(source, model.spec.shape.in_chans)
     say(f"Predicting {len(source):,} images of {config.data}{f', its part {part}' if part else ''}")
     bf16 = precision(config.precision, device) == "bf16-mixed"
     workers = n_workers(config.workers)

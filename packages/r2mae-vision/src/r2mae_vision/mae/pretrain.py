@@ -318,10 +318,19 @@ def is_position(name: str) -> bool:
 def shape_of(config: Pretrain, source: Source) -> MAEShape:
     """Return the shape of the model that the config describes."""
     in_chans = config.in_chans or source.in_chans
+    if isinstance(source, ImageStore) and source.span is not None and source.mean and source.std:
+        if in_chans != source.in_chans:
+            check_channels(source, in_chans)
+        measured = {"mean": source.mean, "std": source.std, "pixel_range": source.span}
+        return MAEShape(**chosen_of(config), in_chans=in_chans, **measured)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
+    return MAEShape(**chosen_of(config), in_chans=in_chans, mean=mean, std=std)
+
+
+def chosen_of(config: Pretrain) -> dict[str, Any]:
+    """Return what the options say of the model's shape."""
     names = ("model", "image_size", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
-    chosen = {name: getattr(config, name) for name in (*names, "model_args", "positions")}
-    return MAEShape(**chosen, in_chans=in_chans, mean=mean, std=std)
+    return {name: getattr(config, name) for name in (*names, "model_args", "positions")}
 
 
 def device_augmentation(config: Pretrain) -> Callable[[Tensor, torch.Generator], Tensor] | None:

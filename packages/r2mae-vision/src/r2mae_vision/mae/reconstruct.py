@@ -18,7 +18,7 @@ from r2mae_core import (
     save_figure,
     say,
 )
-from r2mae_vision.data.datasets import sample_images
+from r2mae_vision.data.datasets import check_range, sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
 from r2mae_vision.data.sources import held_out
 from r2mae_vision.mae.masking import split_patches
@@ -73,6 +73,45 @@ def reconstructions(
     return results
 
 
+def shown_channels(
+    images: Tensor, filled: Sequence[tuple[Tensor, Tensor]], channels: Sequence[int], stretch: bool
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Return images (B, c, H, W) of 0 … 255 and what the model fills in, with some of the channels.
+
+    Args:
+        images: (B, C, H, W) of 0 … 255.
+        filled: see `reconstructions`.
+        channels: which ones.
+        stretch: each channel from its 2nd to its 98th percentile in the original images, which may use a small part of
+            their range; in all pictures alike.
+    """
+    index = torch.tensor(channels, device=images.device)
+    chosen = images.float().index_select(1, index) / 255
+    pictures = [(hidden, picture.index_select(1, index)) for hidden, picture in filled]
+    if stretch:
+        flat = chosen.transpose(0, 1).flatten(1).cpu().numpy()
+        low, high = (torch.from_numpy(np.percentile(flat, q, axis=1)).to(chosen).view(-1, 1, 1) for q in (2, 98))
+        width = (high - low).clamp_min(1e-6)
+        chosen = ((chosen - low) / width).clamp(0, 1)
+        pictures = [(hidden, ((picture - low) / width).clamp(0, 1)) for hidden, picture in pictures]
+    return chosen * 255, pictures
+
+
+def _channels_to_show(asked: Sequence[int] | None, in_chans: int) -> Sequence[int]:
+    """Return which channels are shown.
+
+    Raises:
+        UserError: it must be said which, or there is no such channel.
+    """
+    if asked is None:
+        if in_chans not in (1, 3):
+            raise UserError(f"the model reads {in_chans} channels; name one or three to show, such as --channels '[0]'")
+        return range(in_chans)
+    if max(asked) >= in_chans:
+        raise UserError(f"--channels {max(asked)}: the model reads {in_chans} channels, 0 to {in_chans - 1}")
+    return asked
+
+
 @torch.no_grad()
 def feature_colours(model: MaskedAutoencoder, images: Tensor) -> Tensor:
     """Return the patches' features as colours, (B, 3, rows, columns) of 0 … 1.
@@ -107,14 +146,24 @@ def reconstruct(config: Reconstruct) -> Path:
     device = resolve_device(config.device)
     model = load_mae(config.run).to(device)
     side, in_chans = model.shape.image_size, model.shape.in_chans
+    channels = _channels_to_show(config.channels, in_chans)
+    numbers = model.shape.pixel_range is not None
+    if config.images and numbers:
+        raise UserError("--images reads pictures; this model was trained on numbers of files: leave it out")
     if config.images:
         images = load_pictures(config.images, side, in_chans)
     else:
-        images = sample_images(held_out(_data_of(config.run))[0], config.n_images, side, in_chans)
+        source = held_out(_data_of(config.run))[0]
+        check_range(source, model.shape.pixel_range)
+        images = sample_images(source, config.n_images, side, in_chans)
     images = images.to(device)
     filled = reconstructions(model, images, config.ratios, config.seed, config.level)
     colours = feature_colours(model, images) if config.features else None
     note = NOTES[config.level] if model.shape.norm_pix_loss else ""
+    images, filled = shown_channels(images, filled, channels, numbers)
+    if numbers:
+        shown = ", ".join(map(str, channels))
+        note = "\n".join(filter(None, (note, f"channels {shown}, each from its 2nd to its 98th percentile")))
     figure = plot_reconstructions(images, config.ratios, filled, colours, note)
     with one_writer(target, folder=False):
         return save_figure(figure, target)

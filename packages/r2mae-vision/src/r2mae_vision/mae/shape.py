@@ -38,6 +38,8 @@ class MAEShape:
     """Pixels in [0, 1] are normalised by these before anything else."""
     norm_eps: Positive | None = None
     """Epsilon of every layer norm; None: timm's, 1e-6."""
+    pixel_range: tuple[float, float] | None = None
+    """Numbers of the image files that are 0 and 1 for mean and std; None: 0 … 255, pictures of eight bits."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -53,6 +55,7 @@ class MAEShape:
         Raises:
             UserError: something is missing, unknown or of another kind.
         """
+        plain = {"pixel_range": None, **plain}  # which older models do not state
         known = {field.name for field in fields(cls)}
         if differs := sorted(known ^ set(plain)):
             raise UserError(f"{differs[0]} is {'missing' if differs[0] in known else 'unknown'}")
@@ -61,14 +64,18 @@ class MAEShape:
             value = found[name]
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise UserError(f"{name} is {value!r}")
-        if any(isinstance(number, bool) or not isinstance(number, int | float) for n in _LISTS for number in found[n]):
-            raise UserError("mean and std must be lists of numbers")
+        if any(
+            isinstance(number, bool) or not isinstance(number, int | float) for n in _LISTS for number in found[n] or ()
+        ):
+            raise UserError("mean, std and pixel_range must be lists of numbers")
+        if (span := found["pixel_range"]) is not None and not (len(span) == 2 and span[0] < span[1]):
+            raise UserError(f"pixel_range is {span!r}")
         if found["positions"] not in ("sincos", "learned"):
             raise UserError(f"positions is {found['positions']!r}")
         return cls(**found)
 
 
-_LISTS = ("mean", "std")
+_LISTS = ("mean", "std", "pixel_range")
 _KINDS: dict[str, tuple[type, ...]] = {
     "model": (str,),
     "patch_size": (int, NoneType),
@@ -76,7 +83,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "norm_pix_loss": (bool,),
     "positions": (str,),
     "norm_eps": (int, float, NoneType),
-    **dict.fromkeys(_LISTS, (tuple,)),
+    **dict.fromkeys(("mean", "std"), (tuple,)),
+    "pixel_range": (tuple, NoneType),
     **dict.fromkeys(("image_size", "in_chans", "decoder_dim", "decoder_depth", "decoder_heads"), (int,)),
 }
 

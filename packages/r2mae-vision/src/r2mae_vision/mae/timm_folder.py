@@ -41,6 +41,7 @@ def write_config(
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "global_pool": pool,
+        **({} if shape.pixel_range is None else {"pixel_range": list(shape.pixel_range)}),
         **({"label_names": list(classes)} if classes else {}),
         "model_args": arguments,
         "pretrained_cfg": {
@@ -97,6 +98,7 @@ def read_shape(folder: Path) -> MAEShape:
             "patch_size": arguments.pop("patch_size", None),
             "mean": tuple(of_weights.get("mean") or IMAGENET_MEAN),
             "std": tuple(of_weights.get("std") or IMAGENET_STD),
+            "pixel_range": tuple(stated["pixel_range"]) if stated.get("pixel_range") else None,
         }
         for name in ("global_pool", "num_classes", "drop_path_rate"):
             arguments.pop(name, None)

@@ -101,14 +101,17 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
         "decoder_intermediate_size": shape.decoder_dim * 4,
         "norm_pix_loss": shape.norm_pix_loss,
     }
+    low, high = shape.pixel_range or (0.0, 255.0)
+    # The processor divides and does not subtract; a range that begins elsewhere goes into its mean.
+    mean = [value + low / (high - low) for value in shape.mean]
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": shape.image_size, "width": shape.image_size},
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / (high - low),
         "do_normalize": True,
-        "image_mean": list(shape.mean),
+        "image_mean": mean,
         "image_std": list(shape.std),
     }
     save_tensors(state, folder / "model.safetensors")
