@@ -60,12 +60,14 @@ def test_options_reach_the_trainer(config, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(pretraining, "fit", fit)
+    monkeypatch.setattr(pretraining, "check_tracker", lambda tracker: None)  # whether it is installed or not
     given = {"steps": 40, "batch_size": 16, "micro_batch_size": 4, "clip": 0.7, "precision": "bf16-mixed", "seed": 5}
     with pytest.raises(UserError, match="enough"):
-        run_pretraining(Toy, replace(config, **given, nodes=2, log_every=3))
+        run_pretraining(Toy, replace(config, **given, nodes=2, log_every=3, logger="tensorboard"))
     assert seen["max_steps"] == 40
     assert seen["accumulate_grad_batches"] == 2  # 16 samples in micro-batches of 4 on two machines
     assert (seen["gradient_clip_val"], seen["precision"], seen["num_nodes"]) == (0.7, "bf16-mixed", 2)
+    assert (seen["tracker"], seen["project"]) == ("tensorboard", "r2mae-toy")
     assert (seen["checkpoint_every"], seen["validate_every"], seen["log_every"]) == (4, 4, 3)
     assert seen["loader"]._rest.order.seed == 5
     assert seen["module"].seed == 5
