@@ -12,9 +12,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from r2mae_core import UserError
-from r2mae_vision.data.labels import match, numbered
+from r2mae_vision.data.labels import combinations, match, numbered
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.prepare import prepare
+from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sources import NoValidationError, open_pair, open_source
 
 KINDS = ("ant", "bee", "cow")
@@ -170,6 +171,16 @@ def test_labels_become_numbers(values, numbers, classes):
 def test_what_is_no_class_is_refused(bad):
     with pytest.raises(UserError, match=r"table holds .* \(row 2\)"):
         numbered(["1", bad], "table")
+
+
+def test_several_labels_in_one_are_said(capsys):
+    say_once.cache_clear()
+    values = ["cat", "dog", "cat|dog", "bee;cow", "cow;bee", "tench, Tinca tinca", "crane, bird"]
+    assert len(numbered(values, "a table").classes) == 7
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a table: 3 of 7 classes look like several labels of one image, such as" in said
+    assert combinations(["cat", "dog", "tench, Tinca tinca"]) == []
+    assert combinations(["a,b", "b,c", "c,a"]) == ["a,b", "b,c", "c,a"]
 
 
 def test_names_are_matched_by_their_ends():

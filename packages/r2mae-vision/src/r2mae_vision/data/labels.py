@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2mae_core import UserError, reading
+from r2mae_vision.data.ranges import say_once
 
 TABLES = (".csv", ".tsv", ".parquet")
 IMAGE_COLUMNS = ("image", "images", "img", "file", "filename", "file_name", "path", "filepath", "file_path",
@@ -58,8 +59,30 @@ def numbered(values: Sequence[Any], what: str, classes: Sequence[str] | None = N
         return Labels(np.array([-1 if one is None else _index(one) for one in plain], np.int64), tuple(classes))
     found = {one for one in plain if one is not None}
     names = tuple(sorted(found, key=int) if all(map(_is_whole, found)) else sorted(found))
+    if joined := combinations(names):
+        say_once(
+            f"{what}: {len(joined)} of {len(names)} classes look like several labels of one image, such as "
+            f"{joined[0]!r}: each combination is a class of its own, because an image has one label here"
+        )
     number = {name: i for i, name in enumerate(names)}
     return Labels(np.array([-1 if one is None else number[one] for one in plain], np.int64), names)
+
+
+def combinations(names: Sequence[str]) -> list[str]:
+    """Return the classes that are written as several, all of which also stand alone or in other combinations."""
+    parts = {
+        name: [part.strip() for part in name.split(separator) if part.strip()]
+        for separator in ",;|"
+        for name in names
+        if separator in name
+    }
+    common = Counter(part for some in parts.values() for part in set(some))
+    alone = set(names) - set(parts)
+    return [
+        name
+        for name, some in parts.items()
+        if len(some) > 1 and all(part in alone or common[part] > 1 for part in some)
+    ]
 
 
 def _plain(value: Any, what: str, row: int) -> str | None:
