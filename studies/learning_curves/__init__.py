@@ -1,0 +1,1 @@
+"""Learning curves of text pretraining against Hugging Face's own logic."""
