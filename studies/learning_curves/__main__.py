@@ -44,7 +44,8 @@ def options(corpus: Corpus, seed: int, steps: int) -> Pretrain:
 @torch.no_grad()
 def held_out(model: Any, task: TextPretraining) -> float:
     """Return transformers' loss on the first 512 held-out rows, hidden in the same places for all."""
-    rows = torch.from_numpy(task.held_out_rows[np.arange(min(len(task.held_out_rows), 512))])
+    held: Any = task.held_out_rows
+    rows = torch.from_numpy(held[np.arange(min(len(held), 512))])
     masked = mask_tokens(rows, RATIO, task.rule, generator=torch.Generator().manual_seed(0))
     model.eval()
     loss = model(input_ids=masked.inputs, labels=masked.labels()).loss.item()
@@ -62,7 +63,7 @@ def ours(task: TextPretraining, every: int, steps: int) -> list[float]:
     found = [held_out(module.model, task)]
 
     class Curve(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
             if trainer.global_step % every == 0:
                 found.append(held_out(module.model, task))
 
@@ -81,7 +82,7 @@ def theirs(task: TextPretraining, every: int, steps: int, work: Path) -> list[fl
     torch.manual_seed(task.config.seed)
     model = task.build(Fixed(RATIO)).model
     order = StepOrder(len(task.rows), BATCH, BATCH, seed=task.config.seed)
-    examples = [{"input_ids": row} for i in range(steps) for row in task.rows[order.batch(i)].astype(np.int64)]
+    examples: Any = [{"input_ids": row} for i in range(steps) for row in task.rows[order.batch(i)].astype(np.int64)]
     found = [held_out(model, task)]
 
     class Curve(TrainerCallback):
@@ -90,7 +91,7 @@ def theirs(task: TextPretraining, every: int, steps: int, work: Path) -> list[fl
                 found.append(held_out(model, task))
 
     class InOrder(Trainer):
-        def _get_train_sampler(self, *_: Any) -> Any:
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return torch.utils.data.SequentialSampler(examples)
 
     arguments = TrainingArguments(
