@@ -12,7 +12,7 @@ import torch
 
 GPU = Path(__file__).parent.parent / "benchmarks" / "gpu"
 PARTS = {
-    "text": {"correct", "fast"},
+    "text": {"correct", "fast", "worth"},
     "vision": {"correct", "fast", "worth"},
     "dna": {"correct", "fast"},
     "singlecell": {"correct", "fast"},

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-QUALITY = 85
+QUALITY = 80
 
 
 def pack(binaries: Path, out: Path) -> None:

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,7 +55,8 @@ JOBS = (
     Job("fast", "vision", 60),
     Job("fast", "dna", 45),
     Job("fast", "singlecell", 30),
-    Job("worth", "vision", 150),
+    Job("worth", "vision", 110),
+    Job("worth", "text", 70),
     Job("peer", "text", 40, "text_speed", "--size medium --rows 512 --rounds 3 --finetune-size small"),
     Job("peer", "vision", 40, "vision_mae", "--model vit_base_patch16_224 --decoder 512 8 16 --batch 256 --rounds 3"),
     Job("peer", "dna", 40, "dna_network", "--sizes base --batch 256 --rounds 3"),
@@ -106,12 +108,15 @@ print(json.dumps({"device": name, "cuda": torch.version.cuda, "error": error}))
 
 
 def environment_of(out: Path) -> dict[str, str]:
-    """Return the environment of the parts: the checkout's sources, and the wheels that travelled, unpacked once."""
-    site, wheels = out / "site", sorted((HERE / "pack" / "wheels").glob("*.whl"))
-    if wheels and not site.exists():
-        words = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
-        subprocess.run([sys.executable, *words, *map(str, wheels)], check=True)
-    paths = [*sorted(ROOT.glob("packages/*/src")), HERE, HERE.parent, *([site] if wheels else [])]
+    """Return the environment of the parts: the checkout's sources, and what the machine lacks of the wheels."""
+    site = out / "site"
+    for wheel in sorted((HERE / "pack" / "wheels").glob("*.whl")):
+        with contextlib.suppress(PackageNotFoundError):
+            version(wheel.name.partition("-")[0])
+            continue  # the machine has one of its own
+        with zipfile.ZipFile(wheel) as file:
+            file.extractall(site)
+    paths = [*sorted(ROOT.glob("packages/*/src")), HERE, HERE.parent, *([site] if site.exists() else [])]
     given = os.environ.get("PYTHONPATH")
     joined = os.pathsep.join([*map(str, paths), *([given] if given else [])])
     return {
