@@ -74,8 +74,17 @@ def start_and_end(tokenizer: Any) -> tuple[int, int] | None:
 
 
 def digest(tokenizer: Any) -> str:
-    """Return the SHA-256 of a fast tokenizer's vocabulary, merges and rules."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    """Return the SHA-256 of a fast tokenizer's vocabulary, merges and rules.
+
+    Padding and truncation are left out: they say how a batch is made, not what an id means, and transformers sets them
+    in passing.
+    """
+    backend = tokenizer.backend_tokenizer
+    if backend.padding is not None or backend.truncation is not None:
+        backend = type(backend).from_str(backend.to_str())
+        backend.no_padding()
+        backend.no_truncation()
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
