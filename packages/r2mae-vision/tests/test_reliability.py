@@ -443,7 +443,7 @@ def test_one_writer(folder, tmp_path):
         ),
         ("probe scratch:vit_tiny_patch16_224 --data digits --k [0]", "--k must be at least 1"),
         ("probe scratch:vit_tiny_patch16_224 --data digits --k [9999]", "kNN with k = 9999 needs"),
-        ("prepare images --in_chans 4", "--in_chans must be 1 or 3"),
+        ("prepare images --in_chans 0", "--in_chans must be at least 1"),
         ("prepare images --image_size 0", "--image_size must be at least 1"),
         ("reconstruct run --ratios [2]", "--ratios must be"),
         ("demo --n_hidden [0,4]", "--n_hidden must be"),

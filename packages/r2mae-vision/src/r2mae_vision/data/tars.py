@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from r2mae_core import UserError, check_space, reading, say, saying_disk_full
 
@@ -92,8 +92,12 @@ def _unpacked(place: Path, size: int, _time: int) -> Path:
     atexit.register(_remove, copy, os.getpid())
     os.close(handle)
     kind = "a compressed .tar archive"
-    with copy.open("wb") as target, saying_disk_full(copy), reading(place, kind), _opened(place) as source:
-        shutil.copyfileobj(source, target, 2**20)
+    with copy.open("wb") as target, saying_disk_full(copy), reading(place, kind):
+        if place.name.lower().endswith("zst"):
+            _unpack_zstd(place, target)
+        else:
+            with _opened(place) as source:
+                shutil.copyfileobj(source, target, 2**20)
     say(f"{place}: unpacked for this run into {copy.parent} ({copy.stat().st_size / 2**20:,.0f} MiB); prepare it once")
     return copy
 
@@ -103,15 +107,29 @@ def _opened(place: Path) -> Any:
     name = place.name.lower()
     if name.endswith(("gz", "tgz")):
         return gzip.open(place)
-    if name.endswith("bz2"):
-        return bz2.open(place)
-    if name.endswith("xz"):
-        return lzma.open(place)
+    return bz2.open(place) if name.endswith("bz2") else lzma.open(place)
+
+
+def _unpack_zstd(place: Path, target: IO[bytes]) -> None:
+    """Unpack all frames of a file; zstandard's own reader takes a file that is cut off for one that has ended.
+
+    Raises:
+        EOFError: it is cut off.
+    """
     try:
         import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(f"{place} needs zstandard: pip install 'r2mae-vision[shards]'") from None
-    return zstandard.open(place, "rb")
+    frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
+    with place.open("rb") as source:
+        while piece := source.read(2**20):
+            while piece:
+                target.write(frame.decompress(piece))
+                begun, piece = not frame.eof, frame.unused_data if frame.eof else b""
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+    if begun:
+        raise EOFError("the compressed file ends before its end marker")
 
 
 def _remove(copy: Path, process: int) -> None:
