@@ -1,16 +1,18 @@
 """Every tracker holds the numbers of `metrics.csv`, offline, also after a resume."""
 
 import json
+import shutil
 import socket
 import sqlite3
 import struct
 import time
+from uuid import uuid4
 
 import lightning.pytorch as pl
 import pytest
 
 from r2mae_core import RunFolder, UserError, read_metrics
-from r2mae_core.train.trackers import _NEEDS, check_tracker
+from r2mae_core.train.trackers import _NEEDS, _kept, check_tracker
 from tiny import train
 
 NAMES = ("mask_ratio", "loss")
@@ -91,14 +93,17 @@ def mlflow(run):
 
 
 def trackio(run):
+    titles = set()
     (file,) = [f for f in run.path.parent.glob("trackio/*.db") if f.stem == "test"]
     found = {name: {} for name in NAMES}
     with sqlite3.connect(file) as database:
         for title, step, metrics in database.execute("SELECT run_name, step, metrics FROM metrics"):
-            assert title == run.path.name
+            assert title.startswith(f"{run.path.name}-")
+            titles.add(title)
             for name in NAMES:
                 if name in (row := json.loads(metrics)):
                     found[name][step] = row[name]
+    assert len(titles) == 1  # one run, also resumed
     return found
 
 
@@ -123,6 +128,14 @@ def test_a_tracker_holds_what_metrics_csv_holds(tracker, tmp_path, monkeypatch):
     for name in NAMES:
         assert len(metrics[name]) == 10
         assert found[name] == pytest.approx(dict(metrics[name]), rel=1e-6)
+
+
+def test_two_folders_of_one_name_are_two_runs(tmp_path):
+    runs = [RunFolder(tmp_path / place / "run", {}) for place in ("a", "b", "a")]
+    names = [_kept(run, "trackio", uuid4().hex) for run in runs]
+    assert names[0] == names[2] != names[1]
+    shutil.rmtree(runs[0].path)
+    assert _kept(RunFolder(tmp_path / "a" / "run", {}), "trackio", uuid4().hex) != names[0]
 
 
 def test_csv_alone_writes_nothing_else(tmp_path):

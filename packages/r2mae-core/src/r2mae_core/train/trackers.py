@@ -10,6 +10,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -19,7 +20,6 @@ from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import read_text, write_text
 from r2mae_core.lab.run_folder import RunFolder
 from r2mae_core.lab.terminal import first_rank
-from r2mae_core.ratio.randomness import derived_seed
 from r2mae_core.train.options import Tracker
 
 _NEEDS = {
@@ -79,11 +79,8 @@ def _tensorboard(run: RunFolder, project: str) -> Logger:
 
 def _wandb(run: RunFolder, project: str) -> Logger:
     offline = os.environ.get("WANDB_MODE", "offline") != "online"
-    # The folder's own name for the run: a resumed run goes on in it.
-    name = f"{derived_seed(0, str(run.path.resolve())):016x}"
-    return WandbLogger(
-        run.path.name, save_dir=run.path, offline=offline, id=_kept(run, "wandb", name), project=project, resume="allow"
-    )
+    own = _kept(run, "wandb", uuid4().hex)
+    return WandbLogger(run.path.name, save_dir=run.path, offline=offline, id=own, project=project, resume="allow")
 
 
 def _mlflow(run: RunFolder, project: str) -> Logger:
@@ -94,24 +91,29 @@ def _mlflow(run: RunFolder, project: str) -> Logger:
         database.parent.mkdir(exist_ok=True)
         uri = f"sqlite:///{database.resolve()}"
     logger = MLFlowLogger(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
-    if first_rank():
+    if first_rank():  # the others have no run
         _kept(run, "mlflow", logger.run_id)
     return logger
 
 
 def _trackio(run: RunFolder, project: str) -> Logger:
-    return TrackioLogger(project, run.path.name)
+    # It knows runs by their names alone: two folders called "run" must not become one.
+    own = _kept(run, "trackio", uuid4().hex) or ""
+    return TrackioLogger(project, f"{run.path.name}-{own[:8]}")
 
 
 _LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 
 
 def _kept(run: RunFolder, tracker: str, new: str | None = None) -> str | None:
-    """Return the tracker's own name of this run, which its folder keeps; a new one is kept if there is none."""
+    """Return the tracker's own name of this run, which its folder keeps; a new one is kept if there is none.
+
+    Not a function of the folder's place: a new run at an old one's place is another run.
+    """
     file = run.path / tracker / "run-id"
     if file.exists():
         return read_text(file).strip()
-    if new is not None:
+    if new is not None and first_rank():
         file.parent.mkdir(exist_ok=True)
         write_text(file, f"{new}\n")
     return new
