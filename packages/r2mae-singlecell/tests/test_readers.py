@@ -392,6 +392,9 @@ def test_mtx_in_any_order_is_read_in_pieces(counts, order, piece, tmp_path, monk
         ("3 4 2\n1 1 5\n2 5 1\n", "outside 0 … 3"),
         ("3 4 2\n1 1\n2 2\n", "it is damaged"),
         ("3 4 2\n1 1 5 6\n2 2 1 7\n", "more than three numbers"),
+        ("3 4 2\n0 1 1 5\n1 2 2 1\n", "more than three numbers"),  # the first number counts the lines
+        ("3 4 2\n1 1 5\n2 2 1 7\n", "more than three numbers"),
+        ("3 4 2\n1 1 5 6 7\n2 2 1 7 8\n", "more than three numbers"),
         ("3 4 2\n1 1 5\n2 2 x\n", "it is damaged"),
         ("3 4 2\n1 1 5\n2 2 -1\n", "negative"),
         ("3 4 2\n1 1 5\n2 2 5000000000\n", "more than a count can be"),

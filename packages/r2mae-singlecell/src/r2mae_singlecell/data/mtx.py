@@ -176,10 +176,11 @@ def _header(text: Any) -> tuple[int, int, int, np.dtype]:
 
 def _pieces(text: Any, kind: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield genes, cells and values, counted from 0."""
-    types: Any = {0: np.int64, 1: np.int64, 2: kind}
+    types: Any = {0: np.int64, 1: np.int64, 2: kind, 3: str}
     try:
-        for table in pd.read_csv(text, sep=r"\s+", header=None, names=[0, 1, 2], dtype=types, chunksize=PIECE):
-            if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of a fourth number
+        # The fourth column takes what a line must not hold: else pandas makes the first number the table's index.
+        for table in pd.read_csv(text, sep=r"\s+", header=None, names=[0, 1, 2, 3], dtype=types, chunksize=PIECE):
+            if table[3].notna().any():
                 raise ValueError("its lines have more than three numbers")
             yield table[0].to_numpy() - 1, table[1].to_numpy() - 1, table[2].to_numpy()
     except pd.errors.EmptyDataError:  # no value at all
