@@ -8,6 +8,7 @@ from .lab.figures import new_figure, save_figure
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
 from .lab.grid import cell_name, finished_records, walk_grid
 from .lab.locks import BusyError, one_writer
+from .lab.metrics_file import read_metrics
 from .lab.outputs import check_output
 from .lab.records import Record, read_records, write_records
 from .lab.run_folder import RunFolder, default_run_path, open_run, resolved, unfinished
@@ -46,6 +47,7 @@ from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
 from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
 from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
+from .share.run_summary import EvaluationRow, RunSummary, evaluation_rows, run_summary
 from .sweep.arms import Arm, arms_of
 from .sweep.command import run_sweep
 from .sweep.nested import options_as_words, typed_options
@@ -67,7 +69,7 @@ from .train.devices import (
 from .train.finite_loss import FiniteLoss
 from .train.in_order import InOrder, spread
 from .train.masked_module import MaskDraw, MaskedModule, seed_device
-from .train.metrics_csv import MetricsCSV, read_metrics
+from .train.metrics_csv import MetricsCSV
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
 from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy, Tracker
 from .train.permuted_weights import permute_weights
@@ -111,6 +113,7 @@ __all__ = [
     "CurriculumWeights",
     "Device",
     "Direction",
+    "EvaluationRow",
     "FiniteLoss",
     "Fixed",
     "Grid",
@@ -145,6 +148,7 @@ __all__ = [
     "ResumableLoader",
     "RunFolder",
     "RunOptions",
+    "RunSummary",
     "Seed",
     "Share",
     "Slope",
@@ -185,6 +189,7 @@ __all__ = [
     "device_name",
     "emulates_bfloat16",
     "end_with_caller",
+    "evaluation_rows",
     "exact_mask",
     "file_digest",
     "fingerprint",
@@ -247,6 +252,7 @@ __all__ = [
     "run_identities",
     "run_identity",
     "run_pretraining",
+    "run_summary",
     "run_sweep",
     "sampler_from_config",
     "sampler_to_config",

@@ -181,7 +181,7 @@ def _table_of(
         groups.setdefault((record.scheme, record.task, record.metric), []).append(record)
     if not groups:
         raise UserError("there are no records to compare: nothing was measured")
-    cells = {key: _cell(group) for key, group in groups.items()}
+    cells = {key: cell_of(group) for key, group in groups.items()}
     schemes = list(dict.fromkeys(key[0] for key in cells))
     columns = list(dict.fromkeys(key[1:] for key in cells))
     rank_by = rank_by or {}
@@ -244,7 +244,8 @@ def _without_repeats(measured: Iterable[_Measured]) -> list[Record]:
     return [one.record for one in seen.values()]
 
 
-def _cell(group: list[Record]) -> Cell:
+def cell_of(group: Sequence[Record]) -> Cell:
+    """Return mean and spread of what was measured with several seeds; NaN where one of them is not finite."""
     values = [record.value for record in group]
     if not all(map(math.isfinite, values)):
         return Cell(math.nan, None, len(values), group[0].paper)

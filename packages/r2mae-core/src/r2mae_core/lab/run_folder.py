@@ -38,6 +38,7 @@ class RunFolder:
         sources: `fingerprint` of the user's files that the run is made from; kept there too.
         free: options besides `FREE` that a resumed run may change.
         command: the verb; with `free` and `models` it says what the records were measured with.
+        program: the console script's name.
         models: run folders of `pretrain` whose models are evaluated → (scheme in the records, seed).
 
     Raises:
@@ -54,10 +55,11 @@ class RunFolder:
         sources: Mapping[str, str] | None = None,
         free: Sequence[str] = (),
         command: str = "",
+        program: str = "",
         models: Mapping[Path, tuple[str, int]] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.config, self.facts = _plain(config), _plain(facts or {})
+        self.config, self.facts = plain_data(config), plain_data(facts or {})
         self.made = False
         # Listed before the config is looked for: another process may write the files in between.
         files = _files(self.path)
@@ -73,6 +75,8 @@ class RunFolder:
                     raise  # else nothing is lost: a start that was cut off gives way to this one
         if first_rank():
             noted: dict[str, Any] = {"command": command} if command else {}
+            if program:
+                noted["program"] = program
             if free:
                 noted["free"] = list(free)
             if models and (known := noted_models(models)):
@@ -204,7 +208,9 @@ def open_run(
         raise UserError("several devices need --out DIR: each of their processes must know the same run folder")
     path = out or default_run_path(prog, command)
     with contextlib.nullcontext() if shared else one_writer(path):
-        run = RunFolder(path, config, facts=facts, sources=sources, free=free, command=command, models=models)
+        run = RunFolder(
+            path, config, facts=facts, sources=sources, free=free, command=command, program=prog, models=models
+        )
         try:
             yield run
         except BaseException:
@@ -222,14 +228,14 @@ def default_run_path(prog: str, command: str) -> Path:
     return Path("runs") / f"{prog}-{command}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _plain(value: Any) -> Any:
-    """Return the value as YAML can hold it."""
+def plain_data(value: Any) -> Any:
+    """Return a value as YAML can hold it."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's
-        return _plain(value.tolist())
+        return plain_data(value.tolist())
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

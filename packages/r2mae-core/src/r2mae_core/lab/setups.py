@@ -19,7 +19,7 @@ _PLACES = ("data", "msa", "table", "variants", "model", "models", "run", "runs",
 _SELECTIONS = ("baselines", "tasks", "ratios", "schemes", "seeds", "metrics", "validation_ratios", "scheme", "scores")
 """Options of an evaluation that say which records are made, not how."""
 
-NOTED = ("sources", "free", "command", "models")
+NOTED = ("sources", "free", "command", "models", "program")
 """What `facts.json` holds besides the facts that a resumed run must agree with."""
 
 
@@ -200,8 +200,13 @@ def _data(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[dict[str
     name = "" if place is None else Path(str(place)).name
     if not sources:
         return ({"data": str(place)}, {"data": name}) if name else ({}, {})
-    digest = hashlib.sha256("\n".join(sources[key] for key in sorted(sources)).encode()).hexdigest()[:8]
-    return {"data": digest}, ({"data": name} if name else {})
+    return {"data": str(digest_of_sources(sources))}, ({"data": name} if name else {})
+
+
+def digest_of_sources(sources: Mapping[str, str]) -> str | None:
+    """Return what names the content of the user's files, wherever they lie; None: there are none."""
+    kept = [str(sources[key]) for key in sorted(sources) if not key.startswith("RUN ")]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8] if kept else None
 
 
 def _seed(config: Mapping[str, Any]) -> int | None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, Any]:
-    """Return what a result depends on: Python, platform, installed packages, git commit, command line."""
+    """Return what a result depends on: Python, platform, installed packages, git commit, command line; and when."""
     packages = {dist.name: dist.version for dist in metadata.distributions() if dist.name}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git": git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }

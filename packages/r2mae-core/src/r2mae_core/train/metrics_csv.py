@@ -12,9 +12,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.metrics_file import COLUMNS
 from r2mae_core.lab.space import saying_disk_full
-
-_COLUMNS = ["step", "metric", "value"]
 
 
 class MetricsCSV(Logger):
@@ -42,7 +41,7 @@ class MetricsCSV(Logger):
         with saying_disk_full(self.file), self.file.open("a", newline="", encoding="utf-8") as out:
             writer = csv.writer(out, lineterminator="\n")
             if new:
-                writer.writerow(_COLUMNS)
+                writer.writerow(COLUMNS)
             writer.writerows([step, name, float(value)] for name, value in metrics.items() if name != "epoch")
 
     @rank_zero_only
@@ -72,29 +71,3 @@ class MetricsCSV(Logger):
                 "start anew in another folder"
             )
         os.truncate(self.file, length)
-
-
-def read_metrics(file: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return metric → [(step, value)] in order of steps. Where a step stands twice, the later line counts.
-
-    Raises:
-        UserError: the file is missing, or a line is not (step, metric, value).
-    """
-    series: dict[str, dict[int, float]] = {}
-    file, number = Path(file), 1
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = csv.reader(lines, strict=True)
-            if next(rows, None) != _COLUMNS:
-                raise UserError(f"{file} is damaged: its first line is not {','.join(_COLUMNS)}")
-            for row in rows:
-                number = rows.line_num
-                step, metric, value = row
-                series.setdefault(metric, {})[int(step)] = float(value)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{file} is not there; it belongs to every run") from None
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{file} is damaged at line {number}: {error}") from None
-    return {name: sorted(points.items()) for name, points in series.items()}

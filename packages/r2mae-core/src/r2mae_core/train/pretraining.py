@@ -20,6 +20,7 @@ from r2mae_core.lab.setups import named_apart
 from r2mae_core.lab.stamps import stamped
 from r2mae_core.lab.terminal import say
 from r2mae_core.ratio.config import name_of_scheme, sampler_from_config, sampler_to_config, scheme_name
+from r2mae_core.ratio.naming import scheme_in_words, variant
 from r2mae_core.ratio.samplers import Curriculum, RatioSampler
 from r2mae_core.train.callbacks import Throughput
 from r2mae_core.train.data_order import ResumableLoader, StepOrder, micro_batch_size
@@ -229,10 +230,7 @@ def _train(
         if getattr(module, name) != getattr(config, name):
             raise UserError(f"--{name} {getattr(config, name)} is not heeded by {task.program}'s model; leave it out")
     if talk:
-        scheme = module.mask_ratio.describe()
-        if config.ratio_per != "step":
-            each = {"sample": "for each sample", "micro_batch": "for each micro-batch"}[config.ratio_per]
-            scheme = scheme.replace("drawn at every step", f"drawn {each}")
+        scheme = scheme_in_words(module.mask_ratio, resolved(config))
         say(f"Pretraining {task.title(module)}, mask ratio {scheme}, on {device_name(device)}")
     held_out = task.held_out(order.micro_size)
     try:
@@ -302,28 +300,6 @@ def scheme_in_tables(sampler: RatioSampler, modality: str, options: Mapping[str,
         options: of the pretraining, as `resolved` returns them.
     """
     return scheme_name(sampler, modality) + variant(options or {})
-
-
-def variant(options: Mapping[str, Any]) -> str:
-    """Return how a pretraining's masking differs from the paper's, such as " per sample, in spans"; "" if it does not.
-
-    Two runs that differ in this are two schemes in a table.
-    """
-    sample = " per sample" if options.get("ratio_per") == "sample" else ""
-    weight = ", loss / ratio" if options.get("loss_weight") == "inverse_ratio" else ""
-    shape = str(options.get("mask_shape", "independent")).replace("_", " ")
-    details = [_detail(options[name]) for name in SHAPE_OPTIONS if options.get(name) is not None]
-    return sample + weight + ("" if shape == "independent" else f", in {' '.join([shape, *details])}")
-
-
-SHAPE_OPTIONS = ("mean_span", "block_area", "gene_sets")
-"""Options that say how a mask's shape is; runs that differ in one are different schemes."""
-
-
-def _detail(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " to ".join(map(_detail, value))
-    return f"{value:g}" if isinstance(value, int | float) else f"of {Path(str(value)).name}"
 
 
 def run_identity(path: Path, modality: str) -> tuple[str, int]:
