@@ -142,6 +142,32 @@ def test_what_is_no_count_is_named_wherever_it_is_read(X, tmp_path, bad, what, f
     counts.rows(np.array([2, 3, 30, 32]) if form == "mapped" else np.array([2, 3]))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_rows_of_a_file_larger_than_memory_are_the_same(X, tmp_path, share, monkeypatch):
+    """Then they are read by several threads, else through a memory map."""
+    with h5py.File(tmp_path / "c.h5ad", "w") as file:
+        group = file.create_group("X")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": X.shape})
+        for name in ("indptr", "indices", "data"):
+            group[name] = np.ceil(9 * X.data) if name == "data" else getattr(X, name)
+    X.data = np.ceil(9 * X.data)
+    monkeypatch.setattr("r2mae_singlecell.data.sources.MEMORY_SHARE", share)
+    seen = []
+    monkeypatch.setattr(Mapped, "read", lambda *a, read=Mapped.read: seen.append(a[1]) or read(*a))
+    source = CountMatrix(sparse_dataset(h5py.File(tmp_path / "c.h5ad")["X"])).source
+    cells = np.concatenate([[7, 3, 3, 49, 10, 11, 12], np.random.default_rng(0).integers(0, 50, 40)])
+    for wanted in (cells, cells[:1], cells[:0]):
+        lengths, columns, values = source.rows(wanted)
+        assert np.array_equal(lengths, np.diff(X[wanted].indptr))
+        assert np.array_equal(columns, X[wanted].indices)
+        assert np.array_equal(values, X[wanted].data)
+        assert columns.dtype == np.int16
+    assert bool(seen) == (share == 0)
+    assert not seen or (10, 13) in seen[0]  # neighbours in one piece
+    with pytest.raises(IndexError):
+        source.rows(np.array([3, 50]))
+
+
 def test_a_file_that_is_cut_off(X, tmp_path):
     with h5py.File(tmp_path / "c.h5ad", "w") as file:
         group = file.create_group("X")

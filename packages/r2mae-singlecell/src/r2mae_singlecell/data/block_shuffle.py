@@ -21,7 +21,7 @@ from r2mae_core import BatchOrder, ResumableLoader, StepOrder, UserError, derive
 from r2mae_singlecell.data.counts import CountMatrix, SparseRows
 from r2mae_singlecell.data.gather import gathered_rows
 from r2mae_singlecell.data.memory import available_memory, gigabytes
-from r2mae_singlecell.data.sources import Arrays, Buffers, CountSource, InMemory, Mapped, Span
+from r2mae_singlecell.data.sources import MEMORY_SHARE, Arrays, Buffers, CountSource, InMemory, Mapped, Span
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ CHUNK = 128
 """Cells of a chunk, by default."""
 POOL = 32_768
 """Cells of a pool, by default; of 400 non-zero genes each, two pools take about 200 MB."""
-MEMORY_SHARE = 0.5  # share of the available memory that counts may take; the rest is for the network and other programs
 
 
 @lru_cache(maxsize=4)

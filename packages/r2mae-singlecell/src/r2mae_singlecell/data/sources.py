@@ -5,6 +5,8 @@ All of them are read through `CountSource`, so whatever scvi-tools trains on can
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +19,8 @@ from r2mae_singlecell.data.gather import column_type, gathered_rows
 from r2mae_singlecell.data.memory import available_memory, gigabytes
 from r2mae_singlecell.data.whole import first_wrong, message
 
+MEMORY_SHARE = 0.5  # share of the available memory that counts may take; the rest is for the network and other programs
+_READERS = 8  # threads: a disk answers several requests at once, one at a time it mostly waits
 _SAMPLED = 8, 256  # blocks, and rows of each, from which the size of what is not stored as CSR is estimated
 
 
@@ -121,11 +125,21 @@ class Mapped(InMemory):
         super().__init__(Arrays(group["indptr"][:], indices, data, _shape(group.attrs["shape"])))
         self._descriptor: int | None = None
 
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether the system's cache can hold most of it, so that a memory map is the quickest way."""
+        return self.nbytes <= MEMORY_SHARE * available_memory()
+
     def rows(self, cells: np.ndarray) -> Rows:
         """See `CountSource`."""
-        lengths, columns, values = super().rows(cells)
-        check_read(lengths, values, cells, self.file)
-        return lengths, columns, values
+        if self._fits:
+            lengths, columns, values = super().rows(cells)
+            check_read(lengths, values, cells, self.file)
+            return lengths, columns, values
+        runs = np.split(cells, np.flatnonzero(np.diff(cells) != 1) + 1) if len(cells) else []
+        found = self.read([(int(run[0]), int(run[-1]) + 1) for run in runs], Buffers())
+        columns = found.indices.astype(column_type(self.shape[1]), copy=False)
+        return np.diff(found.indptr), columns, found.data
 
     def read(self, spans: Sequence[Span], buffers: Buffers) -> Arrays:
         """Read by `preadv`: a memory map would bring whole read-aheads of pages in, and count as the process's own."""
@@ -134,17 +148,31 @@ class Mapped(InMemory):
         indptr = self.arrays.indptr
         bounds = [(int(indptr[start]), int(indptr[stop])) for start, stop in spans]
         n = sum(end - begin for begin, end in bounds)
-        found = []
+        found, pieces = [], []
         for name, like, offset in zip(("indices", "data"), self.arrays[1:3], self._offsets, strict=True):
             target, at = buffers.get(name, n, like.dtype), 0
             for begin, end in bounds:
-                piece = target[at : at + end - begin]
-                _read_fully(self._descriptor, piece, (offset or 0) + begin * like.itemsize, self.file)
+                pieces.append((target[at : at + end - begin], (offset or 0) + begin * like.itemsize))
                 at += end - begin
             found.append(target)
-        lengths = np.concatenate([np.diff(indptr[start : stop + 1]) for start, stop in spans])
+        self._read_pieces(pieces)
+        lengths = np.concatenate(
+            [np.diff(indptr[start : stop + 1]) for start, stop in spans] or [np.zeros(0, np.int64)]
+        )
         check_read(lengths, found[1], _rows_of(spans), self.file)
         return Arrays(_places(lengths), found[0], found[1], (len(lengths), self.shape[1]))
+
+    def _read_pieces(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
+        """Fill each array with what the file holds from a place on, several at a time."""
+        assert self._descriptor is not None
+        descriptor, shares = self._descriptor, [pieces[k::_READERS] for k in range(min(_READERS, len(pieces)))]
+
+        def fill(share: Sequence[tuple[np.ndarray, int]]) -> None:
+            for piece, offset in share:
+                _read_fully(descriptor, piece, offset, self.file)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(fill, shares))
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
@@ -297,7 +325,7 @@ def _as_arrays(csr: Any) -> Arrays:
 
 
 def _rows_of(spans: Sequence[Span]) -> np.ndarray:
-    return np.concatenate([np.arange(start, stop) for start, stop in spans])
+    return np.concatenate([np.arange(start, stop) for start, stop in spans] or [np.zeros(0, np.int64)])
 
 
 def _places(lengths: np.ndarray) -> np.ndarray:
