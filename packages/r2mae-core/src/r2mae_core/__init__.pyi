@@ -47,6 +47,11 @@ from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
 from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
 from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
+from .share.hub import fetch, folder_or_fetched, hub_errors, hub_library
+from .share.model_card import CardFacts, model_card
+from .share.options import PushOptions
+from .share.pretrained import SharedModel
+from .share.push import push
 from .share.run_summary import EvaluationRow, RunSummary, evaluation_rows, run_summary
 from .sweep.arms import Arm, arms_of
 from .sweep.command import run_sweep
@@ -102,6 +107,7 @@ __all__ = [
     "Beta",
     "Bound",
     "BusyError",
+    "CardFacts",
     "Choice",
     "Command",
     "Compare",
@@ -141,6 +147,7 @@ __all__ = [
     "Power",
     "Precision",
     "PretrainOptions",
+    "PushOptions",
     "Ramp",
     "RatioPer",
     "RatioSampler",
@@ -151,6 +158,7 @@ __all__ = [
     "RunSummary",
     "Seed",
     "Share",
+    "SharedModel",
     "Slope",
     "StepCheckpoints",
     "StepOrder",
@@ -191,16 +199,20 @@ __all__ = [
     "end_with_caller",
     "evaluation_rows",
     "exact_mask",
+    "fetch",
     "file_digest",
     "fingerprint",
     "finished_records",
     "first_rank",
     "fit",
+    "folder_or_fetched",
     "gathered_state",
     "git_commit",
     "group_mask",
     "has_quantile",
     "hide_lowest",
+    "hub_errors",
+    "hub_library",
     "identity_of_contents",
     "in_processes",
     "interrupted",
@@ -210,6 +222,7 @@ __all__ = [
     "load_tensors",
     "matrix_products",
     "micro_batch_size",
+    "model_card",
     "n_masked",
     "name_of_scheme",
     "nested_masks",
@@ -228,6 +241,7 @@ __all__ = [
     "positive_control",
     "precision",
     "print_comparison",
+    "push",
     "quiet_lightning",
     "rank_and_world_size",
     "read_json",

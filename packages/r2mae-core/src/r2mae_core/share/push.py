@@ -1,0 +1,91 @@
+"""`push RUN NAME`: a model, its card and the picture of its training in one folder, on the hub or on the disk."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from r2mae_core.lab.commands import Command
+from r2mae_core.lab.errors import UserError
+from r2mae_core.lab.figures import save_figure
+from r2mae_core.lab.files import whole_folder
+from r2mae_core.lab.outputs import check_output
+from r2mae_core.lab.run_folder import default_run_path
+from r2mae_core.lab.terminal import say
+from r2mae_core.share.hub import check_licence, check_name, hub_library, send
+from r2mae_core.share.loss_curve import plot_training
+from r2mae_core.share.model_card import FIGURE, CardFacts, model_card, write_card
+from r2mae_core.share.options import PushOptions
+from r2mae_core.share.private import refuse_private
+from r2mae_core.share.run_summary import RunSummary, run_summary
+
+WriteModel = Callable[[Path, Path], CardFacts]
+"""Writes the model of a run folder into a new folder, in the format of its field, and says what it is."""
+
+
+def push(config: PushOptions, program: str, commands: Mapping[str, Command], write_model: WriteModel) -> str:
+    """Send a run's model to the hub with its card, or write what would be sent; return where it is.
+
+    Args:
+        config: the options.
+        program: the console script, such as "r2mae-text".
+        commands: its verbs, for the defaults of the run's options.
+        write_model: the package's.
+
+    Raises:
+        UserError: the run has no finished model, the name exists, there is no token or network, or a file of the folder
+            names a place of this machine.
+    """
+    hub_library()
+    check_name(config.name)
+    license = check_licence(config.license, config.license_name)
+    summary = run_summary(config.run, commands)
+    if summary.program not in (None, program):
+        raise UserError(f"{config.run} is a run of {summary.program}, not of {program}; push it with that")
+    with _folder(config, program) as (folder, kept):
+        facts = write_model(config.run, folder)
+        figure = _draw(summary, folder)
+        card = model_card(
+            facts,
+            config.name,
+            license=license,
+            license_name=config.license_name,
+            note=config.note,
+            summary=summary,
+            figure=figure,
+        )
+        write_card(folder, card)
+        refuse_private(folder, [config.run, config.run.parent, summary.data, summary.start])
+        if config.dry_run:
+            place = str(kept)
+        else:
+            message = f"{summary.scheme or program} model of {program}"
+            given = {"private": config.private, "update": config.update, "revision": config.revision}
+            place = "@".join(send(folder, config.name, message=message, **given))
+    if config.dry_run:
+        say(f"Done: {place} holds what would be sent; nothing was.")
+    else:
+        say(f"Done: {place.replace('@', ', revision ')}")
+    return place
+
+
+@contextmanager
+def _folder(config: PushOptions, program: str) -> Iterator[tuple[Path, Path | None]]:
+    """Give the folder that is filled, and where it will be: the user's, whole or not at all; None: it is removed."""
+    out = config.out or (default_run_path(program, "push") if config.dry_run else None)
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix=f"{program}-push-") as new:
+            yield Path(new), None
+        return
+    check_output(out, [config.run])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; name a new folder with --out")
+    with whole_folder(out) as new:
+        yield new, out
+
+
+def _draw(summary: RunSummary, folder: Path) -> bool:
+    figure = plot_training(summary)
+    if figure is not None:
+        save_figure(figure, folder / FIGURE)
+    return figure is not None
