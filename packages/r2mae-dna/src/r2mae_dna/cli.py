@@ -3,7 +3,7 @@
 import sys
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, run
+from r2mae_core import Command, Compare, PushOptions, run
 from r2mae_dna import options
 
 _SHAPE = {"hidden": "--n_hidden", "layers": "--n_layers"}
@@ -48,6 +48,9 @@ COMMANDS = {
         options.Embed, "r2mae_dna.embed:embed_command", "Write a network's probabilities, logits or vectors of sites."
     ),
     "evaluate": Command(options.Evaluate, "r2mae_dna.evaluate:evaluate_command", "Evaluate scores against labels."),
+    "push": Command(
+        PushOptions, "r2mae_dna.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
+    ),
     "reproduce": Command(
         options.Reproduce, "r2mae_dna.paper:reproduce_command", "Reproduce the paper's table 3.",
         _SHAPE | {"windows": "--data"},

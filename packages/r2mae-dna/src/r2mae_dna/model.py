@@ -5,12 +5,14 @@ species' letters, padded with zeros to the width. Post-norm layers, rotary posit
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import UserError
+from r2mae_core import CardFacts, SharedModel, UserError
 from r2mae_dna.data.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.limits import MAX_POSITIONS
 
@@ -181,7 +183,19 @@ class Head(nn.Module):
         return self.decoder(self.features(x))
 
 
-class AlignmentModel(nn.Module):
+@dataclass(frozen=True)
+class Origin:
+    """What a model was trained on; it is kept in its folder, and changes nothing that it computes."""
+
+    species: tuple[str, ...] | None = None
+    """The reference first; None: not known."""
+    targets: str = "reference"
+    """The objective."""
+    window: int | None = None
+    """Bases of a window; None: not known."""
+
+
+class AlignmentModel(SharedModel, nn.Module):
     """Encoder and head.
 
     Args:
@@ -189,9 +203,11 @@ class AlignmentModel(nn.Module):
         seed: seed for the initial weights, N(0, 0.02); they depend on nothing else.
     """
 
+    hub_files = ("config.json", "model.safetensors*", "model-*.safetensors", "pytorch_model.bin")
+
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.origin = config, Origin()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.head = Head(config.n_hidden)
         table = rotary_table(MAX_POSITIONS, config.n_hidden // config.n_heads)
@@ -253,6 +269,25 @@ class AlignmentModel(nn.Module):
     def forward(self, codes: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return logits (B, P or L, 6); the arguments are those of `encode`."""
         return self.head(self.encode(codes, positions))
+
+    def write_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` in the layout of the published models."""
+        from r2mae_dna.weights import save_model
+
+        save_model(self, folder, self.origin.species, self.origin.targets, self.origin.window)
+
+    @classmethod
+    def read_pretrained(cls, folder: Path) -> Self:
+        """Read such a folder; see `load_model`."""
+        from r2mae_dna.weights import load_model
+
+        return load_model(folder).model  # pyright: ignore[reportReturnType]
+
+    def card_facts(self) -> CardFacts:
+        """Return what its card on the hub says of it."""
+        from r2mae_dna.push import card_facts
+
+        return card_facts(self)
 
     @property
     def n_parameters(self) -> int:

@@ -25,7 +25,7 @@ from r2mae_core import (
 from r2mae_dna.data.codes import N_LETTERS, N_TOKENS
 from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.limits import MAX_POSITIONS
-from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, rotary_table
+from r2mae_dna.model import INIT_STD, NORM_EPS, AlignmentModel, ModelConfig, Origin, rotary_table
 
 _LAYER = {
     "out": "attention.output.dense",
@@ -239,6 +239,7 @@ def load_model(folder: Path) -> Pretrained:
     load_published(model, load_tensors(file), str(file))
     if names is not None and len(names) != config.n_species + 1:
         raise UserError(f"{home / 'config.json'} names {len(names)} species, and its model has {config.n_species + 1}")
+    model.origin = Origin(names, values.get("targets", "reference"), values.get("window"))
     digest = digest_of({"weights": file_digest(file), "config": values})
     return Pretrained(model.eval(), names, digest, str(folder), values.get("window"))
 

@@ -12,6 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "warmup_epochs", "weight_decay", "betas", "eps", "clip", "patience", "keep", "seed", "seeds", "n_seeds",
     ),
     "hardware": ("device", "devices", "nodes", "strategy", "precision", "compile", "peak_tflops"),
+    "sharing": ("license", "license_name", "note", "private", "update", "revision"),
     "output": ("validate_every", "checkpoint_every", "log_every", "dry_run", "markdown", "csv", "out", "progress"),
 }  # fmt: skip
 """Group → options that have one meaning in every package."""
