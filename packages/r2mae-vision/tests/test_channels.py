@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from r2mae_core import UserError
-from r2mae_vision.data.arrays import bounds, channels_last, read_array, read_stack, square_array, statistics
+from r2mae_vision.data.arrays import bounds, channels_last, read_array, read_stack, reframed_array, statistics
 from r2mae_vision.data.decoding import Reading, UnreadableImageError
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.prepare import prepare
@@ -175,9 +175,9 @@ def test_arrays_beside_pictures_are_none_of_them(tmp_path, capsys):
 
 def test_squares_stay_within_their_numbers_and_keep_what_fits():
     made = images(1, 7, "uint16", side=16)[0]
-    assert np.array_equal(square_array(made, 16, "crop"), made)
-    assert np.array_equal(square_array(made[:, 2:14], 12, "crop"), made[2:14, 2:14])
-    small = square_array(made, 5, "squash")
+    assert np.array_equal(reframed_array(made, 16, "crop"), made)
+    assert np.array_equal(reframed_array(made[:, 2:14], 12, "crop"), made[2:14, 2:14])
+    small = reframed_array(made, 5, "squash")
     assert small.shape == (5, 5, 7)
     assert small.dtype == np.uint16
     assert np.allclose(small.mean((0, 1)), made.mean((0, 1)), rtol=0.02)

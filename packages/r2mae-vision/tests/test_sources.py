@@ -11,7 +11,7 @@ from PIL import Image
 from r2mae_core import StepOrder, UserError
 from r2mae_vision import ImageStore, MAEShape, open_pair, open_source
 from r2mae_vision.data.datasets import AugmentedImages, collate, read_image, seeded, train_loader
-from r2mae_vision.data.decoding import UnreadableImageError, decode, square
+from r2mae_vision.data.decoding import UnreadableImageError, decode, reframed
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.options import Prepare
 
@@ -76,9 +76,9 @@ def test_files_that_are_no_image_say_why(tmp_path):
 def test_squares():
     image = Image.new("RGB", (60, 20), (255, 0, 0))
     image.paste((0, 0, 255), (20, 0, 40, 20))
-    assert square(image, 10, "crop").getpixel((5, 5)) == (0, 0, 255)  # the middle alone is blue
-    assert square(image, 10, "crop").getpixel((0, 5))[2] > 200
-    squashed = square(image, 12, "squash")
+    assert reframed(image, 10, "crop").getpixel((5, 5)) == (0, 0, 255)  # the middle alone is blue
+    assert reframed(image, 10, "crop").getpixel((0, 5))[2] > 200
+    squashed = reframed(image, 12, "squash")
     assert squashed.size == (12, 12)
     assert squashed.getpixel((1, 5))[0] > 200
 
@@ -142,7 +142,7 @@ def test_prepare_writes_what_training_reads(folder, tmp_path, capsys):
     train, val = open_pair(str(out))
     assert isinstance(train, ImageStore)
     assert open_source(str(folder)).name == "images"  # not "train"
-    assert (len(train), len(val), train.side, train.in_chans) == (24, 12, 16, 3)
+    assert (len(train), len(val), train.size, train.in_chans) == (24, 12, (16, 16), 3)
     images, labels = train.fetch(np.array([0, 9, 23]))
     assert images.shape == (3, 3, 16, 16)
     assert labels.tolist() == [0, 1, 2]
@@ -260,7 +260,7 @@ def test_mnist_and_the_bundled_sets(tmp_path, digits, write_mnist):
     bundled, _ = open_pair("digits")
     assert bundled.images.max() == 255
     train, val = open_pair("photographs")
-    assert (train.side, train.in_chans, train.classes) == (96, 3, ("china", "flower"))
+    assert (train.size, train.in_chans, train.classes) == ((96, 96), 3, ("china", "flower"))
     assert len(train) > 3 * len(val) > 0
 
 

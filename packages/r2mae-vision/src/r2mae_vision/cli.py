@@ -83,11 +83,20 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    words = sys.argv[1:] if argv is None else argv
+    words = with_sizes(sys.argv[1:] if argv is None else argv)
     if message := moved(words):
         print(f"r2mae-vision: {message}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     sys.exit(run("r2mae-vision", "Masked image models with any mask-ratio scheme.", COMMANDS, words))
+
+
+def with_sizes(words: Sequence[str]) -> list[str]:
+    """Return the words with `--image_size 224 448` written as the one option that it is: `--image_size [224,448]`."""
+    found = list(words)
+    for i in reversed(range(len(found) - 2)):
+        if found[i] == "--image_size" and all(word.isascii() and word.isdecimal() for word in found[i + 1 : i + 3]):
+            found[i + 1 : i + 3] = [f"[{found[i + 1]},{found[i + 2]}]"]
+    return found
 
 
 def moved(words: Sequence[str]) -> str | None:

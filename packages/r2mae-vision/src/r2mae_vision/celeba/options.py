@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from r2mae_core import Count, Precision, RunOptions, Seed, Share, Workers
-from r2mae_vision.data.options import BelowOne, Side, TwoOrMore, Width, check_list
+from r2mae_vision.data.options import BelowOne, TwoOrMore, Width, check_list
+from r2mae_vision.data.sizes import Side
 
 
 @dataclass(frozen=True, kw_only=True)

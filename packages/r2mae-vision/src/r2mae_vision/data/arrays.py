@@ -13,6 +13,7 @@ import numpy as np
 
 from r2mae_core import UserError
 from r2mae_vision.data.decoding import NPY, TIFF, OutsideRangeError, Reading, UnreadableImageError, open_image
+from r2mae_vision.data.sizes import middle, pair
 
 TYPES = {
     "uint8": ("images.u8", (0.0, 255.0)),
@@ -214,19 +215,19 @@ def _span(dtype: str, low: float, high: float, name: str) -> tuple[float, float]
     return 0.0, next(top for top in FLOAT_TOPS if high <= top)
 
 
-def square_array(values: np.ndarray, side: int, fit: str) -> np.ndarray:
-    """Return (H, W, C) as a square: its middle ("crop") or all of it ("squash"). Bicubic, within its bounds."""
+def reframed_array(values: np.ndarray, size: int | tuple[int, int], fit: str) -> np.ndarray:
+    """Return (H, W, C) at a size, as `reframed` does of pictures: bicubic, within the bounds of each channel."""
     import torch
     import torch.nn.functional as F
 
+    size = pair(size)
     if fit == "crop":
-        edge = min(values.shape[:2])
-        top, left = ((n - edge) // 2 for n in values.shape[:2])
-        values = values[top : top + edge, left : left + edge]
-    if values.shape[:2] == (side, side):
+        top, left, height, width = middle(size, *values.shape[:2])
+        values = values[top : top + height, left : left + width]
+    if values.shape[:2] == size:
         return np.ascontiguousarray(values)
     planes = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)[None]
-    made = F.interpolate(planes, (side, side), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    made = F.interpolate(planes, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
     made = np.clip(made, values.min(axis=(0, 1)), values.max(axis=(0, 1)))
     return made.astype(np.float32) if values.dtype.kind == "f" else np.rint(made).astype(values.dtype)
 

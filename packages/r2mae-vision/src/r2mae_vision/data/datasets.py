@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
-from r2mae_vision.data.augment import RandomCrop, resize
-from r2mae_vision.data.decoding import UnreadableImageError, pixels, square
+from r2mae_vision.data.augment import RandomCrop, centre_crop
+from r2mae_vision.data.decoding import UnreadableImageError, pixels, reframed
 from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.sizes import pair
 from r2mae_vision.data.sources import Source
 from r2mae_vision.data.store import ImageStore
 
@@ -107,41 +108,43 @@ def read_image(source: Source, index: int, in_chans: int, least: int | None = No
     return convert(picture, in_chans), int(source.labels[index])
 
 
-def sample_images(source: Source, n: int, side: int, in_chans: int) -> Tensor:
-    """Return images spread evenly over a source, (B, C, side, side) uint8, without those that cannot be decoded."""
-    return sample_labelled(source, n, side, in_chans)[0]
+def sample_images(source: Source, n: int, size: int | tuple[int, int], in_chans: int) -> Tensor:
+    """Return images spread evenly over a source, (B, C, H, W) uint8, without those that cannot be decoded."""
+    return sample_labelled(source, n, size, in_chans)[0]
 
 
-def sample_labelled(source: Source, n: int, side: int, in_chans: int) -> tuple[Tensor, Tensor]:
-    """Return images spread evenly over a source, (B, C, side, side) of 0 … 255, and their labels (B,), -1: none.
+def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chans: int) -> tuple[Tensor, Tensor]:
+    """Return images spread evenly over a source, (B, C, H, W) of 0 … 255, and their labels (B,), -1: none.
 
-    Images that cannot be decoded are left out.
+    Of images of other proportions the middle. Images that cannot be decoded are left out.
     """
+    size = pair(size)
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
     if isinstance(source, ImageStore) and source.span is not None:
         images, labels = source.fetch(chosen)
-        return resize(images, side), labels
-    if isinstance(source, ImageStore) and source.side == side:
+        return centre_crop(images, size), labels
+    if isinstance(source, ImageStore) and source.size == size:
         return source.fetch(chosen)
-    squares, labels = [], []
+    pictures, labels = [], []
     for index in chosen:
         with contextlib.suppress(UnreadableImageError):
-            image, label = read_image(source, int(index), in_chans, least=2 * side)
-            squares.append(pixels(square(image, side, "crop")))
+            image, label = read_image(source, int(index), in_chans, least=2 * max(size))
+            pictures.append(pixels(reframed(image, size, "crop")))
             labels.append(label)
-    if not squares:
+    if not pictures:
         raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), torch.tensor(labels)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
-def least_side(side: int, area: float) -> int:
-    """Return the shorter side of a picture whose random crops of at least this area are not enlarged to `side`.
+def least_side(size: int | tuple[int, int], area: float) -> int:
+    """Return the shorter side of a picture whose random crops of at least this area are not enlarged.
 
     Args:
-        side: of the squares that the crops become.
-        area: of the smallest crop, as a fraction of the picture's; its sides are at most as 3 to 4.
+        size: what the crops become.
+        area: of the smallest crop, as a fraction of the picture's; its proportions are to those of the size as 3 to 4
+            at most.
     """
-    return math.ceil(side / math.sqrt(0.75 * area))
+    return math.ceil(math.sqrt(math.prod(pair(size)) / (0.75 * area)))
 
 
 def n_workers(asked: int | None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from r2mae_core import UserError
 from r2mae_vision.data.oddities import bands_unread, n_pictures
+from r2mae_vision.data.sizes import covering, middle, pair
 
 # Formats whose readers are Pillow's own code and libraries. EPS is none: it would run Ghostscript on the file.
 FORMATS = (
@@ -254,33 +255,28 @@ def channel_mode(in_chans: int) -> str:
     return "RGB" if in_chans == 3 else "L"
 
 
-def square(image: Any, side: int, fit: str) -> Any:
-    """Return the image as a square of `side` pixels: its middle ("crop"), or all of it ("squash"). Bicubic."""
+def reframed(image: Any, size: int | tuple[int, int], fit: str) -> Any:
+    """Return the image at a size: the middle that has its proportions ("crop"), or all of it ("squash"). Bicubic."""
     from PIL import Image
 
+    (height, width), box = pair(size), (0, 0, *image.size)
     if fit == "crop":
-        width, height = image.size
-        edge = min(width, height)
-        left, top = (width - edge) // 2, (height - edge) // 2
-        box = (left, top, left + edge, top + edge)
-    else:
-        box = (0, 0, *image.size)
+        top, left, inner_height, inner_width = middle((height, width), image.height, image.width)
+        box = (left, top, left + inner_width, top + inner_height)
     # reducing_gap: large pictures are first made smaller by whole factors, which is much faster and looks the same.
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def fitted(image: Any, side: int, fit: str) -> Any:
-    """Return an image as a store holds it: `square`, or, with "whole", its shorter side made `side`, never enlarged."""
+def fitted(image: Any, size: int | tuple[int, int], fit: str) -> Any:
+    """Return an image as a store holds it: `reframed`; with "whole" as small as covers the size, never enlarged."""
     from PIL import Image
 
     if fit != "whole":
-        return square(image, side, fit)
-    width, height = image.size
-    if min(width, height) <= side:
+        return reframed(image, size, fit)
+    height, width = covering(pair(size), image.height, image.width)
+    if height >= image.height:
         return image
-    factor = side / min(width, height)
-    size = (max(side, round(width * factor)), max(side, round(height * factor)))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def pixels(image: Any) -> np.ndarray:

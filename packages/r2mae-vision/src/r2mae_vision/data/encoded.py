@@ -12,6 +12,7 @@ import numpy as np
 
 from r2mae_core import UserError, check_contents, identity_of_contents, reading
 from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.sizes import shown
 from r2mae_vision.data.store import AGAIN, read_index, read_labels
 
 
@@ -61,7 +62,8 @@ def open_encoded(folder: Path) -> ImageFiles:
         raise UserError(f"{folder / 'offsets.npy'} is damaged: it does not state where {n:,} images lie; {AGAIN}")
     if int(offsets[-1]) != (size := file.stat().st_size):
         raise UserError(f"{file} is damaged: {size:,} bytes, but {int(offsets[-1]):,} were written; {AGAIN}")
-    how = f"{n:,} as {index['store']} of quality {index['quality']}, shorter side {index['side']}"
+    covered = "shorter side" if isinstance(index["side"], int) else "covering"
+    how = f"{n:,} as {index['store']} of quality {index['quality']}, {covered} {shown(index['side'])}"
     named = {"images": f"{how}, in {len(index['classes'])} classes, {identity_of_contents(index['contents'])}"}
     classes = tuple(index["classes"])
     return ImageFiles(

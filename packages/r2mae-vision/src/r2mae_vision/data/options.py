@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from r2mae_core import Bound, Count, UserError, Workers, check_bounds
+from r2mae_vision.data.sizes import Size, settle_size
 
-Side = Annotated[int, Bound(1, 16_384)]
-"""Height and width of an image or a patch."""
 Width = Annotated[int, Bound(1, 1_000_000)]
 """Units, channels, heads or layers of a network."""
 TwoOrMore = Annotated[int, Bound(2)]
@@ -83,11 +82,12 @@ class Prepare:
     """Column of a table that says train, val or test; default the only one with a usual name. May be absent."""
     config_name: str | None = None
     """Configuration of a set on the Hugging Face hub that has several."""
-    image_size: Side = 256
-    """Side of the stored squares, or shorter side of whole pictures; training crops them further."""
+    image_size: Size = 256
+    """Side of the stored squares, or [HEIGHT,WIDTH]; whole pictures are made as small as covers it. Training crops them
+    further."""
     fit: Literal["crop", "squash", "whole"] | None = None
-    """crop: the central square of the picture; squash: all of it, with its sides made equal; whole: all of it, its
-    shorter side made image_size. Default: crop in a raw store, whole in a compressed one."""
+    """crop: the middle of the picture, with the proportions of image_size; squash: all of it, distorted to these;
+    whole: all of it, undistorted. Default: crop in a raw store, whole in a compressed one."""
     store: Literal["raw", "jpeg", "webp"] = "raw"
     """raw: pixels, read fastest; jpeg, webp: compressed to about a tenth, decoded in training by --workers."""
     quality: Annotated[int, Bound(1, 100)] = 90
@@ -118,6 +118,7 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        settle_size(self)
         check_text(self, "source", "validation", *(f"{name}_column" for name in ("image", "label", "split")))
         if self.in_chans not in (1, 3) and self.depth == "8":
             raise UserError(

@@ -22,7 +22,7 @@ from r2mae_core import (
     say,
     write_json,
 )
-from r2mae_vision.data.arrays import square_array
+from r2mae_vision.data.arrays import reframed_array
 from r2mae_vision.data.datasets import from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import MAX_PIXELS, Reading, UnreadableImageError, fitted, pixels
 from r2mae_vision.data.encoded import encoded
@@ -30,6 +30,7 @@ from r2mae_vision.data.image_files import printable
 from r2mae_vision.data.joining import check_parts, parts_of, share_of
 from r2mae_vision.data.labels import Columns
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.sizes import pair, plain
 from r2mae_vision.data.sources import (
     PARTS,
     UNFINISHED,
@@ -69,11 +70,13 @@ class _Encoder(Dataset):
         config = self.config
         fit, store = config.fitted, config.store
         try:
-            image, label = read_image(self.source, index, config.in_chans, least=ENLARGED * config.image_size)
+            image, label = read_image(
+                self.source, index, config.in_chans, least=ENLARGED * max(pair(config.image_size))
+            )
         except UnreadableImageError as error:
             return None, -1, f"{_name(self.source, index)}: {printable(str(error))}"
         if config.as_in_file:
-            return square_array(image, config.image_size, fit).tobytes(), label, ""
+            return reframed_array(image, config.image_size, fit).tobytes(), label, ""
         picture = fitted(image, config.image_size, fit)
         content = pixels(picture).tobytes() if store == "raw" else encoded(picture, store, config.quality)
         return content, label, ""
@@ -134,7 +137,7 @@ def settings_of(config: Prepare) -> dict[str, Any]:
     columns |= {"config": config.config_name, "labels": None if config.labels is None else config.labels.name}
     compressed = config.store != "raw"
     return {
-        "image_size": config.image_size,
+        "image_size": plain(config.image_size),
         "fit": config.fitted,
         "in_chans": config.in_chans,
         "range": whole_range,
@@ -253,8 +256,9 @@ def _write(
         if writer.n_read != len(plan.rows):
             raise UserError(f"{folder}: {writer.n_read:,} images were read of {len(plan.rows):,}")
         index = writer.finish(plan.spec, plan.source.classes)
-    n, side, size = index["n_images"], index["side"], (folder / writer.images.name).stat().st_size / 2**20
-    shape = f"of {side} x {side}" if config.store == "raw" else f"as {config.store} of quality {config.quality}"
+    n, size = index["n_images"], (folder / writer.images.name).stat().st_size / 2**20
+    height, width = pair(index["side"])
+    shape = f"of {height} x {width}" if config.store == "raw" else f"as {config.store} of quality {config.quality}"
     say(f"{folder.name}: {n:,} images {shape}, {len(index['classes'])} classes, {size:,.0f} MiB")
     if writer.n_skipped:
         shown = "; ".join(writer.first_skipped)

@@ -1,6 +1,6 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
-A folder holds `train/` and `val/`, each with `images.u8` (N · side · side · channels bytes, nothing
+A folder holds `train/` and `val/`, each with `images.u8` (N · height · width · channels bytes, nothing
 else; of the numbers of files also `images.u16` or `images.f32`), `labels.npy`
 (N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training. Stores
 of compressed images are in `encoded`.
@@ -19,17 +19,18 @@ from torch import Tensor
 from r2mae_core import UserError, check_contents, identity_of_contents, read_json, reading
 from r2mae_vision.data.arrays import TYPES
 from r2mae_vision.data.digests import identity_of_arrays
+from r2mae_vision.data.sizes import is_size, pair
 
 AGAIN = "restore it, or remove the folder and run r2mae-vision prepare again"
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """N square images of one size with their labels."""
+    """N images of one size with their labels."""
 
     name: str
     images: np.ndarray
-    """(N, side, side, channels) uint8, perhaps memory-mapped; with a span also uint16 or float32."""
+    """(N, height, width, channels) uint8, perhaps memory-mapped; with a span also uint16 or float32."""
     labels: np.ndarray
     """(N,) int64; -1 if there is none."""
     classes: tuple[str, ...]
@@ -45,9 +46,9 @@ class ImageStore:
         return len(self.images)
 
     @property
-    def side(self) -> int:
+    def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.images.shape[1]
+        return self.images.shape[1], self.images.shape[2]
 
     @property
     def in_chans(self) -> int:
@@ -58,7 +59,7 @@ class ImageStore:
     def identity(self) -> dict[str, str]:
         """What names this data: its content, not its place."""
         digest = self.digest or identity_of_arrays(self.images, self.labels)
-        return {"images": f"{len(self):,} of {self.side} x {self.side} in {len(self.classes)} classes, {digest}"}
+        return {"images": f"{len(self):,} of {self.size[0]} x {self.size[1]} in {len(self.classes)} classes, {digest}"}
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) (channels last in memory) and labels (B,).
@@ -108,10 +109,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"{folder} is not a prepared image set: it has no {file.name}")
     index = read_json(file)
-    numbers = [index.get(name) for name in ("n_images", "side", "in_chans")]
+    numbers = [index.get(name) for name in ("n_images", "in_chans")]
     classes = index.get("classes")
     if not (
         all(isinstance(number, int) and number > 0 for number in numbers)
+        and is_size(index.get("side"))
         and isinstance(index.get("name"), str)
         and isinstance(classes, list)
         and all(isinstance(name, str) for name in classes)
@@ -124,7 +126,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _map(folder: Path) -> ImageStore:
     """Map a prepared folder whose content has been checked."""
     index = read_index(folder)
-    shape, labels = (index["n_images"], index["side"], index["side"], index["in_chans"]), read_labels(folder, index)
+    shape, labels = (index["n_images"], *pair(index["side"]), index["in_chans"]), read_labels(folder, index)
     dtype, measured = np.dtype(index.get("dtype") or "uint8"), _measured(folder, index)
     file = folder / TYPES[str(dtype)][0]
     if (size := file.stat().st_size) != int(np.prod(shape)) * dtype.itemsize:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -23,6 +24,7 @@ from r2mae_core import (
     write_json,
 )
 from r2mae_vision.data.arrays import TYPES, statistics
+from r2mae_vision.data.sizes import pair
 
 CHUNK = 256
 """Images between two lines of progress."""
@@ -73,7 +75,7 @@ class PartWriter:
         self.store: str = settings.get("store") or "raw"
         self.images, self.note = folder / images_of(self.store, settings.get("dtype")), folder / "progress.json"
         size = np.dtype(settings.get("dtype") or "uint8").itemsize
-        self.image_bytes: int = settings["image_size"] ** 2 * settings["in_chans"] * size
+        self.image_bytes: int = prod(pair(settings["image_size"])) * settings["in_chans"] * size
         self.names = (self.images.name, "labels.i64", "sizes.i64", "skipped.txt")
         self.n_read = self.n_kept = self.n_skipped = self.noted = 0
         self.first_skipped = list[str]()
@@ -203,8 +205,8 @@ class PartWriter:
                 np.save(file, array)
         measured: dict[str, Any] = {}
         if (dtype := self.settings.get("dtype")) is not None:
-            side, in_chans = self.settings["image_size"], self.settings["in_chans"]
-            pixels = np.memmap(self.images, dtype, "r", shape=(self.n_kept, side, side, in_chans))
+            shape = (self.n_kept, *pair(self.settings["image_size"]), self.settings["in_chans"])
+            pixels = np.memmap(self.images, dtype, "r", shape=shape)
             measured = dict(zip(("mean", "std"), statistics(pixels, self.settings["span"]), strict=True))
         if not self.n_skipped:
             (self.folder / "skipped.txt").unlink(missing_ok=True)

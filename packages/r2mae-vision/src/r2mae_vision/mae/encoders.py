@@ -1,6 +1,5 @@
 """Any ViT as an encoder: a run, a file or folder of weights, a timm model, or a newly initialised one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +8,16 @@ from typing import Any
 import torch
 
 from r2mae_core import RunFolder, UserError, derived_seed, read_json, run_identity, unfinished
+from r2mae_vision.data.sizes import is_size
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import to_ours
+from r2mae_vision.mae.positions import fit_encoder_positions, grid_of, stated_size
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
 from r2mae_vision.mae.weights import (
-    fit_encoder_positions,
     fitting,
     identity_of_weights,
     load_mae,
+    only_encoder,
     read_weights,
     refuse_lost,
     stated_eps,
@@ -37,6 +38,8 @@ class EncoderSpec:
     """The data of its pretraining, if a run folder states it."""
     seed: int = 0
     """The seed of its pretraining, if a run folder states it."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the patches that the weights have positions for, as far as a file states them."""
 
     @property
     def averaged(self) -> bool:
@@ -54,7 +57,7 @@ class EncoderSpec:
 def open_encoder(
     name: str,
     timm_model: str | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> EncoderSpec:
@@ -65,7 +68,7 @@ def open_encoder(
             (its published weights are fetched), or "scratch:NAME" with any of these for the same architecture, newly
             initialised.
         timm_model: with weights in a file: which VisionTransformer of timm it is.
-        image_size: side of the images; default the model's own. Positions are resampled.
+        image_size: side of the images, or height and width; default the model's own. Positions are resampled.
         mean: of the pixels, in [0, 1]; default the model's own; of weights in a file ImageNet's.
         std: as mean.
 
@@ -86,12 +89,12 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
     place = Path(name)
     if (place / "mae.json").exists() or (place / "model" / "mae.json").exists():
         model = load_mae(place)
-        return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place))
+        return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place), grid=model.grid)
     folder = timm_folder.find(place) if place.is_dir() else None
     if folder is not None:
         shape = timm_folder.read_shape(folder)
         encoder = only_encoder(to_ours(timm_folder.read_state(folder), folder))
-        return EncoderSpec(shape, encoder, *timm_folder.named(folder))
+        return EncoderSpec(shape, encoder, *timm_folder.named(folder), grid=grid_of(shape.size, encoder))
     if is_mlp(place):
         raise UserError(f"{place} holds the MLP of figure 2A, which only probe evaluates; a ViT is needed here")
     if place.is_dir() and not all(file.exists() for file in weights_files(place)):
@@ -102,17 +105,14 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
                 f"{place}: name the VisionTransformer of timm that it is, with --timm_model vit_base_patch16_224"
             )
         encoder = only_encoder(to_ours(read_weights(place), place))
+        size = stated_size(place)
         # MAE's published weights want ImageNet's normalisation, whatever timm's own weights of that name want.
         shape = replace(_timm_shape(timm_model), mean=IMAGENET_MEAN, std=IMAGENET_STD, norm_eps=stated_eps(place))
-        return EncoderSpec(_with_processor(shape, place), encoder, place.stem)
+        grid = None if size is None else grid_of(size, encoder)
+        return EncoderSpec(_with_processor(shape, place), encoder, place.stem, grid=grid)
     if place.suffix or "/" in name:
         raise UserError(f"no model at {name}")
     return EncoderSpec(_timm_shape(name), _fetched(name) if weights else None, name)
-
-
-def only_encoder(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the encoder's tensors under timm's names."""
-    return {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
 
 
 def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
@@ -122,11 +122,11 @@ def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
         return shape
     stated = read_json(file)
     size = stated.get("size")
-    side = size.get("height") if isinstance(size, dict) else size
+    size = (size.get("height"), size.get("width")) if isinstance(size, dict) else size
     found = {
         "mean": _numbers(file, "image_mean", stated.get("image_mean")),
         "std": _numbers(file, "image_std", stated.get("image_std")),
-        "image_size": side if isinstance(side, int) and not isinstance(side, bool) else None,
+        "image_size": size if is_size(size) else None,
     }
     return replace(shape, **{name: value for name, value in found.items() if value is not None})
 
@@ -142,7 +142,7 @@ def _numbers(file: Path, name: str, value: Any) -> tuple[float, ...] | None:
 def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
     """Return what `timm.create_model` needs beside the name."""
     shape = spec.shape
-    arguments: dict[str, Any] = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args}
+    arguments: dict[str, Any] = {"img_size": shape.size, "in_chans": shape.in_chans, **shape.model_args}
     return arguments if shape.patch_size is None else {**arguments, "patch_size": shape.patch_size}
 
 
@@ -182,7 +182,7 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
     named = {f"encoder.{key}": value for key, value in state.items() if not key.startswith("head.")}
     refuse_lost(named, named_own, place)
     if "pos_embed" in state:
-        named = fit_encoder_positions(named, model, place, "encoder.")
+        named = fit_encoder_positions(named, model, place, "encoder.", spec.grid)
     kept = fitting(named, named_own, place)
     kept = {key.removeprefix("encoder."): value for key, value in kept.items()}
     missing = [key for key in own if key not in kept and not key.startswith(("head", "fc_norm"))]
@@ -193,7 +193,10 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
 
 
 def _changed(
-    shape: MAEShape, image_size: int | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+    shape: MAEShape,
+    image_size: int | tuple[int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
 ) -> MAEShape:
     changes: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std}
     shape = replace(shape, **{name: value for name, value in changes.items() if value is not None})
@@ -227,8 +230,8 @@ def _timm_shape(name: str) -> MAEShape:
         raise UserError(f"timm does not know {name}: {' '.join(str(error).split())}") from None
     if settings is None:
         return MAEShape(name)
-    side = settings.input_size[-1]
-    return MAEShape(name, side, mean=tuple(settings.mean or IMAGENET_MEAN), std=tuple(settings.std or IMAGENET_STD))
+    size = settings.input_size[1], settings.input_size[2]
+    return MAEShape(name, size, mean=tuple(settings.mean or IMAGENET_MEAN), std=tuple(settings.std or IMAGENET_STD))
 
 
 def _fetched(name: str) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ from r2mae_core import (
     write_records,
     write_text,
 )
-from r2mae_vision.data.augment import CentreCrop, RandomCrop
+from r2mae_vision.data.augment import CentreCrop, RandomCrop, proportions
 from r2mae_vision.data.datasets import (
     AugmentedImages,
     check_channels,
@@ -47,6 +47,7 @@ from r2mae_vision.data.datasets import (
     n_workers,
     train_loader,
 )
+from r2mae_vision.data.sizes import pair
 from r2mae_vision.data.sources import Source, identity, open_pair
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import RANK_BY
@@ -72,11 +73,12 @@ def train_transform(config: Finetune, shape: MAEShape) -> Any:
     policy = config.auto_augment if config.auto_augment != "none" else None
     try:
         return create_transform(
-            (shape.image_size, shape.image_size),
+            shape.size,
             is_training=True,
             mean=shape.mean,  # the colour that rotations leave behind
             use_prefetcher=True,
             scale=config.crop_scale,
+            ratio=proportions(shape.size),
             hflip=0.5 if config.flip else 0.0,
             color_jitter=0.0,
             auto_augment=policy,
@@ -107,19 +109,19 @@ def transform_of(config: Finetune, shape: MAEShape, source: Source) -> Any:
 
 def crop_pct(asked: float | None, spec: EncoderSpec) -> float:
     """Return the share of the picture's side that the model sees: what was asked for, or MAE's."""
-    return asked if asked is not None else 0.875 if spec.shape.image_size <= 224 else 1.0
+    return asked if asked is not None else 0.875 if min(spec.shape.size) <= 224 else 1.0
 
 
-def eval_transform(side: int, crop_pct: float, source: Source | None = None) -> Any:
+def eval_transform(size: int | tuple[int, int], crop_pct: float, source: Source | None = None) -> Any:
     """Return timm's validation transform: resize, crop the centre; PIL image → (C, H, W) uint8.
 
     Of a source that keeps the numbers of its files: (H, W, C) → (C, H, W) float32.
     """
     if isinstance(source, ImageStore) and source.span is not None:
-        return CentreCrop(side, crop_pct)
+        return CentreCrop(size, crop_pct)
     from timm.data.transforms_factory import create_transform
 
-    return create_transform((side, side), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
+    return create_transform(pair(size), use_prefetcher=True, interpolation="bicubic", crop_pct=crop_pct)
 
 
 def eval_batches(
@@ -133,13 +135,13 @@ def eval_batches(
     check_range(source, shape.pixel_range)
     if isinstance(source, ImageStore) and source.span is not None:
         check_channels(source, shape.in_chans)
-    if isinstance(source, ImageStore) and source.side == shape.image_size and crop_pct == 1.0:
+    if isinstance(source, ImageStore) and source.size == shape.size and crop_pct == 1.0:
         check_channels(source, shape.in_chans)
         for first in range(0, len(source), batch_size):
             yield *source.fetch(np.arange(first, min(first + batch_size, len(source)))), 0
         return
     dataset = AugmentedImages(
-        source, eval_transform(shape.image_size, crop_pct, source), shape.in_chans, seed=0, least=2 * shape.image_size
+        source, eval_transform(shape.size, crop_pct, source), shape.in_chans, seed=0, least=2 * max(shape.size)
     )
     keys: Any = [(i, 0) for i in range(len(source))]
     settings: Any = {"num_workers": workers, "worker_init_fn": end_with_caller}

@@ -64,7 +64,7 @@ def images_to_judge(
         )
     n_held_out = min(MOST_HELD_OUT, len(held_out), max(affordable // 4, 1))
     n_train = max(min(MOST_TRAIN, len(train), affordable - n_held_out), 1)
-    size = model.shape.image_size, model.shape.in_chans
+    size = model.shape.size, model.shape.in_chans
     if apart:
         return Judged(*sample_labelled(train, n_train, *size)), Judged(*sample_labelled(held_out, n_held_out, *size))
     images, labels = sample_labelled(train, n_train, *size)

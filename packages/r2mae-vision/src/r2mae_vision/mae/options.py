@@ -27,12 +27,12 @@ from r2mae_vision.data.options import (
     BelowOne,
     Factor,
     PartOfSide,
-    Side,
     Width,
     check_crop,
     check_list,
     check_text,
 )
+from r2mae_vision.data.sizes import Side, Size, settle_size
 
 MaskShape = Literal["independent", "blocks", "inverse_blocks"]
 """What `--mask_shape` may be; see `patch_order`."""
@@ -64,8 +64,8 @@ class Pretrain(PretrainOptions):
     """Smallest and largest block, as fractions of the picture; default [0.08,0.3], for a mask in blocks only."""
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
-    image_size: Side = 224
-    """Side of the squares that the model sees."""
+    image_size: Size = 224
+    """Side of the squares that the model sees, or [HEIGHT,WIDTH]."""
     patch_size: Side | None = None
     """Side of a patch; default the model's own."""
     in_chans: Count | None = None
@@ -111,6 +111,7 @@ class Pretrain(PretrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        settle_size(self)
         check_text(self, "data", "model")
         check_crop(self.crop_scale)
         if self.judge_patience is not None and self.judge_every is None:
@@ -134,8 +135,8 @@ class Finetune(RunOptions):
     (newly initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
-    image_size: Side | None = None
-    """Side of the squares that the model sees; default the model's own. Positions are resampled."""
+    image_size: Size | None = None
+    """Side of the squares that the model sees, or [HEIGHT,WIDTH]; default the model's own. Positions are resampled."""
     mean: tuple[float, ...] | None = None
     """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
     0.5)."""
@@ -168,7 +169,8 @@ class Finetune(RunOptions):
     smoothing: BelowOne = 0.1
     """Label smoothing."""
     crop_pct: PartOfSide | None = None
-    """Share of the picture's side that validation sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
+    """Share of the picture's side that validation sees; default 0.875 up to 224 pixels (of the shorter side) and 1
+    above, as in MAE."""
     epochs: Count = 100
     """Passes over the data."""
     batch_size: Count = 1024
@@ -211,6 +213,7 @@ class Finetune(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        settle_size(self)
         check_text(self, "model", "timm_model", "data", "validation", "auto_augment")
         check_crop(self.crop_scale)
         check_list("seeds", self.seeds)
@@ -230,8 +233,8 @@ class Probe(RunOptions):
     (newly initialised)."""
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
-    image_size: Side | None = None
-    """Side of the squares that the model sees; default the model's own."""
+    image_size: Size | None = None
+    """Side of the squares that the model sees, or [HEIGHT,WIDTH]; default the model's own."""
     mean: tuple[float, ...] | None = None
     """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
     0.5)."""
@@ -246,7 +249,8 @@ class Probe(RunOptions):
     workers: Workers | None = None
     """Processes that decode images; default one per core."""
     crop_pct: PartOfSide | None = None
-    """Share of the picture's side that the model sees; default 0.875 up to 224 pixels and 1 above, as in MAE."""
+    """Share of the picture's side that the model sees; default 0.875 up to 224 pixels (of the shorter side) and 1
+    above, as in MAE."""
     epochs: Count = 90
     """lars: epochs."""
     batch_size: Count = 16384
@@ -267,6 +271,7 @@ class Probe(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        settle_size(self)
         check_text(self, "model", "timm_model", "data", "validation")
         check_list("seeds", self.seeds)
         check_list("k", self.k or None)

@@ -153,7 +153,7 @@ def _dry_run(config: Reproduce, grid: list[tuple[str, int]], device: str) -> Non
     source = open_source(options.data, "train")
     model = MaskedAutoencoder(shape_of(options, source)).to(device)
     shape, n = model.shape, 64 if device == "cuda" else 16
-    images = torch.zeros(n, shape.in_chans, shape.image_size, shape.image_size, dtype=torch.uint8, device=device)
+    images = torch.zeros(n, shape.in_chans, *shape.size, dtype=torch.uint8, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     generator = torch.Generator(device).manual_seed(0)
 

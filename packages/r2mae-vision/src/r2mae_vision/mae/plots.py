@@ -31,7 +31,9 @@ def plot_reconstructions(
         columns += [(f"{ratio:.0%} hidden", shown), ("filled in", pictures)]
     if colours is not None:
         columns.append(("features", colours))
-    figure = new_figure(1.5 * len(columns), 1.5 * len(images) + 0.3)
+    height, width = images.shape[2:]
+    longer = max(height, width)
+    figure = new_figure(1.5 * width / longer * len(columns), 1.5 * height / longer * len(images) + 0.3)
     grid = figure.subplots(len(images), len(columns), squeeze=False)
     for j, (title, pictures) in enumerate(columns):
         for i, picture in enumerate(pictures.cpu().numpy()):

@@ -77,9 +77,9 @@ class _Images(Dataset):
     """Transformed images; None where one cannot be read."""
 
     def __init__(self, source: Source, model: TunedModel) -> None:
-        side = model.spec.shape.image_size
-        self.source, self.in_chans, self.least = source, model.spec.shape.in_chans, 2 * side
-        self.transform = eval_transform(side, model.crop_pct, source)
+        size = model.spec.shape.size
+        self.source, self.in_chans, self.least = source, model.spec.shape.in_chans, 2 * max(size)
+        self.transform = eval_transform(size, model.crop_pct, source)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray | None, str]:
         try:

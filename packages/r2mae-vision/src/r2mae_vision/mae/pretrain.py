@@ -37,8 +37,9 @@ from r2mae_core import (
     say,
     without_prefix,
 )
-from r2mae_vision.data.augment import RandomCrop, random_resized_crop, resize
+from r2mae_vision.data.augment import RandomCrop, proportions, random_resized_crop, resize
 from r2mae_vision.data.datasets import check_channels, least_side, n_workers, sample_images, train_loader
+from r2mae_vision.data.sizes import pair, shown
 from r2mae_vision.data.sources import Source, held_out, identity, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
@@ -81,7 +82,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
             check_channels(self.source, self.model.shape.in_chans)
         self.missing = [] if config.start is None else load_published(config.start, self.model)
         shape, self.task = self.model.shape, held_out_source.name
-        self.images = sample_images(held_out_source, N_IMAGES, shape.image_size, shape.in_chans)
+        self.images = sample_images(held_out_source, N_IMAGES, shape.size, shape.in_chans)
         self.judged = None if config.judge_every is None else self._images_to_judge(config.judge_every)
 
     def _images_to_judge(self, every: int) -> tuple[Judged, Judged]:
@@ -153,10 +154,11 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
     @override
     def loader(self, order: StepOrder, device: str) -> ResumableLoader:
         config, source, prepared = self.config, self.source, isinstance(self.source, ImageStore)
-        if prepared and device == "cuda" and source.side > 2 * config.image_size:  # pyright: ignore[reportAttributeAccessIssue]
+        there, here = source.size if isinstance(source, ImageStore) else (0, 0), self.model.shape.size
+        if device == "cuda" and any(a > 2 * b for a, b in zip(there, here, strict=True)):
             say(
-                f"{config.data} holds images of {source.side} pixels for a model of {config.image_size}: crops on the "  # pyright: ignore[reportAttributeAccessIssue]
-                f"GPU are not antialiased; prepare them at {config.image_size} to {2 * config.image_size} pixels"
+                f"{config.data} holds images of {shown(there)} pixels for a model of {shown(here)}: crops on the "
+                "GPU are not antialiased; prepare them at no more than twice the model's size"
             )
         return train_loader(
             source,
@@ -217,7 +219,7 @@ class MaskedImageModule(MaskedModule):
         mask_shape: of the masks in training: "independent", "blocks" or "inverse_blocks"; see `patch_order`.
             Validation hides independent patches, so that all schemes are compared on the same masks.
         block_area: smallest and largest area of a block, as fractions of the picture.
-        augment: images (B, C, H, W) of 0 … 255 and a generator → (B, C, side, side); None: resize to the model's side.
+        augment: images (B, C, H, W) of 0 … 255 and a generator → those of the model's size; None: resize to it.
         lr: peak learning rate.
         warmup: share of the steps in which it rises; it then falls to zero as a cosine.
         weight_decay: on matrices.
@@ -289,7 +291,7 @@ class MaskedImageModule(MaskedModule):
         """Return augmented (in training) and normalised images."""
         if self.augment is not None and self.training:
             images = self.augment(images, generator)
-        return self.model.normalise(resize(images, self.model.shape.image_size))
+        return self.model.normalise(resize(images, self.model.shape.size))
 
     @override
     def configure_optimizers(self) -> Any:
@@ -352,10 +354,10 @@ def worker_transform(config: Pretrain, *, own: bool = False) -> Any:
         return RandomCrop(config.image_size, config.crop_scale, config.flip)
     from timm.data.transforms_factory import create_transform
 
-    size: Any = {"input_size": (config.image_size,) * 2, "use_prefetcher": True, "interpolation": "bicubic"}
+    size: Any = {"input_size": pair(config.image_size), "use_prefetcher": True, "interpolation": "bicubic"}
     if config.augment == "none":
         return create_transform(**size, crop_pct=1.0, crop_mode="squash")
-    hflip = 0.5 if config.flip else 0.0
+    hflip, ratio = 0.5 if config.flip else 0.0, proportions(config.image_size)
     return create_transform(
-        **size, is_training=True, scale=config.crop_scale, ratio=(3 / 4, 4 / 3), hflip=hflip, color_jitter=0.0
+        **size, is_training=True, scale=config.crop_scale, ratio=ratio, hflip=hflip, color_jitter=0.0
     )

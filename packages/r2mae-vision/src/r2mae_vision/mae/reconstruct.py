@@ -19,7 +19,7 @@ from r2mae_core import (
     say,
 )
 from r2mae_vision.data.datasets import check_range, sample_images
-from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, square
+from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, reframed
 from r2mae_vision.data.sources import held_out
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
@@ -34,21 +34,21 @@ NOTES: dict[Level, str] = {
 }
 
 
-def load_pictures(files: Sequence[str], side: int, in_chans: int) -> Tensor:
-    """Return image files as (B, C, side, side) uint8: the middle square of each.
+def load_pictures(files: Sequence[str], size: int | tuple[int, int], in_chans: int) -> Tensor:
+    """Return image files as (B, C, height, width) uint8: the middle of each that has the size's proportions.
 
     Raises:
         UserError: a file is missing or cannot be decoded.
     """
-    squares = []
+    pictures = []
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"no image at {file}")
         try:
-            squares.append(pixels(square(decode(Path(file), in_chans), side, "crop")))
+            pictures.append(pixels(reframed(decode(Path(file), in_chans), size, "crop")))
         except UnreadableImageError as error:
             raise UserError(f"{file} cannot be decoded: {error}") from None
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def reconstructions(
@@ -145,17 +145,17 @@ def reconstruct(config: Reconstruct) -> Path:
     check_output(target, config.images, overwrite=config.overwrite)
     device = resolve_device(config.device)
     model = load_mae(config.run).to(device)
-    side, in_chans = model.shape.image_size, model.shape.in_chans
+    size, in_chans = model.shape.size, model.shape.in_chans
     channels = _channels_to_show(config.channels, in_chans)
     numbers = model.shape.pixel_range is not None
     if config.images and numbers:
         raise UserError("--images reads pictures; this model was trained on numbers of files: leave it out")
     if config.images:
-        images = load_pictures(config.images, side, in_chans)
+        images = load_pictures(config.images, size, in_chans)
     else:
         source = held_out(_data_of(config.run))[0]
         check_range(source, model.shape.pixel_range)
-        images = sample_images(source, config.n_images, side, in_chans)
+        images = sample_images(source, config.n_images, size, in_chans)
     images = images.to(device)
     filled = reconstructions(model, images, config.ratios, config.seed, config.level)
     colours = feature_colours(model, images) if config.features else None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from r2mae_core import Positive, UserError, check_bounds
-from r2mae_vision.data.options import Side, Width
+from r2mae_vision.data.options import Width
+from r2mae_vision.data.sizes import Side, Size, is_size, pair, plain, settle_size, shown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,7 +22,8 @@ class MAEShape:
 
     model: str = "vit_base_patch16_224"
     """A VisionTransformer of timm."""
-    image_size: Side = 224
+    image_size: Size = 224
+    """Side of a square, or height and width."""
     patch_size: Side | None = None
     """None: the model's own."""
     in_chans: Width = 3
@@ -43,10 +45,16 @@ class MAEShape:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self)
+        return {**asdict(self), "image_size": plain(self.image_size)}
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        settle_size(self)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return pair(self.image_size)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "MAEShape":
@@ -70,6 +78,8 @@ class MAEShape:
             raise UserError("mean, std and pixel_range must be lists of numbers")
         if (span := found["pixel_range"]) is not None and not (len(span) == 2 and span[0] < span[1]):
             raise UserError(f"pixel_range is {span!r}")
+        if not is_size(found["image_size"]):
+            raise UserError(f"image_size is {found['image_size']!r}")
         if found["positions"] not in ("sincos", "learned"):
             raise UserError(f"positions is {found['positions']!r}")
         return cls(**found)
@@ -85,7 +95,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "norm_eps": (int, float, NoneType),
     **dict.fromkeys(("mean", "std"), (tuple,)),
     "pixel_range": (tuple, NoneType),
-    **dict.fromkeys(("image_size", "in_chans", "decoder_dim", "decoder_depth", "decoder_heads"), (int,)),
+    **dict.fromkeys(("in_chans", "decoder_dim", "decoder_depth", "decoder_heads"), (int,)),
 }
 
 
@@ -106,7 +116,7 @@ def create_encoder(shape: MAEShape) -> Any:
     from timm.models.vision_transformer import VisionTransformer
 
     arguments: dict[str, Any] = {
-        "img_size": shape.image_size,
+        "img_size": shape.size,
         "in_chans": shape.in_chans,
         "num_classes": 0,
         "global_pool": "",
@@ -126,9 +136,9 @@ def create_encoder(shape: MAEShape) -> Any:
     if encoder.pos_embed is None:
         raise UserError(f"{shape.model} has no absolute positions; choose a model that has them")
     patch: Any = encoder.patch_embed.patch_size
-    if patch[0] != patch[1] or shape.image_size % patch[0]:
+    if patch[0] != patch[1] or any(side % patch[0] for side in shape.size):
         raise UserError(
-            f"image size {shape.image_size} is not a multiple of {shape.model}'s patch size {patch[0]}; "
+            f"image size {shown(shape.image_size)} is not a multiple of {shape.model}'s patch size {patch[0]}; "
             "change --image_size or --patch_size"
         )
     if shape.positions == "sincos":

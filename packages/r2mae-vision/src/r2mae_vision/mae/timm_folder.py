@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from r2mae_core import RunFolder, UserError, as_json, file_digest, read_json, read_records, read_text, write_text
+from r2mae_vision.data.sizes import plain
 from r2mae_vision.data.tensors import read_tensors
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
 from r2mae_vision.mae.weights import weights_files
@@ -30,12 +31,11 @@ def write_config(
         pool: what its head reads: "token" or "avg".
         classes: names of its head's classes.
     """
-    arguments: dict[str, Any] = {"img_size": shape.image_size, "in_chans": shape.in_chans, **shape.model_args}
+    arguments: dict[str, Any] = {"img_size": plain(shape.image_size), "in_chans": shape.in_chans, **shape.model_args}
     if shape.patch_size is not None:
         arguments["patch_size"] = shape.patch_size
     if pool != "token":
         arguments["global_pool"] = pool
-    side = shape.image_size
     config: dict[str, Any] = {
         "architecture": shape.model,
         "num_classes": model.num_classes,
@@ -45,7 +45,7 @@ def write_config(
         **({"label_names": list(classes)} if classes else {}),
         "model_args": arguments,
         "pretrained_cfg": {
-            "input_size": [shape.in_chans, side, side],
+            "input_size": [shape.in_chans, *shape.size],
             "fixed_input_size": True,
             "pool_size": None,
             "interpolation": "bicubic",
@@ -80,20 +80,17 @@ def read_shape(folder: Path) -> MAEShape:
     """Return the shape that timm's folder states.
 
     Raises:
-        UserError: `config.json` is damaged, or is not of a square ViT.
+        UserError: `config.json` is damaged, or does not describe a ViT.
     """
     stated = read_json(folder / CONFIG)
     of_weights, arguments = stated.get("pretrained_cfg", stated), dict(stated.get("model_args") or {})
     try:
         size = arguments.pop("img_size", None) or of_weights["input_size"][1:]
-        height, width = (size, size) if isinstance(size, int) else size
-        if height != width:
-            raise UserError(f"{folder / CONFIG}: images of {height} x {width}; these models are square")
         in_chans = arguments.pop("in_chans", None) or of_weights.get("input_size", [3])[0]
         plain = {
             **MAEShape(positions="learned").plain(),
             "model": stated["architecture"],
-            "image_size": height,
+            "image_size": tuple(size) if isinstance(size, list) else size,
             "in_chans": in_chans,
             "patch_size": arguments.pop("patch_size", None),
             "mean": tuple(of_weights.get("mean") or IMAGENET_MEAN),

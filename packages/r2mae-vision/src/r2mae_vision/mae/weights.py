@@ -8,16 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from r2mae_core import UserError, as_json, check_checksums, read_json, save_tensors, write_json, write_text
 from r2mae_vision.data.digests import identity_of_arrays
 from r2mae_vision.data.ranges import say_once
+from r2mae_vision.data.sizes import shown
 from r2mae_vision.data.tensors import State, read_tensors
 from r2mae_vision.mae.layouts import UnfitError, to_ours, to_transformers
 from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.positions import fit_encoder_positions, fit_positions, grid_of, stated_size
 from r2mae_vision.mae.shape import MAEShape, set_norm_eps
 
 
@@ -67,6 +68,10 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
         UnfitError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
     """
     shape, encoder = model.shape, model.encoder
+    if model.grid[0] != model.grid[1]:
+        raise UnfitError(
+            f"transformers' ViTMAE takes squares alone, not images of {shown(shape.image_size)}; timm opens them"
+        )
     if encoder.num_prefix_tokens != 1 or encoder.no_embed_class or not model.has_cls:
         raise UnfitError(
             f"transformers' ViTMAE has exactly one class token, unlike {shape.model}; export to timm instead"
@@ -134,10 +139,13 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
     """
     state, own = to_ours(read_weights(place), place), model.state_dict()
     refuse_lost(state, own, place)
+    size = stated_size(place)
+    there = None if size is None else grid_of(size, only_encoder(state))
     if "encoder.pos_embed" in state:
-        state = fit_encoder_positions(state, model.encoder, place, "encoder.")
+        state = fit_encoder_positions(state, model.encoder, place, "encoder.", there)
     if "decoder.pos_embed" in state:
-        state["decoder.pos_embed"] = fit_positions(state["decoder.pos_embed"], model.grid, int(model.has_cls), place)
+        positions = state["decoder.pos_embed"]
+        state["decoder.pos_embed"] = fit_positions(positions, model.grid, int(model.has_cls), place, there)
     state = fitting(state, own, place)
     model.load_state_dict({**own, **state})
     eps = stated_eps(place)
@@ -145,6 +153,11 @@ def load_published(place: Path, model: MaskedAutoencoder) -> list[str]:
         model.shape = replace(model.shape, norm_eps=eps)
         set_norm_eps(model, eps)
     return sorted(set(own) - set(state))
+
+
+def only_encoder(state: Mapping[str, Tensor]) -> State:
+    """Return the encoder's tensors under timm's names."""
+    return {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
 
 
 def stated_eps(place: Path) -> float | None:
@@ -287,44 +300,6 @@ def identity_of_weights(state: Mapping[str, Tensor]) -> str:
     for name, value in sorted(state.items()):
         digest.update(f"{name} {identity_of_arrays(value.detach().cpu().float().numpy())}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def fit_encoder_positions(state: Mapping[str, Tensor], encoder: Any, file: Path | str, prefix: str = "") -> State:
-    """Return a state dict whose encoder positions fit timm's encoder: resampled, and without the class token's.
-
-    DINOv2 with registers adds a position to its class token; timm's model of it has that in the token itself.
-    """
-    state = dict(state)
-    positions = state[f"{prefix}pos_embed"]
-    n_prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-    token = state.get(f"{prefix}cls_token")
-    if encoder.no_embed_class and token is not None and positions.dim() == 3:
-        n = positions.shape[1] - 1
-        if n and round(n**0.5) ** 2 == n:
-            state[f"{prefix}cls_token"] = token + positions[:, :1]
-            positions = positions[:, 1:]
-    state[f"{prefix}pos_embed"] = fit_positions(positions, encoder.patch_embed.grid_size, n_prefix, file)
-    return state
-
-
-def fit_positions(positions: Tensor, grid: tuple[int, int], n_prefix: int, file: Path | str) -> Tensor:
-    """Return positions (1, n_prefix + N, D) resampled to another square grid, as timm does.
-
-    Raises:
-        UserError: the patches of the file do not form a square.
-    """
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
-    if positions.dim() != 3:
-        raise UserError(f"{file} has positions of shape {tuple(positions.shape)}, not (1, patches, width)")
-    n_patches = positions.shape[1] - n_prefix
-    if n_patches == grid[0] * grid[1]:
-        return positions
-    if n_patches < 1 or round(n_patches**0.5) ** 2 != n_patches:
-        raise UserError(
-            f"{file} has positions for {n_patches} patches, which do not form a square; they cannot be resampled"
-        )
-    return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=n_prefix)
 
 
 def check_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path | str) -> None:
