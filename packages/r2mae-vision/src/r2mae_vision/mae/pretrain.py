@@ -357,7 +357,8 @@ def worker_transform(config: Pretrain, *, own: bool = False) -> Any:
     size: Any = {"input_size": pair(config.image_size), "use_prefetcher": True, "interpolation": "bicubic"}
     if config.augment == "none":
         return create_transform(**size, crop_pct=1.0, crop_mode="squash")
-    hflip, ratio = 0.5 if config.flip else 0.0, proportions(config.image_size)
+    hflip = 0.5 if config.flip else 0.0
+    ratio = proportions(config.image_size)
     return create_transform(
         **size, is_training=True, scale=config.crop_scale, ratio=ratio, hflip=hflip, color_jitter=0.0
     )
