@@ -21,7 +21,9 @@ nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.reuse_venv = "yes"
 # About half an hour on two cores: on the second Python only the package whose dependencies differ there (it brings the
-# core). `nox -s matrix` tests every package on it, `nox -s long` what takes minutes.
+# core). `nox -s matrix` tests every package on each, `nox -s lowest newest` with other versions of what they need,
+# `nox -s long` what takes minutes.
+OTHER_PYTHONS = ["3.12", "3.13"]
 SECOND = ["matrix(singlecell, version='3.12')"]
 nox.options.sessions = ["lint", "types", "tests", "wheels", *SECOND, "pages"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing lightning takes three times as long with it
@@ -32,6 +34,13 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # The tests of several files at once: they use one thread each, also in the processes that they start.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 IN_PARALLEL = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+SHORT_DEMO = {
+    "dna": ["--steps=3", "--seeds=[0]"],
+    "singlecell": ["--epochs=5", "--seeds=[0]"],
+    "text": ["--steps=8", "--labels=64", "--seeds=[0]"],
+    "theory": ["--repeats=2"],
+    "vision": ["--epochs=2", "--seeds=[0]"],
+}
 NAMES = {package: package.removeprefix("r2mae-") for package in PACKAGES}
 EACH = nox.parametrize("package", [nox.param(package, id=name) for package, name in NAMES.items()])
 
@@ -55,6 +64,12 @@ def sync(session, *arguments):
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
         external=True,
     )
+
+
+def needs_of_core(package):
+    """Return the extra of the core that the package's dependencies name."""
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    return next(line for line in project["dependencies"] if line.startswith("r2mae-core[")).split("[")[1].split("]")[0]
 
 
 def extras(package, version="3.11"):
@@ -102,12 +117,14 @@ def long(session, package):
     session.run("python", "-m", "pytest", f"packages/{package}/tests", "-m", "long", success_codes=[0, 5])
 
 
-def build(session, package):
+def build_wheels(session, package):
     """Build the wheels that a user of the package installs; return their names and files."""
     wanted = list(dict.fromkeys(["r2mae-core", package]))
+    out = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(out, ignore_errors=True)  # or an earlier version would be there still
     for name in wanted:
-        session.run_install("uv", "build", "--quiet", f"--package={name}", f"--out-dir={ROOT / 'dist'}", external=True)
-    files = [max((ROOT / "dist").glob(f"{name.replace('-', '_')}-*.whl")) for name in wanted]
+        session.run_install("uv", "build", "--quiet", "--wheel", f"--package={name}", f"--out-dir={out}", external=True)
+    files = [next(out.glob(f"{name.replace('-', '_')}-*.whl")) for name in wanted]
     for file in files:
         with zipfile.ZipFile(file) as wheel:
             if not any(name.endswith("/py.typed") for name in wheel.namelist()):
@@ -115,11 +132,22 @@ def build(session, package):
     return wanted, [str(file) for file in files]
 
 
+def try_installed(session, package):
+    """Import an installed package and ask for its help, away from the sources."""
+    check_alone(session, package)
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__name__, m.__version__)")
+        if (Path(session.bin) / package).exists():
+            session.run(package, "--help", silent=True)
+        if package == "r2mae-core":  # no extra: numpy alone
+            session.run("python", str(ROOT / "packages" / package / "tests" / "bare.py"), "installed")
+
+
 @nox.session(reuse_venv=False)  # or what an earlier wheel needed would be there still
 @EACH
 def wheels(session, package):
     """Build the package, install it from the built files alone, and run its --help."""
-    wanted, files = build(session, package)
+    wanted, files = build_wheels(session, package)
     constraints = Path(session.create_tmp()) / "constraints.txt"
     session.run_install(
         "uv",
@@ -135,32 +163,46 @@ def wheels(session, package):
     )
     reinstall = [f"--reinstall-package={name}" for name in wanted]  # a version that was built before counts as met
     session.run_install("uv", "pip", "install", "--quiet", *reinstall, "-c", str(constraints), *files, external=True)
-    check_alone(session, package)
-    with session.chdir(session.create_tmp()):  # away from the sources
-        session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__doc__.splitlines()[0])")
-        if (Path(session.bin) / package).exists():
-            session.run(package, "--help", silent=True)
-        if package == "r2mae-core":  # no extra: numpy alone
-            session.run("python", str(ROOT / "packages" / package / "tests" / "bare.py"), "installed")
+    try_installed(session, package)
 
 
-@nox.session(venv_backend="venv", reuse_venv=False)
+@nox.session
+def build(session):
+    """Build what is published into dist/, and check it: metadata, README, licences, nothing that git does not track.
+
+    `-- --repository https://github.com/OWNER/NAME` is where the pages lead; `--tag v0.3.0` must be the version.
+    """
+    sync(session, "--only-group=release")
+    options = [word for word in session.posargs if word != "--no-demo"]
+    session.run("python", "tools/release.py", "build", *options)
+    session.run("twine", "check", "--strict", *map(str, sorted((ROOT / "dist").glob("r2mae_*"))))
+
+
+@nox.session(reuse_venv=False, requires=["build"])
 @EACH
 def release(session, package):
-    """Install the built package as a user does, with pip and the newest versions that it allows, and run its demo.
+    """Build all, then install each package from dist/ alone, with the newest versions that it allows; run its demo.
 
-    Needs some 6 GB for each package with torch. `-- --epochs 2`: options for the demo.
+    The demos are short. `-- --no-demo` leaves them out; other options: see `build`.
     """
-    _, files = build(session, package)
     project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    names = [name.replace("-", "_") for name in dict.fromkeys(["r2mae-core", package])]
+    files = [str(ROOT / "dist" / f"{name}-{project['version']}-py3-none-any.whl") for name in names]
     files[-1] += "[demo]" if "demo" in project.get("optional-dependencies", {}) else ""
-    session.install("--quiet", *files)
-    session.run("python", "-m", "pip", "check")
-    check_alone(session, package)
-    with session.chdir(session.create_tmp()):  # away from the sources
-        session.run("python", "-c", f"import {package.replace('-', '_')} as m; print(m.__name__, m.__version__)")
-        if "scripts" in project:
-            session.run(package, "demo", *session.posargs)
+    # Without the workspace's settings, as for a user: no date, no sources.
+    session.run_install("uv", "pip", "install", "--quiet", "--no-config", "--refresh", *files, external=True)
+    session.run("uv", "pip", "check", external=True)
+    try_installed(session, package)
+    if "scripts" in project and "--no-demo" not in session.posargs:
+        with session.chdir(session.create_tmp()):
+            session.run(package, "demo", *SHORT_DEMO.get(NAMES[package], []))
+
+
+@nox.session
+def version(session):
+    """Set the version of all packages, and which cores they take: `-- 0.3.0`."""
+    sync(session, "--only-group=release")
+    session.run("python", "tools/release.py", "version", *session.posargs)
 
 
 @nox.session
@@ -308,7 +350,7 @@ def find_python(version):
 
 
 @nox.session(venv_backend="none")
-@nox.parametrize("version", ["3.12"])
+@nox.parametrize("version", OTHER_PYTHONS)
 @EACH
 def matrix(session, package, version):
     """Test a package on another Python, where the machine has it."""
@@ -324,7 +366,34 @@ def matrix(session, package, version):
         external=True,
     )
     python = str(home / "bin" / "python")
-    session.run(python, "-m", "pytest", f"packages/{package}/tests", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
+    where = (python, "-m", "pytest", f"packages/{package}/tests")
+    session.run(*where, "-m", "not long", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
+
+
+def run_tests_at(session, package, version, *how):
+    """Test a package with the versions that uv chooses in this way, instead of those of the lock's date."""
+    core = [] if package == "r2mae-core" else [f"--editable=packages/r2mae-core[{needs_of_core(package)}]"]
+    chosen = ",".join(word.removeprefix("--extra=") for word in extras(package, version))
+    own = f"--editable=packages/{package}" + (f"[{chosen}]" if chosen else "")
+    group = f"--group=packages/{package}/pyproject.toml:test"
+    session.run_install("uv", "pip", "install", "--quiet", *how, *core, own, group, external=True)
+    session.run("uv", "pip", "freeze", "--exclude-editable", external=True)
+    where = ("python", "-m", "pytest", f"packages/{package}/tests")
+    session.run(*where, "-m", "not long", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(reuse_venv=False, python=find_python("3.11") or "3.11")
+@EACH
+def lowest(session, package):
+    """Test a package with the lowest versions that its pyproject.toml allows, on the oldest Python."""
+    run_tests_at(session, package, "3.11", "--resolution=lowest-direct")
+
+
+@nox.session(reuse_venv=False, python=find_python(OTHER_PYTHONS[-1]) or OTHER_PYTHONS[-1])
+@EACH
+def newest(session, package):
+    """Test a package with the newest versions there are today, on the newest Python."""
+    run_tests_at(session, package, OTHER_PYTHONS[-1], "--no-config", "--refresh")
 
 
 if __name__ == "__main__":

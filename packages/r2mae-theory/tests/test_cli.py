@@ -69,7 +69,7 @@ def test_risk_writes_table_figure_and_config(tmp_path, capsys):
         30,
     )
     assert first["value"] == rows[0]["risk/null"]
-    assert {"python", "platform", "git", "argv", "packages", "sha256"} == set(
+    assert {"python", "platform", "git", "argv", "packages", "sha256", "started"} == set(
         json.loads((tmp_path / "a" / "versions.json").read_text(encoding="utf-8"))
     )
     for ending in ("png", "pdf"):

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _EXTRAS = {"mask": "torch", "train": "train", "sweep": "train"}
 """The extra that a folder needs; what is in no other needs the command line's."""
