@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import release  # noqa: E402
 
 ADDRESS = "https://github.com/OWNER/NAME"
+HERE = f"{ADDRESS}/blob/v1.2.3/packages/x"
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 
 
@@ -37,13 +38,13 @@ def workspace(tmp_path):
     ("text", "there", "nowhere"),
     [
         ("see [it](../../docs/a.md).", f"see [it]({ADDRESS}/blob/v1.2.3/docs/a.md).", "see it."),
-        ("[a\nb](own.md)", f"[a\nb]({ADDRESS}/blob/v1.2.3/packages/x/own.md)", "a\nb"),
+        ("[a\nb](own.md)", f"[a\nb]({HERE}/own.md)", "a\nb"),
         ("x\n\n![p [q]](i.png)\n\ny", f"x\n\n![p [q]]({ADDRESS}/raw/v1.2.3/packages/x/i.png)\n\ny", "x\n\n\n\ny"),
-        ("[`f(x)`](a.py#L3)", f"[`f(x)`]({ADDRESS}/blob/v1.2.3/packages/x/a.py#L3)", "`f(x)`"),
+        ("[`f(x)`](a.py#L3)", f"[`f(x)`]({HERE}/a.py#L3)", "`f(x)`"),
         ("[out](https://a.b/c) [down](#part)", None, None),
         ("`[not](a.md)`, ``f[a](b)``", None, None),
         ("```py\nf[a](b)\n\n\n\n```\n", None, None),
-        ("```\n[a](b)\n```\n[c](d)", f"```\n[a](b)\n```\n[c]({ADDRESS}/blob/v1.2.3/packages/x/d)", "```\n[a](b)\n```\nc"),
+        ("```\n[a](b)\n```\n[c](d)", f"```\n[a](b)\n```\n[c]({HERE}/d)", "```\n[a](b)\n```\nc"),
     ],
 )  # fmt: skip
 def test_links_lead_into_the_repository_or_become_words(text, there, nowhere):
