@@ -1,10 +1,32 @@
-"""A matplotlib figure that needs no screen; the packages that draw depend on matplotlib, core does not."""
+"""How things look: a scheme's colour everywhere, and a matplotlib figure that needs no screen.
+
+The packages that draw depend on matplotlib, core does not.
+"""
 
 import io
 from pathlib import Path
 from typing import Any
 
+from r2mae_core.lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS
 from r2mae_core.lab.files import atomic_path
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Of Okabe and Ito's palette (2008), which people with any colour vision tell apart, those that show on light and dark
+grounds."""
+CONTROL_COLOUR = "#808080"
+
+
+def scheme_style(name: str, number: int) -> dict[str, str]:
+    """Return the `color` and `linestyle` of a scheme: those of its place in the table, grey for controls.
+
+    Args:
+        name: of the scheme.
+        number: its place among the schemes that are shown, from 0; after the last colour the lines are dashed.
+    """
+    if name in (NO_PRETRAINING, SHUFFLED_WEIGHTS):
+        return {"color": CONTROL_COLOUR, "linestyle": "dotted" if name == NO_PRETRAINING else "dashdot"}
+    turn, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[place], "linestyle": ("solid", "dashed", "dotted")[turn % 3]}
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -1,0 +1,197 @@
+"""What a page draws: lines over steps and over mask ratios, as plain data."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from r2mae_core.lab.comparison import ComparisonTable
+
+MAX_POINTS = 400
+"""Points of a line that are drawn; a longer one is thinned, and the caption says so."""
+
+Metrics = Mapping[str, Sequence[tuple[int, float]]]
+"""Metric → (step, value) in order of steps."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The metrics of one training, and what the page calls it."""
+
+    scheme: str
+    seed: int | None
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart."""
+
+    scheme: str
+    """Decides its colour, and the legend entry that shows and hides it."""
+    name: str
+    """What it is besides its scheme, such as "seed 0"; shown on hovering."""
+    points: tuple[tuple[float, float], ...]
+    spread: tuple[float | None, ...] = ()
+    """Half the height of the error bar of each point, where there is one."""
+    shade: float | None = None
+    """Place between 0 and 1 on a scale of its own, for lines of one scheme that stand for ratios."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, without how it is drawn."""
+
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+    caption: str = ""
+    dots: bool = False
+    """Draw points without a line between them."""
+    horizontal: tuple[Line, ...] = ()
+    """Lines of two points: ranges of ratios, at the height of their scores."""
+
+
+def charts_over_time(trainings: Sequence[Training]) -> list[Chart]:
+    """Return the charts over optimizer steps, for all metrics of trainings.
+
+    Validation losses at fixed ratios share a chart where there is one training, and have a chart for each ratio where
+    there are several.
+    """
+    charts = [_over_time(trainings, name, *about) for name, about in _KNOWN.items()]
+    several = len(trainings) > 1
+    for pattern, title, y in _PER_RATIO:
+        ratios = _names(trainings, pattern)
+        if several and y == "validation loss":
+            charts += [_over_time(trainings, name, f"{title} {ratio}", y) for name, ratio in ratios.items()]
+        elif not several:
+            charts.append(_by_ratio(trainings, ratios, pattern, title, y))
+    known = {*_KNOWN, *(name for pattern, *_ in _PER_RATIO for name in _names(trainings, pattern))}
+    others = dict.fromkeys(name for training in trainings for name in training.metrics if name not in known)
+    charts += [_over_time(trainings, name, _title(name), name) for name in others if name not in ("metric", "epoch")]
+    return [chart for chart in charts if chart.lines]
+
+
+_KNOWN: dict[str, tuple[str, str, bool]] = {
+    "loss": ("Training loss", "loss", False),
+    "mask_ratio": ("Mask ratio drawn", "mask ratio", True),
+    "lr": ("Learning rate", "learning rate", False),
+    "validation_loss": ("Validation loss", "validation loss", False),
+}
+_PER_RATIO = (
+    (re.compile(r"val_loss/ratio_(\d[\d.]*)$"), "Validation loss at mask ratio", "validation loss"),
+    (re.compile(r"loss/ratio_(\d[\d.]*_to_\d[\d.]*)$"), "Training loss by mask ratio", "training loss"),
+)
+
+
+def _names(trainings: Iterable[Training], pattern: re.Pattern[str]) -> dict[str, str]:
+    """Return metric → the ratio in its name, in order of ratios."""
+    names = {name for training in trainings for name in training.metrics}
+    found = {name: match[1] for name in names if (match := pattern.match(name))}
+    return dict(sorted(found.items(), key=lambda item: float(item[1].partition("_")[0])))
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").replace("/", ": ").capitalize()
+
+
+def _over_time(trainings: Iterable[Training], metric: str, title: str, y: str, dots: bool = False) -> Chart:  # noqa: FBT001, FBT002
+    lines = [
+        Line(t.scheme, _seed_name(t.seed), tuple(map(_point, t.metrics[metric])))
+        for t in trainings
+        if t.metrics.get(metric)
+    ]
+    return _thinned(Chart(title, "step", y, tuple(lines), dots=dots))
+
+
+def _by_ratio(
+    trainings: Sequence[Training], ratios: Mapping[str, str], pattern: re.Pattern[str], title: str, y: str
+) -> Chart:
+    lines = [
+        Line(t.scheme, f"ratio {ratio.replace('_', ' ')}", tuple(map(_point, t.metrics[name])),
+             shade=i / max(len(ratios) - 1, 1))
+        for t in trainings
+        for i, (name, ratio) in enumerate(ratios.items())
+        if name in t.metrics
+    ]  # fmt: skip
+    return _thinned(Chart(title, "step", y, tuple(lines)))
+
+
+def _seed_name(seed: int | None) -> str:
+    return "seed not recorded" if seed is None else f"seed {seed}"
+
+
+def _point(point: tuple[int, float]) -> tuple[float, float]:
+    return float(point[0]), float(point[1])
+
+
+def _thinned(chart: Chart) -> Chart:
+    """Return the chart with at most `MAX_POINTS` points a line, the last one among them, and say so."""
+    if all(len(line.points) <= MAX_POINTS for line in chart.lines):
+        return chart
+    lines, largest = [], 1
+    for line in chart.lines:
+        every = -(-len(line.points) // MAX_POINTS)
+        largest = max(largest, every)
+        kept = line.points[::-1][::every][::-1]
+        lines.append(replace(line, points=kept))
+    said = f"Of long lines, one logged point of {largest} is drawn."
+    return replace(chart, lines=tuple(lines), caption=f"{chart.caption} {said}".strip())
+
+
+_AT_RATIO = re.compile(r"(.+)@(\d*\.?\d+)$")
+
+
+def charts_over_ratios(table: ComparisonTable | None) -> list[Chart]:
+    """Return a chart for each measurement that a table has at several mask ratios, such as loss@0.1 and loss@0.5."""
+    if table is None:
+        return []
+    found: dict[tuple[str, str], dict[str, list[tuple[float, Any]]]] = {}
+    for (scheme, task, metric), cell in table.cells.items():
+        if (match := _AT_RATIO.match(metric)) and cell.mean == cell.mean:
+            found.setdefault((task, match[1]), {}).setdefault(scheme, []).append((float(match[2]), cell))
+    several = len({task for task, _ in found}) > 1
+    charts = []
+    for (task, metric), schemes in found.items():
+        lines = []
+        for scheme, cells in schemes.items():
+            cells = sorted(cells, key=lambda item: item[0])
+            points = tuple((ratio, cell.mean) for ratio, cell in cells)
+            seeds = {cell.n_seeds for _, cell in cells}
+            name = "n = " + " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
+            lines.append(Line(scheme, name, points, tuple(cell.sd for _, cell in cells)))
+        if max(len(line.points) for line in lines) < 2:
+            continue
+        bars = any(sd is not None for line in lines for sd in line.spread)
+        caption = "Bars: one standard deviation over seeds." if bars else "One seed: no spread is known."
+        title = f"{task}: {metric} by mask ratio" if several else f"{_title(metric)} by mask ratio"
+        charts.append(Chart(title, "mask ratio of the evaluation", metric, tuple(lines), caption))
+    return charts
+
+
+def chart_of_sweep(answer: Mapping[str, Any]) -> Chart:
+    """Return the curve of a sweep's score over fixed ratios, and its ranges as lines, with two standard errors."""
+    rows, metric = answer["curve"], str(answer["metric"])
+    fixed = sorted((row for row in rows if row["low"] == row["high"]), key=lambda row: row["low"])
+    lines: list[Line] = []
+    if fixed:
+        points = tuple((row["low"], row["mean"]) for row in fixed)
+        lines.append(Line("fixed ratio", _trainings(fixed), points, tuple(2 * row["standard_error"] for row in fixed)))
+    ranges = [
+        Line(str(row["arm"]), _trainings([row]), ((row["low"], row["mean"]), (row["high"], row["mean"])),
+             (2 * row["standard_error"],))
+        for row in rows
+        if row["low"] != row["high"]
+    ]  # fmt: skip
+    caption = (
+        f"Estimated {metric} after a full training ({'higher' if answer['direction'] == 'max' else 'lower'} is better); "
+        "a range of ratios is a horizontal line. Bars: two standard errors."
+    )
+    return Chart(f"{_title(metric)} by mask ratio of the pretraining", "mask ratio of the pretraining", metric,
+                 tuple(lines), caption, horizontal=tuple(ranges))  # fmt: skip
+
+
+def _trainings(rows: Sequence[Mapping[str, Any]]) -> str:
+    full, short = (sum(row[name] for row in rows) for name in ("n_full", "n_short"))
+    return f"{full} full and {short} shorter trainings"

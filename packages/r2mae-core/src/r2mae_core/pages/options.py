@@ -1,0 +1,16 @@
+"""Options of every `report`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """One HTML page of a run, or of several side by side."""
+
+    runs: tuple[Path, ...]
+    """Run folders, such as those of pretrain, sweep, demo or reproduce."""
+    out: Path | None = None
+    """The page; default RUN/report.html, or report.html here for several runs."""
+    examples: bool = True
+    """Show pictures of the runs and examples of their models."""
