@@ -13,7 +13,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these tests hold on any machine; GPU 
 torch.set_num_threads(1)  # small tensors; threads would only wait for each other
 
 # Tests, workers and the ranks of a two-process test share a model, a modality and a sweep: `import tiny, toy, swept`.
-for _name in ("tiny", "toy", "swept", "hub_stand_in", "shared_toy"):
+for _name in ("tiny", "toy", "swept", "hub_stand_in", "shared_toy", "page_reader"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])

@@ -11,7 +11,7 @@ from .lab.locks import BusyError, one_writer
 from .lab.metrics_file import read_metrics
 from .lab.outputs import check_output
 from .lab.records import Record, read_records, write_records
-from .lab.run_folder import RunFolder, default_run_path, open_run, resolved, unfinished
+from .lab.run_folder import RunFolder, default_run_path, open_run, page_line, resolved, unfinished
 from .lab.sealed import (
     SUMS,
     as_json,
@@ -34,6 +34,9 @@ from .mask.curriculum import CurriculumWeights, sinkhorn, weighted_mean
 from .mask.losses import counted_ratio, inverse_ratio_loss
 from .mask.masks import bernoulli_mask, exact_mask, hide_lowest, nested_masks, row_counts
 from .mask.shapes import Groups, block_mask, block_scores, group_mask, span_mask, span_scores
+from .pages.command import Reporter, write_page, write_page_command
+from .pages.examples import Example
+from .pages.options import Page
 from .ratio.config import (
     name_of_scheme,
     sampler_from_config,
@@ -120,6 +123,7 @@ __all__ = [
     "Device",
     "Direction",
     "EvaluationRow",
+    "Example",
     "FiniteLoss",
     "Fixed",
     "Grid",
@@ -140,6 +144,7 @@ __all__ = [
     "Modality",
     "Natural",
     "NonNegative",
+    "Page",
     "Phases",
     "PiecewiseLinear",
     "Positive",
@@ -152,6 +157,7 @@ __all__ = [
     "RatioPer",
     "RatioSampler",
     "Record",
+    "Reporter",
     "ResumableLoader",
     "RunFolder",
     "RunOptions",
@@ -235,6 +241,7 @@ __all__ = [
     "operations_metrics",
     "options_as_words",
     "out_of_memory",
+    "page_line",
     "peak_flops",
     "permutation",
     "permute_weights",
@@ -299,6 +306,8 @@ __all__ = [
     "without_prefix",
     "write_checksums",
     "write_json",
+    "write_page",
+    "write_page_command",
     "write_records",
     "write_text",
     "write_yaml",

@@ -3,7 +3,7 @@
 import sys
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, PushOptions, run
+from r2mae_core import Command, Compare, Page, PushOptions, run
 from r2mae_dna import options
 
 _SHAPE = {"hidden": "--n_hidden", "layers": "--n_layers"}
@@ -55,6 +55,7 @@ COMMANDS = {
         options.Reproduce, "r2mae_dna.paper:reproduce_command", "Reproduce the paper's table 3.",
         _SHAPE | {"windows": "--data"},
     ),
+    "report": Command(Page, "r2mae_dna.page:report_command", "Write one HTML page of a run, or of several."),
     "compare": Command(Compare, "r2mae_dna.evaluate:compare_command", "Put several runs into one table."),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from r2mae_core import (
     device_name,
     one_thread,
     open_run,
+    page_line,
     read_metrics,
     report,
     resolve_device,
@@ -69,6 +70,7 @@ def demo_command(config: Demo) -> None:
     say(f"chr22: {count[TASK, 'auroc']:,} human variants, rare against common, by models of human and three apes.")
     say(f"Figure: {run.path / 'figures' / 'demo.png'}")
     say(f"Run folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+    say(page_line("r2mae-dna", run.path))
 
 
 def demo(config: Demo) -> RunFolder:

@@ -18,6 +18,7 @@ from r2mae_core import (
     micro_batch_size,
     one_thread,
     open_run,
+    page_line,
     precision,
     refuse_options,
     report,
@@ -91,6 +92,7 @@ def reproduce_command(config: Reproduce) -> None:
     if config.data is None:
         say("The paper's figures are on ClinVar and OMIM, not on these variants, so they are not shown beside ours.")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
+    say(page_line("r2mae-dna", run.path))
 
 
 def reproduce(config: Reproduce) -> RunFolder:

@@ -1,9 +1,11 @@
 """`r2mae-singlecell <command>`."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, run
+from r2mae_core import Command, Compare, Page, run
 from r2mae_singlecell import options
 
 COMMANDS = {
@@ -41,7 +43,10 @@ COMMANDS = {
     "report": Command(
         options.Report,
         "r2mae_singlecell.report:report_command",
-        "Look at an embedding: UMAP, markers, mixing of batches, scib-metrics' table.",
+        "Look at an embedding: UMAP, markers, mixing of batches, scib-metrics' table. Of run folders alone: see page.",
+    ),
+    "page": Command(
+        Page, "r2mae_singlecell.page:page_command", "Write one HTML page of a run, or of several: report RUN... too."
     ),
     "probe": Command(
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
@@ -58,7 +63,22 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run("r2mae-singlecell", "Masked models of gene expression with any mask-ratio scheme.", COMMANDS, argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["report"] and names_runs_alone(words[1:]):
+        words[0] = "page"
+    sys.exit(run("r2mae-singlecell", "Masked models of gene expression with any mask-ratio scheme.", COMMANDS, words))
+
+
+def names_runs_alone(words: Sequence[str]) -> bool:
+    """Return whether the arguments of `report` are run folders, and none is a file of cells."""
+    places, rest = [], iter(words)
+    for word in rest:
+        switch = word.removeprefix("--").removeprefix("no-").removeprefix("no_") in ("examples", "progress", "round")
+        if not word.startswith("-"):
+            places.append(word)
+        elif "=" not in word and not switch:
+            next(rest, None)  # its value
+    return bool(places) and all((Path(place) / "config.yaml").is_file() for place in places)
 
 
 if __name__ == "__main__":

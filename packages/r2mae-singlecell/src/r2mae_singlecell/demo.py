@@ -16,6 +16,7 @@ from r2mae_core import (
     cell_name,
     device_name,
     open_run,
+    page_line,
     permute_weights,
     positive_control,
     report,
@@ -28,6 +29,7 @@ from r2mae_core import (
     stamped,
     walk_grid,
     with_seed,
+    write_text,
 )
 from r2mae_singlecell.baselines import BaselineSettings, log_normalized, pca, scvi_predictor, train_scvi
 from r2mae_singlecell.data.pbmc import load_pbmc
@@ -82,8 +84,10 @@ def demo(config: Demo) -> RunFolder:
         }
         records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
         report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
-        for line in verdict(records):
+        lines = verdict(records)
+        for line in lines:
             say(line)
+        write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in lines))
         say(f"balanced_accuracy: cell types by a linear probe on cells it was not fitted to, {N_FOLDS}-fold.")
         n_unseen = len(pretraining_split(adata.n_obs)[1])
         say(f"pearson@r: prediction of hidden genes when a fraction r is hidden, on {n_unseen} unseen cells.")
@@ -94,6 +98,7 @@ def demo(config: Demo) -> RunFolder:
         points = {name: _umap(z) for name, z in shown.items()}
         picture = run.save_figure("umap.png", plot_umap(points, list(labels), "700 blood cells"))
         say(f"Figure: {curves}\nFigure: {picture}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        say(page_line("r2mae-singlecell", run.path))
         return run
 
 

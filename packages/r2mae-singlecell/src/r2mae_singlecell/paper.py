@@ -24,6 +24,7 @@ from r2mae_core import (
     device_name,
     finished_records,
     open_run,
+    page_line,
     precision,
     report,
     resolve_device,
@@ -112,6 +113,7 @@ def reproduce_command(config: Reproduce) -> None:
     for line in missing_rows(config):
         say(f"Note: {line}")
     say(f"Done: {run.path} (results.json, {config.target}.md)")
+    say(page_line("r2mae-singlecell", run.path))
 
 
 def reproduce(config: Reproduce) -> RunFolder:

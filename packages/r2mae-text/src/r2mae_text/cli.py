@@ -3,7 +3,7 @@
 import sys
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, run
+from r2mae_core import Command, Compare, Page, run
 from r2mae_text import options
 
 COMMANDS = {
@@ -42,6 +42,7 @@ COMMANDS = {
         "Reproduce a table or figure of the paper.",
         {"corpus": "--data (and GLUE's folder --glue)"},
     ),
+    "report": Command(Page, "r2mae_text.page:report_command", "Write one HTML page of a run, or of several."),
     "compare": Command(Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),
 }
 

@@ -21,6 +21,7 @@ from r2mae_core import (
     in_processes,
     one_thread,
     open_run,
+    page_line,
     read_metrics,
     read_records,
     report,
@@ -85,6 +86,7 @@ def demo(config: Demo) -> RunFolder:
         write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in verdict.lines))
         figure = run.save_figure("demo.png", plot_demo(records, _series(config, run.path), corpus.unigram_entropy))
         say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
+        say(page_line("r2mae-text", run.path))
         return run
 
 

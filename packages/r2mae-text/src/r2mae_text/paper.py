@@ -20,6 +20,7 @@ from r2mae_core import (
     competition_ranks,
     device_name,
     open_run,
+    page_line,
     refuse_options,
     resolve_device,
     resolved,
@@ -163,6 +164,7 @@ def reproduce_command(config: Reproduce) -> None:
     """`r2mae-text reproduce`."""
     if run := reproduce(config):
         say(f"Done: {run.path} (results.json, {config.target}.md)")
+        say(page_line("r2mae-text", run.path))
 
 
 def _pretrain(config: Reproduce, data: Path, size: str, sampler: RatioSampler) -> Pretrain:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, run
+from r2mae_core import Command, Compare, Page, run
 from r2mae_vision import options
 
 _ROOT, _WARMUP = {"root": "--data"}, {"warmup_epochs": "--warmup, a share of the steps"}
@@ -77,6 +77,7 @@ COMMANDS = {
         "Reproduce figures 2B and 5 to 7 of the paper: U-Nets on CelebA.",
         _ROOT,
     ),
+    "report": Command(Page, "r2mae_vision.page:report_command", "Write one HTML page of a run, or of several."),
     "compare": Command(Compare, "r2mae_vision.evaluate:compare_command", "Put several runs into one table."),
 }
 

@@ -17,6 +17,7 @@ from r2mae_core import (
     derived_seed,
     device_name,
     open_run,
+    page_line,
     permute_weights,
     positive_control,
     refuse_options,
@@ -28,6 +29,7 @@ from r2mae_core import (
     scheme_name,
     stamped,
     with_seed,
+    write_text,
 )
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
@@ -98,12 +100,15 @@ def demo_mlp(config: Demo) -> RunFolder:
         shown = names[: len(SCHEMES)]
         report(run, of_table(records, shown), RANK_BY, f"{data.name}: {len(data.test_images)} test images")
         run.write_results(records)
-        for line in verdict(records, shown):
+        lines = verdict(records, shown)
+        for line in lines:
             say(line)
+        write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in lines))
         figure = run.save_figure("demo.png", plot_demo(records, model, data.to(device), names, shown))
         say("probe_accuracy: linear probe on the frozen second layer. effective_rank: dimensions that embeddings use.")
         say("loss@r: squared error on hidden pixels when a fraction r is hidden, with the same masks for every scheme.")
         say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        say(page_line("r2mae-vision", run.path))
         return run
 
 
@@ -188,6 +193,7 @@ def demo_vit(config: Demo) -> RunFolder:
         target = run.path / "figures" / "demo.png"
         figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=target, overwrite=True))
         say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        say(page_line("r2mae-vision", run.path))
         return run
 
 

@@ -223,6 +223,11 @@ def unfinished(path: Path, command: str = "pretrain") -> UserError:
     return UserError(f"{path} has no finished model; run the same {command} command with --out {path} to resume it")
 
 
+def page_line(prog: str, path: Path) -> str:
+    """Return the line that names a run's HTML page, for the end of a command; see `write_page`."""
+    return f"Curves, tables and examples in one HTML page: {prog} report {path}"
+
+
 def default_run_path(prog: str, command: str) -> Path:
     """Return `runs/<prog>-<command>-<time>` under the current folder."""
     return Path("runs") / f"{prog}-{command}-{time.strftime('%Y%m%d-%H%M%S')}"

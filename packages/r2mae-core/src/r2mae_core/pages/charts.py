@@ -1,7 +1,7 @@
 """Charts as Bokeh draws them: hovering, zooming, and renderers that the page's legend finds by their scheme."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
@@ -49,7 +49,7 @@ def drawn(chart: Chart, styles: Mapping[str, int]) -> dict[str, Any]:
         styles: scheme → its number in the legend, which is also that of its colour.
     """
     from bokeh.embed import json_item
-    from bokeh.models import FixedTicker, HoverTool, Plot
+    from bokeh.models import BasicTickFormatter, FixedTicker, HoverTool, Plot
     from bokeh.plotting import figure
 
     plot: Plot = figure(  # pyright: ignore[reportAssignmentType]
@@ -60,13 +60,10 @@ def drawn(chart: Chart, styles: Mapping[str, int]) -> dict[str, Any]:
     plot.toolbar.autohide = True
     # Titles and names of schemes stand in the page, not here: Bokeh would read $$ in them as a formula.
     plot.xaxis.axis_label, plot.yaxis.axis_label = chart.x, _plain(chart.y)
-    hit = []
-    for line in chart.lines:
-        hit.append(_line(plot, chart, line, styles[line.scheme]))
-    for line in chart.horizontal:
-        hit.append(_range(plot, line, styles[line.scheme]))
+    hit = [_line(plot, chart, line, styles[line.scheme]) for line in chart.lines]
+    hit += [_range(plot, line, styles[line.scheme]) for line in chart.horizontal]
     if chart.x == "step":
-        plot.xaxis.formatter.use_scientific = False
+        plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
         steps = sorted({x for line in chart.lines for x, _ in line.points})
         if len(steps) == 1:  # else the axis shows fractions of steps
             plot.xaxis.ticker = FixedTicker(ticks=steps)
@@ -103,7 +100,8 @@ def _line(plot: Any, chart: Chart, line: Line, number: int) -> Any:
 
 def _range(plot: Any, line: Line, number: int) -> Any:
     colour = scheme_style(line.scheme, number)["color"]
-    (low, y), (high, _), (spread,) = *line.points, line.spread
+    (low, y), (high, _) = line.points
+    spread = line.spread[0] or 0.0
     middle, tags = (low + high) / 2, [f"scheme-{number}"]
     plot.segment([low], [y], [high], [y], color=colour, line_width=3, tags=tags)
     plot.segment([middle], [y - spread], [middle], [y + spread], color=colour, line_width=1.5, alpha=0.7, tags=tags)
@@ -118,9 +116,3 @@ def shades(chart: Chart) -> list[tuple[str, str]]:
         for line in chart.lines
         if line.shade is not None
     ]  # fmt: skip
-
-
-def in_order(charts: Sequence[Chart], first: Sequence[str] = ()) -> list[str]:
-    """Return the schemes of charts, each once, those of a table first."""
-    names = [line.scheme for chart in charts for line in (*chart.lines, *chart.horizontal)]
-    return list(dict.fromkeys([*first, *names]))

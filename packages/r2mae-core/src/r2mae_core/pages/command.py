@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from r2mae_core.lab.commands import Command
 from r2mae_core.lab.comparison import Direction
@@ -15,8 +14,8 @@ from r2mae_core.lab.terminal import say
 from r2mae_core.pages.charts import library
 from r2mae_core.pages.examples import Example, figures_of, within_bounds
 from r2mae_core.pages.gather import Gathered, gather
-from r2mae_core.pages.options import Report
-from r2mae_core.pages.page import Code, write_html
+from r2mae_core.pages.html import Code, write_html
+from r2mae_core.pages.options import Page
 from r2mae_core.share.run_summary import RunSummary
 
 PAGE = "report.html"
@@ -44,10 +43,9 @@ class Reporter:
     """Examples of a run besides the pictures in its folder. What cannot be shown is a `UserError`."""
     load: Callable[[RunSummary], str | None] = _no_code
     """Python that loads a run's model; None: the run holds none."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_report(config: Report, reporter: Reporter) -> Path:
+def write_page(config: Page, reporter: Reporter) -> Path:
     """Write the page of runs, and return its path.
 
     Args:
@@ -65,18 +63,13 @@ def write_report(config: Report, reporter: Reporter) -> Path:
     return out
 
 
-def report_page(config: Report, reporter: Reporter) -> None:
+def write_page_command(config: Page, reporter: Reporter) -> None:
     """Run a package's `report`."""
-    out = write_report(config, reporter)
+    out = write_page(config, reporter)
     say(f"Done: {out} ({out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
 
 
-def page_command(program: str, run: Path) -> str:
-    """Return the line that names the page at the end of a command."""
-    return f"Page with curves, tables and examples: {program} report {run}"
-
-
-def _place(config: Report) -> Path:
+def _place(config: Page) -> Path:
     """Return where the page goes: into the folder of the only run, else where the user says."""
     out = config.out
     if out is None:
@@ -109,12 +102,24 @@ def _examples(gathered: Gathered, reporter: Reporter) -> tuple[list[Example], li
         try:
             found += reporter.examples(run)
         except UserError as error:
-            said.append(f"{name}: no example could be made: {error}." if several else f"No example of the model: {error}.")
+            said.append(
+                f"{name}: no example could be made: {error}." if several else f"No example of the model: {error}."
+            )
     kept, left_out = within_bounds(found)
     return kept, [*said, *left_out]
 
 
 def _codes(gathered: Gathered, reporter: Reporter) -> list[Code]:
-    several = len(gathered.runs) > 1
-    codes = ((run, reporter.load(run)) for run in gathered.runs)
-    return [Code(gathered.names[run.path] if several else "", text) for run, text in codes if text]
+    """Return how the models of the runs are loaded; of a grid's, that of its first training."""
+    found: dict[Path, Code] = {}
+    for run in gathered.runs:
+        inside = [
+            member.summary
+            for member in gathered.members
+            if run.path in (member.summary.path, *member.summary.path.parents)
+        ]
+        for summary in (run, *inside):
+            if text := reporter.load(summary):
+                name = "/".join((run.path.resolve().name, *summary.path.relative_to(run.path).parts))
+                found.setdefault(run.path, Code(name if len(gathered.runs) > 1 or summary is not run else "", text))
+    return list(found.values())

@@ -2,62 +2,83 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
 from r2mae_core.pages.gather import Gathered, Member
 from r2mae_core.pages.tables import Cell, Row, Table, number
 
-_COLUMNS = ("training", "steps", "seconds", "speed", "TFLOP/s", "peak memory", "parameters", "device")
+_COLUMNS = ("scheme", "trainings", "steps", "seconds", "speed", "TFLOP/s", "peak memory", "parameters", "device")
 
 
 def cost_table(gathered: Gathered, numbers: Mapping[str, int]) -> Table | None:
-    """Return a row for each training; None: there is none.
+    """Return a row for the trainings of each scheme; None: there is none.
 
     Args:
         gathered: what the runs hold.
         numbers: scheme → its number in the legend.
     """
-    if not gathered.members:
+    groups: dict[str, list[Member]] = {}
+    for member in gathered.members:
+        groups.setdefault(member.training.scheme, []).append(member)
+    if not groups:
         return None
-    rows = tuple(_row(member, numbers.get(member.training.scheme)) for member in gathered.members)
+    rows = tuple(_row(scheme, members, numbers.get(scheme)) for scheme, members in groups.items())
+    empty = {i for i in range(1, len(_COLUMNS)) if all(row.cells[i].text == "–" for row in rows)}
+    kept = [i for i in range(len(_COLUMNS)) if i not in empty]
+    rows = tuple(Row(tuple(row.cells[i] for i in kept), row.number) for row in rows)
+    without = f" Not recorded: {', '.join(_COLUMNS[i] for i in sorted(empty))}." if empty else ""
     caption = (
-        "Seconds: of training and evaluation together, without what came before an interruption. Speed and TFLOP/s: "
-        "median of what was logged. A dash: not recorded."
+        "Of one training; of several, the median. Seconds: training and evaluation together, without what came before "
+        f"an interruption. Speed and TFLOP/s: median of what was logged. A dash: not recorded.{without}"
     )
-    return Table(_COLUMNS, rows, caption=caption)
+    return Table(tuple(_COLUMNS[i] for i in kept), rows, caption=caption)
 
 
-def _row(member: Member, legend: int | None) -> Row:
-    training = member.training
-    name = training.scheme if training.seed is None else f"{training.scheme}, seed {training.seed}"
-    steps = max((points[-1][0] for points in training.metrics.values() if points), default=None)
-    rates = {metric: values for metric in training.metrics if metric.endswith("_per_second") and (
-        values := [value for _, value in training.metrics[metric]])}  # fmt: skip
-    rate, unit = None, ""
-    if rates:
-        metric, values = next(iter(rates.items()))
-        rate, unit = statistics.median(values), metric.removesuffix("_per_second").replace("_", " ")
-    tflops = [value for _, value in training.metrics.get("tflops", ())]
-    memory = [value for _, value in training.metrics.get("peak_memory_gb", ())]
-    devices = dict.fromkeys(record.device for record in member.records if record.device)
-    seconds = {record.seconds for record in member.records if record.seconds is not None}
-    took = seconds.pop() if len(seconds) == 1 else None
-    parameters = n_parameters(member.summary.path / "model")
+def _row(scheme: str, members: Sequence[Member], legend: int | None) -> Row:
+    trainings = [member.training.metrics for member in members]
+    steps = [
+        max(points[-1][0] for points in metrics.values() if points) for metrics in trainings if any(metrics.values())
+    ]
+    speeds = [name for metrics in trainings for name in metrics if name.endswith("_per_second")]
+    unit = speeds[0].removesuffix("_per_second").replace("_", " ") if speeds else ""
+    rate = _median(value for metrics in trainings for _, value in metrics.get(speeds[0] if speeds else "", ()))
+    records = [record for member in members for record in member.records]
+    seconds = [took for member in members if (took := _seconds(member)) is not None]
+    devices = dict.fromkeys(
+        [r.device for r in records if r.device] + [m.summary.device for m in members if m.summary.device]
+    )
+    sizes = {n_parameters(member.summary.path / "model") for member in members}
     return Row(
         (
-            Cell(name, name),
-            _shown(steps, ","),
-            _shown(took, ",.0f" if took and took >= 10 else ".1f"),
+            Cell(scheme, scheme),
+            number(str(len(members)), len(members)),
+            _shown(_median(steps), ",.0f"),
+            _shown(_median(seconds), ",.1f"),
             number("–" if rate is None else f"{rate:,.0f} {unit}/s", rate),
-            _shown(statistics.median(tflops) if tflops else None, ".3g"),
-            number("–" if not memory else f"{max(memory):.1f} GB", max(memory) if memory else None),
-            _shown(parameters, ","),
-            Cell(", ".join(devices) or member.summary.device or "–"),
+            _shown(_median(value for metrics in trainings for _, value in metrics.get("tflops", ())), ".3g"),
+            _shown(_largest(value for metrics in trainings for _, value in metrics.get("peak_memory_gb", ())), ".1f"),
+            _shown(sizes.pop() if len(sizes) == 1 else None, ","),
+            Cell(", ".join(devices) or "–"),
         ),
         legend,
     )
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def _largest(values: Iterable[float]) -> float | None:
+    return max(values, default=None)
+
+
+def _seconds(member: Member) -> float | None:
+    """Return the wall time that all records of a training note."""
+    found = {record.seconds for record in member.records}
+    return found.pop() if len(found) == 1 else None
 
 
 def _shown(value: float | None, spec: str) -> Cell:

@@ -1,5 +1,6 @@
 """What a page draws: lines over steps and over mask ratios, as plain data."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,28 +52,39 @@ class Chart:
     """Draw points without a line between them."""
     horizontal: tuple[Line, ...] = ()
     """Lines of two points: ranges of ratios, at the height of their scores."""
+    secondary: bool = False
+    """Show it only to readers who ask for more."""
 
 
 def charts_over_time(trainings: Sequence[Training]) -> list[Chart]:
     """Return the charts over optimizer steps, for all metrics of trainings.
 
     Validation losses at fixed ratios share a chart where there is one training, and have a chart for each ratio where
-    there are several.
+    there are several. Seeds of a scheme that logged the same steps are shown as their mean.
     """
-    charts = [_over_time(trainings, name, *about) for name, about in _KNOWN.items()]
+    charts = [_over_time(trainings, name, title, y, dots=dots) for name, (title, y, dots) in _KNOWN.items()]
     several = len(trainings) > 1
     for pattern, title, y in _PER_RATIO:
         ratios = _names(trainings, pattern)
-        if several and y == "validation loss":
+        if not several:
+            charts.append(_by_ratio(trainings, ratios, title, y))
+        elif y == "validation loss":
             charts += [_over_time(trainings, name, f"{title} {ratio}", y) for name, ratio in ratios.items()]
-        elif not several:
-            charts.append(_by_ratio(trainings, ratios, pattern, title, y))
     known = {*_KNOWN, *(name for pattern, *_ in _PER_RATIO for name in _names(trainings, pattern))}
     others = dict.fromkeys(name for training in trainings for name in training.metrics if name not in known)
-    charts += [_over_time(trainings, name, _title(name), name) for name in others if name not in ("metric", "epoch")]
+    charts += [_over_time(trainings, name, _title(name), name, secondary=name.endswith(_SECONDARY)) for name in others]
     return [chart for chart in charts if chart.lines]
 
 
+_SECONDARY = (
+    "_per_second",
+    "tflops",
+    "mfu",
+    "train_loss",
+    "reconstruction_loss_train",
+    "reconstruction_loss_validation",
+)
+"""Metrics of speed, and scvi-tools' own names of the losses."""
 _KNOWN: dict[str, tuple[str, str, bool]] = {
     "loss": ("Training loss", "loss", False),
     "mask_ratio": ("Mask ratio drawn", "mask ratio", True),
@@ -96,18 +108,41 @@ def _title(name: str) -> str:
     return name.replace("_", " ").replace("/", ": ").capitalize()
 
 
-def _over_time(trainings: Iterable[Training], metric: str, title: str, y: str, dots: bool = False) -> Chart:  # noqa: FBT001, FBT002
+def _over_time(
+    trainings: Iterable[Training], metric: str, title: str, y: str, *, dots: bool = False, secondary: bool = False
+) -> Chart:
     lines = [
         Line(t.scheme, _seed_name(t.seed), tuple(map(_point, t.metrics[metric])))
         for t in trainings
         if t.metrics.get(metric)
     ]
-    return _thinned(Chart(title, "step", y, tuple(lines), dots=dots))
+    lines, caption = _first_seeds(lines) if dots else _means(lines)
+    return _thinned(Chart(title, "step", y, tuple(lines), caption, dots, secondary=secondary))
 
 
-def _by_ratio(
-    trainings: Sequence[Training], ratios: Mapping[str, str], pattern: re.Pattern[str], title: str, y: str
-) -> Chart:
+def _first_seeds(lines: Sequence[Line]) -> tuple[list[Line], str]:
+    kept = list({line.scheme: line for line in reversed(lines)}.values())[::-1]
+    return kept, "Of each scheme the first seed." if len(kept) < len(lines) else ""
+
+
+def _means(lines: Sequence[Line]) -> tuple[list[Line], str]:
+    """Replace the seeds of a scheme by their mean where they logged the same steps, and say so."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.scheme, []).append(line)
+    shown: list[Line] = []
+    for scheme, same in groups.items():
+        steps = {tuple(x for x, _ in line.points) for line in same}
+        if len(same) == 1 or len(steps) > 1:
+            shown += same
+            continue
+        ys = zip(*([y for _, y in line.points] for line in same), strict=True)
+        mean = tuple((x, math.fsum(y) / len(same)) for x, y in zip(steps.pop(), ys, strict=True))
+        shown.append(Line(scheme, f"mean of {len(same)} seeds", mean))
+    return shown, "Means over seeds." if len(shown) < len(lines) else ""
+
+
+def _by_ratio(trainings: Sequence[Training], ratios: Mapping[str, str], title: str, y: str) -> Chart:
     lines = [
         Line(t.scheme, f"ratio {ratio.replace('_', ' ')}", tuple(map(_point, t.metrics[name])),
              shade=i / max(len(ratios) - 1, 1))
@@ -184,8 +219,9 @@ def chart_of_sweep(answer: Mapping[str, Any]) -> Chart:
         for row in rows
         if row["low"] != row["high"]
     ]  # fmt: skip
+    good = "higher" if answer["direction"] == "max" else "lower"
     caption = (
-        f"Estimated {metric} after a full training ({'higher' if answer['direction'] == 'max' else 'lower'} is better); "
+        f"Estimated {metric} after a full training ({good} is better); "
         "a range of ratios is a horizontal line. Bars: two standard errors."
     )
     return Chart(f"{_title(metric)} by mask ratio of the pretraining", "mask ratio of the pretraining", metric,

@@ -75,8 +75,9 @@ def gather(
     for run in runs:
         if run.program not in (None, program):
             raise UserError(f"{run.path} is a run of {run.program}; call {run.program} report {run.path}")
+    runs = tuple(replace(run, program=program) for run in runs)  # an older run does not note it
     names = _names([run.path for run in runs])
-    members = [member for run in runs for member in _members(run, program, commands)]
+    members = [member for run in runs for member in _members(run, commands)]
     if len(runs) > 1:
         members = _named_apart(members, {run.path for run in runs})
     tables, unlike = _tables(runs, names, rank_by)
@@ -91,7 +92,9 @@ def gather(
         for line in read_text(run.path / "verdict.txt").splitlines()
     ]
     notices = [*other_data, *unlike, *(_unfinished(run, members) for run in runs if not run.finished)]
-    return Gathered(runs, names, tuple(members), tuple(tables), tuple(answers), tuple(verdict), differing, tuple(notices))
+    return Gathered(
+        runs, names, tuple(members), tuple(tables), tuple(answers), tuple(verdict), differing, tuple(notices)
+    )
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -104,7 +107,7 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: str(path) for path in paths}
 
 
-def _members(run: RunSummary, program: str, commands: Mapping[str, Command]) -> Iterator[Member]:
+def _members(run: RunSummary, commands: Mapping[str, Command]) -> Iterator[Member]:
     """Find the trainings of a run: those of a grid lie in its cells' folders."""
     found = list(_folders(run.path))
     swept = _full_length(run.path, found)
@@ -112,8 +115,6 @@ def _members(run: RunSummary, program: str, commands: Mapping[str, Command]) -> 
         if folder in swept and not swept[folder]:
             continue
         summary = run if folder == run.path else run_summary(folder, commands)
-        if summary.program is None and summary.scheme is None:  # an older run does not note its program
-            summary = run_summary(folder, commands)
         inner = _split(summary.metrics)
         if inner:
             yield from (Member(Training(scheme, seed, metrics), summary) for (scheme, seed), metrics in inner.items())
@@ -203,7 +204,10 @@ def _tables(
     except UserError as error:
         if len(measured) == 1:
             raise
-        return [(names[path], compare_runs([path], rank_by)) for path in measured], [*said, f"No table of all: {error}."]
+        return [(names[path], compare_runs([path], rank_by)) for path in measured], [
+            *said,
+            f"No table of all: {error}.",
+        ]
 
 
 def _setup(run: RunSummary) -> Setup:

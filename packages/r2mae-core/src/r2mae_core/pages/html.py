@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mae_core.lab.comparison import ComparisonTable
 from r2mae_core.lab.figures import scheme_style
 from r2mae_core.pages.charts import drawn, scripts, shades
 from r2mae_core.pages.cost import cost_table
 from r2mae_core.pages.curves import Chart, chart_of_sweep, charts_over_ratios, charts_over_time
 from r2mae_core.pages.examples import Example
 from r2mae_core.pages.gather import Gathered
-from r2mae_core.pages.tables import Cell, Row, Table, evaluation_table, text_table
+from r2mae_core.pages.tables import Table, evaluation_table, text_table
 from r2mae_core.share.run_summary import RunSummary
-from r2mae_core.sweep.command import lines_of
 
 _DASHES = {"dashed": "6 3", "dotted": "2 2", "dashdot": "6 2 2 2"}
 _HERE = Path(__file__).parent
@@ -30,7 +28,9 @@ class Code:
     text: str
 
 
-def write_html(gathered: Gathered, examples: Sequence[Example], no_examples: Sequence[str], load: Sequence[Code]) -> str:
+def write_html(
+    gathered: Gathered, examples: Sequence[Example], no_examples: Sequence[str], load: Sequence[Code]
+) -> str:
     """Return the page.
 
     Args:
@@ -55,7 +55,8 @@ def write_html(gathered: Gathered, examples: Sequence[Example], no_examples: Seq
         "options": _options(gathered.runs[0]) if len(gathered.runs) == 1 else [],
         "verdict": _verdict(gathered),
         "legend": [_entry(name, number) for name, number in numbers.items()],
-        "over_time": [_placed(chart, numbers, charts) for chart in over_time],
+        "over_time": [_placed(chart, numbers, charts) for chart in over_time if not chart.secondary],
+        "more": [_placed(chart, numbers, charts) for chart in over_time if chart.secondary],
         "over_ratios": [_placed(chart, numbers, charts) for chart in over_ratios],
         "tables": [evaluation_table(title, table, numbers) for title, table in gathered.tables],
         "examples": examples,
@@ -71,7 +72,12 @@ def write_html(gathered: Gathered, examples: Sequence[Example], no_examples: Seq
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh names a thing where it first stands
     css, js = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
-        page=page, css=css, js=js, scripts=scripts() if charts else "", charts_data=charts
+        page=page,
+        colours={entry["number"]: entry["colour"] for entry in page["legend"]},
+        css=css,
+        js=js,
+        scripts=scripts() if charts else "",
+        charts_data=charts,
     )
 
 
@@ -107,13 +113,17 @@ def _title(gathered: Gathered) -> str:
 def _sentence(gathered: Gathered) -> str:
     run = gathered.runs[0]
     n = len(gathered.members)
-    trainings = f", with {n} training{'s' if n != 1 else ''} in {'them' if len(gathered.runs) > 1 else 'it'}" if n else ""
+    trainings = (
+        f", with {n} training{'s' if n != 1 else ''} in {'them' if len(gathered.runs) > 1 else 'it'}" if n else ""
+    )
     if len(gathered.runs) > 1:
         return f"A comparison of {len(gathered.runs)} runs{trainings}: what was asked, how it went, and what came out."
     scheme = f" with the mask-ratio scheme {run.scheme}" if run.scheme else ""
     data = f" on {_name(run.data)}" if run.data else ""
-    return f"One run of {run.program or 'r2mae'} {run.command or ''}{scheme}{data}{trainings if n > 1 else ''}.".replace(
-        " .", "."
+    return (
+        f"One run of {run.program or 'r2mae'} {run.command or ''}{scheme}{data}{trainings if n > 1 else ''}.".replace(
+            " .", "."
+        )
     )
 
 
@@ -149,7 +159,9 @@ def _asked(runs: Sequence[RunSummary]) -> list[tuple[str, str | None]]:
             continue
         if title == "Scheme" and values == [None] and not any("mask_ratio" in run.options for run in runs):
             continue  # of a grid each training has its own
-        rows.append((title, values[0] if len(values) == 1 else f"differs: {'; '.join(v or 'not recorded' for v in values)}"))
+        rows.append(
+            (title, values[0] if len(values) == 1 else f"differs: {'; '.join(v or 'not recorded' for v in values)}")
+        )
     return rows
 
 
@@ -179,7 +191,9 @@ def _verdict(gathered: Gathered) -> list[dict[str, str]]:
     found = [{"text": text, "kind": _kind(text)} for text in lines]
     several = len(gathered.runs) > 1
     for name, answer in gathered.answers:
-        text = "\n".join(lines_of({"seconds": math.nan, "lost": {}, **answer}))
+        from r2mae_core.sweep.command import lines_of  # here: it imports Optuna
+
+        text = "\n".join(lines_of({"seconds": math.nan, "lost": {}, **answer})).replace(" and nan minutes", "")
         found.append({"text": f"{name}: {text}" if several else text, "kind": "good"})
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Report:
+class Page:
     """One HTML page of a run, or of several side by side."""
 
     runs: tuple[Path, ...]

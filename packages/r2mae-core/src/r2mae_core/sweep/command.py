@@ -12,7 +12,7 @@ from r2mae_core.lab.comparison import Direction
 from r2mae_core.lab.errors import LostTrainingError, UserError
 from r2mae_core.lab.grid import claimed, telling_how_to_go_on
 from r2mae_core.lab.records import Record
-from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
+from r2mae_core.lab.run_folder import RunFolder, open_run, page_line, resolved
 from r2mae_core.lab.terminal import say
 from r2mae_core.ratio.config import scheme_name
 from r2mae_core.ratio.samplers import RatioSampler
@@ -108,6 +108,7 @@ def run_sweep(
     for line in lines_of(answer):
         say(line)
     say(f"Done: {run.path} (sweep.json, results.json, figures/sweep.png)")
+    say(page_line(program, run.path))
     return run
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import whole_folder
 from r2mae_core.lab.records import Record
-from r2mae_core.lab.run_folder import RunFolder, open_run, resolved
+from r2mae_core.lab.run_folder import RunFolder, open_run, page_line, resolved
 from r2mae_core.lab.sealed import write_checksums
 from r2mae_core.lab.setups import named_apart
 from r2mae_core.lab.stamps import stamped
@@ -355,3 +355,4 @@ def _say_done(run: RunFolder, task: Modality[Any, Any]) -> None:
         say(f"Loss on held-out data by mask ratio: {', '.join(losses)}")
     made = "results.json, model/" if losses else "model/"
     say(f"Done: {run.path} ({made}). Next: {task.next_command(run)}")
+    say(page_line(task.program, run.path))

@@ -21,6 +21,7 @@ from r2mae_core import (
     compare,
     device_name,
     open_run,
+    page_line,
     precision,
     resolve_device,
     resolved,
@@ -107,6 +108,7 @@ def reproduce(config: ReproduceCeleba) -> RunFolder | None:
         figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)
         say(f"Figure: {run.save_figure(f'{config.target}.png', figure)}")
         say(f"Done: {run.path} (results.json, {config.target}.md)")
+        say(page_line("r2mae-vision", run.path))
         return run
 
 

@@ -17,6 +17,7 @@ from r2mae_core import (
     device_name,
     first_rank,
     open_run,
+    page_line,
     resolve_device,
     resolved,
     sampler_from_config,
@@ -78,6 +79,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         curves = run.save_figure("curves.png", plot_loss_curves(records))
         say(f"Figure: {figure}, {curves}")
         say(f"Done: {run.path} (results.json, {config.target}.md) in {time.perf_counter() - start:.0f} s")
+        say(page_line("r2mae-vision", run.path))
         return run
 
 

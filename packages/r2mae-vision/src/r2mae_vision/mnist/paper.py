@@ -16,6 +16,7 @@ from r2mae_core import (
     device_name,
     nested_masks,
     open_run,
+    page_line,
     resolve_device,
     resolved,
     say,
@@ -71,6 +72,7 @@ def reproduce(config: ReproduceMNIST) -> RunFolder | None:
         report_cells(run, [record for record in records if record.metric == source], config.target, title)
         say(f"Figure: {run.save_figure(f'{config.target}.png', plot_fig2(records, metric, ylabel, title))}")
         say(f"Done: {run.path} (results.json, {config.target}.md)")
+        say(page_line("r2mae-vision", run.path))
         return run
 
 

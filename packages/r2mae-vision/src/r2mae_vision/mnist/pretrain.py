@@ -24,6 +24,7 @@ from r2mae_core import (
     fit,
     nested_masks,
     open_run,
+    page_line,
     resolve_device,
     resolved,
     sampler_from_config,
@@ -250,3 +251,4 @@ def pretrain_mlp_command(config: PretrainMLP) -> None:
     losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
     say(f"Loss on held-out data by mask ratio: {losses}")
     say(f"Done: {run.path} (results.json, model/). Next: r2mae-vision probe {run.path}")
+    say(page_line("r2mae-vision", run.path))
