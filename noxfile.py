@@ -278,6 +278,24 @@ def docs(session):
 
 
 @nox.session
+def browser(session):
+    """Look at every page of the documentation in Chromium, wide and narrow. `-- --shots DIR` keeps pictures of them."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.error("no Chromium on PATH; on Debian: apt-get install chromium")
+    words = list(session.posargs)
+    shots = {}
+    if "--shots" in words:
+        place = words.index("--shots")
+        shots = {"R2MAE_SHOTS": str(Path(words[place + 1]).absolute())}
+        Path(shots["R2MAE_SHOTS"]).mkdir(parents=True, exist_ok=True)
+        del words[place : place + 2]
+    sync(session, "--all-packages", "--group=docs", "--group=browser")
+    site = Path(session.create_tmp()) / "site"
+    session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", str(site))
+    session.run("python", "-m", "pytest", "docs/browser", *words, env={"R2MAE_SITE": str(site), **shots})
+
+
+@nox.session
 def pages(session):
     """Run the code and check the commands in the documentation's pages; hold the packages against each other."""
     sync(session, "--all-packages", "--all-extras", "--group=test", "--group=pages")

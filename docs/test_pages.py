@@ -7,7 +7,8 @@ A page is read from top to bottom, and everything happens in one namespace in on
 - a ```text block after `<!-- output -->` must be what the last ```python block printed;
 - the `$ r2mae-…` commands of a ```console block are parsed by the package's own parser: every option must exist and
   every value must be accepted. After `<!-- run -->` they are executed too. `<!-- run: --steps 2 -->` adds options to
-  each of them, so that a page can show the size that a reader wants and the test takes seconds.
+  each of them, and `<!-- run_pretrain: --steps 2 -->` to that verb alone: a page can show the size that a reader
+  wants, and the test takes seconds. The commands of the README find `your_data` in their folder.
 
 `<!-- needs: timm, scvi -->` at the top of a page, or before a block, names what must be installed; without it the page,
 or the block, is skipped.
@@ -16,6 +17,7 @@ or the block, is skipped.
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import re
 import shlex
@@ -24,6 +26,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -37,8 +40,10 @@ ROOT = DOCS.parent
 PAGES = [
     *(DOCS / f"{name}.md" for name in ("index", "concepts", "scale", "advice", "cost", "extending", "paper")),
     *sorted(DOCS.glob("guides/*.md")),
+    ROOT / "README.md",
 ]
-READMES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted(ROOT.glob("packages/*/README.md"))]
+ON_THE_SITE = sorted({*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")})
+READMES = [ROOT / "benchmarks" / "RESULTS.md", *sorted(ROOT.glob("packages/*/README.md"))]
 """Their commands are parsed; `nox -s demo` and `release` run them at full size."""
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -62,6 +67,10 @@ class Block:
         words = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
         return [line for line in words if line and line[0].startswith("r2mae-")]
 
+    def smaller(self, words: list[str]) -> list[str]:
+        """Return the options that the test adds to a command of this block."""
+        return shlex.split(self.marks["run"]) + shlex.split(self.marks.get(f"run_{words[1]}", ""))
+
 
 def missing(names: str) -> list[str]:
     return [name for name in names.replace(",", " ").split() if find_spec(name) is None]
@@ -70,7 +79,7 @@ def missing(names: str) -> list[str]:
 def marks(comments: str) -> dict[str, str]:
     """Return name → text of comments such as `<!-- run: --steps 2 -->`."""
     found = re.findall(r"<!--\s*(\w+)(?::\s*(.*?))?\s*-->", comments)
-    unknown = {name for name, _ in found} - {"needs", "run", "output", "apart"}
+    unknown = {name for name, _ in found if not name.startswith("run_")} - {"needs", "run", "output", "apart"}
     assert not unknown, f"unknown marks {unknown}"
     return dict(found)
 
@@ -89,7 +98,7 @@ def page_needs(page: Path) -> str:
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT if page in READMES else DOCS)).removesuffix(".md")
+    return str(page.relative_to(DOCS if DOCS in page.parents else ROOT)).removesuffix(".md")
 
 
 def call(words: list[str]) -> int:
@@ -155,6 +164,8 @@ def test_page_runs(page, tmp_path, monkeypatch):
         pytest.skip(f"not installed: {', '.join(lost)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(os.environ, "MPLBACKEND", "agg")
+    if page == ROOT / "README.md":
+        your_data()
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = ""
     for block in blocks(page):
@@ -171,8 +182,30 @@ def test_page_runs(page, tmp_path, monkeypatch):
             assert block.body == printed, f"{where}: printed\n{printed}"
         elif block.kind == "console" and "run" in block.marks:
             for words in block.commands():
-                code = call([*words, *shlex.split(block.marks["run"])])
+                code = call([*words, *block.smaller(words)])
                 assert code == 0, f"{where}: {shlex.join(words)}"
+
+
+def your_data() -> None:
+    """Write what the README calls the reader's own: photos, texts, an alignment with variants, cells."""
+    import anndata
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, kind, i in itertools.product(("train", "val"), ("cat", "dog"), range(12)):
+        file = Path("photos", part, kind, f"{i}.jpg")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(file)
+    Path("texts").mkdir()
+    for i in range(20):
+        Path("texts", f"{i}.txt").write_text(" ".join(f"word {n} of text {i}" for n in range(60)), encoding="utf-8")
+    samples = files("r2mae_dna") / "sample_data"
+    Path("alignment.maf.gz").write_bytes((samples / "apes-hg19-chr22.maf.gz").read_bytes())
+    Path("variants.vcf.gz").write_bytes((samples / "1000genomes-hg19-chr22.vcf.gz").read_bytes())
+    cells = anndata.AnnData(rng.poisson(1.0, (60, 30)).astype(np.float32))
+    cells.obs["batch"] = np.repeat(["a", "b"], 30)
+    cells.write_h5ad("cells.h5ad")
 
 
 def execute(block: Block, where: str, namespace: dict[str, object]) -> str:
@@ -199,9 +232,21 @@ def test_paper_page_has_every_target(package):
     assert lost == []
 
 
+@pytest.mark.parametrize("page", sorted({*ON_THE_SITE, *PAGES, *READMES}), ids=name_of)
+def test_code_is_read_without_scrolling(page):
+    """On the site a code block of a desktop's window holds 124 letters in a line (`nox -s browser` looks)."""
+    long = [
+        f"line {block.line + i}: {len(line)} letters"
+        for block in blocks(page)
+        for i, line in enumerate(block.body.splitlines(), 1)
+        if len(line) > 124
+    ]
+    assert long == []
+
+
 def test_every_guide_is_in_the_table_of_contents():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    assert [name_of(page) for page in PAGES if name_of(page) != "index" and name_of(page) not in index] == []
+    assert [name_of(page) for page in ON_THE_SITE if name_of(page) != "index" and name_of(page) not in index] == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, *READMES], ids=name_of)
