@@ -232,7 +232,7 @@ def test_paper_page_has_every_target(package):
     assert lost == []
 
 
-@pytest.mark.parametrize("page", sorted({*ON_THE_SITE, *PAGES, *READMES}), ids=name_of)
+@pytest.mark.parametrize("page", sorted({*ON_THE_SITE, *PAGES, *READMES, ROOT / "CONTRIBUTING.md"}), ids=name_of)
 def test_code_is_read_without_scrolling(page):
     """On the site a code block of a desktop's window holds 124 letters in a line (`nox -s browser` looks)."""
     long = [
