@@ -7,13 +7,18 @@ import sys
 
 from hub_stand_in import Hub
 
-__all__ = ["Hub", "code_of", "push_from_the_command_line", "run_python"]
+__all__ = ["Hub", "code_of", "push_code", "run_python", "sent"]
 _OURS = ("r2mae_core", "r2mae_dna", "r2mae_text", "r2mae_vision", "r2mae_singlecell", "r2mae_theory")
 
 
 def code_of(card):
     """Return the Python of a model's card."""
     return re.search(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[1]
+
+
+def sent(hub, name, revision="main"):
+    """Return {path: content} of what was sent to a repository."""
+    return {path: content for path, content in hub.files(name, revision).items() if path != ".gitattributes"}
 
 
 def run_python(code, env, cwd, *, peers_only=False):
@@ -33,8 +38,7 @@ def run_python(code, env, cwd, *, peers_only=False):
     return next(json.loads(line[2:]) for line in done.stdout.splitlines() if line.startswith("= "))
 
 
-def push_from_the_command_line(package, run, name, env, *more):
-    """Run a package's `push` in a process, and return its exit code."""
+def push_code(package, run, name, *more):
+    """Return Python that runs a package's `push` and assigns its exit code to `code`."""
     words = [str(word) for word in ("push", run, name, "--license", "mit", *more)]
-    code = f"from {package}.cli import main\ntry:\n    main({words})\nexcept SystemExit as end:\n    found = end.code"
-    return run_python(code, env, run)
+    return f"from {package}.cli import main\ntry:\n    main({words})\nexcept SystemExit as end:\n    code = end.code\n"

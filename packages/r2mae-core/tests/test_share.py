@@ -148,7 +148,7 @@ def test_methods(hub, ask):
     commit, slope = ask("Line(4.5).push_to_hub('me/m', license='mit')", "Line.from_pretrained('me/m').slope")
     assert commit == hub.repos["me/m"].branches["main"]
     assert slope == 4.5
-    names = {".gitattributes", "README.md", "SHA256SUMS", "line.json", "weights.safetensors"}
+    names = {".gitattributes", "README.md", "line.json", "weights.safetensors"}
     assert set(hub.files("me/m")) == names
 
 

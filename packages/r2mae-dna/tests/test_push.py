@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("huggingface_hub", reason="core's extra `hub` brings it")
 sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
-from hub_check import Hub, code_of, run_python
+from hub_check import Hub, code_of, push_code, run_python, sent
 from r2mae_core import UserError
 from r2mae_dna import AlignmentModel
 from r2mae_dna.options import Pretrain
@@ -55,21 +55,15 @@ def test_push_and_load_by_name(run, model, call, tmp_path, monkeypatch):
     assert "| reference | Hsap |" in card
     with Hub() as hub:
         env = hub.environment(tmp_path / "home")
-        push = (
-            f"from r2mae_dna.cli import main\ntry:\n    main(['push', {str(run)!r}, 'lab/apes', '--license', 'mit'])\n"
-        )
-        assert run_python(f"{push}except SystemExit as end:\n    found = end.code", env, tmp_path) == 0
-        sent = dict(hub.files("lab/apes"))
-        del sent[".gitattributes"]
-        assert sent == {file.name: file.read_bytes() for file in Path("dry").iterdir()}
         ours, peers = code_of(card).split("# The same weights")
-        ours += CODES.replace("N", "model.config.n_species + 1") + "found = model(codes).tolist()"
+        ours += CODES.replace("N", "model.config.n_species + 1") + "found = [code, model(codes).tolist()]"
         peers = peers.partition("\n")[2] + CODES.replace("N", str(model.config.n_species + 1))
         peers += "found = model.eval()(input_ids=codes[..., 0].long(), aux_features=codes[..., 1:]).logits.tolist()"
         scope: dict = {}
         exec(CODES.replace("N", str(model.config.n_species + 1)), scope)
         expected = model(scope["codes"])
-        assert run_python(ours, env, tmp_path) == expected.tolist()
+        assert run_python(push_code("r2mae_dna", run, "lab/apes") + ours, env, tmp_path) == [0, expected.tolist()]
+        assert sent(hub, "lab/apes") == {file.name: file.read_bytes() for file in Path("dry").iterdir()}
         theirs = torch.tensor(run_python(peers, env, tmp_path, peers_only=True))
     assert torch.allclose(theirs, expected, atol=1e-4, rtol=0)
 

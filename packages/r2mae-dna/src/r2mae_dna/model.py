@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import CardFacts, SharedModel, UserError
+from r2mae_core import SUMS, CardFacts, SharedModel, UserError, write_checksums
 from r2mae_dna.data.codes import GAP, MASK, N_LETTERS, N_TOKENS, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.limits import MAX_POSITIONS
 
@@ -203,7 +203,7 @@ class AlignmentModel(SharedModel, nn.Module):
         seed: seed for the initial weights, N(0, 0.02); they depend on nothing else.
     """
 
-    hub_files = ("config.json", "model.safetensors*", "model-*.safetensors", "pytorch_model.bin")
+    hub_files = ("config.json", "model.safetensors*", "model-*.safetensors", "pytorch_model.bin", SUMS)
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -275,6 +275,7 @@ class AlignmentModel(SharedModel, nn.Module):
         from r2mae_dna.weights import save_model
 
         save_model(self, folder, self.origin.species, self.origin.targets, self.origin.window)
+        write_checksums(folder)
 
     @classmethod
     def read_pretrained(cls, folder: Path) -> Self:

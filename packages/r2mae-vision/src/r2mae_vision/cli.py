@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, Compare, Page, run
+from r2mae_core import Command, Compare, Page, PushOptions, run
 from r2mae_vision import options
 
 _ROOT, _WARMUP = {"root": "--data"}, {"warmup_epochs": "--warmup, a share of the steps"}
@@ -52,6 +52,9 @@ COMMANDS = {
     ),
     "export": Command(
         options.Export, "r2mae_vision.mae.export:export_command", "Write a model for timm and transformers."
+    ),
+    "push": Command(
+        PushOptions, "r2mae_vision.mae.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
     ),
     "sweep": Command(
         options.Sweep,

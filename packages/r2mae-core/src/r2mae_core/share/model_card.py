@@ -36,15 +36,15 @@ class CardFacts:
     tags: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)
     """Rows about the model, such as "parameters"."""
-    base_model: str | None = None
-    """Name on the hub of the model from which the training started."""
+    scheme: str | None = None
+    """The mask ratio of its training in words, where the card has no run to read it from."""
 
 
 def model_card(
     facts: CardFacts,
     name: str,
     *,
-    license: str,
+    license: str | None = None,
     license_name: str | None = None,
     note: str | None = None,
     summary: RunSummary | None = None,
@@ -55,7 +55,7 @@ def model_card(
     Args:
         facts: what the package says of the model.
         name: of the model on the hub.
-        license: the hub's name of the licence.
+        license: the hub's name of the licence; None: not decided, as in a folder that is not sent.
         license_name: of a licence that the hub does not know.
         note: a paragraph of the user's.
         summary: of the training; None: nothing is known of it.
@@ -70,7 +70,6 @@ def model_card(
         license=license,
         license_name=license_name,
         pipeline_tag=facts.task,
-        base_model=facts.base_model,
         tags=list(dict.fromkeys(["r2mae", "masked-modeling", *facts.tags])),
     )
     title = name.rpartition("/")[2]
@@ -96,6 +95,7 @@ def training_rows(summary: RunSummary) -> list[list[str]]:
     rows: list[tuple[str, Any]] = [
         ("mask ratio", summary.scheme_in_words),
         ("scheme", summary.scheme),
+        ("pretrained with", "; ".join(f"{scheme} (seed {seed})" for scheme, seed in summary.models) or None),
         ("seed", ", ".join(map(str, summary.seeds)) or None),
         ("data", None if summary.data is None else public_text(summary.data)),
         ("digest of the data", f"`{summary.data_digest}`" if summary.data_digest else None),
@@ -125,9 +125,8 @@ def public_text(value: Any) -> str:
 
 
 def _first_paragraph(facts: CardFacts, summary: RunSummary | None) -> str:
-    if summary is None or summary.scheme_in_words is None:
-        return facts.what
-    return f"{facts.what} Its mask ratio in training was {summary.scheme_in_words}."
+    scheme = facts.scheme if summary is None else summary.scheme_in_words
+    return facts.what if scheme is None else f"{facts.what} Its mask ratio in training was {scheme}."
 
 
 def _options(changed: Mapping[str, Any] | None) -> str | None:

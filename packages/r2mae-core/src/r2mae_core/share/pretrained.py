@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import whole_folder
-from r2mae_core.lab.sealed import SUMS, write_checksums
 from r2mae_core.share.hub import check_licence, check_name, folder_or_fetched, send
 from r2mae_core.share.model_card import FIGURE, CardFacts, model_card, write_card
 from r2mae_core.share.private import refuse_private
@@ -26,7 +25,7 @@ class SharedModel:
 
     @abstractmethod
     def write_pretrained(self, folder: Path) -> None:
-        """Write the model into a new folder."""
+        """Write the model into a folder that is there and empty, with what checks it when it is read."""
 
     @classmethod
     @abstractmethod
@@ -55,8 +54,7 @@ class SharedModel:
             raise UserError(f"{target} is a file; name a folder")
         with whole_folder(target) as new:
             self.write_pretrained(new)
-            write_checksums(new)
-            known = {*_names(new), "README.md", FIGURE, SUMS}
+            known = {*_names(new), "README.md", FIGURE}
             if foreign := sorted(_names(target) - known):
                 raise UserError(f"{target} holds {foreign[0]}, which is not of such a model; name another folder")
 
@@ -71,7 +69,7 @@ class SharedModel:
         Raises:
             UserError: there is no such model, or it is damaged; nothing is filled in.
         """
-        return cls.read_pretrained(folder_or_fetched(place, revision, [*cls.hub_files, SUMS]))
+        return cls.read_pretrained(folder_or_fetched(place, revision, cls.hub_files))
 
     def push_to_hub(
         self,
@@ -106,7 +104,6 @@ class SharedModel:
         with tempfile.TemporaryDirectory(prefix="r2mae-push-") as new:
             folder = Path(new)
             self.write_pretrained(folder)
-            write_checksums(folder)
             write_card(folder, card)
             refuse_private(folder)
             given: dict[str, Any] = {"private": private, "update": update, "revision": revision}

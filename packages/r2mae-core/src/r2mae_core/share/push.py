@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from r2mae_core.lab.commands import Command
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.figures import save_figure
 from r2mae_core.lab.files import whole_folder
+from r2mae_core.lab.metrics_file import read_metrics
 from r2mae_core.lab.outputs import check_output
 from r2mae_core.lab.run_folder import default_run_path
 from r2mae_core.lab.terminal import say
@@ -39,7 +41,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
     hub_library()
     check_name(config.name)
     license = check_licence(config.license, config.license_name)
-    summary = run_summary(config.run, commands)
+    summary = summary_of_model(config.run, commands)
     if summary.program not in (None, program):
         raise UserError(f"{config.run} is a run of {summary.program}, not of {program}; push it with that")
     with _folder(config, program) as (folder, kept):
@@ -55,7 +57,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
             figure=figure,
         )
         write_card(folder, card)
-        refuse_private(folder, [config.run, config.run.parent, summary.data, summary.start])
+        refuse_private(folder, [config.run, summary.path.parent])
         if config.dry_run:
             place = str(kept)
         else:
@@ -67,6 +69,25 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
     else:
         say(f"Done: {place.replace('@', ', revision ')}")
     return place
+
+
+def summary_of_model(place: Path, commands: Mapping[str, Command]) -> RunSummary:
+    """Return the summary of the run that a model is of, with the model's own training curve.
+
+    Args:
+        place: a run folder; or the folder of one of its models, as a fine-tuning with several seeds has them.
+        commands: of the package.
+
+    Raises:
+        UserError: it is neither.
+    """
+    homes = [folder for folder in (place, *list(place.absolute().parents)[:2]) if (folder / "config.yaml").exists()]
+    with_results = [folder for folder in homes if (folder / "results.json").exists()]
+    summary = run_summary((with_results or homes or [place])[0], commands)
+    logs = [place / "metrics.csv"] if place != summary.path else sorted(place.glob("*/metrics.csv"))
+    if not summary.metrics and len(logs) == 1 and logs[0].exists():
+        return replace(summary, metrics=read_metrics(logs[0]))
+    return summary
 
 
 @contextmanager

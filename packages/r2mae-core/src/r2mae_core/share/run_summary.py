@@ -66,6 +66,8 @@ class RunSummary:
     """Name of a file of the user's → size and digest."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else the run depends on, such as the digest of its corpus."""
+    models: tuple[tuple[str, int], ...] = ()
+    """Of an evaluation or a fine-tuning: scheme and seed of each pretraining whose model it used, as far as noted."""
     start: str | None = None
     """Of a pretraining that goes on from other weights: which, as the options name them."""
     started: str | None = None
@@ -147,6 +149,7 @@ def run_summary(folder: Path | str, commands: Mapping[str, Command] | None = Non
         data_digest=digest_of_sources(sources) or _digest_among(own),
         sources=sources,
         facts=own,
+        models=tuple((str(noted["scheme"]), int(noted["seed"])) for noted in facts.get("models") or ()),
         start=_text(options.get("start")),
         started=stamps.get("started"),
         seconds=_same(record.seconds for record in records),

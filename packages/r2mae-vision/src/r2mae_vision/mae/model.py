@@ -5,13 +5,14 @@ light decoder fills in the hidden ones. Two things are left out because their re
 not embedded, and the decoder's last layer is computed for hidden patches only.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from r2mae_core import UserError, derived_seed
+from r2mae_core import CardFacts, SharedModel, UserError, derived_seed
 from r2mae_vision.mae.masking import PackedPatches, PatchSplit
 from r2mae_vision.mae.options import Level
 from r2mae_vision.mae.shape import MAEShape, create_encoder, pixel_scale, set_norm_eps, sincos_positions
@@ -44,7 +45,7 @@ class Decoder(nn.Module):
         return self.pred(self.norm(block_for_last(last, tokens, n_last)))
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(SharedModel, nn.Module):
     """Encoder, decoder and the loss on hidden patches.
 
     Args:
@@ -54,6 +55,8 @@ class MaskedAutoencoder(nn.Module):
     Raises:
         UserError: timm does not know the model, or it is not a plain VisionTransformer of this image and patch size.
     """
+
+    hub_files = ("mae/*",)
 
     def __init__(self, shape: MAEShape, seed: int = 0) -> None:
         super().__init__()
@@ -78,6 +81,25 @@ class MaskedAutoencoder(nn.Module):
             self.register_buffer(name, value, persistent=False)
         set_norm_eps(self, shape.norm_eps)
         initialise(self, torch.Generator().manual_seed(derived_seed(seed, "init")))
+
+    def write_pretrained(self, folder: Path) -> None:
+        """Write timm's folder of the encoder, with the whole model in `mae/` and, where it fits, `transformers/`."""
+        from r2mae_vision.mae.push import write_hub_folder
+
+        write_hub_folder(self, folder)
+
+    @classmethod
+    def read_pretrained(cls, folder: Path) -> Self:
+        """Read what `write_pretrained`, `save_mae` or a run of pretrain wrote; see `load_mae`."""
+        from r2mae_vision.mae.weights import load_mae
+
+        return load_mae(folder / "mae" if (folder / "mae" / "mae.json").exists() else folder)  # pyright: ignore[reportReturnType]
+
+    def card_facts(self) -> CardFacts:
+        """Return what its card on the hub says of it."""
+        from r2mae_vision.mae.push import card_facts
+
+        return card_facts(self)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return (B, C, H, W) pixels of 0 … 255, uint8 or float, as the network reads them."""

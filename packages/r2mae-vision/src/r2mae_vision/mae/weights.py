@@ -61,8 +61,8 @@ def export_timm(model: MaskedAutoencoder, file: Path) -> Path:
     return file
 
 
-def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
-    """Write a folder that `ViTMAEForPreTraining.from_pretrained` and `ViTMAEModel.from_pretrained` load.
+def vitmae_state(model: MaskedAutoencoder) -> State:
+    """Return the tensors under the names of transformers' ViTMAE.
 
     Raises:
         UnfitError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
@@ -79,11 +79,21 @@ def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
     state: State = {}
     for name, value in model.state_dict().items():
         state |= to_transformers(name, value)
-    attention = encoder.blocks[0].attn
-    if attention.qkv.bias is None:
+    if encoder.blocks[0].attn.qkv.bias is None:
         raise UnfitError(
             f"{shape.model} has no biases in its attention but the decoder has; ViTMAE has one setting for both"
         )
+    return state
+
+
+def export_transformers(model: MaskedAutoencoder, folder: Path) -> Path:
+    """Write a folder that `ViTMAEForPreTraining.from_pretrained` and `ViTMAEModel.from_pretrained` load.
+
+    Raises:
+        UnfitError: the model has what transformers' ViTMAE cannot hold (register tokens, no class token, an odd norm).
+    """
+    state, shape, encoder = vitmae_state(model), model.shape, model.encoder
+    attention = encoder.blocks[0].attn
     config = {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",

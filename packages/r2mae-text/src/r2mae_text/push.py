@@ -1,0 +1,73 @@
+"""`r2mae-text push`: a run's model on the hub, as a plain transformers folder."""
+
+import shutil
+from pathlib import Path
+
+from r2mae_core import CardFacts, PushOptions, UserError, push
+from r2mae_text.model import usable_positions
+from r2mae_text.weights import load_pretrained, model_folder
+
+_KINDS = {
+    "MaskedLM": ("fill-mask", "A masked language model: a bidirectional transformer that fills in hidden words."),
+    "SequenceClassification": ("text-classification", "A transformer that classifies texts, fine-tuned."),
+    "TokenClassification": ("token-classification", "A transformer that classifies the words of a text, fine-tuned."),
+}
+"""End of the name of a transformers class → the hub's task, and what such a model is."""
+
+
+def push_command(config: PushOptions) -> None:
+    """`r2mae-text push`."""
+    from r2mae_text.cli import COMMANDS
+
+    push(config, "r2mae-text", COMMANDS, write_model)
+
+
+def write_model(run: Path, folder: Path) -> CardFacts:
+    """Copy the model of a finished run into a folder, and say what it is.
+
+    Raises:
+        UserError: the run has no finished model, or several, or it is damaged.
+    """
+    place = run / "model" if (run / "model" / "config.json").exists() else model_folder(run)
+    if not isinstance(place, Path) or not (place / "config.json").exists():
+        raise UserError(f"{run} is no run folder with a finished model")
+    kind, auto = _kind_of(place)
+    model, tokenizer = load_pretrained(place, auto)
+    shutil.copytree(place, folder, dirs_exist_ok=True)
+    task, what = _KINDS[kind]
+    labels = () if kind == "MaskedLM" else tuple(model.config.id2label.values())
+    code = f"from transformers import {auto}, AutoTokenizer\n\n"
+    code += f'model = {auto}.from_pretrained("{{name}}")\ntokenizer = AutoTokenizer.from_pretrained("{{name}}")\n'
+    return CardFacts(
+        what=what,
+        library="transformers",
+        code=code,
+        task=task,
+        details={
+            "class": type(model).__name__,
+            "parameters": f"{model.num_parameters():,}",
+            "vocabulary": f"{len(tokenizer):,} tokens",
+            "longest text": f"{usable_positions(model.config):,} tokens",
+            **({"labels": ", ".join(labels)} if labels else {}),
+        },
+        limits=(
+            "It repeats what its training text says and leaves out, errors and prejudices included.",
+            f"Longer texts than {usable_positions(model.config):,} tokens are cut off or refused.",
+            "It fills in words or classifies; it does not write text.",
+        ),
+    )
+
+
+def _kind_of(place: Path) -> tuple[str, str]:
+    """Return the kind of a model, and transformers' class that loads it.
+
+    Raises:
+        UserError: it is another kind.
+    """
+    from r2mae_text.weights import load_config
+
+    names = load_config(place).architectures or ["nothing"]
+    for kind in _KINDS:
+        if names[0].endswith(f"For{kind}"):
+            return kind, f"AutoModelFor{kind}"
+    raise UserError(f"{place} holds a {names[0]}; push takes models of pretrain and finetune")
