@@ -82,7 +82,7 @@ def test_a_fine_tuned_model(run, call, tmp_path):
         "max_length": 16,
         "text_columns": ("text",),
     }
-    tuned = finetune(Finetune(str(run), seeds=(0, 1), out=tmp_path / "tuned", max_length=16, **given)).path
+    tuned = finetune(Finetune(str(run), seeds=(0, 1), out=tmp_path / "tuned", **given)).path
     code, _, err = call("push", tuned, "lab/reviews", "--license", "mit", "--dry_run")
     assert code == 1
     assert "has 2 models; name one" in err
