@@ -255,6 +255,9 @@ def test_examples_are_shown_named_or_refused(tmp_path):
     assert len(page.all("img")) == 1
     assert "No example of the model: the data are not at hand." in page.whole_text
     assert not page_of(run, examples=False).all("img")
+    html = Example("words", html='<p>a <mark class="right">b</mark></p>', caption="c")
+    page = page_of(run, reporter=replace(REPORTER, examples=lambda _: [html]))
+    assert [mark.whole_text for mark in page.all("mark")] == ["b"]
     kept, said = within_bounds([Example("small", b"x"), Example("huge", b"x" * MAX_BYTES), Example("last", b"x")])
     assert [example.title for example in kept] == ["small", "last"]
     assert said == ["Left out, so that the page stays small: huge."]

@@ -4,7 +4,7 @@ from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, c
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS, Margin, PositiveControl, positive_control
 from .lab.errors import InterruptedTrainingError, LostTrainingError, UserError
-from .lab.figures import new_figure, save_figure
+from .lab.figures import new_figure, png_of, save_figure, scheme_style
 from .lab.files import atomic_path, read_text, reading, remove_leftovers, whole_folder, write_text
 from .lab.grid import cell_name, finished_records, walk_grid
 from .lab.locks import BusyError, one_writer
@@ -245,6 +245,7 @@ __all__ = [
     "peak_flops",
     "permutation",
     "permute_weights",
+    "png_of",
     "positive_control",
     "precision",
     "print_comparison",
@@ -285,6 +286,7 @@ __all__ = [
     "scheme_in_tables",
     "scheme_name",
     "scheme_names",
+    "scheme_style",
     "seconds_of",
     "seed_device",
     "short_name",

@@ -13,7 +13,9 @@ from r2mae_core.lab.files import atomic_path
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Of Okabe and Ito's palette (2008), which people with any colour vision tell apart, those that show on light and dark
 grounds."""
-CONTROL_COLOUR = "#808080"
+CONTROL_COLOUR, CURVE_COLOUR = "#808080", "#a0703c"
+FIXED_RATIOS = "fixed ratio"
+"""Name of the curve over fixed ratios, in pictures where it stands beside schemes."""
 
 
 def scheme_style(name: str, number: int) -> dict[str, str]:
@@ -25,6 +27,8 @@ def scheme_style(name: str, number: int) -> dict[str, str]:
     """
     if name in (NO_PRETRAINING, SHUFFLED_WEIGHTS):
         return {"color": CONTROL_COLOUR, "linestyle": "dotted" if name == NO_PRETRAINING else "dashdot"}
+    if name == FIXED_RATIOS:
+        return {"color": CURVE_COLOUR, "linestyle": "solid"}
     turn, place = divmod(number, len(COLOURS))
     return {"color": COLOURS[place], "linestyle": ("solid", "dashed", "dotted")[turn % 3]}
 
@@ -37,6 +41,13 @@ def new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def png_of(figure: Any, dpi: int = 110) -> bytes:
+    """Return a matplotlib figure as the bytes of a PNG file."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight")
+    return drawn.getvalue()
 
 
 def save_figure(figure: Any, target: Path) -> Path:

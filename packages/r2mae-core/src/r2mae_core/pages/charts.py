@@ -56,6 +56,7 @@ def drawn(chart: Chart, styles: Mapping[str, int]) -> dict[str, Any]:
         height=_HEIGHT, sizing_mode="stretch_width", tools="box_zoom,reset,save", active_drag=None, min_border_right=12,
         background_fill_color=None, border_fill_color=None, outline_line_color=None, output_backend="canvas",
     )  # fmt: skip
+    plot.x_range.only_visible = plot.y_range.only_visible = True  # what is hidden takes no room
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
     # Titles and names of schemes stand in the page, not here: Bokeh would read $$ in them as a formula.
@@ -99,14 +100,17 @@ def _line(plot: Any, chart: Chart, line: Line, number: int) -> Any:
 
 
 def _range(plot: Any, line: Line, number: int) -> Any:
-    colour = scheme_style(line.scheme, number)["color"]
+    style = scheme_style(line.scheme, number)
     (low, y), (high, _) = line.points
-    spread = line.spread[0] or 0.0
-    middle, tags = (low + high) / 2, [f"scheme-{number}"]
-    plot.segment([low], [y], [high], [y], color=colour, line_width=3, tags=tags)
-    plot.segment([middle], [y - spread], [middle], [y + spread], color=colour, line_width=1.5, alpha=0.7, tags=tags)
-    data = {"x": [middle], "y": [y], "scheme": [line.scheme], "name": [line.name], "spread": [f"{spread:.3g}"]}
-    return plot.scatter("x", "y", source=data, size=9, color=colour, tags=tags)
+    spread, middle, tags = line.spread[0], (low + high) / 2, [f"scheme-{number}"]
+    dash = _DASHES[style["linestyle"]]
+    plot.segment([low], [y], [high], [y], color=style["color"], line_width=3, line_dash=dash, tags=tags)
+    if spread is not None:
+        ends = ([middle], [y - spread], [middle], [y + spread])
+        plot.segment(*ends, color=style["color"], line_width=1.5, alpha=0.7, tags=tags)
+    data = {"x": [middle], "y": [y], "scheme": [line.scheme], "name": [line.name],
+            "spread": ["" if spread is None else f"{spread:.3g}"]}  # fmt: skip
+    return plot.scatter("x", "y", source=data, size=9, color=style["color"], tags=tags)
 
 
 def shades(chart: Chart) -> list[tuple[str, str]]:

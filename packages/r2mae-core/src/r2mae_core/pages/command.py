@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r2mae_core.lab.commands import Command
@@ -100,8 +100,9 @@ def _examples(gathered: Gathered, reporter: Reporter) -> tuple[list[Example], li
         name = gathered.names[run.path]
         found += figures_of(run.path, f"{name}: " if several else "")
         try:
-            found += reporter.examples(run)
-        except UserError as error:
+            made = reporter.examples(run)
+            found += [replace(one, title=f"{name}: {one.title}") for one in made] if several else made
+        except (UserError, OSError) as error:
             said.append(
                 f"{name}: no example could be made: {error}." if several else f"No example of the model: {error}."
             )

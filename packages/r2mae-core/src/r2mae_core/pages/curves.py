@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from r2mae_core.lab.comparison import ComparisonTable
+from r2mae_core.lab.figures import FIXED_RATIOS
 
 MAX_POINTS = 400
 """Points of a line that are drawn; a longer one is thinned, and the caption says so."""
@@ -77,14 +78,10 @@ def charts_over_time(trainings: Sequence[Training]) -> list[Chart]:
 
 
 _SECONDARY = (
-    "_per_second",
-    "tflops",
-    "mfu",
-    "train_loss",
-    "reconstruction_loss_train",
-    "reconstruction_loss_validation",
-)
-"""Metrics of speed, and scvi-tools' own names of the losses."""
+    "_per_second", "tflops", "mfu", "tokens", "unigram_entropy",
+    "train_loss", "reconstruction_loss_train", "reconstruction_loss_validation",
+)  # fmt: skip
+"""Ends of the names of metrics of speed and amount, and scvi-tools' own names of the losses."""
 _KNOWN: dict[str, tuple[str, str, bool]] = {
     "loss": ("Training loss", "loss", False),
     "mask_ratio": ("Mask ratio drawn", "mask ratio", True),
@@ -205,6 +202,40 @@ def charts_over_ratios(table: ComparisonTable | None) -> list[Chart]:
     return charts
 
 
+_FIXED = re.compile(r"(?:fixed|low|high) (\d*\.?\d+)$")
+
+
+def charts_over_pretraining_ratios(table: ComparisonTable) -> list[Chart]:
+    """Return a chart for each score of a table with three or more fixed ratios: the score by the ratio of pretraining.
+
+    Other schemes are horizontal lines.
+    """
+    ratios = {name: float(match[1]) for name in table.schemes if (match := _FIXED.match(name))}
+    if len(set(ratios.values())) < 3:
+        return []
+    several = len({task for task, _ in table.columns}) > 1
+    charts = []
+    for task, metric in table.columns:
+        cells = {name: cell for name in table.schemes if (cell := table.cells.get((name, task, metric)))}
+        cells = {name: cell for name, cell in cells.items() if cell.mean == cell.mean}
+        fixed = sorted((ratio, name) for name, ratio in ratios.items() if name in cells)
+        if _AT_RATIO.match(metric) or len(fixed) < 3:
+            continue
+        points = tuple((ratio, cells[name].mean) for ratio, name in fixed)
+        line = Line(FIXED_RATIOS, f"{len(fixed)} ratios", points, tuple(cells[name].sd for _, name in fixed))
+        low, high = fixed[0][0], fixed[-1][0]
+        others = [
+            Line(name, f"n = {cell.n_seeds}", ((low, cell.mean), (high, cell.mean)), (cell.sd,))
+            for name, cell in cells.items()
+            if name not in ratios
+        ]
+        title = f"{task}: {metric}" if several else _title(metric)
+        caption = "Schemes without a fixed ratio are horizontal lines. Bars: one standard deviation over seeds."
+        x = "mask ratio of the pretraining"
+        charts.append(Chart(f"{title} by {x}", x, metric, (line,), caption, horizontal=tuple(others)))
+    return charts
+
+
 def chart_of_sweep(answer: Mapping[str, Any]) -> Chart:
     """Return the curve of a sweep's score over fixed ratios, and its ranges as lines, with two standard errors."""
     rows, metric = answer["curve"], str(answer["metric"])
@@ -212,7 +243,7 @@ def chart_of_sweep(answer: Mapping[str, Any]) -> Chart:
     lines: list[Line] = []
     if fixed:
         points = tuple((row["low"], row["mean"]) for row in fixed)
-        lines.append(Line("fixed ratio", _trainings(fixed), points, tuple(2 * row["standard_error"] for row in fixed)))
+        lines.append(Line(FIXED_RATIOS, _trainings(fixed), points, tuple(2 * row["standard_error"] for row in fixed)))
     ranges = [
         Line(str(row["arm"]), _trainings([row]), ((row["low"], row["mean"]), (row["high"], row["mean"])),
              (2 * row["standard_error"],))

@@ -91,7 +91,7 @@ def gather(
         if (run.path / "verdict.txt").exists()
         for line in read_text(run.path / "verdict.txt").splitlines()
     ]
-    notices = [*other_data, *unlike, *(_unfinished(run, members) for run in runs if not run.finished)]
+    notices = [*other_data, *unlike, *(_unfinished(run, members) for run in runs if not _finished(run))]
     return Gathered(
         runs, names, tuple(members), tuple(tables), tuple(answers), tuple(verdict), differing, tuple(notices)
     )
@@ -229,6 +229,8 @@ def _differing(runs: Sequence[RunSummary]) -> tuple[dict[str, tuple[str, ...]], 
         table["scheme"] = schemes
     for option in differences(found):
         name = option.rpartition(" ")[2]
+        if name.partition(".")[0] == "mask_ratio":
+            continue  # the scheme's name says it
         table[name] = tuple(
             setup.text(option, exact=True).removeprefix(f"{name} ") if option in setup.options else "–"
             for setup in found
@@ -246,6 +248,10 @@ def _differing(runs: Sequence[RunSummary]) -> tuple[dict[str, tuple[str, ...]], 
     if len(set(versions)) > 1:
         table["commit"] = tuple(run.commit or "not recorded" for run in runs)
     return table, notes
+
+
+def _finished(run: RunSummary) -> bool:
+    return run.finished or (run.path / "sweep.json").exists()
 
 
 def _unfinished(run: RunSummary, members: Sequence[Member]) -> str:

@@ -1,6 +1,7 @@
 """The page: what was gathered, in the order in which a reader asks for it, as one HTML file."""
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ from typing import Any
 from r2mae_core.lab.figures import scheme_style
 from r2mae_core.pages.charts import drawn, scripts, shades
 from r2mae_core.pages.cost import cost_table
-from r2mae_core.pages.curves import Chart, chart_of_sweep, charts_over_ratios, charts_over_time
+from r2mae_core.pages.curves import (
+    Chart,
+    chart_of_sweep,
+    charts_over_pretraining_ratios,
+    charts_over_ratios,
+    charts_over_time,
+)
 from r2mae_core.pages.examples import Example
 from r2mae_core.pages.gather import Gathered
 from r2mae_core.pages.tables import Table, evaluation_table, text_table
@@ -43,13 +50,14 @@ def write_html(
 
     over_time = charts_over_time([member.training for member in gathered.members])
     over_ratios = [chart_of_sweep(answer) for _, answer in gathered.answers]
-    over_ratios += [chart for _, table in gathered.tables for chart in charts_over_ratios(table)]
+    for _, table in gathered.tables:
+        over_ratios += [*charts_over_ratios(table), *charts_over_pretraining_ratios(table)]
     numbers = _numbers([*over_ratios, *over_time], gathered)
     charts: dict[str, Any] = {}
     page = {
         "title": _title(gathered),
         "sentence": _sentence(gathered),
-        "notices": gathered.notices,
+        "notices": [without_places(text) for text in gathered.notices],
         "asked": _asked(gathered.runs),
         "differing": _differing(gathered),
         "options": _options(gathered.runs[0]) if len(gathered.runs) == 1 else [],
@@ -60,7 +68,7 @@ def write_html(
         "over_ratios": [_placed(chart, numbers, charts) for chart in over_ratios],
         "tables": [evaluation_table(title, table, numbers) for title, table in gathered.tables],
         "examples": examples,
-        "no_examples": no_examples,
+        "no_examples": [without_places(text) for text in no_examples],
         "cost": cost_table(gathered, numbers),
         "origin": _origin(gathered.runs),
         "versions": sorted(gathered.runs[0].versions.items()) if len(gathered.runs) == 1 else [],
@@ -120,17 +128,20 @@ def _sentence(gathered: Gathered) -> str:
         return f"A comparison of {len(gathered.runs)} runs{trainings}: what was asked, how it went, and what came out."
     scheme = f" with the mask-ratio scheme {run.scheme}" if run.scheme else ""
     data = f" on {_name(run.data)}" if run.data else ""
-    return (
-        f"One run of {run.program or 'r2mae'} {run.command or ''}{scheme}{data}{trainings if n > 1 else ''}.".replace(
-            " .", "."
-        )
-    )
+    what = " ".join(part for part in (run.program or "r2mae", run.command) if part)
+    return f"One run of {what}{scheme}{data}{trainings if n > 1 else ''}."
+
+
+_PLACE = re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"<>]+[/\\])*")
+
+
+def without_places(text: str) -> str:
+    """Return a text with the last part alone of absolute paths: a page is made to be given away."""
+    return _PLACE.sub("", text)
 
 
 def _name(value: Any) -> str:
-    """Return a value as it is shown: of a path, its last part alone, since a page is made to be given away."""
-    text = str(value)
-    return Path(text).name or text if "/" in text or "\\" in text else text
+    return without_places(str(value)) or str(value)
 
 
 def _shown(value: Any) -> str:
@@ -159,9 +170,8 @@ def _asked(runs: Sequence[RunSummary]) -> list[tuple[str, str | None]]:
             continue
         if title == "Scheme" and values == [None] and not any("mask_ratio" in run.options for run in runs):
             continue  # of a grid each training has its own
-        rows.append(
-            (title, values[0] if len(values) == 1 else f"differs: {'; '.join(v or 'not recorded' for v in values)}")
-        )
+        if len(values) == 1:
+            rows.append((title, values[0]))
     return rows
 
 
@@ -188,13 +198,14 @@ def _verdict(gathered: Gathered) -> list[dict[str, str]]:
             block = []
         block.append(line)
     lines += ["\n".join(block)] if block else []
-    found = [{"text": text, "kind": _kind(text)} for text in lines]
+    found = [{"text": without_places(text), "kind": _kind(text)} for text in lines]
     several = len(gathered.runs) > 1
     for name, answer in gathered.answers:
         from r2mae_core.sweep.command import lines_of  # here: it imports Optuna
 
         text = "\n".join(lines_of({"seconds": math.nan, "lost": {}, **answer})).replace(" and nan minutes", "")
-        found.append({"text": f"{name}: {text}" if several else text, "kind": "good"})
+        text = without_places(f"{name}: {text}" if several else text)
+        found.append({"text": text, "kind": "good"})
     return found
 
 
