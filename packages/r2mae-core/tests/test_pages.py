@@ -164,6 +164,9 @@ def test_several_runs_show_what_differs(tmp_path):
     legend = [chip.whole_text for chip in same.all("button") if chip.attributes.get("class") == "chip"]
     assert legend == ["fixed 0.5 · lr 0.1", "fixed 0.5 · lr 0.2"]
     assert {scheme for scheme, *_ in points(charts(same)["Training loss"])} == set(legend)
+    # By these names the legend finds what it hides.
+    text = json.dumps(charts(same)["Training loss"])
+    assert {f'"scheme-{i}"' for i in (0, 1)} == set(re.findall(r'"scheme-\d+"', text))
     assert {"Validation loss at mask ratio 0.1", "Validation loss at mask ratio 0.5"} <= set(charts(same))
     assert "cannot be compared" not in same.whole_text
     other = page_of(tmp_path / "one", run("three", 0.1, "y"), out=tmp_path / "other.html")
@@ -201,13 +204,39 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     assert cost[0][:4] == ["scheme", "trainings", "steps", "speed"]
     assert cost[1] == ["fixed", "2", "2", "15 rows/s"]
     numbers = {row.whole_text.split("0.")[0]: row.attributes.get("data-scheme") for row in page.all("tr")}
-    assert numbers["r2mae"] != numbers["fixed"] != numbers["none"] is not None
+    assert (numbers["r2mae"], numbers["fixed"], numbers["none"]) == ("0", "1", None)
 
 
 def test_several_trainings_in_one_log(tmp_path):
     metrics = {f"{scheme}/seed{seed}/loss": [(1, seed)] for scheme in ("a b", "c") for seed in (0, 1)}
     found = points(charts(page_of(made(tmp_path / "run", metrics=metrics, command="demo")))["Training loss"])
     assert found == [("a b", "mean of 2 seeds", 1.0, 0.5), ("c", "mean of 2 seeds", 1.0, 0.5)]
+
+
+def test_scores_over_the_ratio_of_pretraining(tmp_path):
+    values = {"fixed 0.5": 0.3, "low 0.1": 0.1, "high 0.9": 0.2, "r2mae": 0.4}
+    records = [Record("t", "accuracy", value, name, 0, 9) for name, value in values.items()]
+    chart = charts(page_of(made(tmp_path / "run", records)))["Accuracy by mask ratio of the pretraining"]
+    assert [(scheme, x, y) for scheme, _, x, y in points(chart)] == [
+        ("fixed ratio", 0.1, 0.1), ("fixed ratio", 0.5, 0.3), ("fixed ratio", 0.9, 0.2), ("r2mae", 0.5, 0.4),
+    ]  # fmt: skip
+
+
+def test_a_page_names_no_place_of_the_machine(tmp_path):
+    from r2mae_core.pages.html import without_places
+
+    assert without_places("/home/me/data set/x.h5ad is not there; see ~/a/b and C:\\Users\\me\\c.txt") == (
+        "data set/x.h5ad is not there; see b and c.txt"
+    )
+    assert (
+        without_places("loss / ratio, 1/2, X/raw and https://x.org/a") == "loss / ratio, 1/2, X/raw and https://x.org/a"
+    )
+    run = made(
+        tmp_path / "run", [Record("t", "accuracy", 1.0, "a", 0, 9)], config={"data": str(tmp_path / "cells.h5ad")}
+    )
+    page = page_of(run, reporter=replace(REPORTER, commands={"pretrain": Command(ToyPretrain, "toy:none", "")}))
+    assert facts(page)["Data"] == "cells.h5ad"
+    assert str(tmp_path) not in (run / "report.html").read_text()
 
 
 def test_a_sweep(tmp_path):

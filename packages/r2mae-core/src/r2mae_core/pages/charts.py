@@ -84,33 +84,33 @@ def _line(plot: Any, chart: Chart, line: Line, number: int) -> Any:
     colour = style["color"] if line.shade is None else _SHADES[round(line.shade * (len(_SHADES) - 1))]
     # A value that is not finite is a gap, not a lie in between.
     xs, ys = [x for x, _ in line.points], [y if math.isfinite(y) else math.nan for _, y in line.points]
-    tags = [f"scheme-{number}"]
+    name = f"scheme-{number}"
     spread = list(line.spread) or [None] * len(xs)
     if not chart.dots and len(xs) > 1:
-        plot.line(xs, ys, color=colour, line_width=2, line_dash=_DASHES[style["linestyle"]], alpha=0.9, tags=tags)
+        plot.line(xs, ys, color=colour, line_width=2, line_dash=_DASHES[style["linestyle"]], alpha=0.9, name=name)
     bars = [(x, y - sd, y + sd) for x, y, sd in zip(xs, ys, spread, strict=True) if sd is not None]
     if bars:
         x, low, high = zip(*bars, strict=True)
-        plot.segment(list(x), list(low), list(x), list(high), color=colour, line_width=1.5, alpha=0.7, tags=tags)
+        plot.segment(list(x), list(low), list(x), list(high), color=colour, line_width=1.5, alpha=0.7, name=name)
     data = {"x": xs, "y": ys, "scheme": [line.scheme] * len(xs), "name": [line.name] * len(xs),
             "spread": ["" if sd is None else f"{sd:.3g}" for sd in spread]}  # fmt: skip
     # Long lines have points too, which only the pointer finds.
     size, alpha = (6, 0.8) if chart.dots or len(xs) <= 30 else (8, 0.0)
-    return plot.scatter("x", "y", source=data, size=size, color=colour, alpha=alpha, hover_alpha=1.0, tags=tags)
+    return plot.scatter("x", "y", source=data, size=size, color=colour, alpha=alpha, hover_alpha=1.0, name=name)
 
 
 def _range(plot: Any, line: Line, number: int) -> Any:
     style = scheme_style(line.scheme, number)
     (low, y), (high, _) = line.points
-    spread, middle, tags = line.spread[0], (low + high) / 2, [f"scheme-{number}"]
+    spread, middle, name = line.spread[0], (low + high) / 2, f"scheme-{number}"
     dash = _DASHES[style["linestyle"]]
-    plot.segment([low], [y], [high], [y], color=style["color"], line_width=3, line_dash=dash, tags=tags)
+    plot.segment([low], [y], [high], [y], color=style["color"], line_width=3, line_dash=dash, name=name)
     if spread is not None:
         ends = ([middle], [y - spread], [middle], [y + spread])
-        plot.segment(*ends, color=style["color"], line_width=1.5, alpha=0.7, tags=tags)
+        plot.segment(*ends, color=style["color"], line_width=1.5, alpha=0.7, name=name)
     data = {"x": [middle], "y": [y], "scheme": [line.scheme], "name": [line.name],
             "spread": ["" if spread is None else f"{spread:.3g}"]}  # fmt: skip
-    return plot.scatter("x", "y", source=data, size=9, color=style["color"], tags=tags)
+    return plot.scatter("x", "y", source=data, size=9, color=style["color"], name=name)
 
 
 def shades(chart: Chart) -> list[tuple[str, str]]:

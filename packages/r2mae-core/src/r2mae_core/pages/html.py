@@ -90,12 +90,10 @@ def write_html(
 
 
 def _numbers(charts: Sequence[Chart], gathered: Gathered) -> dict[str, int]:
-    """Return scheme → its number, which decides its colour: rows of the tables first, then other lines."""
-    names = [name for _, table in gathered.tables for name in table.schemes]
-    names += [line.scheme for chart in charts for line in (*chart.horizontal, *chart.lines)]
-    shown = {line.scheme for chart in charts for line in (*chart.horizontal, *chart.lines)}
-    # A row of the table that no chart shows, such as a baseline without training, takes no colour from the others.
-    return {name: i for i, name in enumerate(sorted(dict.fromkeys(names), key=lambda name: name not in shown))}
+    """Return scheme → its number, which decides its colour, of all that a chart shows: rows of the tables first."""
+    shown = dict.fromkeys(line.scheme for chart in charts for line in (*chart.horizontal, *chart.lines))
+    rows = [name for _, table in gathered.tables for name in table.schemes if name in shown]
+    return {name: i for i, name in enumerate(dict.fromkeys([*rows, *shown]))}
 
 
 def _entry(name: str, number: int) -> dict[str, Any]:
@@ -132,7 +130,7 @@ def _sentence(gathered: Gathered) -> str:
     return f"One run of {what}{scheme}{data}{trainings if n > 1 else ''}."
 
 
-_PLACE = re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"<>]+[/\\])*")
+_PLACE = re.compile(r"(?<![\w.~/:])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"<>]+[/\\])+")
 
 
 def without_places(text: str) -> str:

@@ -20,7 +20,7 @@
 
   const show = (number, shown) => {
     for (const model of models()) {
-      if (model.type === "GlyphRenderer" && model.tags.includes(`scheme-${number}`)) model.visible = shown;
+      if (model.type === "GlyphRenderer" && model.name === `scheme-${number}`) model.visible = shown;
     }
     for (const row of document.querySelectorAll(`tr[data-scheme="${number}"]`)) row.classList.toggle("hidden", !shown);
   };
