@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from r2mae_core import UserError
-from r2mae_vision import MAEShape, MaskedAutoencoder
+from r2mae_vision import MAEShape, MaskedAutoencoder, MLPAutoencoder, UNet
 from r2mae_vision.cli import main
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.options import Finetune, Pretrain
@@ -114,3 +114,28 @@ def test_a_fine_tuned_model(run, call, tmp_path):
     assert "| validation | top1 |" in card
     assert "training.png" in card
     assert json.loads(Path("dry/config.json").read_text())["num_classes"] == 10
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+def test_a_unet(tmp_path, output):
+    model = UNet(2, output=output, seed=3).eval()
+    model.save_pretrained(tmp_path / "m")
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(UNet.from_pretrained(tmp_path / "m")(images), model(images))
+
+
+def test_mlps(tmp_path, call):
+    model = MLPAutoencoder(64, (24, 12), (5, 6)).eval()
+    model.save_pretrained(tmp_path / "m")
+    again = MLPAutoencoder.from_pretrained(tmp_path / "m")
+    assert again.seeds == (5, 6)
+    images = torch.rand(2, 4, 64)
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+    training = ["--n_hidden", "[24,12]", "--epochs", "1", "--device", "cpu", "--no-progress", "--out", "run"]
+    assert call("pretrain-mlp", "digits", *training)[0] == 0
+    code, _, err = call("push", "run", "lab/mlp", "--license", "mit", "--dry-run", "--out", "dry")
+    assert code == 0, err
+    assert MLPAutoencoder.from_pretrained("dry").hidden == (24, 12)
+    assert "| hidden layers | 24 and 12;" in Path("dry/README.md").read_text()

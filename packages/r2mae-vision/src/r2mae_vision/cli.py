@@ -54,7 +54,7 @@ COMMANDS = {
         options.Export, "r2mae_vision.mae.export:export_command", "Write a model for timm and transformers."
     ),
     "push": Command(
-        PushOptions, "r2mae_vision.mae.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
+        PushOptions, "r2mae_vision.push:push_command", "Put a run's model on the Hugging Face hub, with its card."
     ),
     "sweep": Command(
         options.Sweep,

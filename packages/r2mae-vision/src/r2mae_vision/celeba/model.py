@@ -7,13 +7,27 @@ the MNIST model (`output="linear"` leaves the sigmoid out).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import UserError, derived_seed, exact_mask, nested_masks
+from r2mae_core import (
+    SUMS,
+    CardFacts,
+    SharedModel,
+    UserError,
+    check_checksums,
+    derived_seed,
+    exact_mask,
+    nested_masks,
+    reading,
+    save_tensors,
+    write_checksums,
+)
+from r2mae_vision.data.tensors import check_finite
 
 LEVELS = 4
 N_COLOURS = 3
@@ -44,7 +58,7 @@ class UpBlock(nn.Module):
         return self.block(torch.cat([self.up(x), skip], dim=1))
 
 
-class UNet(nn.Module):
+class UNet(SharedModel, nn.Module):
     """Four down blocks, a bottleneck and four up blocks with skip connections: (B, 3, H, W) → (B, 3, H, W).
 
     Args:
@@ -52,6 +66,8 @@ class UNet(nn.Module):
         output: "sigmoid" keeps the answer in [0, 1]; "linear" does not.
         seed: for initialisation.
     """
+
+    hub_files = ("model.safetensors", SUMS)
 
     def __init__(self, base_channels: int = 16, *, output: Output = "sigmoid", seed: int = 0) -> None:
         super().__init__()
@@ -67,6 +83,53 @@ class UNet(nn.Module):
             self.up = nn.ModuleList([UpBlock(width) for width in reversed(widths[:-1])])
             self.head = nn.Conv2d(base_channels, N_COLOURS, 1)
         self.pool = nn.MaxPool2d(2)
+
+    def write_pretrained(self, folder: Path) -> None:
+        """Write `model.safetensors`, with the model's shape in its header, and its checksum."""
+        shape = {"base_channels": str(self.base_channels), "output": self.output}
+        save_tensors(self.state_dict(), folder / "model.safetensors", shape)
+        write_checksums(folder)
+
+    @classmethod
+    def read_pretrained(cls, folder: Path) -> Self:
+        """Read what `write_pretrained` wrote.
+
+        Raises:
+            UserError: it is missing, damaged, or of another model.
+        """
+        file = folder / "model.safetensors"
+        check_checksums(folder)
+        with reading(file, "a U-Net of r2mae-vision"):
+            return cls._read(file).eval()
+
+    @classmethod
+    def _read(cls, file: Path) -> Self:
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as saved:
+            shape = saved.metadata() or {}
+            channels, output = int(shape["base_channels"]), shape["output"]
+            state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        if (
+            output not in ("sigmoid", "linear") or state["head.weight"].shape[1] != channels
+        ):  # before anything large is made
+            raise ValueError("its header does not state its shape")
+        check_finite(state, file)
+        model = cls(channels, output=output)  # pyright: ignore[reportArgumentType]
+        model.load_state_dict(state)
+        return model
+
+    def card_facts(self) -> CardFacts:
+        """Return what its card on the hub says of it."""
+        return CardFacts(
+            what="A masked autoencoder of colour images: a U-Net that fills in hidden pixels.",
+            library="r2mae",
+            code='from r2mae_vision import UNet\n\nmodel = UNet.from_pretrained("{name}")\n',
+            task="image-to-image",
+            tags=("vision", "autoencoder", "u-net"),
+            details={"channels of the first block": f"{self.base_channels}", "output": self.output},
+            limits=("It reads images in [0, 1] whose sides can be halved four times, hidden pixels set to zero.",),
+        )
 
     @property
     def n_features(self) -> int:

@@ -18,23 +18,18 @@ from r2mae_core import (
     ResumableLoader,
     RunFolder,
     UserError,
-    check_checksums,
     device_name,
     fit,
-    reading,
     resolve_device,
-    save_tensors,
     scheme_name,
     stamped,
     unfinished,
     whole_folder,
-    write_checksums,
 )
 from r2mae_core import precision as precision_of
 from r2mae_vision.celeba.data import CelebA, resident
 from r2mae_vision.celeba.evaluate import held_out_loss
 from r2mae_vision.celeba.model import Output, UNet, check_side, pixel_mask, scale
-from r2mae_vision.data.tensors import check_finite
 
 
 class UNetPretraining(MaskedModule):
@@ -141,11 +136,9 @@ def _file(run: RunFolder) -> Path:
 
 
 def save_unet(model: UNet, run: RunFolder) -> None:
-    """Write `model/model.safetensors`, with the model's shape in its header, and its checksum."""
-    shape = {"base_channels": str(model.base_channels), "output": model.output}
-    with whole_folder(_file(run).parent) as folder:
-        save_tensors(model.state_dict(), folder / _file(run).name, shape)
-        write_checksums(folder)
+    """Write the model of a run; see `UNet.write_pretrained`."""
+    with whole_folder(run.path / "model") as folder:
+        model.write_pretrained(folder)
 
 
 def load_unet(run: RunFolder) -> UNet:
@@ -154,26 +147,6 @@ def load_unet(run: RunFolder) -> UNet:
     Raises:
         UserError: there is none, or the file was not written by `save_unet`.
     """
-    file = _file(run)
-    if not file.exists():
+    if not _file(run).exists():
         raise unfinished(run.path)
-    check_checksums(file.parent)
-    with reading(file, "a U-Net of r2mae-vision"):
-        return _read(file).eval()
-
-
-def _read(file: Path) -> UNet:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as saved:
-        shape = saved.metadata() or {}
-        channels, output = int(shape["base_channels"]), shape["output"]
-        state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-    if (
-        output not in ("sigmoid", "linear") or state["head.weight"].shape[1] != channels
-    ):  # before anything large is made
-        raise ValueError("its header does not state its shape")
-    check_finite(state, file)
-    model = UNet(channels, output=output)  # pyright: ignore[reportArgumentType]
-    model.load_state_dict(state)
-    return model
+    return UNet.read_pretrained(run.path / "model")

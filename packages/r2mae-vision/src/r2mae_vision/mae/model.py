@@ -84,7 +84,7 @@ class MaskedAutoencoder(SharedModel, nn.Module):
 
     def write_pretrained(self, folder: Path) -> None:
         """Write timm's folder of the encoder, with the whole model in `mae/` and, where it fits, `transformers/`."""
-        from r2mae_vision.mae.push import write_hub_folder
+        from r2mae_vision.mae.sharing import write_hub_folder
 
         write_hub_folder(self, folder)
 
@@ -97,7 +97,7 @@ class MaskedAutoencoder(SharedModel, nn.Module):
 
     def card_facts(self) -> CardFacts:
         """Return what its card on the hub says of it."""
-        from r2mae_vision.mae.push import card_facts
+        from r2mae_vision.mae.sharing import card_facts
 
         return card_facts(self)
 

@@ -6,13 +6,26 @@ model leaves a GPU idle, and even on a CPU the stack is faster than its members 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from r2mae_core import RunFolder, UserError, check_checksums, derived_seed, unfinished
+from r2mae_core import (
+    SUMS,
+    CardFacts,
+    RunFolder,
+    SharedModel,
+    UserError,
+    check_checksums,
+    derived_seed,
+    reading,
+    save_tensors,
+    unfinished,
+    write_checksums,
+)
 from r2mae_vision.data.tensors import read_tensors
 
 
@@ -50,7 +63,16 @@ class StackedBatchNorm(nn.Module):
         return self.norm(flat).view(batch, n_models, width).transpose(0, 1)
 
 
-class MLPAutoencoder(nn.Module):
+WEIGHTS = "model.safetensors"
+"""A model's file in its folder."""
+_CODE = """\
+from r2mae_vision import MLPAutoencoder
+
+model = MLPAutoencoder.from_pretrained("{name}")  # model.single(0): plain layers of torch
+"""
+
+
+class MLPAutoencoder(SharedModel, nn.Module):
     """M three-layer masked autoencoders: pixels → hidden1 → hidden2 → pixels, ReLU + batch norm, sigmoid output.
 
     Args:
@@ -58,6 +80,8 @@ class MLPAutoencoder(nn.Module):
         hidden: (hidden1, hidden2); the second layer is the representation.
         seeds: one model per entry; models with equal seeds are initialised alike.
     """
+
+    hub_files = (WEIGHTS, SUMS)
 
     def __init__(self, n_pixels: int, hidden: tuple[int, int], seeds: tuple[int, ...] = (0,)) -> None:
         super().__init__()
@@ -97,6 +121,46 @@ class MLPAutoencoder(nn.Module):
         squared = F.mse_loss(reconstruction, images.expand_as(reconstruction), reduction="none")
         return (squared * masks).sum((1, 2)) / masks.sum((1, 2))
 
+    def write_pretrained(self, folder: Path) -> None:
+        """Write `model.safetensors`, which states its shape by its tensors, and its checksum."""
+        save_tensors(self.state_dict(), folder / WEIGHTS, {"seeds": " ".join(map(str, self.seeds))})
+        write_checksums(folder)
+
+    @classmethod
+    def read_pretrained(cls, folder: Path) -> Self:
+        """Read what `write_pretrained` wrote.
+
+        Raises:
+            UserError: it is missing, damaged, or of another model.
+        """
+        from safetensors import safe_open
+
+        check_checksums(folder)
+        state = read_tensors(folder / WEIGHTS)
+        with reading(folder / WEIGHTS, "an MLP of r2mae-vision"):
+            first, second = state["encoder.0.weight"].shape, state["encoder.3.weight"].shape
+            with safe_open(folder / WEIGHTS, "pt") as file:
+                seeds = (file.metadata() or {}).get("seeds", " ".join("0" * first[0]))
+            model = cls(first[1], (first[2], second[2]), tuple(map(int, seeds.split())))
+            model.load_state_dict(state)
+        return model.eval()
+
+    def card_facts(self) -> CardFacts:
+        """Return what its card on the hub says of it."""
+        n = len(self.seeds)
+        return CardFacts(
+            what="A masked autoencoder of small grey images: three dense layers.",
+            library="r2mae",
+            code=_CODE,
+            tags=("vision", "autoencoder"),
+            details={
+                "pixels": f"{self.n_pixels:,}",
+                "hidden layers": f"{self.hidden[0]:,} and {self.hidden[1]:,}; the second is the representation",
+                **({"models in a stack": f"{n}"} if n > 1 else {}),
+            },
+            limits=("It reads images of exactly these pixels, in [0, 1], centred and scaled as its training data.",),
+        )
+
     def members(self, models: Sequence[int]) -> "MLPAutoencoder":
         """Return a stack of copies of some of the models, in evaluation mode."""
         stack, n_models = (
@@ -131,7 +195,7 @@ class MLPAutoencoder(nn.Module):
 
 def model_file(run: RunFolder) -> Path:
     """Return the file of the weights; the run's config.yaml states their shape."""
-    return run.path / "model" / "model.safetensors"
+    return run.path / "model" / WEIGHTS
 
 
 def load_model(run: RunFolder, n_pixels: int) -> MLPAutoencoder:

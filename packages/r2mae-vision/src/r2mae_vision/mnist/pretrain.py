@@ -29,13 +29,11 @@ from r2mae_core import (
     resolved,
     sampler_from_config,
     sampler_to_config,
-    save_tensors,
     say,
     scheme_name,
     stamped,
     whole_folder,
     with_seed,
-    write_checksums,
 )
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import loss_records
@@ -239,8 +237,7 @@ def _train(config: PretrainMLP, data: ImageData, member: Member, run: RunFolder,
     )
     run.write_results(stamped(loss_records(model, data.to(device), [member.scheme]), device_name(device)))
     with whole_folder(model_file(run).parent) as folder:  # last: with it the run is finished
-        save_tensors(model.state_dict(), folder / model_file(run).name)
-        write_checksums(folder)
+        model.write_pretrained(folder)
 
 
 def pretrain_mlp_command(config: PretrainMLP) -> None:

@@ -1,10 +1,10 @@
-"""`r2mae-vision push`: a run's model on the hub: timm's folder, transformers' ViTMAE in it, and ours."""
+"""The folder of a ViT on the hub: timm's, with transformers' ViTMAE and the whole model in it."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from r2mae_core import CardFacts, PushOptions, push, read_json, write_checksums
+from r2mae_core import CardFacts, read_json, write_checksums
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
@@ -23,13 +23,6 @@ from transformers import ViTMAEForPreTraining
 
 whole = ViTMAEForPreTraining.from_pretrained("{name}", subfolder="transformers")
 """
-
-
-def push_command(config: PushOptions) -> None:
-    """`r2mae-vision push`."""
-    from r2mae_vision.cli import COMMANDS
-
-    push(config, "r2mae-vision", COMMANDS, write_model)
 
 
 def write_model(run: Path, folder: Path) -> CardFacts:
