@@ -9,7 +9,7 @@ from r2mae_core import RunFolder, UserError, fit
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
 from r2mae_vision.mae.classifier import Classifier
 from r2mae_vision.mae.encoders import EncoderSpec
-from r2mae_vision.mae.finetune import accuracy, fewer, finetune
+from r2mae_vision.mae.finetune import accuracy, fewer, finetune, logits_of
 from r2mae_vision.mae.options import Finetune
 
 TINY = Finetune(
@@ -157,7 +157,7 @@ def test_accuracy_is_what_the_logits_say(start):
             logits[torch.arange(len(images)), (labels + 1) % 10] = 2.0
             return logits
 
-    values = accuracy(Oracle(), open_encoder(str(start)), store, crop_pct=1.0, device="cpu", batch_size=64)
+    values = accuracy(logits_of(Oracle(), open_encoder(str(start)), store, crop_pct=1.0, device="cpu", batch_size=64))
     assert values["top1"] == pytest.approx(100 / 450)
     assert values["top5"] >= 200 / 450  # others tie at zero
     assert values["unreadable"] == 0

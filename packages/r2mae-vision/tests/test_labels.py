@@ -129,7 +129,7 @@ def test_a_table_says_which_images_are_held_out(flat, tmp_path, capsys):
 def test_columns_are_never_guessed(flat, tmp_path):
     rows = [["path", "file", "kind"], *([f"flat/x{i:02d}.png", "nowhere", KINDS[i % 3]] for i in range(12))]
     spec = str(table(tmp_path / "all.csv", rows))
-    with pytest.raises(UserError, match="has columns path and file; choose one with prepare --image_column"):
+    with pytest.raises(UserError, match="has columns path and file; choose one with --image_column"):
         open_source(spec)
     options = {"image_size": 8, "progress": False, "image_column": "path"}
     out = prepare(Prepare(spec, out=tmp_path / "a", **options))
@@ -167,7 +167,7 @@ def test_labels_become_numbers(values, numbers, classes):
     ]
 
 
-@pytest.mark.parametrize("bad", [0.5, "0.25", [1, 2], {"a": 1}, b"x"])
+@pytest.mark.parametrize("bad", [0.5, "0.25", {"a": 1}, b"x"])
 def test_what_is_no_class_is_refused(bad):
     with pytest.raises(UserError, match=r"table holds .* \(row 2\)"):
         numbered(["1", bad], "table")

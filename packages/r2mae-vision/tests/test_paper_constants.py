@@ -310,7 +310,7 @@ def test_validation_sees_the_centre_of_256_pixels(tuned):
     batches = [(torch.zeros(10, 3, 224, 224, dtype=torch.uint8), labels, 0)]
     finetuning_batches, finetuning.eval_batches = finetuning.eval_batches, lambda *_: iter(batches)
     try:
-        found = finetuning.accuracy(model, spec, source, crop_pct=1.0, device="cpu")
+        found = finetuning.accuracy(finetuning.logits_of(model, spec, source, crop_pct=1.0, device="cpu"))
     finally:
         finetuning.eval_batches = finetuning_batches
     assert (found["top1"], found["top5"]) == (pytest.approx(0.1), pytest.approx(0.5))  # table 1's two columns

@@ -9,6 +9,8 @@ from r2mae_vision.data.store import ImageStore
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PHOTOGRAPH_SIDE = 96
+BUNDLED = ("digits", "photographs")
+"""Sets that come with scikit-learn."""
 
 
 def bundled(name: str, split: str) -> ImageStore | None:

@@ -17,6 +17,7 @@ from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_w
 from r2mae_vision.data.augment import RandomCrop, centre_crop
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, reframed
 from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.multilabel import label_at
 from r2mae_vision.data.sizes import pair
 from r2mae_vision.data.sources import Source
 from r2mae_vision.data.store import ImageStore
@@ -62,7 +63,7 @@ class AugmentedImages(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Sequence[int]) -> tuple[np.ndarray, int, list[int]]:
+    def __getitem__(self, key: Sequence[int]) -> tuple[np.ndarray, Any, list[int]]:
         index, epoch = int(key[0]), int(key[1])
         image, label, bad = self._readable(index)
         seed = derived_seed(self.seed, "augment", epoch, index)
@@ -71,7 +72,7 @@ class AugmentedImages(Dataset):
         with seeded(seed):
             return np.asarray(self.transform(image)), label, bad
 
-    def _readable(self, index: int) -> tuple[Any, int, list[int]]:
+    def _readable(self, index: int) -> tuple[Any, Any, list[int]]:
         bad: list[int] = []
         why = ""
         for step in range(min(MAX_SKIPS, len(self.source))):
@@ -87,7 +88,7 @@ class AugmentedImages(Dataset):
         raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on: {why}")
 
 
-def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, int]:
+def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, Any]:
     """Return (PIL image, label) of any source; `least` as in `decode`.
 
     Of prepared images that keep the numbers of their files, the image is (H, W, C) float32 of 0 … 255.
@@ -103,9 +104,9 @@ def read_image(source: Source, index: int, in_chans: int, least: int | None = No
 
     pixels = source.images[index]
     if source.span is not None:
-        return source.scaled(np.asarray(pixels)), int(source.labels[index])
+        return source.scaled(np.asarray(pixels)), label_at(source.labels, index)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-    return convert(picture, in_chans), int(source.labels[index])
+    return convert(picture, in_chans), label_at(source.labels, index)
 
 
 def sample_images(source: Source, n: int, size: int | tuple[int, int], in_chans: int) -> Tensor:
@@ -114,9 +115,9 @@ def sample_images(source: Source, n: int, size: int | tuple[int, int], in_chans:
 
 
 def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chans: int) -> tuple[Tensor, Tensor]:
-    """Return images spread evenly over a source, (B, C, H, W) of 0 … 255, and their labels (B,), -1: none.
+    """Return images spread evenly over a source, (B, C, H, W) of 0 … 255, and their labels (B,) or (B, classes).
 
-    Of images of other proportions the middle. Images that cannot be decoded are left out.
+    A label of -1 is none. Of images of other proportions the middle. Images that cannot be decoded are left out.
     """
     size = pair(size)
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
@@ -133,7 +134,7 @@ def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chan
             labels.append(label)
     if not pictures:
         raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.tensor(labels)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.array(labels))
 
 
 def least_side(size: int | tuple[int, int], area: float) -> int:
@@ -168,10 +169,10 @@ def from_workers(loader: Iterable[Any]) -> Iterator[Any]:
             batches._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def collate(samples: Sequence[tuple[np.ndarray, int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (images (B, C, H, W) uint8, labels (B,), indices of unreadable images)."""
+def collate(samples: Sequence[tuple[np.ndarray, Any, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (images (B, C, H, W) uint8, labels (B,) or (B, classes), indices of unreadable images)."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
-    labels = torch.tensor([label for _, label, _ in samples])
+    labels = torch.from_numpy(np.array([label for _, label, _ in samples]))
     return images, labels, torch.tensor([i for _, _, bad in samples for i in bad], dtype=torch.int64)
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from r2mae_core import UserError, fingerprint, reading
 from r2mae_vision.data.image_files import ImageFiles
-from r2mae_vision.data.labels import LABEL_COLUMNS, Columns, Labels, chosen, image_column, numbered
+from r2mae_vision.data.labels import LABEL_COLUMNS, SPLIT_COLUMNS, Columns, Labels, chosen, image_column, numbered
+from r2mae_vision.data.multilabel import of_columns
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
 from r2mae_vision.data.ranges import say_once
+from r2mae_vision.data.tables import part_of, parts_in
 
 
 class HubReader:
@@ -60,7 +63,7 @@ def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:
         raise
     except Exception as error:  # datasets raises many kinds: not found, no network, no such configuration
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        remedy = "; choose one with prepare --config_name" if "onfig" in reason else ""
+        remedy = "; choose one with --config_name" if "onfig" in reason else ""
         raise UserError(f"{spec}: {reason}{remedy}") from None
     if dataset is None:
         return None
@@ -68,8 +71,14 @@ def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:
     return _opened(dataset, name, spec, columns, named={name: rows})
 
 
-def open_parquet(files: Sequence[Path], name: str, columns: Columns) -> ImageFiles:
-    """Open the parquet files of one part.
+def open_parquet(files: Sequence[Path], name: str, columns: Columns, split: str = "") -> ImageFiles | None:
+    """Open the parquet files of one part; None where they have no such part.
+
+    Args:
+        files: parquet tables with the same columns.
+        name: of the set.
+        columns: which columns.
+        split: "train" or "val", told apart by a column of parts, if there is one; empty: all rows.
 
     Raises:
         UserError: `datasets` is not installed, a file is damaged, or a column is not there.
@@ -78,7 +87,13 @@ def open_parquet(files: Sequence[Path], name: str, columns: Columns) -> ImageFil
     with reading(files[0], "a parquet table of images"):
         dataset = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     what = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
-    return _opened(dataset, name, what, columns, named=fingerprint(files), home=files[0].parent)
+    whole = _opened(dataset, name, what, columns, named=fingerprint(files), home=files[0].parent)
+    named = {key: [] for key in dataset.features} if split else {}
+    column = chosen(columns.split, named, SPLIT_COLUMNS, "split_column", what) if split else None
+    if column is None:
+        return whole if split != "val" else None
+    parts = parts_in({**named, column: _values(dataset, column)}, replace(columns, split=column), what)
+    return part_of(whole, parts, split or "train", what)
 
 
 def parquet_parts(folder: Path) -> dict[str, list[Path]]:
@@ -147,7 +162,11 @@ def _labels(dataset: Any, what: str, columns: Columns) -> Labels:
     import datasets  # pyright: ignore[reportMissingImports]
 
     kinds = dataset.features
-    named = [key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+    named = [key for key, kind in kinds.items() if isinstance(_inner(kind), datasets.ClassLabel)]
+    if columns.several is not None:
+        there = [name for name in columns.several if name in kinds]
+        table = {**dict.fromkeys(kinds, ()), **{name: _values(dataset, name) for name in there}}
+        return Labels(of_columns(table, columns.several, what), columns.several)
     column = columns.label
     if column is None and len(named) == 1:
         column = named[0]
@@ -157,9 +176,18 @@ def _labels(dataset: Any, what: str, columns: Columns) -> Labels:
         return Labels(np.full(len(dataset), -1, np.int64), ())
     if column not in kinds:
         raise UserError(f"{what} has no column {column!r}; it has {', '.join(kinds)}")
-    values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    names = kinds[column].names if isinstance(kinds[column], datasets.ClassLabel) else None
-    return numbered(values, f"{what}, column {column},", names)
+    kind = _inner(kinds[column])
+    names = kind.names if isinstance(kind, datasets.ClassLabel) else None
+    return numbered(_values(dataset, column), f"{what}, column {column},", names, columns.separator)
+
+
+def _inner(kind: Any) -> Any:
+    """Return what a column of lists holds a list of; another column's own kind."""
+    return kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", kind)
+
+
+def _values(dataset: Any, column: str) -> list[Any]:
+    return dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
 
 
 def _library(spec: str) -> Any:

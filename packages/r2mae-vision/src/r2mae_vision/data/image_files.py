@@ -10,6 +10,7 @@ import numpy as np
 
 from r2mae_core import fingerprint
 from r2mae_vision.data.decoding import OutsideRangeError, Reading, UnreadableImageError, decode
+from r2mae_vision.data.multilabel import is_multi, label_at, unlabelled
 from r2mae_vision.data.ranges import ranged
 from r2mae_vision.data.trees import Tree
 
@@ -38,7 +39,7 @@ class ImageFiles:
     classes: tuple[str, ...]
     """Empty: unlabelled."""
     labels: np.ndarray
-    """(N,) int64; -1: no label."""
+    """(N,) int64, -1: no label; or (N, C) int8, see `multilabel`."""
     place: Path | None = None
     """Folder, archive or table whose files name the data; None: `named` does."""
     how: Reading = AS_IT_IS
@@ -58,8 +59,8 @@ class ImageFiles:
         """What names this data: names, sizes and times of its files."""
         return {**({} if self.place is None else fingerprint(self.place)), **self.named}
 
-    def read(self, index: int, in_chans: int, least: int | None = None) -> tuple[Any, int]:
-        """Return (PIL image, label).
+    def read(self, index: int, in_chans: int, least: int | None = None) -> tuple[Any, Any]:
+        """Return (PIL image, label: its number, or an array (C,)).
 
         Args:
             index: which image.
@@ -77,7 +78,7 @@ class ImageFiles:
         except Exception as error:  # the file system's, zipfile's, those of Hugging Face's datasets
             raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
         try:
-            return decode(file, in_chans, self.how, least), int(self.labels[index])
+            return decode(file, in_chans, self.how, least), label_at(self.labels, index)
         except OutsideRangeError as error:
             raise OutsideRangeError(f"{self.name}: {self.file_name(index)} has {error}") from None
         finally:
@@ -95,6 +96,11 @@ class ImageFiles:
     def with_classes(self, classes: tuple[str, ...]) -> "ImageFiles":
         """Return it with other classes, which have all of its own among them."""
         number = np.array([*(classes.index(name) for name in self.classes), -1])
+        if is_multi(self.labels):
+            wider = np.zeros((len(self.labels), len(classes)), np.int8)
+            wider[:, number[:-1]] = self.labels
+            wider[unlabelled(self.labels)] = -1
+            return replace(self, classes=classes, labels=wider)
         return replace(self, classes=classes, labels=number[self.labels])
 
     def ranged(self, how: Reading) -> "ImageFiles":

@@ -3,7 +3,7 @@
 import csv
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2mae_core import UserError, reading
+from r2mae_vision.data.multilabel import many_hot, of_columns, separated
 from r2mae_vision.data.ranges import say_once
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -30,42 +31,87 @@ class Columns:
     split: str | None = None
     config: str | None = None
     """Configuration of a set on the Hugging Face hub."""
+    separator: str | None = None
+    """Between the classes of an image in the column of labels; None: an image has one class."""
+    several: tuple[str, ...] | None = None
+    """Columns of 0 and 1, one for each class."""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Option → its value, of those that are stated."""
+        stated = {f"{name}_column": getattr(self, name) for name in ("image", "label", "split")}
+        stated |= {"config_name": self.config, "label_separator": self.separator}
+        stated["label_columns"] = None if self.several is None else ",".join(self.several)
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 class Labels(NamedTuple):
     """The labels of some images."""
 
     numbers: np.ndarray
-    """(N,) int64; -1: none."""
+    """(N,) int64, -1: none; or, where an image may have several classes, (N, C); see `multilabel`."""
     classes: tuple[str, ...]
 
 
-def numbered(values: Sequence[Any], what: str, classes: Sequence[str] | None = None) -> Labels:
+def numbered(
+    values: Sequence[Any], what: str, classes: Sequence[str] | None = None, separator: str | None = None
+) -> Labels:
     """Return labels as numbers. Empty text, null and NaN are no label.
 
     Args:
-        values: text, whole numbers or truth values; with `classes` also their numbers (-1: none).
+        values: text, whole numbers or truth values; with `classes` also their numbers (-1: none). Or lists of these,
+            the classes of an image.
         what: table and column, for messages.
         classes: their names in order, where the table states them; else they are sorted, numbers by size.
+        separator: between the classes of an image in text; None: it has one.
 
     Raises:
         UserError: a label is a fraction, a list or something else that is no class, or no number of a class.
     """
+    if separator is not None and not any(_is_list(value) for value in values):
+        values = separated(values, separator)
+    if any(_is_list(value) for value in values):
+        return _of_lists(values, what, classes)
     plain = [_plain(value, what, row) for row, value in enumerate(values)]
     if classes is not None:
         wrong = next((one for one in plain if one is not None and not -1 <= _index(one) < len(classes)), None)
         if wrong is not None:
             raise UserError(f"{what} has the label {wrong[:40]!r}, which is none of the {len(classes)} classes")
         return Labels(np.array([-1 if one is None else _index(one) for one in plain], np.int64), tuple(classes))
-    found = {one for one in plain if one is not None}
-    names = tuple(sorted(found, key=int) if all(map(_is_whole, found)) else sorted(found))
+    names = _in_order({one for one in plain if one is not None})
     if joined := combinations(names):
         say_once(
             f"{what}: {len(joined)} of {len(names)} classes look like several labels of one image, such as "
-            f"{joined[0]!r}: each combination is a class of its own, because an image has one label here"
+            f"{joined[0]!r}: each combination is a class of its own; with --label_separator an image has several"
         )
     number = {name: i for i, name in enumerate(names)}
     return Labels(np.array([-1 if one is None else number[one] for one in plain], np.int64), names)
+
+
+def _of_lists(values: Sequence[Any], what: str, classes: Sequence[str] | None) -> Labels:
+    """Return labels of lists of classes, null: no label."""
+    lists: list[list[str] | None] = []
+    for row, value in enumerate(values):
+        if not _is_list(value) and _plain(value, what, row) is not None:
+            raise UserError(f"{what} holds {str(value)[:40]!r} (row {row + 1}) among lists of classes")
+        plain = [_plain(one, what, row) for one in value] if _is_list(value) else None
+        lists.append(None if plain is None else [one for one in plain if one is not None])
+    found = {one for some in lists for one in some or ()}
+    if classes is not None:
+        if wrong := sorted(one for one in found if not 0 <= _index(one) < len(classes)):
+            raise UserError(f"{what} has the label {wrong[0][:40]!r}, which is none of the {len(classes)} classes")
+        numbers = [None if some is None else [_index(one) for one in some] for some in lists]
+        return Labels(many_hot(numbers, len(classes)), tuple(classes))
+    number = {name: i for i, name in enumerate(_in_order(found))}
+    return Labels(many_hot([None if s is None else [number[one] for one in s] for s in lists], len(number)), (*number,))
+
+
+def _in_order(names: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=int) if all(map(_is_whole, names)) else sorted(names))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)
 
 
 def combinations(names: Sequence[str]) -> list[str]:
@@ -155,7 +201,7 @@ def chosen(named: str | None, columns: Iterable[str], usual: Sequence[str], flag
         return named
     found = [name for name in columns if str(name).lower() in usual]
     if len(found) > 1:
-        raise UserError(f"{what} has columns {' and '.join(found)}; choose one with prepare --{flag}")
+        raise UserError(f"{what} has columns {' and '.join(found)}; choose one with --{flag}")
     return found[0] if found else None
 
 
@@ -168,7 +214,7 @@ def image_column(named: str | None, columns: Iterable[str], what: str) -> str:
     found = chosen(named, columns := list(columns), IMAGE_COLUMNS, "image_column", what)
     if found is None:
         shown = ", ".join(map(str, columns[:20]))
-        raise UserError(f"{what}: which column is the image? It has {shown}; choose one with prepare --image_column")
+        raise UserError(f"{what}: which column is the image? It has {shown}; choose one with --image_column")
     return found
 
 
@@ -219,11 +265,15 @@ def match(names: Sequence[str], wanted: Sequence[str], what: str) -> Match:
     return Match([found.get(name) for name in names], n_lost)
 
 
-def stated(table: Mapping[str, Sequence[Any]], columns: Columns, what: str) -> Sequence[Any] | None:
-    """Return the column of labels; None where the table has none.
+def labels_in(table: Mapping[str, Sequence[Any]], columns: Columns, what: str) -> Labels | None:
+    """Return the labels that a table states; None where it has none.
 
     Raises:
-        UserError: it is not there, or several may be meant.
+        UserError: a column is not there, several may be meant, or one holds no classes.
     """
+    if columns.several is not None:
+        return Labels(of_columns(table, columns.several, what), columns.several)
     name = chosen(columns.label, table, LABEL_COLUMNS, "label_column", what)
-    return None if name is None else table[name]
+    if name is None and columns.separator is not None:
+        raise UserError(f"{what}: which column has the labels? Choose one with --label_column")
+    return None if name is None else numbered(table[name], what, separator=columns.separator)

@@ -62,15 +62,10 @@ def check_crop(scale: tuple[float, float]) -> None:
         raise UserError(f"--crop_scale must rise, got [{scale[0]:g},{scale[1]:g}]")
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """Decode images once, into a store that training reads as bytes."""
+@dataclass(frozen=True, kw_only=True)
+class DataColumns:
+    """What every command that reads images may be told of their table: which column is what, and where labels are."""
 
-    source: str
-    """Folder of class folders (with train and val inside, or see --validation), .tar or .zip of it, .csv or .tsv of
-    paths and labels, .parquet with images in it, hfds/NAME, wds/PATTERN."""
-    validation: str | None = None
-    """Validation images, if they are elsewhere."""
     labels: Path | None = None
     """A .csv, .tsv or .parquet with the labels of the images in a folder or archive, whose folders are then no
     classes."""
@@ -78,10 +73,44 @@ class Prepare:
     """Column of a table with the images or their names; default the only one of such a type, or with a usual name."""
     label_column: str | None = None
     """Column of a table with the classes; default the only one of such a type, or with a usual name. May be absent."""
+    label_separator: str | None = None
+    """Between the classes of an image in that column, such as '|': an image may then have several. Lists of classes, as
+    parquet and hubs have them, need none."""
+    label_columns: tuple[str, ...] | str | None = None
+    """Columns of 0 and 1, one for each class, such as a,b,c: an image may have several of them, or none."""
     split_column: str | None = None
     """Column of a table that says train, val or test; default the only one with a usual name. May be absent."""
     config_name: str | None = None
     """Configuration of a set on the Hugging Face hub that has several."""
+
+    def check_columns(self) -> None:
+        """Refuse options that contradict each other, and write `label_columns` as the tuple that it is.
+
+        Raises:
+            UserError: they do.
+        """
+        if isinstance(self.label_columns, str):
+            object.__setattr__(self, "label_columns", tuple(name.strip() for name in self.label_columns.split(",")))
+        check_list("label_columns", self.label_columns)
+        check_text(self, "labels", *(f"{name}_column" for name in ("image", "label", "split")), "config_name")
+        if "" in (self.label_columns or ()):
+            raise UserError("--label_columns has an empty name")
+        if self.label_separator == "":
+            raise UserError("--label_separator is empty")
+        if self.label_columns is not None and (self.label_column or self.label_separator):
+            other = "label_column" if self.label_column else "label_separator"
+            raise UserError(f"--label_columns are the labels; leave out --{other}")
+
+
+@dataclass(frozen=True)
+class Prepare(DataColumns):
+    """Decode images once, into a store that training reads as bytes."""
+
+    source: str
+    """Folder of class folders (with train and val inside, or see --validation), .tar or .zip of it, .csv or .tsv of
+    paths and labels, .parquet with images in it, hfds/NAME, wds/PATTERN."""
+    validation: str | None = None
+    """Validation images, if they are elsewhere."""
     image_size: Size = 256
     """Side of the stored squares, or [HEIGHT,WIDTH]; whole pictures are made as small as covers it. Training crops them
     further."""
@@ -119,7 +148,8 @@ class Prepare:
     def __post_init__(self) -> None:
         check_bounds(self)
         settle_size(self)
-        check_text(self, "source", "validation", *(f"{name}_column" for name in ("image", "label", "split")))
+        check_text(self, "source", "validation")
+        self.check_columns()
         if self.in_chans not in (1, 3) and self.depth == "8":
             raise UserError(
                 f"--in_chans {self.in_chans}: pictures of eight bits have 1 or 3 channels; leave out --depth"

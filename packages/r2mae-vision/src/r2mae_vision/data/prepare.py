@@ -6,6 +6,7 @@ The parts lie in `.preparing/` until all of them are whole, and are then moved t
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,15 +29,15 @@ from r2mae_vision.data.decoding import MAX_PIXELS, Reading, UnreadableImageError
 from r2mae_vision.data.encoded import encoded
 from r2mae_vision.data.image_files import printable
 from r2mae_vision.data.joining import check_parts, parts_of, share_of
-from r2mae_vision.data.labels import Columns
+from r2mae_vision.data.multilabel import is_multi
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.sizes import pair, plain
 from r2mae_vision.data.sources import (
     PARTS,
     UNFINISHED,
-    HowToOpen,
     NoValidationError,
     Source,
+    how_to_open,
     is_prepared,
     open_parts,
     open_prepared,
@@ -97,7 +98,9 @@ def prepare(config: Prepare) -> Path:
     for spec in (config.source, config.validation, config.labels):
         check_output(out, [None if spec is None else str(spec).removeprefix("wds/")])
     plans = _plans(config)
-    settings = settings_of(config) | _numbers_of(plans["train"].source, config)
+    train = plans["train"].source
+    settings = settings_of(config) | _numbers_of(train, config)
+    settings["multi_label"] = len(train.classes) if is_multi(train.labels) else None
     if config.part:
         return _one_of_parts(out, plans, settings, config)
     with one_writer(out):
@@ -135,6 +138,8 @@ def settings_of(config: Prepare) -> dict[str, Any]:
     whole_range = None if config.range is None else list(config.range)
     columns = {name: getattr(config, f"{name}_column") for name in ("image", "label", "split")}
     columns |= {"config": config.config_name, "labels": None if config.labels is None else config.labels.name}
+    several = None if config.label_columns is None else list(config.label_columns)
+    columns |= {"label_separator": config.label_separator, "label_columns": several}
     compressed = config.store != "raw"
     return {
         "image_size": plain(config.image_size),
@@ -164,10 +169,9 @@ def _numbers_of(source: Source, config: Prepare) -> dict[str, Any]:
 
 def _plans(config: Prepare) -> dict[str, Plan]:
     """Return part → what it is made of."""
-    columns = Columns(config.image_column, config.label_column, config.split_column, config.config_name)
     depth = "file" if config.as_in_file else "8"
     pixels_as = Reading(config.range, config.range is not None, config.max_pixels, config.frames, depth)
-    how = HowToOpen(pixels_as, columns, config.labels)
+    how = replace(how_to_open(config), reading=pixels_as)
     try:
         train, val = open_parts(config.source, config.validation, how)  # pretraining needs no labels
     except NoValidationError:

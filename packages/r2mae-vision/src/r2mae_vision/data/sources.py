@@ -6,18 +6,21 @@ or .tsv of paths and labels · parquet files with the images in them · `hfds/NA
 folder that `datasets` reads or saved) · `wds/PATTERN` (WebDataset shards, on a disk or where fsspec reaches).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from r2mae_core import UserError
-from r2mae_vision.data.collections import bundled, in_folder
+from r2mae_vision.data.collections import BUNDLED, bundled, in_folder
 from r2mae_vision.data.decoding import Reading
 from r2mae_vision.data.encoded import open_encoded
 from r2mae_vision.data.hub import open_hub, open_parquet, parquet_parts
 from r2mae_vision.data.image_files import ImageFiles, TreeReader, printable
 from r2mae_vision.data.labels import Columns
+from r2mae_vision.data.multilabel import classes_with_images, is_multi, unlabelled
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES, Division, divide, label
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.shards import open_shards
@@ -43,8 +46,34 @@ class HowToOpen:
     labels: Path | None = None
     """A table with the labels of the images in a folder or archive."""
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Option → its value, of those that say which columns of a table are which."""
+        return self.columns.named | ({} if self.labels is None else {"labels": str(self.labels)})
+
 
 AS_IT_IS = HowToOpen()
+
+
+def how_to_open(config: Any) -> HowToOpen:
+    """Return what a command's options say of its data.
+
+    Args:
+        config: options with those of `DataColumns`, or a run's config as a dictionary.
+    """
+    read = config.get if isinstance(config, dict) else lambda name: getattr(config, name)
+    several, labels = read("label_columns"), read("labels")
+    columns = Columns(
+        image=read("image_column"), label=read("label_column"), split=read("split_column"), config=read("config_name"),
+        separator=read("label_separator"), several=None if several is None else tuple(several),
+    )  # fmt: skip
+    return HowToOpen(columns=columns, labels=None if labels is None else Path(labels))
+
+
+def data_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data that a run's config states, and how it is opened, as `data` and `how`; nothing if none is."""
+    data = config.get("data")
+    return {"data": data, "how": how_to_open(dict(config))} if isinstance(data, str) else {}
 
 
 Source = ImageStore | ImageFiles
@@ -65,6 +94,7 @@ def open_source(spec: str, split: str = "train", how: HowToOpen = AS_IT_IS) -> S
     Raises:
         UserError: it is unknown, missing, empty or damaged, or has no such part.
     """
+    _refuse_unused(spec, how)
     store = bundled(spec, split)
     if store is not None:
         return store
@@ -80,7 +110,11 @@ def open_source(spec: str, split: str = "train", how: HowToOpen = AS_IT_IS) -> S
     elif place.is_dir() and (official := in_folder(place, split)) is not None:
         return official
     elif (tables := _parquet(place)) is not None:
-        found = open_parquet(tables[split], place.stem, how.columns) if split in tables else None
+        # One table may name its parts in a column, where its files do not.
+        one = list(tables) == ["train"]
+        found = None
+        if one or split in tables:
+            found = open_parquet(tables["train" if one else split], place.stem, how.columns, split if one else "")
     elif place.is_file() and place.suffix.lower() in (".csv", ".tsv"):
         found = open_table(place, split, how.columns)
     else:
@@ -88,6 +122,37 @@ def open_source(spec: str, split: str = "train", how: HowToOpen = AS_IT_IS) -> S
     if found is None:
         raise NoValidationError(f"{spec} has no validation part; name one with --validation")
     return found.ranged(how.reading)
+
+
+def takes(spec: str) -> tuple[str, ...]:
+    """Return the options of columns that have a meaning for a kind of data."""
+    columns = ("image_column", "label_column", "label_separator", "label_columns")
+    place = Path(spec)
+    if spec.startswith("hfds/"):
+        return (*columns, "config_name")
+    if spec.startswith("wds/") or not place.exists() or is_prepared(place):
+        return ()
+    if place.is_dir() and in_folder(place, "train") is not None:
+        return ()
+    if _parquet(place) is not None or place.suffix.lower() in (".csv", ".tsv"):
+        return (*columns, "split_column")
+    return (*columns, "split_column", "labels")
+
+
+def _refuse_unused(spec: str, how: HowToOpen) -> None:
+    """Refuse options that would have no effect on this data.
+
+    Raises:
+        UserError: the first is named.
+    """
+    if not how.named or not (spec in BUNDLED or spec.startswith(("hfds/", "wds/")) or Path(spec).exists()):
+        return
+    known = takes(spec)
+    if unused := [name for name in how.named if name not in known]:
+        at = f"; it takes --{', --'.join(known)}" if known else ", whose labels are known"
+        raise UserError(f"--{unused[0]} has no meaning for {spec}{at}; leave it out")
+    if "labels" in known and how.labels is None:
+        raise UserError(f"--{next(iter(how.named))} is of a table: name the table of {spec} with --labels")
 
 
 def _parquet(place: Path) -> dict[str, list[Path]] | None:
@@ -128,24 +193,26 @@ def open_prepared(folder: Path) -> Source:
     return ImageStore.open(folder) if (read_index(folder).get("store") or "raw") == "raw" else open_encoded(folder)
 
 
-def held_out(spec: str) -> tuple[Source, str]:
+def held_out(spec: str, how: HowToOpen = AS_IT_IS) -> tuple[Source, str]:
     """Return the validation part of what `data` names, or the training part if it has no other, and which it is."""
     try:
-        return open_source(spec, "val"), "validation"
+        return open_source(spec, "val", how), "validation"
     except NoValidationError:
-        return open_source(spec, "train"), "train"
+        return open_source(spec, "train", how), "train"
 
 
-def open_pair(spec: str, validation: str | None = None) -> tuple[Source, Source]:
+def open_pair(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_IS) -> tuple[Source, Source]:
     """Open training and validation part, whose labels are needed.
 
     Raises:
         UserError: a class of the validation part is unknown to the training part, or images have no labels.
     """
-    train, valid = open_parts(spec, validation)
+    train, valid = open_parts(spec, validation, how)
     for name, part in (("training", train), ("validation", valid)):
-        if n := int((part.labels < 0).sum()):
-            raise UserError(f"{n} of {len(part)} {name} images of {spec} have no label; labels are needed here")
+        if n := int(unlabelled(part.labels).sum()):
+            why = " (an empty cell is no label; with a column of 0 and 1 for each class, --label_columns, an image may "
+            why = f"{why}have none of the classes)" if is_multi(part.labels) else ""
+            raise UserError(f"{n} of {len(part)} {name} images of {spec} have no label{why}; labels are needed here")
     if not train.classes:
         raise UserError(f"{spec} has no classes; labels are needed here")
     return train, valid
@@ -161,7 +228,17 @@ def open_parts(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_
     part = "val" if validation is None else _part_of(validation)
     train = open_source(spec, "train", how)
     as_train = replace(how, reading=train.how) if isinstance(train, ImageFiles) else how
+    if validation is not None and not set(how.named) <= set(takes(validation)):
+        as_train = replace(as_train, columns=Columns(), labels=None)  # they are of the training part alone
     valid = open_source(validation or spec, part, as_train)
+    several, as_well = is_multi(train.labels), is_multi(valid.labels)
+    if several and not as_well and not valid.classes:
+        valid = replace(valid, labels=np.full((len(valid), len(train.classes)), -1, np.int8))
+    elif several != as_well and train.classes and valid.classes:
+        raise UserError(
+            f"an image has several classes in {train.name if several else valid.name}, and one in "
+            f"{valid.name if several else train.name}: labels do not fit"
+        )
     if train.classes == valid.classes:
         _say_missing(train, valid)
         return train, valid
@@ -193,7 +270,7 @@ def _say_missing(train: Source, valid: Source) -> None:
     Raises:
         UserError: a class has validation images and no training image.
     """
-    trained, held_out = (set(part.labels[part.labels >= 0].tolist()) for part in (train, valid))
+    trained, held_out = (classes_with_images(part.labels) for part in (train, valid))
     names = [[train.classes[i] for i in sorted(some)] for some in (held_out - trained, trained - held_out)]
     shown, missing = (f"{', '.join(some[:5])}{', …' if some[5:] else ''}" for some in names)
     if shown and trained:

@@ -32,7 +32,7 @@ class ImageStore:
     images: np.ndarray
     """(N, height, width, channels) uint8, perhaps memory-mapped; with a span also uint16 or float32."""
     labels: np.ndarray
-    """(N,) int64; -1 if there is none."""
+    """(N,) int64, -1 if there is none; or (N, C) int8, see `multilabel`."""
     classes: tuple[str, ...]
     digest: str = ""
     """Names the content of a prepared folder, wherever it lies."""
@@ -62,7 +62,7 @@ class ImageStore:
         return {"images": f"{len(self):,} of {self.size[0]} x {self.size[1]} in {len(self.classes)} classes, {digest}"}
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) (channels last in memory) and labels (B,).
+        """Return images (B, C, H, W) (channels last in memory) and labels (B,), or (B, classes).
 
         Pictures are uint8; with a span the images are float32, of which 0 … 255 is the span.
         """
@@ -155,7 +155,7 @@ def _measured(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_labels(folder: Path, index: Mapping[str, Any]) -> np.ndarray:
-    """Return the labels of a prepared folder, (N,) int64.
+    """Return the labels of a prepared folder, (N,) int64; where images may have several classes (N, C) int8.
 
     Raises:
         UserError: they are damaged.
@@ -163,8 +163,9 @@ def read_labels(folder: Path, index: Mapping[str, Any]) -> np.ndarray:
     with reading(folder / "labels.npy", "a list of labels"):
         labels = np.load(folder / "labels.npy", allow_pickle=False)
     n, classes = index["n_images"], index["classes"]
-    if labels.shape != (n,) or labels.dtype != np.int64:
+    several = index.get("multi_label") is not None
+    if labels.shape != ((n, len(classes)) if several else (n,)) or labels.dtype != (np.int8 if several else np.int64):
         raise UserError(f"{folder} is damaged: {len(labels)} labels, but store.json states {n:,} images; {AGAIN}")
-    if labels.min() < -1 or labels.max() >= max(len(classes), 1):
+    if labels.min() < -1 or labels.max() >= (2 if several else max(len(classes), 1)):
         raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")
     return labels

@@ -8,7 +8,7 @@ import numpy as np
 
 from r2mae_core import UserError, fingerprint
 from r2mae_vision.data.image_files import ImageFiles, PathReader, TreeReader, printable
-from r2mae_vision.data.labels import SPLIT_COLUMNS, Columns, chosen, image_column, match, numbered, read_table, stated
+from r2mae_vision.data.labels import SPLIT_COLUMNS, Columns, chosen, image_column, labels_in, match, read_table
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.trees import Tree
@@ -27,10 +27,9 @@ def open_table(file: Path, split: str, columns: Columns) -> ImageFiles | None:
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise UserError(f"{what} names {twice} twice; leave out one")
-    values = stated(table, columns, what)
-    numbers, classes = (np.full(len(names), -1), ()) if values is None else numbered(values, what)
+    numbers, classes = labels_in(table, columns, what) or (np.full(len(names), -1), ())
     whole = ImageFiles(printable(file.stem), PathReader(file.parent, names), classes, numbers, named=fingerprint(file))
-    return _part(whole, parts_in(table, columns, what), split, what)
+    return part_of(whole, parts_in(table, columns, what), split, what)
 
 
 def label_by_table(tree: Tree, inside: str, table: Path, split: str, columns: Columns) -> ImageFiles | None:
@@ -48,12 +47,12 @@ def label_by_table(tree: Tree, inside: str, table: Path, split: str, columns: Co
     """
     rows, what, home = read_table(table), str(table), f"{inside}/" if inside else ""
     wanted = rows[image_column(columns.image, rows, what)]
-    values = stated(rows, columns, what)
-    if values is None:
+    labels = labels_in(rows, columns, what)
+    if labels is None:
         raise UserError(f"{what}: which column is the label? It has {', '.join(rows)}; choose one with --label_column")
     names = sorted(name for name in tree.names if name.startswith(home))
     found = match([name.removeprefix(home) for name in names], [str(name) for name in wanted], what)
-    numbers, classes = numbered(values, what)
+    numbers, classes = labels
     kept = [i for i, row in enumerate(found.rows) if row is not None]
     of_kept = np.array([found.rows[i] for i in kept])
     left = [f"{len(names) - len(kept):,} images that {table.name} does not name"] if len(kept) < len(names) else []
@@ -64,7 +63,7 @@ def label_by_table(tree: Tree, inside: str, table: Path, split: str, columns: Co
     name = printable(tree.place.resolve().stem if tree.place.is_file() else tree.place.resolve().name)
     whole = ImageFiles(name, reader, classes, numbers[of_kept], tree.place, named=fingerprint(table))
     parts = parts_in(rows, columns, what)
-    return _part(whole, None if parts is None else [parts[row] for row in of_kept], split, what)
+    return part_of(whole, None if parts is None else [parts[row] for row in of_kept], split, what)
 
 
 def parts_in(table: dict[str, list[Any]], columns: Columns, what: str) -> list[str] | None:
@@ -87,7 +86,12 @@ def parts_in(table: dict[str, list[Any]], columns: Columns, what: str) -> list[s
     return ["train" if value in TRAIN_NAMES else "val" if value == held_out else "other" for value in values]
 
 
-def _part(whole: ImageFiles, parts: Sequence[str] | None, split: str, what: str) -> ImageFiles | None:
+def part_of(whole: ImageFiles, parts: Sequence[str] | None, split: str, what: str) -> ImageFiles | None:
+    """Return the images of a part, by the part of each; None where there are none.
+
+    Raises:
+        UserError: there are none of the training part.
+    """
     if parts is None:
         return whole if split == "train" else None
     rows = np.flatnonzero(np.array(parts) == split)

@@ -30,8 +30,8 @@ CHUNK = 256
 """Images between two lines of progress."""
 NOTED = 16 * CHUNK
 """Images between two notes from which an interrupted run can go on."""
-Row = tuple[bytes | None, int, str]
-"""(an image's bytes or None, label, why it was skipped)."""
+Row = tuple[bytes | None, Any, str]
+"""(an image's bytes or None, its label (a number or (C,)), why it was skipped)."""
 BLOCK = 2**22
 
 
@@ -76,6 +76,9 @@ class PartWriter:
         self.images, self.note = folder / images_of(self.store, settings.get("dtype")), folder / "progress.json"
         size = np.dtype(settings.get("dtype") or "uint8").itemsize
         self.image_bytes: int = prod(pair(settings["image_size"])) * settings["in_chans"] * size
+        # Classes of which an image may have several; 0: it has one, or none.
+        self.n_several: int = settings.get("multi_label") or 0
+        self.label_type = "<i1" if self.n_several else "<i8"
         self.names = (self.images.name, "labels.i64", "sizes.i64", "skipped.txt")
         self.n_read = self.n_kept = self.n_skipped = self.noted = 0
         self.first_skipped = list[str]()
@@ -147,7 +150,7 @@ class PartWriter:
             with (folder / self.images.name).open("rb") as file:
                 while block := file.read(BLOCK):
                     self._append(self.images.name, block)
-            labels = np.load(folder / "labels.npy", allow_pickle=False).tolist()
+            labels = np.load(folder / "labels.npy", allow_pickle=False)
             sizes = [self.image_bytes] * len(labels)
             if self.store != "raw":
                 sizes = np.diff(np.load(folder / "offsets.npy", allow_pickle=False)).tolist()
@@ -162,9 +165,9 @@ class PartWriter:
         self.digests[name].update(content)
         self.sizes[name] += len(content)
 
-    def _count(self, sizes: Sequence[int], labels: Sequence[int]) -> None:
+    def _count(self, sizes: Sequence[int], labels: Any) -> None:
         self._append("sizes.i64", np.array(sizes, "<i8").tobytes())
-        self._append("labels.i64", np.array(labels, "<i8").tobytes())
+        self._append("labels.i64", np.array(labels, self.label_type).tobytes())
         self.n_kept += len(labels)
 
     def _skip(self, reasons: Sequence[str]) -> None:
@@ -196,7 +199,9 @@ class PartWriter:
         with saying_disk_full(self.images):
             for file in self.files.values():
                 file.close()
-        arrays = {"labels.npy": np.fromfile(self.folder / "labels.i64", "<i8").astype(np.int64)}
+        labels = np.fromfile(self.folder / "labels.i64", self.label_type)
+        labels = labels.reshape(-1, self.n_several) if self.n_several else labels.astype(np.int64)
+        arrays = {"labels.npy": labels}
         if self.store != "raw":
             sizes = np.fromfile(self.folder / "sizes.i64", "<i8").astype(np.int64)
             arrays["offsets.npy"] = np.concatenate([[0], sizes.cumsum()])

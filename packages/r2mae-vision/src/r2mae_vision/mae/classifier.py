@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,15 +14,19 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from r2mae_core import FiniteLoss, cosine, derived_seed, out_of_memory, rank_and_world_size, seed_device, with_schedule
+from r2mae_vision.data.multilabel import is_multi
 from r2mae_vision.mae.encoders import EncoderSpec
 from r2mae_vision.mae.options import Finetune
+from r2mae_vision.mae.several import mixed_targets, smoothed
 from r2mae_vision.mae.shape import pixel_scale
 
 
 class Classifier(FiniteLoss):
-    """A timm model with a head, trained on images (B, C, H, W) uint8 and labels (B,).
+    """A timm model with a head, trained on images (B, C, H, W) uint8 and labels.
 
-    Randomness (mixup, erasing, stochastic depth) is a function of (seed, step, shard).
+    These are (B,), and the loss is the cross-entropy; or (B, classes) of 0 and 1, and it is the mean binary
+    cross-entropy over images and classes. Randomness (mixup, erasing, stochastic depth) is a function of (seed, step,
+    shard).
 
     Args:
         model: timm's model.
@@ -48,6 +53,8 @@ class Classifier(FiniteLoss):
         object.__setattr__(self, "_forward", torch.compile(model) if config.compile else model)
         self._losses: list[Tensor] = []
         self._mixup, self._erase = _mixup(config, model.num_classes), _erasing(config)
+        # Without smoothing, which comes afterwards.
+        self._mixup_several = _mixup(replace(config, smoothing=0.0), model.num_classes)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return pixels as the network reads them."""
@@ -63,12 +70,19 @@ class Classifier(FiniteLoss):
         try:
             with seeded_numpy(seed):
                 images = self._erase(self.normalise(images), seed)
+                if is_multi(labels):
+                    return self._noted(self._binary_loss(images, labels.float()))
                 if self._mixup is not None:
                     images, targets = self._mixup(images, labels)
                     return self._noted(torch.sum(-targets * F.log_softmax(self._logits(images), dim=-1), dim=-1).mean())
             return self._noted(F.cross_entropy(self._logits(images), labels, label_smoothing=self.config.smoothing))
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "--micro_batch_size") from None
+
+    def _binary_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self._mixup_several is not None:
+            images, labels = mixed_targets(self._mixup_several, images, labels)
+        return F.binary_cross_entropy_with_logits(self._logits(images), smoothed(labels, self.config.smoothing))
 
     def _logits(self, images: Tensor) -> Tensor:
         return self._forward(images).float()  # pyright: ignore[reportCallIssue]

@@ -9,6 +9,7 @@ import torch
 
 from r2mae_core import RunFolder, UserError, derived_seed, read_json, run_identity, unfinished
 from r2mae_vision.data.sizes import is_size
+from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, data_of
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import to_ours
 from r2mae_vision.mae.positions import fit_encoder_positions, grid_of, stated_size
@@ -36,6 +37,8 @@ class EncoderSpec:
     """What the model is called in tables."""
     data: str | None = None
     """The data of its pretraining, if a run folder states it."""
+    how: HowToOpen = AS_IT_IS
+    """How that data is opened."""
     seed: int = 0
     """The seed of its pretraining, if a run folder states it."""
     grid: tuple[int, int] | None = None
@@ -89,12 +92,12 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
     place = Path(name)
     if (place / "mae.json").exists() or (place / "model" / "mae.json").exists():
         model = load_mae(place)
-        return EncoderSpec(model.shape, dict(model.encoder.state_dict()), *_named(place), grid=model.grid)
+        return EncoderSpec(model.shape, dict(model.encoder.state_dict()), **_named(place), grid=model.grid)
     folder = timm_folder.find(place) if place.is_dir() else None
     if folder is not None:
         shape = timm_folder.read_shape(folder)
         encoder = only_encoder(to_ours(timm_folder.read_state(folder), folder))
-        return EncoderSpec(shape, encoder, *timm_folder.named(folder), grid=grid_of(shape.size, encoder))
+        return EncoderSpec(shape, encoder, **timm_folder.named(folder), grid=grid_of(shape.size, encoder))
     if is_mlp(place):
         raise UserError(f"{place} holds the MLP of figure 2A, which only probe evaluates; a ViT is needed here")
     if place.is_dir() and not all(file.exists() for file in weights_files(place)):
@@ -210,13 +213,12 @@ def is_mlp(place: Path) -> bool:
     return (place / "config.yaml").is_file() and "n_hidden" in RunFolder.open(place).config
 
 
-def _named(place: Path) -> tuple[str, str | None, int]:
-    """Return scheme, data and seed of a run folder."""
+def _named(place: Path) -> dict[str, Any]:
+    """Return scheme, data, seed, and how the data is opened, of a run folder."""
     if not (place / "config.yaml").exists():
-        return place.name, None, 0
+        return {"scheme": place.name}
     scheme, seed = run_identity(place, "vision")
-    data = RunFolder.open(place).config.get("data")
-    return scheme, data if isinstance(data, str) else None, seed
+    return {"scheme": scheme, "seed": seed, **data_of(RunFolder.open(place).config)}
 
 
 def _timm_shape(name: str) -> MAEShape:

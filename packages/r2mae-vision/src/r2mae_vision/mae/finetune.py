@@ -1,7 +1,7 @@
 """Fine-tuning for classification by MAE's public recipe: timm's augmentation, mixup, layer decay (paper, 4.1, C.5)."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,21 @@ from r2mae_vision.data.datasets import (
     n_workers,
     train_loader,
 )
+from r2mae_vision.data.multilabel import is_multi
 from r2mae_vision.data.sizes import pair
-from r2mae_vision.data.sources import Source, identity, open_pair
+from r2mae_vision.data.sources import Source, how_to_open, identity, open_pair
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.classifier import Classifier
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, open_encoder
 from r2mae_vision.mae.options import Finetune
+from r2mae_vision.mae.several import check_judged, class_scores, means, write_classes
 from r2mae_vision.mae.shape import MAEShape, pixel_scale
 from r2mae_vision.mae.timm_folder import CONFIG, write_config
 
 # Seeds may be added; model and data are compared by content: they may have been moved.
-FREE = ("seeds", "model", "data", "validation")
+FREE = ("seeds", "model", "data", "labels", "validation")
 
 
 def train_transform(config: Finetune, shape: MAEShape) -> Any:
@@ -127,7 +129,7 @@ def eval_transform(size: int | tuple[int, int], crop_pct: float, source: Source 
 def eval_batches(
     source: Source, spec: EncoderSpec, crop_pct: float, batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield unchanged images (B, C, H, W) uint8, labels, and how many could not be read.
+    """Yield unchanged images (B, C, H, W) uint8, labels (B,) or (B, classes), and how many could not be read.
 
     Prepared images of the model's own size are returned as they are; others go through timm's transform.
     """
@@ -151,7 +153,7 @@ def eval_batches(
 
 
 @torch.no_grad()
-def accuracy(
+def logits_of(
     model: nn.Module,
     spec: EncoderSpec,
     source: Source,
@@ -161,19 +163,37 @@ def accuracy(
     bf16: bool = False,
     batch_size: int = 256,
     workers: int = 0,
-) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy and the number of images that could not be read."""
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield a model's answers (B, classes), the labels, and the number of images that could not be read."""
     mean, std = pixel_scale(spec.shape, device)
     model.to(device).eval()
-    right = torch.zeros(2, device=device)
-    unreadable, n = 0, 0
     for images, labels, bad in eval_batches(source, spec, crop_pct, batch_size, workers):
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = model((images.to(device).float() - mean) / std)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.to(device)[:, None]
-        right += torch.stack([best[:, 0].sum(), best.any(1).sum()])
+        yield logits, labels.to(device), bad
+
+
+def accuracy(answers: Iterable[tuple[Tensor, Tensor, int]]) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy and the number of images that could not be read, of what `logits_of` yields."""
+    right, unreadable, n = 0, 0, 0
+    for logits, labels, bad in answers:
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        right = right + torch.stack([best[:, 0].sum(), best.any(1).sum()])
         unreadable, n = unreadable + bad, n + len(labels)
-    return {"top1": float(right[0]) / n, "top5": float(right[1]) / n, "unreadable": float(unreadable)}
+    return {"top1": float(right[0]) / n, "top5": float(right[1]) / n, "unreadable": float(unreadable)}  # pyright: ignore[reportIndexIssue]
+
+
+def precision_of_classes(
+    answers: Iterable[tuple[Tensor, Tensor, int]], classes: Sequence[str], file: Path
+) -> dict[str, float]:
+    """Return the means over classes of images that may have several, and write a table of all classes."""
+    parts = [(logits.float().cpu(), labels.cpu(), bad) for logits, labels, bad in answers]
+    scores, labels = torch.cat([part[0] for part in parts]).numpy(), torch.cat([part[1] for part in parts]).numpy()
+    if not np.isfinite(scores).all():
+        raise UserError("the model's answers are NaN or infinite; lower --base_lr or use --precision 32-true")
+    found = class_scores(scores, labels, classes)
+    write_classes(file, found)
+    return {**means(found), "unreadable": float(sum(bad for _, _, bad in parts))}
 
 
 def finetune(config: Finetune) -> RunFolder:
@@ -186,7 +206,7 @@ def finetune(config: Finetune) -> RunFolder:
     device, world = resolve_device(config.device), config.world_size
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
     if config.out is not None:
-        check_output(config.out, [config.model.removeprefix("scratch:"), config.data, config.validation])
+        check_output(config.out, [config.model.removeprefix("scratch:"), config.data, config.labels, config.validation])
     train_source, val_source, micro = checked(config, spec.shape, device)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     # A step's randomness depends on how it is divided, so a run resumes in the same parts.
@@ -212,13 +232,16 @@ def checked(config: Finetune, shape: MAEShape, device: str) -> tuple[Source, Sou
         UserError: the data has no classes, or an option does not fit.
     """
     train_transform(config, shape)
-    train_source, val_source = open_pair(config.data, config.validation)
+    train_source, val_source = open_pair(config.data, config.validation, how_to_open(config))
     for source in (train_source, val_source):
         check_range(source, shape.pixel_range)
         if isinstance(source, ImageStore) and source.span is not None:
             check_channels(source, shape.in_chans)
     transform_of(config, shape, train_source)
-    if len(train_source.classes) < 2:
+    several = is_multi(train_source.labels)
+    if several:
+        check_judged(val_source.labels, f"{config.data}: validation images")
+    elif len(train_source.classes) < 2:
         raise UserError(f"{config.data} has a single class, {', '.join(train_source.classes)}; fine-tuning needs two")
     largest, mixes = 128 if device == "cuda" else 64, config.mixup + config.cutmix > 0
     micro = micro_batch_size(config.micro_batch_size, config.batch_size, config.world_size, largest, even=mixes)
@@ -283,7 +306,10 @@ def _one(
     if trainer.is_global_zero:
         records = _evaluate_and_save(config, spec, module, train_source.name, val_source, device, home)
         crop, classes = crop_pct(config.crop_pct, spec), train_source.classes
-        write_config(home.path, spec.shape, module.model, crop_pct=crop, pool=config.pool, classes=classes)
+        several = is_multi(train_source.labels)
+        write_config(
+            home.path, spec.shape, module.model, crop_pct=crop, pool=config.pool, classes=classes, several=several
+        )
         made = [home.path / CONFIG, *sorted(home.path.glob("model*.safetensors"))]
         write_text(home.path / "SHA256SUMS", "".join(f"{file_digest(file)}  {file.name}\n" for file in made))
         write_records(
@@ -303,15 +329,12 @@ def _evaluate_and_save(
     bf16 = precision(config.precision, device) == "bf16-mixed"
     records = []
     for suffix, network in networks.items():
-        values = accuracy(
-            network,
-            spec,
-            source,
-            crop_pct=crop_pct(config.crop_pct, spec),
-            device=device,
-            bf16=bf16,
-            workers=n_workers(config.workers),
-        )
+        settings: dict[str, Any] = {"device": device, "bf16": bf16, "workers": n_workers(config.workers)}
+        answers = logits_of(network, spec, source, crop_pct=crop_pct(config.crop_pct, spec), **settings)
+        if is_multi(source.labels):
+            values = precision_of_classes(answers, source.classes, home.path / f"classes{suffix}.csv")
+        else:
+            values = accuracy(answers)
         if unreadable := values.pop("unreadable"):
             say(f"{unreadable:,.0f} validation images could not be decoded; their neighbours were evaluated instead")
         records += [

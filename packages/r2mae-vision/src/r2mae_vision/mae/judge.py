@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from r2mae_core import RunFolder, UserError, new_figure, save_figure, say
 from r2mae_vision.data.datasets import sample_labelled
+from r2mae_vision.data.multilabel import is_multi
+from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sources import Source
 from r2mae_vision.mae.flops import features_flops, train_flops
 from r2mae_vision.mae.model import MaskedAutoencoder
@@ -64,12 +66,18 @@ def images_to_judge(
         )
     n_held_out = min(MOST_HELD_OUT, len(held_out), max(affordable // 4, 1))
     n_train = max(min(MOST_TRAIN, len(train), affordable - n_held_out), 1)
-    size = model.shape.size, model.shape.in_chans
+    if is_multi(train.labels):
+        say_once(f"{train.name}: images of several classes are judged by the effective rank of their features alone")
     if apart:
-        return Judged(*sample_labelled(train, n_train, *size)), Judged(*sample_labelled(held_out, n_held_out, *size))
-    images, labels = sample_labelled(train, n_train, *size)
+        return _sampled(train, n_train, model), _sampled(held_out, n_held_out, model)
+    images, labels = _sampled(train, n_train, model)
     judged = torch.arange(len(images)) % 4 == 3
     return Judged(images[~judged], labels[~judged]), Judged(images[judged], labels[judged])
+
+
+def _sampled(source: Source, n: int, model: MaskedAutoencoder) -> Judged:
+    images, labels = sample_labelled(source, n, model.shape.size, model.shape.in_chans)
+    return Judged(images, torch.full((len(images),), -1) if is_multi(labels) else labels)
 
 
 @torch.no_grad()

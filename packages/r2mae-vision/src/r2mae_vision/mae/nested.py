@@ -5,9 +5,16 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from r2mae_core import UserError, typed_options
+from r2mae_vision.data.options import DataColumns
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe
 
 Options = TypeVar("Options", Pretrain, Finetune, Probe)
+
+
+def columns_of(config: DataColumns) -> dict[str, Any]:
+    """Return the options that say which columns of a table are which, as far as they are given."""
+    given = {field.name: getattr(config, field.name) for field in fields(DataColumns)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def nested_options(kind: type[Options], given: Mapping[str, Any], common: Mapping[str, Any], by: str) -> Options:

@@ -25,6 +25,7 @@ from r2mae_core import (
 from r2mae_vision.data.options import (
     Area,
     BelowOne,
+    DataColumns,
     Factor,
     PartOfSide,
     Width,
@@ -43,7 +44,7 @@ MOST_SHOWN, MOST_RATIOS = 200, 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(PretrainOptions):
+class Pretrain(PretrainOptions, DataColumns):
     """Pretrain a masked autoencoder. The defaults are the paper's for ImageNet (C.5), those of MAE's public recipe."""
 
     data: str = field(kw_only=False)
@@ -112,6 +113,7 @@ class Pretrain(PretrainOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle_size(self)
+        self.check_columns()
         check_text(self, "data", "model")
         check_crop(self.crop_scale)
         if self.judge_patience is not None and self.judge_every is None:
@@ -127,7 +129,7 @@ class Pretrain(PretrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(RunOptions):
+class Finetune(RunOptions, DataColumns):
     """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
 
     model: str = field(kw_only=False)
@@ -214,6 +216,7 @@ class Finetune(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle_size(self)
+        self.check_columns()
         check_text(self, "model", "timm_model", "data", "validation", "auto_augment")
         check_crop(self.crop_scale)
         check_list("seeds", self.seeds)
@@ -225,7 +228,7 @@ class Finetune(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(RunOptions):
+class Probe(RunOptions, DataColumns):
     """Evaluate frozen features: linear probe and nearest neighbours; a run of pretrain-mlp by the protocol of C.3."""
 
     model: str = field(kw_only=False)
@@ -272,6 +275,7 @@ class Probe(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle_size(self)
+        self.check_columns()
         check_text(self, "model", "timm_model", "data", "validation")
         check_list("seeds", self.seeds)
         check_list("k", self.k or None)
@@ -329,7 +333,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(DataColumns):
     """Write what a fine-tuned model says of images."""
 
     model: str
@@ -354,11 +358,12 @@ class Predict:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self.check_columns()
         check_text(self, "model", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reproduce(RunOptions):
+class Reproduce(RunOptions, DataColumns):
     """Reproduce table 1 of the paper: fine-tuned ViTs, one per scheme. Finished cells are not repeated."""
 
     target: Literal["table1"] = field(kw_only=False)
@@ -386,13 +391,14 @@ class Reproduce(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_columns()
         check_text(self, "data")
         for name in ("schemes", "seeds", "evaluate"):
             check_list(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(SweepOptions):
+class Sweep(SweepOptions, DataColumns):
     """Find the mask ratio for your images: short pretrainings, each judged on the labels. Resumable."""
 
     data: str = field(kw_only=False)
@@ -410,6 +416,7 @@ class Sweep(SweepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_columns()
         check_text(self, "data")
         unused = "finetune" if self.evaluate == "probe" else "probe"
         if getattr(self, unused):

@@ -1,7 +1,6 @@
 """Table 1 of the paper as a grid of experiments, and `reproduce`."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from r2mae_core import (
     Record,
     RunFolder,
+    UserError,
     cell_name,
     check_output,
     device_name,
@@ -26,13 +26,14 @@ from r2mae_core import (
     seconds_of,
     walk_grid,
 )
-from r2mae_vision.data.sources import Source, held_out, identity, open_pair, open_source
+from r2mae_vision.data.multilabel import is_multi
+from r2mae_vision.data.sources import Source, held_out, how_to_open, identity, open_pair, open_source
 from r2mae_vision.grid import report_cells
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
-from r2mae_vision.mae.nested import nested_options
+from r2mae_vision.mae.nested import columns_of, nested_options
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Reproduce
 from r2mae_vision.mae.plots import plot_loss_curves, plot_schemes
 from r2mae_vision.mae.pretrain import pretrain, shape_of
@@ -64,8 +65,8 @@ def reproduce(config: Reproduce) -> RunFolder | None:
     if config.dry_run:
         _dry_run(config, grid, device)
         return None
-    free = ("seeds", "schemes", "data")  # the data is compared by its content
-    sources = identity(*_parts(config.data, config.evaluate))
+    free = ("seeds", "schemes", "data", "labels")  # the data is compared by its content
+    sources = identity(*_parts(config))
     with open_run(
         "r2mae-vision", "reproduce", config.out, resolved(config), sources=sources, free=free, shared=True
     ) as run:
@@ -83,9 +84,19 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         return run
 
 
-def _parts(data: str, evaluate: Sequence[str]) -> tuple[Source, Source]:
-    """Return training and validation part; every evaluation needs classes, and is refused without them."""
-    return open_pair(data) if evaluate else (open_source(data, "train"), held_out(data)[0])
+def _parts(config: Reproduce) -> tuple[Source, Source]:
+    """Return training and validation part; every evaluation needs classes, and is refused without them.
+
+    Raises:
+        UserError: images may have several classes, which the table is not made for; or as `open_pair`.
+    """
+    data, how = config.data or "", how_to_open(config)
+    train, held_out_part = (
+        open_pair(data, how=how) if config.evaluate else (open_source(data, "train", how), held_out(data, how)[0])
+    )
+    if config.evaluate and is_multi(train.labels):
+        raise UserError(f"table 1 is of images with one class each, and those of {data} may have several; use finetune")
+    return train, held_out_part
 
 
 def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> list[Record]:
@@ -107,14 +118,14 @@ def _cell(config: Reproduce, name: str, seed: int, device: str, home: Path) -> l
 
 def _of_grid(config: Reproduce, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
     """Return the options of finetune and probe that the grid decides."""
-    common = {"model": str(model), "data": config.data, "seeds": (seed,), "device": device}
+    common = {"model": str(model), "data": config.data, "seeds": (seed,), "device": device, **columns_of(config)}
     return common | {"progress": config.progress, "out": out}
 
 
 def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
     """Refuse wrong options before anything is done."""
     if config.out is not None:
-        check_output(config.out, [config.data])
+        check_output(config.out, [config.data, config.labels])
     unused = Path("unused")
     for name, seed in grid:
         sampler_from_config(name, "vision")
@@ -126,7 +137,8 @@ def _check(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
 def pretrain_options(config: Reproduce, name: str, seed: int, out: Path, device: str) -> Pretrain:
     """Return the options of one pretraining."""
     common = {"data": config.data, "mask_ratio": name, "seed": seed, "epochs": config.epochs, "out": out}
-    return nested_options(Pretrain, config.pretrain, common | {"device": device, "progress": config.progress}, "grid")
+    common |= {"device": device, "progress": config.progress, **columns_of(config)}
+    return nested_options(Pretrain, config.pretrain, common, "grid")
 
 
 def _is_the_papers(config: Reproduce) -> bool:
@@ -135,7 +147,7 @@ def _is_the_papers(config: Reproduce) -> bool:
     free |= {"log_every", "checkpoint_every", "validate_every"}
     if config.epochs != Reproduce.epochs or not set(config.pretrain) | set(config.finetune) <= free:
         return False
-    return len(open_source(config.data or "", "train").classes) == 1000  # ImageNet-1K
+    return len(open_source(config.data or "", "train", how_to_open(config)).classes) == 1000  # ImageNet-1K
 
 
 def _full_name(name: str) -> str:
@@ -152,7 +164,7 @@ def _show_paper() -> None:
 def _dry_run(config: Reproduce, grid: list[tuple[str, int]], device: str) -> None:
     """Print the grid, and what its pretraining would cost by the time of a few steps on simulated images."""
     options = pretrain_options(config, *grid[0], Path("unused"), device)
-    source = open_source(options.data, "train")
+    source = open_source(options.data, "train", how_to_open(config))
     model = MaskedAutoencoder(shape_of(options, source)).to(device)
     shape, n = model.shape, 64 if device == "cuda" else 16
     images = torch.zeros(n, shape.in_chans, *shape.size, dtype=torch.uint8, device=device)

@@ -26,7 +26,8 @@ from r2mae_core import (
 from r2mae_vision.data.datasets import check_channels, check_range, from_workers, n_workers, read_image
 from r2mae_vision.data.decoding import UnreadableImageError, suffixes
 from r2mae_vision.data.image_files import ImageFiles, PathReader
-from r2mae_vision.data.sources import NoValidationError, Source, open_source
+from r2mae_vision.data.multilabel import JOIN, unlabelled, written
+from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, NoValidationError, Source, how_to_open, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.encoders import EncoderSpec, model_arguments, open_encoder
@@ -42,6 +43,8 @@ class TunedModel(NamedTuple):
     spec: EncoderSpec
     classes: tuple[str, ...]
     crop_pct: float
+    several: bool = False
+    """Whether an image may have several classes: each then has a probability of its own."""
 
 
 def open_tuned(name: str) -> TunedModel:
@@ -70,7 +73,8 @@ def open_tuned(name: str) -> TunedModel:
     if differs:
         raise UserError(f"{folder}: the weights do not fit its {timm_folder.CONFIG}: {differs[0]}")
     network.load_state_dict(state)
-    return TunedModel(network.eval(), spec, classes, float(stated.get("pretrained_cfg", {}).get("crop_pct") or 1.0))
+    crop_pct = float(stated.get("pretrained_cfg", {}).get("crop_pct") or 1.0)
+    return TunedModel(network.eval(), spec, classes, crop_pct, stated.get("multi_label") is True)
 
 
 class _Images(Dataset):
@@ -95,6 +99,14 @@ class Answer(NamedTuple):
     """(classes,) probabilities; None: it cannot be read."""
     why: str = ""
 
+    def named(self, model: TunedModel) -> str:
+        """Return the likeliest class; where an image may have several, all that are likelier than not."""
+        if self.shares is None:
+            return ""
+        if model.several:
+            return written((self.shares >= 0.5).numpy().astype(int), model.classes)
+        return model.classes[int(self.shares.argmax())]
+
 
 @torch.no_grad()
 def answers(
@@ -118,7 +130,7 @@ def answers(
             images = torch.from_numpy(np.stack(read)).to(device).float()
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 logits = network((images - mean) / std)
-            shares = iter(logits.float().softmax(1).cpu())
+            shares = iter((logits.float().sigmoid() if model.several else logits.float().softmax(1)).cpu())
         yield from (Answer(None, why) if image is None else Answer(next(shares)) for image, why in rows)
 
 
@@ -131,10 +143,10 @@ def predict(config: Predict) -> Path:
         UserError: the model has no head, there are no images, none can be read, or the output exists.
     """
     out = config.out or default_run_path("r2mae-vision", "predict").with_suffix(".csv")
-    check_output(out, [config.model, config.data.removeprefix("wds/")], overwrite=config.overwrite)
+    check_output(out, [config.model, config.data.removeprefix("wds/"), config.labels], overwrite=config.overwrite)
     device = resolve_device(config.device)
     model = open_tuned(config.model)
-    source, part = images_of(config.data, config.split)
+    source, part = images_of(config.data, config.split, how_to_open(config))
     check_range(source, model.spec.shape.pixel_range)
     if isinstance(source, ImageStore) and source.span is not None:
         check_channels(source, model.spec.shape.in_chans)
@@ -142,7 +154,7 @@ def predict(config: Predict) -> Path:
     bf16 = precision(config.precision, device) == "bf16-mixed"
     workers = n_workers(config.workers)
     found = list(answers(model, source, device=device, bf16=bf16, batch_size=config.batch_size, workers=workers))
-    known = [source.classes[i] if i >= 0 else "" for i in source.labels]
+    known = [written(label, source.classes) for label in source.labels]
     unread = [i for i, answer in enumerate(found) if answer.shares is None]
     if unread:
         why = "; ".join(f"{_name(source, i)}: {found[i].why}" for i in unread[:3])
@@ -151,15 +163,15 @@ def predict(config: Predict) -> Path:
         raise UserError(f"none of {len(found):,} images of {config.data} can be read")
     with one_writer(out, folder=False), atomic_path(out) as temporary:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(table(source, known, found, model.classes))
+        csv.writer(text, lineterminator="\n").writerows(table(source, known, found, model))
         temporary.write_text(text.getvalue(), encoding="utf-8")
-    _say_accuracy(known, found, model.classes)
+    _say_accuracy(source, known, found, model)
     return out
 
 
-def table(source: Source, known: Sequence[str], found: Sequence[Answer], classes: Sequence[str]) -> Iterator[list[str]]:
+def table(source: Source, known: Sequence[str], found: Sequence[Answer], model: TunedModel) -> Iterator[list[str]]:
     """Yield the header and a row per image: its name, its label if there are any, the prediction, all probabilities."""
-    label = ["label"] if any(known) else []
+    label, classes = ["label"] if any(known) else [], model.classes
     yield ["image", *label, "prediction", *(f"p({name})" for name in classes)]
     for i, answer in enumerate(found):
         told = [known[i]] if label else []
@@ -167,10 +179,10 @@ def table(source: Source, known: Sequence[str], found: Sequence[Answer], classes
             yield [_name(source, i), *told, "", *("" for _ in classes)]
         else:
             shares = [f"{share:.6g}" for share in answer.shares.tolist()]
-            yield [_name(source, i), *told, classes[int(answer.shares.argmax())], *shares]
+            yield [_name(source, i), *told, answer.named(model), *shares]
 
 
-def images_of(data: str, split: str | None) -> tuple[Source, str]:
+def images_of(data: str, split: str | None, how: HowToOpen = AS_IT_IS) -> tuple[Source, str]:
     """Return the images to predict and the name of their part: one file, what `data` names, or its validation part.
 
     Raises:
@@ -180,31 +192,38 @@ def images_of(data: str, split: str | None) -> tuple[Source, str]:
     if place.is_file() and place.suffix.lower() in suffixes():
         return ImageFiles(place.stem, PathReader(place.parent, [place.name]), (), np.array([-1]), place), ""
     if split == "train":
-        return open_source(data, "train"), "train"
+        return open_source(data, "train", how), "train"
     try:
-        return open_source(data, "val"), "val"
+        return open_source(data, "val", how), "val"
     except NoValidationError:
         if split == "val":
             raise
-        return open_source(data, "train"), ""
+        return open_source(data, "train", how), ""
 
 
 def _name(source: Source, index: int) -> str:
     return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
 
 
-def _say_accuracy(known: Sequence[str], found: Sequence[Answer], classes: Sequence[str]) -> None:
+def _say_accuracy(source: Source, known: Sequence[str], found: Sequence[Answer], model: TunedModel) -> None:
     """Say how many labelled images are predicted right, by the names of the classes."""
-    pairs = [
-        (name, classes[int(answer.shares.argmax())])
-        for name, answer in zip(known, found, strict=True)
-        if name in classes and answer.shares is not None
+    sets = [
+        {source.classes[k] for k in np.flatnonzero(label == 1)} if np.ndim(label) else {name} - {""}
+        for name, label in zip(known, source.labels, strict=True)
     ]
-    if strange := sorted({name for name in known if name and name not in classes}):
-        n = sum(name in strange for name in known)
-        say(f"{n:,} images have labels that the model does not know: {', '.join(strange[:5])}")
+    strange = [bool(some - set(model.classes)) for some in sets]
+    if any(strange):
+        shown = sorted({name for some in sets for name in some - set(model.classes)})
+        say(f"{sum(strange):,} images have labels that the model does not know: {', '.join(shown[:5])}")
+    judged = ~unlabelled(source.labels) & ~np.array(strange)
+    pairs = [
+        (some, {part for part in answer.named(model).split(JOIN) if part} if model.several else {answer.named(model)})
+        for some, answer, one in zip(sets, found, judged, strict=True)
+        if one and answer.shares is not None
+    ]
     if pairs:
-        say(f"{sum(a == b for a, b in pairs):,} of {len(pairs):,} images with a known label are predicted right")
+        right, how = sum(a == b for a, b in pairs), ", all their classes and no other," if model.several else ""
+        say(f"{right:,} of {len(pairs):,} images with a known label are predicted right{how}".removesuffix(","))
 
 
 def predict_command(config: Predict) -> None:

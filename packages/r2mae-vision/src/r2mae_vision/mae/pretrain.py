@@ -40,7 +40,7 @@ from r2mae_core import (
 from r2mae_vision.data.augment import RandomCrop, proportions, random_resized_crop, resize
 from r2mae_vision.data.datasets import check_channels, least_side, n_workers, sample_images, train_loader
 from r2mae_vision.data.sizes import pair, shown
-from r2mae_vision.data.sources import Source, held_out, identity, open_source
+from r2mae_vision.data.sources import Source, held_out, how_to_open, identity, open_source
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
@@ -68,13 +68,14 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
 
     program, name, unit = "r2mae-vision", "vision", "images"
     # Data and start are compared by content: they may have been moved.
-    marker, free = "mae.json", ("validate_every", "data", "start")
+    marker, free = "mae.json", ("validate_every", "data", "labels", "start")
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__(config)
         if config.out is not None:
-            check_output(config.out, [config.data, config.start])
-        self.source, (held_out_source, self.part) = open_source(config.data, "train"), held_out(config.data)
+            check_output(config.out, [config.data, config.labels, config.start])
+        how = how_to_open(config)
+        self.source, (held_out_source, self.part) = open_source(config.data, "train", how), held_out(config.data, how)
         self.held_out_source = held_out_source
         self.n_samples = len(self.source)
         self.model = MaskedAutoencoder(shape_of(config, self.source), config.seed)

@@ -1,6 +1,7 @@
 """Evaluation of frozen features: a linear probe (logistic regression, or MAE's recipe with LARS) and kNN."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from r2mae_core import (
     stamped,
 )
 from r2mae_vision.data.datasets import n_workers
-from r2mae_vision.data.sources import Source, identity, open_pair
+from r2mae_vision.data.multilabel import is_multi
+from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, Source, how_to_open, identity, open_pair
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
 from r2mae_vision.mae.finetune import crop_pct, eval_batches
 from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.several import check_judged, class_scores, means
 from r2mae_vision.mae.shape import pixel_scale
 
 
@@ -49,7 +52,7 @@ def extract_features(
     workers: int = 0,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return features (N, D) float32 and labels (N,) of unchanged images, on the device.
+    """Return features (N, D) float32 and labels (N,) or (N, classes) of unchanged images, on the device.
 
     Args:
         model: timm's model without a head.
@@ -88,7 +91,7 @@ def extract_features(
 
 
 # Model and data are compared by content: they may have been moved.
-FREE = ("model", "data", "validation")
+FREE = ("model", "data", "labels", "validation")
 MOST_FOR_LOGISTIC = 100_000
 
 
@@ -111,7 +114,25 @@ def logistic_accuracy(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], 
     return top_k(torch.from_numpy(scores), val[1].cpu())
 
 
-def lars_accuracy(
+def logistic_scores(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], c: float = 1.0) -> Tensor:
+    """Return scores (M, classes) of one logistic regression for each class against the rest, as `logistic_accuracy`.
+
+    A class that all of the training images have, or none, gets the same score for every image.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    features, labels, held_out = (part.cpu().numpy() for part in (*train, val[0]))
+    scaler = StandardScaler().fit(features)
+    features, held_out = scaler.transform(features), scaler.transform(held_out)
+    scores = np.zeros((len(held_out), labels.shape[1]))
+    for k, truth in enumerate(labels.T):
+        if 0 < truth.sum() < len(truth):
+            scores[:, k] = LogisticRegression(C=c, max_iter=2000).fit(features, truth).decision_function(held_out)
+    return torch.from_numpy(scores)
+
+
+def lars_scores(
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
     *,
@@ -120,15 +141,15 @@ def lars_accuracy(
     batch_size: int = 16384,
     base_lr: float = 0.1,
     warmup: float = 1 / 9,
-) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy of a linear classifier on frozen features.
+) -> Tensor:
+    """Return scores (M, classes) of a linear classifier on frozen features.
 
     MAE's recipe (batch norm without parameters, LARS, no weight decay, cosine) on features that were computed once, of
     unchanged images. MAE's own probe augments by random crops, for which the encoder would have to run in every epoch.
 
     Args:
-        train: features (N, D) and labels (N,).
-        val: features (M, D) and labels (M,).
+        train: features (N, D) and labels (N,), or (N, classes) of 0 and 1 for a binary cross-entropy.
+        val: features (M, D) and labels.
         seed: for initialisation and data order.
         epochs: passes over the features.
         batch_size: rows of a step; at most a tenth of them.
@@ -139,7 +160,8 @@ def lars_accuracy(
 
     features, labels = train
     n, width = features.shape
-    n_classes = int(max(labels.max(), val[1].max())) + 1
+    several = is_multi(labels)
+    n_classes = labels.shape[1] if several else int(max(labels.max(), val[1].max())) + 1
     batch_size = max(min(batch_size, n // 10), 1)
     # Batch norm without parameters on frozen features converges to their own mean and deviation.
     mean, std = features.mean(0), features.var(0, unbiased=False).add(1e-6).sqrt()
@@ -160,7 +182,11 @@ def lars_accuracy(
         rows = rows.to(features.device)
         for group in optimizer.param_groups:
             group["lr"] = lr * cosine(step, total, warmup)
-        loss = F.cross_entropy(head(features[rows]), labels[rows])
+        answers, wanted = head(features[rows]), labels[rows]
+        if several:
+            loss = F.binary_cross_entropy_with_logits(answers, wanted.float())
+        else:
+            loss = F.cross_entropy(answers, wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -168,7 +194,7 @@ def lars_accuracy(
         scores = head(held_out)
     if not torch.isfinite(scores).all():
         raise UserError("the linear probe diverged: its answers are NaN or infinite; lower --base_lr")
-    return top_k(scores, val[1])
+    return scores
 
 
 def top_k(scores: Tensor, labels: Tensor) -> dict[str, float]:
@@ -218,12 +244,14 @@ def probe(config: Probe) -> RunFolder:
         return probe_mlp(config)
     device = resolve_device(config.device)
     spec = open_encoder(config.model, config.timm_model, config.image_size, config.mean, config.std)
-    data = config.data or spec.data
+    data, how = (spec.data, spec.how) if config.data is None else (config.data, how_to_open(config))
+    if config.data is None and how_to_open(config) != AS_IT_IS:
+        raise UserError("options of columns are of --data; name it, too")
     if data is None:
         raise UserError(f"{config.model} does not state what it was trained on; name the images with --data")
     if config.out is not None:
-        check_output(config.out, [config.model.removeprefix("scratch:"), data, config.validation])
-    train_source, val_source = open_labelled(data, config)
+        check_output(config.out, [config.model.removeprefix("scratch:"), data, config.labels, config.validation])
+    train_source, val_source = open_labelled(data, config, how)
     seeds = config.seeds if config.seeds is not None else (spec.seed,)
     settings = {**resolved(config), "data": data, "seeds": seeds}
     sources = identity(train_source, val_source) | spec.identity
@@ -253,11 +281,15 @@ def probe(config: Probe) -> RunFolder:
         for seed in seeds if by_lars(config, len(train[0])) else seeds[:1]:
             if by_lars(config, len(train[0])):
                 settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
-                linear = lars_accuracy(train, val, seed=seed, **settings)
+                linear = judged(lars_scores(train, val, seed=seed, **settings), val[1], val_source.classes)
+            elif is_multi(train[1]):
+                linear = judged(logistic_scores(train, val), val[1], val_source.classes)
             else:
                 linear = logistic_accuracy(train, val)
             values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
-        for k in config.k:
+        if is_multi(train[1]):
+            say("Images may have several classes: a linear probe of each class, and no nearest neighbours")
+        for k in () if is_multi(train[1]) else config.k:
             values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
         records = [
             Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
@@ -267,13 +299,23 @@ def probe(config: Probe) -> RunFolder:
         return run
 
 
-def open_labelled(data: str, config: Probe) -> tuple[Source, Source]:
+def judged(scores: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy of scores (M, classes), or means over classes of images that have several."""
+    if not is_multi(labels):
+        return top_k(scores, labels)
+    return means(class_scores(scores.cpu().numpy(), labels.cpu().numpy(), classes))
+
+
+def open_labelled(data: str, config: Probe, how: HowToOpen) -> tuple[Source, Source]:
     """Open training and validation images that can be probed.
 
     Raises:
         UserError: they have fewer than two classes, or are fewer than the neighbours asked for; or as `open_pair`.
     """
-    train_source, val_source = open_pair(data, config.validation)
+    train_source, val_source = open_pair(data, config.validation, how)
+    if is_multi(train_source.labels):
+        check_judged(val_source.labels, f"{data}: validation images")
+        return train_source, val_source
     if len(train_source.classes) < 2:
         raise UserError(f"{data} has a single class, {', '.join(train_source.classes)}; a probe needs two")
     if (largest := max(config.k, default=0)) > len(train_source):

@@ -20,7 +20,7 @@ from r2mae_core import (
 )
 from r2mae_vision.data.datasets import check_range, sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, reframed
-from r2mae_vision.data.sources import held_out
+from r2mae_vision.data.sources import HowToOpen, data_of, held_out
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Level, Reconstruct
@@ -153,7 +153,7 @@ def reconstruct(config: Reconstruct) -> Path:
     if config.images:
         images = load_pictures(config.images, size, in_chans)
     else:
-        source = held_out(_data_of(config.run))[0]
+        source = held_out(*_data_of(config.run))[0]
         check_range(source, model.shape.pixel_range)
         images = sample_images(source, config.n_images, size, in_chans)
     images = images.to(device)
@@ -169,14 +169,12 @@ def reconstruct(config: Reconstruct) -> Path:
         return save_figure(figure, target)
 
 
-def _data_of(run: Path) -> str:
-    """Return the data that a run was trained on."""
-    if not (run / "config.yaml").exists():
+def _data_of(run: Path) -> tuple[str, HowToOpen]:
+    """Return the data that a run was trained on, and how it is opened."""
+    stated = data_of(RunFolder.open(run).config) if (run / "config.yaml").exists() else {}
+    if not stated:
         raise UserError(f"{run} does not state what it was trained on; name image files with --images")
-    data = RunFolder.open(run).config.get("data")
-    if not isinstance(data, str):
-        raise UserError(f"{run} does not state what it was trained on; name image files with --images")
-    return data
+    return stated["data"], stated["how"]
 
 
 def reconstruct_command(config: Reconstruct) -> None:

@@ -18,13 +18,15 @@ from r2mae_core import (
     resolve_device,
     run_sweep,
 )
-from r2mae_vision.data.sources import Source, identity
+from r2mae_vision.data.multilabel import is_multi
+from r2mae_vision.data.sources import Source, how_to_open, identity
 from r2mae_vision.mae.finetune import checked, finetune
 from r2mae_vision.mae.masking import check_visible
-from r2mae_vision.mae.nested import nested_options
+from r2mae_vision.mae.nested import columns_of, nested_options
 from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Sweep
 from r2mae_vision.mae.pretrain import VisionModality, pretrain
 from r2mae_vision.mae.probe import open_labelled, probe
+from r2mae_vision.mae.several import SEVERAL
 
 ONE_DEVICE = ("devices", "nodes", "strategy")
 
@@ -37,14 +39,14 @@ def sweep(config: Sweep) -> RunFolder:
     """
     device = resolve_device(config.device)
     if config.out is not None:
-        check_output(config.out, [config.data])
+        check_output(config.out, [config.data, config.labels])
     train, held_out = _check(config, device)
     return run_sweep(
         "r2mae-vision",
         "vision",
         config,
         partial(_measure, config, device),
-        metrics=metrics_of(config),
+        metrics=metrics_of(config, several=is_multi(train.labels)),
         pretrain_command=partial(_pretrain_command, config),
         sources=identity(train, held_out),
     )
@@ -55,11 +57,14 @@ def sweep_command(config: Sweep) -> None:
     sweep(config)
 
 
-def metrics_of(config: Sweep) -> dict[str, Direction]:
-    """Return what the evaluation measures, the default first."""
+def metrics_of(config: Sweep, *, several: bool = False) -> dict[str, Direction]:
+    """Return what the evaluation measures, the default first; `several`: images may have several classes."""
+    names = SEVERAL if several else ("top1", "top5")
     if config.evaluate == "finetune":
-        averaged = ["top1_ema", "top5_ema"] if config.finetune.get("ema") is not None else []
-        return dict.fromkeys(["top1", "top5", *averaged], "max")
+        averaged = [f"{name}_ema" for name in names] if config.finetune.get("ema") is not None else []
+        return dict.fromkeys([*names, *averaged], "max")
+    if several:
+        return dict.fromkeys([f"linear_{name}" for name in names], "max")
     neighbours = [f"knn{k}_top1" for k in _probe(config, Path(), 0, Path(), "cpu").k]
     return dict.fromkeys(["linear_top1", "linear_top5", *neighbours], "max")
 
@@ -81,7 +86,7 @@ def epochs_of(config: Sweep, share: float) -> int:
 
 def _pretrain(config: Sweep, sampler: Any, seed: int, epochs: int, out: Path, device: str) -> Pretrain:
     common = {"data": config.data, "mask_ratio": sampler, "seed": seed, "epochs": epochs, "out": out}
-    common |= {"device": device, "progress": config.progress}
+    common |= {"device": device, "progress": config.progress, **columns_of(config)}
     return nested_options(Pretrain, config.pretrain, common, "sweep")
 
 
@@ -95,7 +100,7 @@ def _finetune(config: Sweep, model: Path, seed: int, out: Path, device: str) -> 
 
 def _common(config: Sweep, model: Path, seed: int, out: Path, device: str) -> dict[str, Any]:
     common = {"model": str(model), "data": config.data, "seeds": (seed,), "device": device}
-    return common | {"progress": config.progress, "out": out}
+    return common | {"progress": config.progress, "out": out, **columns_of(config)}
 
 
 def _check(config: Sweep, device: str) -> tuple[Source, Source]:
@@ -113,7 +118,8 @@ def _check(config: Sweep, device: str) -> tuple[Source, Source]:
         check_visible(ratio, task.model.n_patches)
     StepOrder(task.n_samples, task.batch_size, task.micro_batch_size(device))
     if config.evaluate == "probe":
-        return open_labelled(config.data, _probe(config, unused, 0, unused, device))
+        probing = _probe(config, unused, 0, unused, device)
+        return open_labelled(config.data, probing, how_to_open(config))
     tuned = _finetune(config, unused, 0, unused, device)
     train, held_out, micro = checked(tuned, task.model.shape, device)
     StepOrder(min(len(train), tuned.max_train or len(train)), tuned.batch_size, micro)
@@ -126,6 +132,11 @@ def _pretrain_command(config: Sweep, mask_ratio: str) -> str:
         "r2mae-vision pretrain",
         shlex.quote(config.data),
         f"--epochs {config.epochs}",
+        options_as_words({name: _plain(value) for name, value in columns_of(config).items()}),
         options_as_words(config.pretrain),
     ]
     return " ".join(word for word in (*words, mask_ratio) if word)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value)

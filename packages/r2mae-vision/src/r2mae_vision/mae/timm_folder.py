@@ -11,6 +11,7 @@ from torch import Tensor
 
 from r2mae_core import RunFolder, UserError, as_json, file_digest, read_json, read_records, read_text, write_text
 from r2mae_vision.data.sizes import plain
+from r2mae_vision.data.sources import data_of
 from r2mae_vision.data.tensors import read_tensors
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
 from r2mae_vision.mae.weights import weights_files
@@ -19,7 +20,14 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def write_config(
-    folder: Path, shape: MAEShape, model: Any, *, crop_pct: float, pool: str = "token", classes: Sequence[str] = ()
+    folder: Path,
+    shape: MAEShape,
+    model: Any,
+    *,
+    crop_pct: float,
+    pool: str = "token",
+    classes: Sequence[str] = (),
+    several: bool = False,
 ) -> None:
     """Write timm's `config.json` of a model.
 
@@ -30,6 +38,7 @@ def write_config(
         crop_pct: share of the picture's side that it was evaluated on.
         pool: what its head reads: "token" or "avg".
         classes: names of its head's classes.
+        several: whether an image may have several of them: the head's answers are then for a sigmoid, not a softmax.
     """
     arguments: dict[str, Any] = {"img_size": plain(shape.image_size), "in_chans": shape.in_chans, **shape.model_args}
     if shape.patch_size is not None:
@@ -43,6 +52,7 @@ def write_config(
         "global_pool": pool,
         **({} if shape.pixel_range is None else {"pixel_range": list(shape.pixel_range)}),
         **({"label_names": list(classes)} if classes else {}),
+        **({"multi_label": True} if several else {}),
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [shape.in_chans, *shape.size],
@@ -118,11 +128,12 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return {name: value for file in weights_files(folder) for name, value in read_tensors(file).items()}
 
 
-def named(folder: Path) -> tuple[str, str | None, int]:
-    """Return what tables call a model in timm's folder, its data and its seed, as far as a run states them."""
+def named(folder: Path) -> dict[str, Any]:
+    """Return what tables call a model in timm's folder, its seed and its data, as far as a run states them."""
     records = folder.parent / "parts" / f"{folder.name}.json"
     if not records.is_file() or not (folder.parent / "config.yaml").is_file():
-        return folder.parent.name if folder.name == "timm" else folder.name, None, 0
-    found, data = read_records(records), RunFolder.open(folder.parent).config.get("data")
+        return {"scheme": folder.parent.name if folder.name == "timm" else folder.name}
+    found = read_records(records)
     scheme = f"{found[0].scheme}, fine-tuned" if found else folder.name
-    return scheme, data if isinstance(data, str) else None, found[0].seed if found else 0
+    seed = found[0].seed if found else 0
+    return {"scheme": scheme, "seed": seed, **data_of(RunFolder.open(folder.parent).config)}
