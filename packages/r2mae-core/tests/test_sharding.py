@@ -1,6 +1,7 @@
 """FSDP2 in two processes on the CPU: the same training as DDP, with half of the weights on each rank."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -78,6 +79,16 @@ def test_an_index_that_would_run_code_is_refused(tmp_path):
     (tmp_path / ".metadata").write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):
         refuse_code(tmp_path)
+
+
+def test_an_index_of_another_python_says_so(tmp_path):
+    """Python 3.13 alone names paths by `pathlib._local`."""
+    (tmp_path / ".metadata").write_bytes(b"cpathlib._local\nPosixPath\n(V/a\ntR.")
+    if sys.version_info >= (3, 13):
+        refuse_code(tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"another version of Python \(it names pathlib\._local\); go on with that"):
+            refuse_code(tmp_path)
 
 
 def test_a_folder_that_was_not_written_to_its_end_is_no_checkpoint(tmp_path):

@@ -59,5 +59,5 @@ def save_figure(figure: Any, target: Path) -> Path:
     drawn = io.BytesIO()  # matplotlib's writers turn a full disk into errors of their own
     figure.savefig(drawn, format=target.suffix.removeprefix(".") or None, dpi=150, bbox_inches="tight")
     with atomic_path(target) as temporary:
-        temporary.write_bytes(drawn.getbuffer())
+        temporary.write_bytes(drawn.getvalue())
     return target

@@ -27,7 +27,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()  # torch's own writer turns a full disk into an internal error
         torch.save(checkpoint, content)
         with atomic_path(Path(path)) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            temporary.write_bytes(content.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Read a file as tensors, numbers and strings, whatever `weights_only` is.
@@ -83,18 +83,27 @@ def refuse_code(path: Path) -> None:
     The shards themselves are read as weights only.
 
     Raises:
-        UserError: it is damaged or would run code.
+        UserError: it is damaged, would run code, or is of another Python.
     """
     try:
         with (path / ".metadata").open("rb") as file:
             _IndexOnly(file).load()
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{path} was written by another version of Python (it names {error.name}); go on with that one"
+        ) from None
     except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
         raise UserError(
             f"{path} is damaged, or is not a checkpoint that this program wrote ({error}); remove it to start again"
         ) from None
 
 
-_PLAIN = {("collections", "OrderedDict"), ("pathlib", "PosixPath"), ("torch.serialization", "_get_layout")}
+_PLAIN = {
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),  # the name of the same in Python 3.13, which 3.12 does not know
+    ("torch.serialization", "_get_layout"),
+}
 
 
 class _IndexOnly(pickle.Unpickler):
