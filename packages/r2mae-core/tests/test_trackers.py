@@ -1,5 +1,6 @@
 """Every tracker holds the numbers of `metrics.csv`, offline, also after a resume."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -96,7 +97,7 @@ def trackio(run):
     titles = set()
     (file,) = [f for f in run.path.parent.glob("trackio/*.db") if f.stem == "test"]
     found = {name: {} for name in NAMES}
-    with sqlite3.connect(file) as database:
+    with contextlib.closing(sqlite3.connect(file)) as database:
         for title, step, metrics in database.execute("SELECT run_name, step, metrics FROM metrics"):
             assert title.startswith(f"{run.path.name}-")
             titles.add(title)
