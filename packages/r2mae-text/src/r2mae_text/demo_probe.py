@@ -67,16 +67,6 @@ def word_states(model: Any, data: Encoded, pad_id: int, device: str, batch_size:
     return np.concatenate(parts)
 
 
-def shuffle_weights(model: Any, seed: int) -> Any:
-    """Permute each tensor of a model's weights in itself, in place, and return the model."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            order = torch.randperm(weight.numel(), generator=generator)
-            weight.copy_(weight.flatten()[order].view_as(weight))
-    return model
-
-
 def _load(tasks: Path) -> list[tuple[str, dict[str, Examples]]]:
     """Return (name, splits) of every task in a folder."""
     names = sorted(folder.name for folder in tasks.iterdir() if folder.is_dir())
