@@ -30,6 +30,7 @@ from r2mae_core import (
     scheme,
     scheme_name,
     walk_grid,
+    write_text,
 )
 from r2mae_dna.bundled import RAT_TASK, TASK, Bundled, Measure, grid, small_recipe, timed
 from r2mae_dna.data.codes import TOKEN_BITS, decode
@@ -66,8 +67,10 @@ def demo_command(config: Demo) -> None:
     records = run.results()
     count = {(record.task, record.metric): record.n for record in records}
     report(run, records, RANK_BY, f"mouse without the rat: {count[RAT_TASK, 'auroc']:,} changes; chr22: human variants")
-    for line in verdict(records, config.schemes):
+    lines = verdict(records, config.schemes)
+    for line in lines:
         say(line)
+    write_text(run.path / "verdict.txt", "".join(f"{line}\n" for line in lines))
     say("rat: at sites where the rat, which no model saw, differs from the mouse: its letter against the two others.")
     say("pairwise_accuracy: how often its letter is the likelier one, per site. auroc: over all sites. Chance: 0.5.")
     say(f"accuracy, loss: {RATIO:.0%} of the mouse's bases hidden in held-out windows; frequencies: plurality.")
