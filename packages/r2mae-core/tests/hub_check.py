@@ -12,8 +12,8 @@ _OURS = ("r2mae_core", "r2mae_dna", "r2mae_text", "r2mae_vision", "r2mae_singlec
 
 
 def code_of(card):
-    """Return the Python of a model's card."""
-    return re.search(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[1]
+    """Return library → Python of a model's card."""
+    return dict(re.findall(r"^With ([\w-]+)[^\n]*:\n\n```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE))
 
 
 def sent(hub, name, revision="main"):

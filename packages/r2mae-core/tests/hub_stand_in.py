@@ -36,10 +36,11 @@ class Repo:
 
 
 class Hub:
-    """The server; `repos` is what it holds, `requests` what it was asked."""
+    """The server; `repos` is what it holds, `requests` what it was asked, `refused` what it answers with 403."""
 
     def __init__(self):
         self.repos, self.objects, self.requests = {}, {}, []
+        self.refused = ()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -98,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
         authorized = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if self.command == "POST" and not authorized and path != "/api/validate-yaml":
             self._error(401, "Invalid username or password.")
+            return
+        if any(part in path for part in self.hub.refused):
+            self._error(403, "Forbidden: your token may not write here.")
             return
         for pattern, answer in _ROUTES:
             if found := re.fullmatch(pattern, path):

@@ -23,7 +23,9 @@ class Line(SharedModel):
         return cls(json.loads((folder / "line.json").read_text())["slope"])
 
     def card_facts(self):
-        return CardFacts("A line.", "r2mae", 'Line.from_pretrained("{name}")', ["It is straight."], task="fill-mask")
+        return CardFacts(
+            "A line.", "r2mae", {"r2mae": 'Line.from_pretrained("{name}")'}, ["It is straight."], task="fill-mask"
+        )
 
 
 def write_model(run, folder):

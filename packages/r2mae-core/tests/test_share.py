@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hub_stand_in import TOKEN, Hub
-from r2mae_core import CardFacts, Record, UserError, model_card, run_summary, write_yaml
+from r2mae_core import CardFacts, Record, UserError, model_card, read_yaml, run_summary, write_yaml
 from r2mae_core.lab.records import write_records
 from r2mae_core.lab.sealed import write_json
 from r2mae_core.share.model_card import public_text
@@ -177,6 +177,16 @@ def test_each_failure_is_one_line(hub, ask, ask_anew, run):
         assert "\n" not in text
 
 
+def test_a_repository_that_was_made_and_not_filled(hub, ask, run, monkeypatch):
+    push = f"push_run('{run}', 'me/half', license='mit', update={{}})"
+    monkeypatch.setattr(hub, "refused", ("/commit/",))
+    (half,) = ask(push.format(False))
+    assert "made me/half, but cannot fill it; try again with --update: the hub answered 403: " in half
+    assert "may it write there?" in half
+    monkeypatch.setattr(hub, "refused", ())
+    assert ask(push.format(True))[0].startswith("me/half@")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -249,6 +259,18 @@ def test_nothing_of_the_machine_is_in_what_is_sent(run, tmp_path, monkeypatch):
             assert text.encode() not in content, (file.name, text)
 
 
+def test_a_model_that_keeps_the_place_of_its_data_is_not_sent(run, tmp_path, monkeypatch):
+    write_yaml(run / "config.yaml", {**read_yaml(run / "config.yaml"), "extra": {"files": ["/srv/lab/cells.h5ad"]}})
+    monkeypatch.setattr(Line, "write_pretrained", lambda self, folder: _write(folder, b"PK /srv/lab/cells.h5ad PK"))
+    with pytest.raises(UserError, match=r"model\.pt would tell others of '/srv/lab/cells\.h5ad'"):
+        push_run(run, "lab/line", license="mit", dry_run=True, out=tmp_path / "dry")
+    assert not (tmp_path / "dry").exists()
+
+
+def _write(folder, content):
+    (folder / "model.pt").write_bytes(content)
+
+
 @pytest.mark.parametrize("name", ["weights.bin", "deep/config.json", "README.md"])
 def test_a_file_that_names_a_place_is_not_sent(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HOME", "/home/jane")
@@ -279,9 +301,12 @@ def test_save_pretrained_replaces_its_own_and_nothing_else(tmp_path):
 
 
 def test_a_card_without_a_run():
-    text = model_card(CardFacts("A line.", "r2mae", "", ["None."]), "a", license="other", license_name="mine")
+    text = model_card(
+        CardFacts("A line.", "r2mae", {}, ["None."], base_model="lab/first"), "a", license="other", license_name="mine"
+    )
     assert "Training" not in text
     assert ModelCard(text).data.license_name == "mine"
+    assert ModelCard(text).data.base_model == "lab/first"
 
 
 def test_public_text():

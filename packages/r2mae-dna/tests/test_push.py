@@ -55,9 +55,9 @@ def test_push_and_load_by_name(run, model, call, tmp_path, monkeypatch):
     assert "| reference | Hsap |" in card
     with Hub() as hub:
         env = hub.environment(tmp_path / "home")
-        ours, peers = code_of(card).split("# The same weights")
+        ours, peers = code_of(card)["r2mae-dna"], code_of(card)["gpn"]
         ours += CODES.replace("N", "model.config.n_species + 1") + "found = [code, model(codes).tolist()]"
-        peers = peers.partition("\n")[2] + CODES.replace("N", str(model.config.n_species + 1))
+        peers += CODES.replace("N", str(model.config.n_species + 1))
         peers += "found = model.eval()(input_ids=codes[..., 0].long(), aux_features=codes[..., 1:]).logits.tolist()"
         scope: dict = {}
         exec(CODES.replace("N", str(model.config.n_species + 1)), scope)

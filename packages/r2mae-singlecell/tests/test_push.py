@@ -33,7 +33,7 @@ def test_push_and_load_by_name(made, call, tmp_path):
         assert text in card, text
     adata = anndata.read_h5ad(made / "p.h5ad")
     expected = R2MAE.from_pretrained(run, adata=adata).get_latent_representation()
-    ask = f"{code_of(card)}\nimport anndata\nadata = anndata.read_h5ad({str(made / 'p.h5ad')!r})\n"
+    ask = f"{''.join(code_of(card).values())}\nimport anndata\nadata = anndata.read_h5ad({str(made / 'p.h5ad')!r})\n"
     ask += "one = R2MAE.from_pretrained('lab/cells', adata=adata.copy())\n"
     ask += "model.load_model(adata, accelerator='cpu')\n"
     ask += "found = [code, *(model.get_latent_representation().tolist() for model in (one, model.model))]"

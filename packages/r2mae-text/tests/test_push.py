@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2mae_core import UserError
+from r2mae_core import UserError, write_json, write_yaml
 from r2mae_text import load_pretrained
 from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain
 from r2mae_text.pretrain import pretrain
+from r2mae_text.push import _on_the_hub
 
 sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
@@ -45,6 +46,7 @@ def test_push_and_load_by_name_with_transformers_alone(run, call, tmp_path):
     assert "| began with the weights | first |" in card
     assert "library_name: transformers\n" in card
     assert "pipeline_tag: fill-mask\n" in card
+    assert "base_model" not in card  # it started from a folder, which nobody else has
     logits_code = f"model(**tokenizer({TEXT!r}, return_tensors='pt')).logits.tolist()"
     other = run.parent / "first"
     with Hub() as hub:
@@ -57,7 +59,7 @@ def test_push_and_load_by_name_with_transformers_alone(run, call, tmp_path):
         code, newer, older = run_python(both, env, tmp_path)
         first = list(hub.repos["lab/speeches"].commits)[1]
         assert sent(hub, "lab/speeches", first) == {file.name: file.read_bytes() for file in Path("dry").iterdir()}
-        theirs = run_python(f"{code_of(card)}\nfound = {logits_code}", env, tmp_path, peers_only=True)
+        theirs = run_python(f"{code_of(card)['transformers']}\nfound = {logits_code}", env, tmp_path, peers_only=True)
     assert code == 0
     newer, older, theirs = map(torch.tensor, (newer, older, theirs))
     assert torch.equal(theirs, newer)
@@ -107,3 +109,10 @@ def test_a_run_without_a_model(run, call, tmp_path):
     assert code == 1
     assert "has no finished model" in err
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_base_model_is_a_name_on_the_hub(tmp_path):
+    for weights, name in ((f"lab/first {'a' * 40}", "lab/first"), ("b" * 64, None), (None, None)):
+        write_yaml(tmp_path / "config.yaml", {"start": "lab/first"})
+        write_json(tmp_path / "facts.json", {"start_weights": weights})
+        assert _on_the_hub(tmp_path) == name

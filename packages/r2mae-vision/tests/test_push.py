@@ -49,7 +49,8 @@ def test_push_and_load_by_name(run, call, tmp_path):
     assert code == 0, err
     model = MaskedAutoencoder.from_pretrained(run)
     card = Path("dry/README.md").read_text()
-    timms, transformers, ours = _parts(card)
+    code = code_of(card)
+    timms, transformers, ours = (code[name] for name in ("timm", "transformers", "r2mae-vision"))
     with Hub() as hub:
         env = hub.environment(tmp_path / "home")
         ours = f"{push_code('r2mae_vision', run, 'lab/digits')}{ours}{IMAGES}"
@@ -58,9 +59,9 @@ def test_push_and_load_by_name(run, call, tmp_path):
         assert sent(hub, "lab/digits") == {
             file.relative_to("dry").as_posix(): file.read_bytes() for file in Path("dry").rglob("*") if file.is_file()
         }
-        theirs = f"{timms}{transformers}{IMAGES}encoder.eval(), whole.eval()\n"
+        theirs = f"{timms}{transformers}{IMAGES}encoder.eval(), model.eval()\n"
         theirs += "features = encoder.forward_features(images)\nnoise = torch.rand(2, 16)\n"
-        theirs += "found = [features.tolist(), noise.tolist(), whole(images, noise=noise).loss.item()]"
+        theirs += "found = [features.tolist(), noise.tolist(), model(images, noise=noise).loss.item()]"
         features, noise, loss = run_python(theirs, env, tmp_path, peers_only=True)
     assert code == 0
     assert shape == str(model.shape)
@@ -71,11 +72,6 @@ def test_push_and_load_by_name(run, call, tmp_path):
         assert torch.equal(torch.tensor(features), model.encoder.forward_features(scope["images"]))
     assert loss > 0
     assert len(noise) == 2
-
-
-def _parts(card):
-    lines = code_of(card).split("\n\n")
-    return "\n".join(lines[:2]) + "\n", "\n".join(lines[2:4]) + "\n", "\n".join(lines[4:]) + "\n"
 
 
 @pytest.mark.parametrize("changes", [{}, {"model_args": {**ARGUMENTS, "reg_tokens": 2}}, {"norm_eps": 1e-5}])

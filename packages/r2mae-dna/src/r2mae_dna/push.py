@@ -7,12 +7,12 @@ from r2mae_core import SUMS, CardFacts, PushOptions, UserError, push
 from r2mae_dna.model import AlignmentModel
 from r2mae_dna.weights import load_model
 
-_CODE = """\
+_OURS = """\
 from r2mae_dna import AlignmentModel
 
 model = AlignmentModel.from_pretrained("{name}")
-
-# The same weights in gpn, without this package:
+"""
+_GPN = """\
 import gpn
 from transformers import AutoModelForMaskedLM
 
@@ -57,7 +57,7 @@ def card_facts(model: AlignmentModel) -> CardFacts:
     return CardFacts(
         what="A masked language model of DNA that reads a whole-genome alignment (the network of GPN-MSA).",
         library="r2mae",
-        code=_CODE,
+        code={"r2mae-dna": _OURS, "gpn": _GPN},
         task="fill-mask",
         tags=("biology", "genomics", "dna", "gpn-msa", "variant-effect-prediction"),
         details=details,

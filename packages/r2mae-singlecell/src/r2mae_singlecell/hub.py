@@ -8,15 +8,15 @@ from r2mae_core import CardFacts, UserError, model_card, whole_folder, write_tex
 
 EXPORT = "r2mae_export"
 """Folder with `model.safetensors` and `model.json`, which `R2MAE.from_export` reads without pickle."""
-_CODE = """\
+_OURS = """\
 from r2mae_singlecell import R2MAE
 
-model = R2MAE.from_pretrained("{name}")  # without a pickle; adata=… for data that were set up like the training's
-
-# By scvi-tools, which reads its own pickle (r2mae_singlecell must be installed, whose model it is):
+model = R2MAE.from_pretrained("{name}")  # adata=… for data that are set up like the training's
+"""
+_SCVI = """\
 import scvi
 
-model = scvi.hub.HubModel.pull_from_huggingface_hub("{name}")  # .load_model(adata=…)
+model = scvi.hub.HubModel.pull_from_huggingface_hub("{name}")  # then .load_model(adata=…)
 """
 
 
@@ -73,7 +73,7 @@ def card_facts(model: Any) -> CardFacts:
     return CardFacts(
         what="A masked autoencoder of gene expression (R2MAE), for embedding cells and predicting hidden genes.",
         library="scvi-tools",
-        code=_CODE,
+        code={"r2mae-singlecell, without a pickle": _OURS, "scvi-tools, where r2mae-singlecell is installed": _SCVI},
         tags=(
             "biology",
             "genomics",

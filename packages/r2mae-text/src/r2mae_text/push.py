@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from r2mae_core import CardFacts, PushOptions, UserError, push
+from r2mae_core import CardFacts, PushOptions, UserError, push, read_json
 from r2mae_text.model import usable_positions
 from r2mae_text.weights import load_pretrained, model_folder
 
@@ -41,8 +41,9 @@ def write_model(run: Path, folder: Path) -> CardFacts:
     return CardFacts(
         what=what,
         library="transformers",
-        code=code,
+        code={"transformers": code},
         task=task,
+        base_model=_on_the_hub(run),
         details={
             "class": type(model).__name__,
             "parameters": f"{model.num_parameters():,}",
@@ -71,3 +72,16 @@ def _kind_of(place: Path) -> tuple[str, str]:
         if names[0].endswith(f"For{kind}"):
             return kind, f"AutoModelFor{kind}"
     raise UserError(f"{place} holds a {names[0]}; push takes models of pretrain and finetune")
+
+
+def _on_the_hub(run: Path) -> str | None:
+    """Return the name on the hub of the model that a training started from; None: a new one, or one of this machine.
+
+    A run notes it with its commit, and a folder's weights by a digest: a relative path may look like a name.
+    """
+    homes = (home for home in (run, *run.absolute().parents[:2]) if (home / "config.yaml").exists())
+    home = next(homes, run)
+    facts = read_json(home / "facts.json") if (home / "facts.json").exists() else {}
+    noted = str(facts.get("start_weights") or facts.get("weights") or "")
+    name, space, _ = noted.partition(" ")
+    return name if space else None

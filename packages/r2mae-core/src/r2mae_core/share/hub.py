@@ -95,6 +95,9 @@ def send(
             raise UserError(f"{owner} is not on the hub, or not yours to see; leave out --update to make it")
         if not exists:
             api.create_repo(owner, private=private)
+    with hub_errors(
+        f"cannot push to {owner}" if exists else f"made {owner}, but cannot fill it; try again with --update"
+    ):
         if revision is not None and revision != "main":
             api.create_branch(owner, branch=revision, exist_ok=True)
         commit = api.upload_folder(

@@ -12,8 +12,6 @@ from r2mae_core.share.run_summary import EvaluationRow, RunSummary
 
 FIGURE = "training.png"
 """The picture of the training beside the card."""
-_SHOWN = ("torch", "lightning", "transformers", "timm", "scvi-tools", "anndata", "safetensors", "numpy")
-"""Packages whose versions the card names, besides our own."""
 _OWN_LINE = ("seed", "seeds", "start", "ratio_per", "loss_weight")
 """Options that the card says elsewhere."""
 _OF_THE_MACHINE = (*FREE, "data", "devices", "nodes", "micro_batch_size", "validate_every", "micro_batches")
@@ -27,8 +25,8 @@ class CardFacts:
     """One sentence: what kind of model it is."""
     library: str
     """The library that loads it, as the hub writes it, such as "transformers"."""
-    code: str
-    """Python that loads it; `{name}` stands for the place: a name on the hub, or a folder."""
+    code: Mapping[str, str]
+    """Library → Python that loads it with that alone; `{name}` stands for the name on the hub."""
     limits: Sequence[str]
     """Sentences: what it cannot do, and what was not tried."""
     task: str | None = None
@@ -36,6 +34,8 @@ class CardFacts:
     tags: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)
     """Rows about the model, such as "parameters"."""
+    base_model: str | None = None
+    """Name on the hub of the model from whose weights the training started."""
     scheme: str | None = None
     """The mask ratio of its training in words, where the card has no run to read it from."""
 
@@ -70,16 +70,19 @@ def model_card(
         license=license,
         license_name=license_name,
         pipeline_tag=facts.task,
+        base_model=facts.base_model,
         tags=list(dict.fromkeys(["r2mae", "masked-modeling", *facts.tags])),
     )
     title = name.rpartition("/")[2]
     parts = [f"---\n{header.to_yaml()}\n---", f"# {title}", _first_paragraph(facts, summary)]
     parts += [note] if note else []
-    parts += ["## How to load it", f"```python\n{facts.code.format(name=name).strip()}\n```"]
+    parts += ["## How to load it"]
+    for library, code in facts.code.items():
+        parts += [f"With {library}:", f"```python\n{code.format(name=name).strip()}\n```"]
     if facts.details:
         parts += ["## Model", _table(["", ""], [[key, text] for key, text in facts.details.items()])]
     if summary is not None:
-        parts += ["## Training", _table(["", ""], training_rows(summary))]
+        parts += ["## Training", _table(["", ""], training_rows(summary, facts.library))]
         parts += [f"![Loss by optimizer step]({FIGURE})"] if figure else []
         if summary.evaluation:
             parts += ["## Evaluation", _evaluation(summary.evaluation)]
@@ -89,8 +92,13 @@ def model_card(
     return text
 
 
-def training_rows(summary: RunSummary) -> list[list[str]]:
-    """Return what is known of a training, without the places of files, as (what, value)."""
+def training_rows(summary: RunSummary, library: str) -> list[list[str]]:
+    """Return what is known of a training, without the places of files, as (what, value).
+
+    Args:
+        summary: of the run.
+        library: one whose version matters, besides torch's.
+    """
     steps = max((step for series in summary.metrics.values() for step, _ in series), default=None)
     rows: list[tuple[str, Any]] = [
         ("mask ratio", summary.scheme_in_words),
@@ -107,7 +115,7 @@ def training_rows(summary: RunSummary) -> list[list[str]]:
         ("on", summary.device),
         ("command", " ".join(part for part in (summary.program, summary.command) if part) or None),
         ("commit", summary.commit),
-        ("versions", _versions(summary)),
+        ("versions", _versions(summary, library)),
     ]
     return [[name, str(value)] for name, value in rows if value is not None]
 
@@ -134,9 +142,9 @@ def _options(changed: Mapping[str, Any] | None) -> str | None:
     return ", ".join(f"`{key}` {public_text(value)}" for key, value in shown.items()) or None
 
 
-def _versions(summary: RunSummary) -> str | None:
-    own = [name for name in summary.versions if name.startswith("r2mae-")]
-    names = [*own, *(name for name in _SHOWN if name in summary.versions)]
+def _versions(summary: RunSummary, library: str) -> str | None:
+    own = ["r2mae-core", summary.program, "torch", "lightning", library]
+    names = [name for name in dict.fromkeys(own) if name in summary.versions]
     python = [] if summary.python is None else [f"Python {summary.python}"]
     return ", ".join([*python, *(f"{name} {summary.versions[name]}" for name in names)]) or None
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from r2mae_core.lab.commands import Command
 from r2mae_core.lab.errors import UserError
@@ -57,7 +58,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
             figure=figure,
         )
         write_card(folder, card)
-        refuse_private(folder, [config.run, summary.path.parent])
+        refuse_private(folder, [config.run, summary.path.parent, *absolute_paths(summary.options)])
         if config.dry_run:
             place = str(kept)
         else:
@@ -88,6 +89,17 @@ def summary_of_model(place: Path, commands: Mapping[str, Command]) -> RunSummary
     if not summary.metrics and len(logs) == 1 and logs[0].exists():
         return replace(summary, metrics=read_metrics(logs[0]))
     return summary
+
+
+def absolute_paths(value: Any) -> Iterator[str]:
+    """Yield the paths from a root of the file system among a command's options, at every depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from absolute_paths(item)
+    elif isinstance(value, str) and Path(value).is_absolute():
+        yield value
 
 
 @contextmanager

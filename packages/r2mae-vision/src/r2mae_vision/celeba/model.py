@@ -124,7 +124,7 @@ class UNet(SharedModel, nn.Module):
         return CardFacts(
             what="A masked autoencoder of colour images: a U-Net that fills in hidden pixels.",
             library="r2mae",
-            code='from r2mae_vision import UNet\n\nmodel = UNet.from_pretrained("{name}")\n',
+            code={"r2mae-vision": 'from r2mae_vision import UNet\n\nmodel = UNet.from_pretrained("{name}")\n'},
             task="image-to-image",
             tags=("vision", "autoencoder", "u-net"),
             details={"channels of the first block": f"{self.base_channels}", "output": self.output},

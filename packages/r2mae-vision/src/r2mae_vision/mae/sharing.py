@@ -18,10 +18,15 @@ import timm
 
 {model} = timm.create_model("hf-hub:{{name}}", pretrained=True)
 """
-_VITMAE = """
+_VITMAE = """\
 from transformers import ViTMAEForPreTraining
 
-whole = ViTMAEForPreTraining.from_pretrained("{name}", subfolder="transformers")
+model = ViTMAEForPreTraining.from_pretrained("{name}", subfolder="transformers")
+"""
+_OURS = """\
+from r2mae_vision import MaskedAutoencoder
+
+model = MaskedAutoencoder.from_pretrained("{name}")
 """
 
 
@@ -57,8 +62,9 @@ def write_hub_folder(model: MaskedAutoencoder, folder: Path) -> None:
 def card_facts(model: MaskedAutoencoder) -> CardFacts:
     """Return what a card says of a masked autoencoder."""
     shape, why_not = model.shape, _why_no_vitmae(model)
-    code = _TIMM.format(model="encoder") + ("" if why_not else _VITMAE)
-    code += '\nfrom r2mae_vision import MaskedAutoencoder\n\nmodel = MaskedAutoencoder.from_pretrained("{name}")\n'
+    code = {"timm (the encoder)": _TIMM.format(model="encoder"), "transformers": _VITMAE, "r2mae-vision": _OURS}
+    if why_not:
+        del code["transformers"]
     limits = ["Its features are of no use without a probe or fine-tuning; it has no classes."]
     if why_not:
         limits.append(f"There is no folder for transformers: {why_not}.")
@@ -73,7 +79,7 @@ def card_facts(model: MaskedAutoencoder) -> CardFacts:
         details={
             **_of_shape(shape),
             "parameters of the encoder": f"{_size(model.encoder):,}",
-            "decoder": f"{shape.decoder_depth} layers of width {shape.decoder_dim}",
+            "decoder": f"depth {shape.decoder_depth}, width {shape.decoder_dim}",
             "patches": f"{model.n_patches} of {model.patch_size} × {model.patch_size} pixels",
         },
         limits=(*limits, *_of_images(shape)),
@@ -86,7 +92,7 @@ def _of_classifier(folder: Path) -> CardFacts:
     return CardFacts(
         what="A vision transformer that classifies images, fine-tuned after masked pretraining.",
         library="timm",
-        code=_TIMM.format(model="model"),
+        code={"timm": _TIMM.format(model="model")},
         task="image-classification",
         tags=("vision", "mae"),
         details={
@@ -99,7 +105,7 @@ def _of_classifier(folder: Path) -> CardFacts:
 
 
 def _of_shape(shape: MAEShape) -> Mapping[str, str]:
-    return {"encoder": shape.model, "images": f"{shape.image_size} × {shape.image_size}, {shape.in_chans} channels"}
+    return {"encoder": shape.model, "images": f"{shape.image_size} × {shape.image_size}, channels: {shape.in_chans}"}
 
 
 def _of_images(shape: MAEShape) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ class MLPAutoencoder(SharedModel, nn.Module):
         return CardFacts(
             what="A masked autoencoder of small grey images: three dense layers.",
             library="r2mae",
-            code=_CODE,
+            code={"r2mae-vision": _CODE},
             tags=("vision", "autoencoder"),
             details={
                 "pixels": f"{self.n_pixels:,}",
