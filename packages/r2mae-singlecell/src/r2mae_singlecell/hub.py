@@ -73,7 +73,7 @@ def card_facts(model: Any) -> CardFacts:
     return CardFacts(
         what="A masked autoencoder of gene expression (R2MAE), for embedding cells and predicting hidden genes.",
         library="scvi-tools",
-        code={"r2mae-singlecell, without a pickle": _OURS, "scvi-tools, where r2mae-singlecell is installed": _SCVI},
+        code={"r2mae-singlecell, without a pickle": _OURS, "scvi-tools (which imports r2mae-singlecell)": _SCVI},
         tags=(
             "biology",
             "genomics",
