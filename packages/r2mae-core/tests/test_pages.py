@@ -214,11 +214,12 @@ def test_several_trainings_in_one_log(tmp_path):
 
 
 def test_scores_over_the_ratio_of_pretraining(tmp_path):
-    values = {"fixed 0.5": 0.3, "low 0.1": 0.1, "high 0.9": 0.2, "r2mae": 0.4}
+    values = {"fixed 0.5": 0.3, "low 0.1": 0.1, "high 0.9": 0.2, "r2mae": 0.4, "Uniform(0.2, 0.4)": 0.5}
     records = [Record("t", "accuracy", value, name, 0, 9) for name, value in values.items()]
     chart = charts(page_of(made(tmp_path / "run", records)))["Accuracy by mask ratio of the pretraining"]
     assert [(scheme, x, y) for scheme, _, x, y in points(chart)] == [
         ("fixed ratio", 0.1, 0.1), ("fixed ratio", 0.5, 0.3), ("fixed ratio", 0.9, 0.2), ("r2mae", 0.5, 0.4),
+        ("Uniform(0.2, 0.4)", pytest.approx(0.3), 0.5),
     ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import sys
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
-from r2mae_core import Command, run
+from r2mae_core import Command, Page, run
 from r2mae_theory import options
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
         "Reproduce a table or figure of the paper.",
         {"n_seeds": "--seeds '[2, 12]'"},
     ),
+    "report": Command(Page, "r2mae_theory.page:report_command", "Write one HTML page of a run, or of several."),
 }
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from r2mae_core import RunFolder, check_bounds, open_run, resolved, say, stamped, write_text
+from r2mae_core import RunFolder, check_bounds, open_run, page_line, resolved, say, stamped, write_text
 from r2mae_theory import figures
 from r2mae_theory.experiment import Size, ratio_grid
 from r2mae_theory.options import Demo
@@ -24,4 +24,5 @@ def demo(config: Demo) -> RunFolder:
         figure = save_figure(run, "demo", [panel for part in parts for panel in part.panels])
         run.write_results(stamped((record for part in parts for record in part.records), "cpu"))
         say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")
+        say(page_line("r2mae-theory", run.path))
         return run

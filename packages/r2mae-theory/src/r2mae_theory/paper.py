@@ -12,6 +12,7 @@ from r2mae_core import (
     check_bounds,
     finished_records,
     open_run,
+    page_line,
     read_text,
     resolved,
     say,
@@ -75,6 +76,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         tables = "\n".join(f"## {name}\n\n{read_text(run.path / name / 'table.md')}" for name in names)
         write_text(run.path / f"{config.target}.md", tables)
         say(f"\nDone: {run.path} (results.json, {config.target}.md)")
+        say(page_line("r2mae-theory", run.path))
         return run
 
 

@@ -172,6 +172,7 @@ def _thinned(chart: Chart) -> Chart:
     return replace(chart, lines=tuple(lines), caption=f"{chart.caption} {said}".strip())
 
 
+_BARS, _NO_BARS = "Bars: one standard deviation over seeds.", "One seed: no spread is known."
 _AT_RATIO = re.compile(r"(.+)@(\d*\.?\d+)$")
 
 
@@ -196,7 +197,7 @@ def charts_over_ratios(table: ComparisonTable | None) -> list[Chart]:
         if max(len(line.points) for line in lines) < 2:
             continue
         bars = any(sd is not None for line in lines for sd in line.spread)
-        caption = "Bars: one standard deviation over seeds." if bars else "One seed: no spread is known."
+        caption = _BARS if bars else _NO_BARS
         title = f"{task}: {metric} by mask ratio" if several else f"{_title(metric)} by mask ratio"
         charts.append(Chart(title, "mask ratio of the evaluation", metric, tuple(lines), caption))
     return charts
@@ -223,17 +224,24 @@ def charts_over_pretraining_ratios(table: ComparisonTable) -> list[Chart]:
             continue
         points = tuple((ratio, cells[name].mean) for ratio, name in fixed)
         line = Line(FIXED_RATIOS, f"{len(fixed)} ratios", points, tuple(cells[name].sd for _, name in fixed))
-        low, high = fixed[0][0], fixed[-1][0]
         others = [
             Line(name, f"n = {cell.n_seeds}", ((low, cell.mean), (high, cell.mean)), (cell.sd,))
             for name, cell in cells.items()
             if name not in ratios
+            for low, high in [_range_of(name) or (fixed[0][0], fixed[-1][0])]
         ]
         title = f"{task}: {metric}" if several else _title(metric)
-        caption = "Schemes without a fixed ratio are horizontal lines. Bars: one standard deviation over seeds."
+        said = "Schemes without a fixed ratio are horizontal lines: a range from its lowest to its highest ratio."
+        bars = any(cell.sd is not None for cell in cells.values())
+        caption = " ".join([*([said] if others else []), _BARS if bars else _NO_BARS])
         x = "mask ratio of the pretraining"
         charts.append(Chart(f"{title} by {x}", x, metric, (line,), caption, horizontal=tuple(others)))
     return charts
+
+
+def _range_of(scheme: str) -> tuple[float, float] | None:
+    match = re.match(r"Uniform\((\d*\.?\d+), (\d*\.?\d+)\)", scheme)
+    return (float(match[1]), float(match[2])) if match else None
 
 
 def chart_of_sweep(answer: Mapping[str, Any]) -> Chart:
