@@ -186,8 +186,32 @@ def test_squares_stay_within_their_numbers_and_keep_what_fits():
 
 def test_an_array_among_pictures_of_eight_bits_is_named(tmp_path):
     home = folder_of(tmp_path / "set", images(20, 3, "uint8"))
-    with pytest.raises(UserError, match="not an image that Pillow reads; prepare --depth file reads it"):
+    with pytest.raises(UserError, match="not an image that Pillow reads; r2mae-vision prepare FOLDER --depth file"):
         prepare(Prepare(str(home), out=tmp_path / "s", **QUICK))
+
+
+TINY = {
+    "model": "vit_tiny_patch16_224", "model_args": {"depth": 1, "embed_dim": 24, "num_heads": 2}, "image_size": 8,
+    "patch_size": 4, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "epochs": 1, "batch_size": 4,
+    "device": "cpu", "workers": 0, "progress": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("in_chans", [None, 5])
+def test_training_on_files_that_must_be_prepared_says_so(tmp_path, in_chans):
+    home = folder_of(tmp_path / "set", images(16, 5, "uint16"))
+    with pytest.raises(UserError, match=r"r2mae-vision prepare FOLDER .*--in_chans (N makes a store|5$)"):
+        pretrain(Pretrain(str(home), in_chans=in_chans, out=tmp_path / "run", **TINY))
+
+
+def test_held_out_images_that_cannot_be_decoded_are_counted(tmp_path, capsys):
+    home = folder_of(tmp_path / "set", images(20, 3, "uint8"), lambda f, v: Image.fromarray(v).save(f"{f}.png"))
+    (home / "val" / "a" / "zzz.png").write_bytes(b"\x89PNG cut off")
+    say_once.cache_clear()
+    run = pretrain(Pretrain(str(home), out=tmp_path / "run", **TINY))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "set: 1 of 9 images cannot be decoded and are left out (a/zzz.png: not an image)" in said
+    assert {record.n for record in run.results()} == {8}
 
 
 @pytest.mark.parametrize("archive", ["zip", "tar"])

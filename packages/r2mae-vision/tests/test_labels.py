@@ -243,3 +243,31 @@ def test_parquet_with_bytes_or_paths_and_nothing_else_said(flat, tmp_path):
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "bytes.parquet").read_bytes()[:300])
     with pytest.raises(UserError, match=r"cut.parquet cannot be read"):
         open_source(str(tmp_path / "cut.parquet"))
+
+
+@pytest.mark.parametrize("other", ["./flat/x03.png", "flat//x03.png", "flat/../flat/x03.png", "flat\\x03.png"])
+def test_an_image_named_twice_is_refused_however_it_is_written(flat, tmp_path, other):
+    """It could be trained on and held out."""
+    rows = [[f"flat/x{i:02d}.png", KINDS[i % 3], "train"] for i in range(6)] + [[other, "ant", "val"]]
+    spec = table(tmp_path / "t.csv", [["file", "label", "split"], *rows])
+    with pytest.raises(UserError, match=r"names one image as flat/x03.png and as .* \(rows 4 and 7\)"):
+        open_source(str(spec))
+    columns = dict(zip(("file", "label", "split"), map(list, zip(*rows, strict=True)), strict=True))
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"names one image as flat/x03.png and as .* \(rows 4 and 7\)"):
+        open_source(str(tmp_path / "t.parquet"))
+
+
+def test_what_looks_like_a_slip_is_said(flat, tmp_path, capsys):
+    say_once.cache_clear()
+    numbered(["cat", "Cat", "café", "cafe\u0301", "dog"], "a table")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a table: classes that differ in case or in how a letter is written, and are two: 'Cat' and 'cat'," in said
+    numbered(["cat", "dog"], "a table")
+    assert not capsys.readouterr().out
+    rows = [[f"flat/x{i:02d}.png", KINDS[i % 3], "train" if i < 6 else "val"] for i in range(12)]
+    spec = str(table(tmp_path / "t.csv", [["file", "label", "split"], *rows]))
+    open_pair(spec)
+    assert "are the training images" not in capsys.readouterr().out
+    open_pair(spec, spec)
+    assert "the validation images are the training images" in " ".join(capsys.readouterr().out.split())

@@ -301,6 +301,22 @@ def test_from_a_table_to_the_answers(home, run, tmp_path, capsys):
         finetune(replace(config, labels=None, label_columns=None, out=tmp_path / "u"))
 
 
+def test_a_page_and_a_card_of_such_runs(home, run, tmp_path):
+    from r2mae_core import run_summary
+    from r2mae_vision.mae.sharing import write_model
+    from r2mae_vision.page import pictures
+
+    assert len(pictures(run_summary(run.path))) == 1  # of images whose place in the table the run states
+    tuned = finetune(
+        replace(TUNED, model=str(run.path), data=str(home / "images"), labels=home / "bits.csv", epochs=1,
+                label_columns=COLOURS, out=tmp_path / "t")
+    )  # fmt: skip
+    (tmp_path / "card").mkdir()
+    facts = write_model(tuned.path, tmp_path / "card")
+    assert "one or several" in facts.what
+    assert json.loads((tmp_path / "card" / "config.json").read_text())["multi_label"] is True
+
+
 def test_judged_in_training_by_rank_alone(home, tmp_path, capsys):
     say_once.cache_clear()
     columns = {"labels": home / "bits.csv", "label_columns": "blue,green,red"}

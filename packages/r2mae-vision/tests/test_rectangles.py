@@ -30,6 +30,7 @@ from r2mae_vision.mae.pretrain import VisionModality, pretrain, worker_transform
 from r2mae_vision.mae.probe import probe
 from r2mae_vision.mae.reconstruct import reconstruct
 from r2mae_vision.mae.shape import sincos_positions
+from r2mae_vision.mae.sharing import write_model
 from r2mae_vision.mae.weights import load_published
 from r2mae_vision.options import Prepare
 
@@ -334,6 +335,10 @@ def test_from_the_run_to_probe_finetune_predict_picture_and_export(trained, fold
         again = build_encoder(open_encoder(str(out)), 0, num_classes=0, global_pool="").eval()
         assert torch.equal(again.forward_features(images), wanted)
     assert open_encoder(str(out)).shape.image_size == (8, 16)
+    (tmp_path / "card").mkdir()
+    card = write_model(run.path, tmp_path / "card")
+    assert card.details["images"] == "8 × 16, channels: 3"
+    assert any("squares alone" in line for line in card.limits)
     # Tuned at the transposed size: another model, of positions that were turned.
     turned = finetune(replace(tuning, image_size=(16, 8), data=str(folder), out=tmp_path / "turned"))
     assert open_encoder(str(turned.path)).shape.size == (16, 8)

@@ -5,7 +5,7 @@ import torch
 from r2mae_core import Example, Page, Reporter, RunSummary, UserError, png_of, write_page_command
 from r2mae_vision.cli import COMMANDS
 from r2mae_vision.data.datasets import check_range, sample_images
-from r2mae_vision.data.sources import held_out
+from r2mae_vision.data.sources import held_out, how_to_open
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.reconstruct import NOTES, reconstructions, shown_channels
@@ -44,7 +44,7 @@ def pictures(run: RunSummary) -> list[Example]:
     """
     if how_to_load(run) is None:
         return []
-    source, part = held_out(str(run.data))
+    source, part = held_out(str(run.data), how_to_open(dict(run.options)))
     noted = {name: value for name, value in run.sources.items() if name.startswith("held-out data ")}
     if noted != {f"held-out data {name}": value for name, value in source.identity.items()}:
         raise UserError(f"{run.data} holds other images than those that the run was trained with")

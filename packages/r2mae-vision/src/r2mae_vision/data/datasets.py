@@ -18,6 +18,7 @@ from r2mae_vision.data.augment import RandomCrop, centre_crop
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, reframed
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.multilabel import label_at
+from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sizes import pair
 from r2mae_vision.data.sources import Source
 from r2mae_vision.data.store import ImageStore
@@ -126,15 +127,24 @@ def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chan
         return centre_crop(images, size), labels
     if isinstance(source, ImageStore) and source.size == size:
         return source.fetch(chosen)
-    pictures, labels = [], []
+    pictures, labels, bad = [], [], list[str]()
     for index in chosen:
-        with contextlib.suppress(UnreadableImageError):
+        try:
             image, label = read_image(source, int(index), in_chans, least=2 * max(size))
-            pictures.append(pixels(reframed(image, size, "crop")))
-            labels.append(label)
+        except UnreadableImageError as error:
+            bad.append(f"{_name(source, int(index))}: {error}")
+            continue
+        pictures.append(pixels(reframed(image, size, "crop")))
+        labels.append(label)
     if not pictures:
-        raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded")
+        raise UserError(f"none of {len(chosen)} images of {source.name} can be decoded ({bad[0]})")
+    if bad:
+        say_once(f"{source.name}: {len(bad)} of {len(chosen)} images cannot be decoded and are left out ({bad[0]})")
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.array(labels))
+
+
+def _name(source: Source, index: int) -> str:
+    return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
 
 
 def least_side(size: int | tuple[int, int], area: float) -> int:

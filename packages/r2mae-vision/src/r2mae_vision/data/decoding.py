@@ -142,7 +142,9 @@ def _is_array(source: Any) -> str:
                 return _is_array(file)
         source.seek(0)
         if source.read(6).startswith(ARRAYS):
-            return " that Pillow reads; prepare --depth file reads it"
+            return (
+                " that Pillow reads; r2mae-vision prepare FOLDER --depth file --in_chans N makes a store of such files"
+            )
     return ""
 
 
@@ -249,8 +251,8 @@ def channel_mode(in_chans: int) -> str:
     """
     if in_chans not in (1, 3):
         raise UserError(
-            f"image files have 1 or 3 channels here, not {in_chans}; r2mae-vision prepare --in_chans {in_chans} makes "
-            "a store of such images"
+            f"image files have 1 or 3 channels here, not {in_chans}; prepare them first: "
+            f"r2mae-vision prepare FOLDER --in_chans {in_chans}"
         )
     return "RGB" if in_chans == 3 else "L"
 

@@ -15,7 +15,7 @@ from r2mae_vision.data.labels import LABEL_COLUMNS, SPLIT_COLUMNS, Columns, Labe
 from r2mae_vision.data.multilabel import of_columns
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.data.tables import part_of, parts_in
+from r2mae_vision.data.tables import part_of, parts_in, refuse_twice
 
 
 class HubReader:
@@ -147,6 +147,8 @@ def _opened(
         dataset = dataset.cast_column(column, datasets.Image(decode=False))
     elif not _holds_images(kinds[column]):
         raise UserError(f"{what}: column {column} holds {kinds[column]}, not images, their bytes or their paths")
+    if home is not None and getattr(kinds[column], "dtype", "") in ("string", "large_string"):
+        refuse_twice(home, _values(dataset, column), what)
     numbers, classes = _labels(dataset, what, columns)
     if not classes:
         say_once(f"{what}: images in column {column}, no labels")

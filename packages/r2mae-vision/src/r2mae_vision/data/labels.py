@@ -2,6 +2,7 @@
 
 import csv
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def numbered(
             raise UserError(f"{what} has the label {wrong[:40]!r}, which is none of the {len(classes)} classes")
         return Labels(np.array([-1 if one is None else _index(one) for one in plain], np.int64), tuple(classes))
     names = _in_order({one for one in plain if one is not None})
+    _say_alike(names, what)
     if joined := combinations(names):
         say_once(
             f"{what}: {len(joined)} of {len(names)} classes look like several labels of one image, such as "
@@ -103,7 +105,19 @@ def _of_lists(values: Sequence[Any], what: str, classes: Sequence[str] | None) -
         numbers = [None if some is None else [_index(one) for one in some] for some in lists]
         return Labels(many_hot(numbers, len(classes)), tuple(classes))
     number = {name: i for i, name in enumerate(_in_order(found))}
+    _say_alike(number, what)
     return Labels(many_hot([None if s is None else [number[one] for one in s] for s in lists], len(number)), (*number,))
+
+
+def _say_alike(names: Collection[str], what: str) -> None:
+    """Say which classes differ in nothing but case or in how a letter is composed."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    if some := [" and ".join(map(repr, one)) for one in alike.values() if len(one) > 1]:
+        say_once(
+            f"{what}: classes that differ in case or in how a letter is written, and are two: {', '.join(some[:5])}"
+        )
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:

@@ -231,6 +231,8 @@ def open_parts(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_
     if validation is not None and not set(how.named) <= set(takes(validation)):
         as_train = replace(as_train, columns=Columns(), labels=None)  # they are of the training part alone
     valid = open_source(validation or spec, part, as_train)
+    if validation is not None and valid.identity == train.identity:
+        say_once(f"{spec}: the validation images are the training images; what is measured on them says little")
     several, as_well = is_multi(train.labels), is_multi(valid.labels)
     if several and not as_well and not valid.classes:
         valid = replace(valid, labels=np.full((len(valid), len(train.classes)), -1, np.int8))

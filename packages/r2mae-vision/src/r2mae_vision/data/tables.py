@@ -1,5 +1,6 @@
 """Images that a table names: a .csv or .tsv of paths, or a folder or archive whose labels stand in a table."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,26 @@ def open_table(file: Path, split: str, columns: Columns) -> ImageFiles | None:
     names = [str(name) for name in table[image_column(columns.image, table, what)]]
     if empty := [row for row, name in enumerate(names, 2) if not name]:
         raise UserError(f"{what}: line {empty[0]} names no image ({len(empty)} in all)")
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise UserError(f"{what} names {twice} twice; leave out one")
+    refuse_twice(file.parent, names, what)
     numbers, classes = labels_in(table, columns, what) or (np.full(len(names), -1), ())
     whole = ImageFiles(printable(file.stem), PathReader(file.parent, names), classes, numbers, named=fingerprint(file))
     return part_of(whole, parts_in(table, columns, what), split, what)
+
+
+def refuse_twice(home: Path, names: Sequence[str], what: str) -> None:
+    """Refuse a table that names a file in two rows, however it is written: it could be trained on and held out.
+
+    Raises:
+        UserError: the first is named, with its rows.
+    """
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        place = os.path.normpath(home / name.replace("\\", "/"))
+        if place in rows:
+            other = names[rows[place]]
+            shown = f"{name} twice" if other == name else f"one image as {other} and as {name}"
+            raise UserError(f"{what} names {shown} (rows {rows[place] + 1} and {row + 1}); leave out one")
+        rows[place] = row
 
 
 def label_by_table(tree: Tree, inside: str, table: Path, split: str, columns: Columns) -> ImageFiles | None:

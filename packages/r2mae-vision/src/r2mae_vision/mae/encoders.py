@@ -115,7 +115,8 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
         return EncoderSpec(_with_processor(shape, place), encoder, place.stem, grid=grid)
     if place.suffix or "/" in name:
         raise UserError(f"no model at {name}")
-    return EncoderSpec(_timm_shape(name), _fetched(name) if weights else None, name)
+    shape, fetched = _timm_shape(name), _fetched(name) if weights else None
+    return EncoderSpec(shape, fetched, name, grid=None if fetched is None else grid_of(shape.size, fetched))
 
 
 def _with_processor(shape: MAEShape, place: Path) -> MAEShape:

@@ -88,9 +88,11 @@ def card_facts(model: MaskedAutoencoder) -> CardFacts:
 
 def _of_classifier(folder: Path) -> CardFacts:
     stated, shape = read_json(folder / timm_folder.CONFIG), timm_folder.read_shape(folder)
-    classes = [str(name) for name in stated.get("label_names", ())]
+    classes, several = [str(name) for name in stated.get("label_names", ())], stated.get("multi_label") is True
+    what = "tells which of its classes images have, one or several," if several else "classifies images,"
+    limit = "Each of its answers is for a sigmoid: the probability of a class, whatever the others are."
     return CardFacts(
-        what="A vision transformer that classifies images, fine-tuned after masked pretraining.",
+        what=f"A vision transformer that {what} fine-tuned after masked pretraining.",
         library="timm",
         code={"timm": _TIMM.format(model="model")},
         task="image-classification",
@@ -100,12 +102,16 @@ def _of_classifier(folder: Path) -> CardFacts:
             "classes": ", ".join(classes) if 0 < len(classes) <= 50 else f"{stated['num_classes']:,}",
             "head reads": "the mean over patches" if stated.get("global_pool") == "avg" else "the class token",
         },
-        limits=("It answers with one of its classes, whatever is in the picture.", *_of_images(shape)),
+        limits=(
+            limit if several else "It answers with one of its classes, whatever is in the picture.",
+            *_of_images(shape),
+        ),
     )
 
 
 def _of_shape(shape: MAEShape) -> Mapping[str, str]:
-    return {"encoder": shape.model, "images": f"{shape.image_size} × {shape.image_size}, channels: {shape.in_chans}"}
+    height, width = shape.size
+    return {"encoder": shape.model, "images": f"{height} × {width}, channels: {shape.in_chans}"}
 
 
 def _of_images(shape: MAEShape) -> tuple[str, ...]:
