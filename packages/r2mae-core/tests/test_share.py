@@ -302,11 +302,15 @@ def test_save_pretrained_replaces_its_own_and_nothing_else(tmp_path):
 
 def test_a_card_without_a_run():
     text = model_card(
-        CardFacts("A line.", "r2mae", {}, ["None."], base_model="lab/first"), "a", license="other", license_name="mine"
+        CardFacts("A line.", "r2mae", {}, ["None."], base_model="lab/first", datasets=["lab/data"]),
+        "a",
+        license="other",
+        license_name="mine",
     )
     assert "Training" not in text
     assert ModelCard(text).data.license_name == "mine"
     assert ModelCard(text).data.base_model == "lab/first"
+    assert ModelCard(text).data.datasets == ["lab/data"]
 
 
 def test_public_text():
@@ -315,6 +319,7 @@ def test_public_text():
     assert public_text(["../a/b.txt", 3]) == "b.txt, 3"
     assert public_text({"tree": "x/y.nwk", "n": 2}) == "tree y.nwk, n 2"
     assert public_text(0.5) == "0.5"
+    assert public_text("hfds/lab/pictures") == "hfds/lab/pictures"
 
 
 def _files(folder):

@@ -12,7 +12,7 @@ from r2mae_text import load_pretrained
 from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain
 from r2mae_text.pretrain import pretrain
-from r2mae_text.push import _on_the_hub
+from r2mae_text.push import _datasets, _on_the_hub
 
 sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
@@ -109,6 +109,18 @@ def test_a_run_without_a_model(run, call, tmp_path):
     assert code == 1
     assert "has no finished model" in err
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_data_from_the_hub_is_named(corpus, tmp_path):
+    shutil.copytree(corpus.path, tmp_path / "corpus")
+    (tmp_path / "run").mkdir()
+    write_yaml(tmp_path / "run" / "config.yaml", {"data": str(tmp_path / "corpus")})
+    write_json(tmp_path / "run" / "facts.json", {"corpus": corpus.digest})
+    assert _datasets(tmp_path / "run") == ()  # of files
+    write_yaml(tmp_path / "corpus" / "config.yaml", {"sources": ["hub:lab/web:sample-10BT", "hub:wiki", "a.txt"]})
+    assert _datasets(tmp_path / "run") == ("lab/web", "wiki")
+    write_json(tmp_path / "run" / "facts.json", {"corpus": "0" * 64})  # another corpus is there now
+    assert _datasets(tmp_path / "run") == ()
 
 
 def test_base_model_is_a_name_on_the_hub(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2mae_core import UserError
+from r2mae_core import UserError, write_yaml
 from r2mae_vision import MAEShape, MaskedAutoencoder, MLPAutoencoder, UNet
 from r2mae_vision.cli import main
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.options import Finetune, Pretrain
 from r2mae_vision.mae.pretrain import pretrain
+from r2mae_vision.mae.sharing import _datasets
 
 sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
@@ -110,6 +111,15 @@ def test_a_fine_tuned_model(run, call, tmp_path):
     assert "| validation | top1 |" in card
     assert "training.png" in card
     assert json.loads(Path("dry/config.json").read_text())["num_classes"] == 10
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [("hfds/lab/pictures", ("lab/pictures",)), ("hfds/mnist", ("mnist",)), ("lab/pictures", ()), ("hfds/../x/y", ())],
+)
+def test_data_from_the_hub_is_named(tmp_path, data, names):
+    write_yaml(tmp_path / "config.yaml", {"data": data})
+    assert _datasets(tmp_path) == names
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "linear"])

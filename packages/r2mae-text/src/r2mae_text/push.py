@@ -1,9 +1,12 @@
 """`r2mae-text push`: a run's model on the hub, as a plain transformers folder."""
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-from r2mae_core import CardFacts, PushOptions, UserError, push, read_json
+from r2mae_core import CardFacts, PushOptions, UserError, push, read_json, read_yaml
+from r2mae_text.data.shards import Corpus
 from r2mae_text.model import usable_positions
 from r2mae_text.weights import load_pretrained, model_folder
 
@@ -44,6 +47,7 @@ def write_model(run: Path, folder: Path) -> CardFacts:
         code={"transformers": code},
         task=task,
         base_model=_on_the_hub(run),
+        datasets=_datasets(run),
         details={
             "class": type(model).__name__,
             "parameters": f"{model.num_parameters():,}",
@@ -79,9 +83,26 @@ def _on_the_hub(run: Path) -> str | None:
 
     A run notes it with its commit, and a folder's weights by a digest: a relative path may look like a name.
     """
-    homes = (home for home in (run, *run.absolute().parents[:2]) if (home / "config.yaml").exists())
-    home = next(homes, run)
-    facts = read_json(home / "facts.json") if (home / "facts.json").exists() else {}
+    facts = _facts(run)
     noted = str(facts.get("start_weights") or facts.get("weights") or "")
     name, space, _ = noted.partition(" ")
     return name if space else None
+
+
+def _datasets(run: Path) -> tuple[str, ...]:
+    """Return the names on the hub from which a pretraining's corpus was prepared, if the corpus is still there."""
+    if not (run / "config.yaml").exists() or "corpus" not in (facts := _facts(run)):
+        return ()
+    corpus = Path(str(read_yaml(run / "config.yaml").get("data")))
+    if not (corpus / "config.yaml").exists() or Corpus.open(corpus).digest != facts["corpus"]:
+        return ()
+    sources = map(str, read_yaml(corpus / "config.yaml").get("sources") or ())
+    found = (re.fullmatch(r"hub:((?:[\w.-]+/)?[\w.-]+)(:.*)?", source) for source in sources)
+    return tuple(dict.fromkeys(name[1] for name in found if name))
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    """Return the facts of the run that a model is of: its folder's, or that above it."""
+    homes = (home for home in (run, *run.absolute().parents[:2]) if (home / "config.yaml").exists())
+    file = next(homes, run) / "facts.json"
+    return read_json(file) if file.exists() else {}

@@ -34,6 +34,8 @@ class CardFacts:
     tags: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)
     """Rows about the model, such as "parameters"."""
+    datasets: Sequence[str] = ()
+    """Names on the hub of the data sets that it was trained on."""
     base_model: str | None = None
     """Name on the hub of the model from whose weights the training started."""
     scheme: str | None = None
@@ -71,6 +73,7 @@ def model_card(
         license_name=license_name,
         pipeline_tag=facts.task,
         base_model=facts.base_model,
+        datasets=list(facts.datasets) or None,
         tags=list(dict.fromkeys(["r2mae", "masked-modeling", *facts.tags])),
     )
     title = name.rpartition("/")[2]
@@ -127,7 +130,7 @@ def public_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(public_text, value))
     text = str(value)
-    if "/" not in text and "\\" not in text:
+    if ("/" not in text and "\\" not in text) or text.startswith(("hfds/", "hub:")):  # names on the hub
         return text
     return PurePosixPath(text.replace("\\", "/")).name
 

@@ -59,6 +59,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
         )
         write_card(folder, card)
         refuse_private(folder, [config.run, summary.path.parent, *absolute_paths(summary.options)])
+        size = _size(folder)
         if config.dry_run:
             place = str(kept)
         else:
@@ -66,7 +67,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
             given = {"private": config.private, "update": config.update, "revision": config.revision}
             place = "@".join(send(folder, config.name, message=message, **given))
     if config.dry_run:
-        say(f"Done: {place} holds what would be sent; nothing was.")
+        say(f"Done: {place} holds what would be sent ({size}); nothing was.")
     else:
         say(f"Done: {place.replace('@', ', revision ')}")
     return place
@@ -115,6 +116,11 @@ def _folder(config: PushOptions, program: str) -> Iterator[tuple[Path, Path | No
         raise UserError(f"{out} is there already; name a new folder with --out")
     with whole_folder(out) as new:
         yield new, out
+
+
+def _size(folder: Path) -> str:
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    return f"{len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
 
 
 def _draw(summary: RunSummary, folder: Path) -> bool:

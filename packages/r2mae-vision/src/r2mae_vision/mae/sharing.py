@@ -1,10 +1,12 @@
 """The folder of a ViT on the hub: timm's, with transformers' ViTMAE and the whole model in it."""
 
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from r2mae_core import CardFacts, read_json, write_checksums
+from r2mae_core import CardFacts, read_json, read_yaml, write_checksums
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
@@ -40,11 +42,18 @@ def write_model(run: Path, folder: Path) -> CardFacts:
     if tuned is None:
         model = load_mae(run)
         write_hub_folder(model, folder)
-        return card_facts(model)
+        return replace(card_facts(model), datasets=_datasets(run))
     timm_folder.read_state(tuned)  # whole and undamaged
     for name in (timm_folder.CONFIG, timm_folder.WEIGHTS):
         shutil.copyfile(tuned / name, folder / name)
-    return _of_classifier(tuned)
+    return replace(_of_classifier(tuned), datasets=_datasets(run))
+
+
+def _datasets(run: Path) -> tuple[str, ...]:
+    """Return the name on the hub of a run's data, if it was read from there."""
+    data = str(read_yaml(run / "config.yaml").get("data") or "") if (run / "config.yaml").exists() else ""
+    name = re.fullmatch(r"hfds/((?:[\w.-]+/)?[\w.-]+)", data)
+    return () if name is None else (name[1],)
 
 
 def write_hub_folder(model: MaskedAutoencoder, folder: Path) -> None:
