@@ -207,6 +207,25 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     assert (numbers["r2mae"], numbers["fixed"], numbers["none"]) == ("0", "1", None)
 
 
+def test_only_seeds_of_one_setting_are_averaged(tmp_path):
+    def pretrained(name, seed):
+        return made(tmp_path / name, metrics={"loss": [(1, seed + 1.0)]}, config={"seed": seed})
+
+    def loss(*runs):
+        return points(charts(page_of(*runs, out=tmp_path / "page.html"))["Training loss"])
+
+    one, two, again = pretrained("one", 0), pretrained("two", 1), pretrained("again", 0)
+    assert loss(one, two) == [("fixed 0.5", "mean of 2 seeds", 1.0, 1.5)]
+    assert loss(one, again) == [("fixed 0.5", "seed 0, one", 1.0, 1.0), ("fixed 0.5", "seed 0, again", 1.0, 1.0)]
+    grids = []
+    for name, seed in (("short", 0), ("long", 1)):
+        grids.append(made(tmp_path / name, command="demo", config={"mask_ratio": None}))
+        made(grids[-1] / "cell" / "pretrain", metrics={"loss": [(1, seed + 1.0)]}, config={"seed": seed})
+    assert loss(*grids) == [("fixed 0.5", "seed 0, short", 1.0, 1.0), ("fixed 0.5", "seed 1, long", 1.0, 2.0)]
+    cost = tables(read_page(tmp_path / "page.html"))[-1]
+    assert [row[0] for row in cost[1:]] == ["fixed 0.5 (short)", "fixed 0.5 (long)"]
+
+
 def test_several_trainings_in_one_log(tmp_path):
     metrics = {f"{scheme}/seed{seed}/loss": [(1, seed)] for scheme in ("a b", "c") for seed in (0, 1)}
     found = points(charts(page_of(made(tmp_path / "run", metrics=metrics, command="demo")))["Training loss"])

@@ -13,9 +13,14 @@ from r2mae_core.lab.files import atomic_path
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Of Okabe and Ito's palette (2008), which people with any colour vision tell apart, those that show on light and dark
 grounds."""
-CONTROL_COLOUR, CURVE_COLOUR = "#808080", "#a0703c"
 FIXED_RATIOS = "fixed ratio"
 """Name of the curve over fixed ratios, in pictures where it stands beside schemes."""
+OWN_COLOUR = {
+    NO_PRETRAINING: ("#808080", "dotted"),
+    SHUFFLED_WEIGHTS: ("#808080", "dashdot"),
+    FIXED_RATIOS: ("#a0703c", "solid"),
+}
+"""What is no scheme → its colour and line."""
 
 
 def scheme_style(name: str, number: int) -> dict[str, str]:
@@ -25,10 +30,9 @@ def scheme_style(name: str, number: int) -> dict[str, str]:
         name: of the scheme.
         number: its place among the schemes that are shown, from 0; after the last colour the lines are dashed.
     """
-    if name in (NO_PRETRAINING, SHUFFLED_WEIGHTS):
-        return {"color": CONTROL_COLOUR, "linestyle": "dotted" if name == NO_PRETRAINING else "dashdot"}
-    if name == FIXED_RATIOS:
-        return {"color": CURVE_COLOUR, "linestyle": "solid"}
+    if name in OWN_COLOUR:
+        colour, line = OWN_COLOUR[name]
+        return {"color": colour, "linestyle": line}
     turn, place = divmod(number, len(COLOURS))
     return {"color": COLOURS[place], "linestyle": ("solid", "dashed", "dotted")[turn % 3]}
 

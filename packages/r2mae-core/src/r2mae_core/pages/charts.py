@@ -49,14 +49,15 @@ def drawn(chart: Chart, styles: Mapping[str, int]) -> dict[str, Any]:
         styles: scheme → its number in the legend, which is also that of its colour.
     """
     from bokeh.embed import json_item
-    from bokeh.models import BasicTickFormatter, FixedTicker, HoverTool, Plot
+    from bokeh.models import BasicTickFormatter, DataRange1d, FixedTicker, HoverTool, Plot
     from bokeh.plotting import figure
 
     plot: Plot = figure(  # pyright: ignore[reportAssignmentType]
+        # What is hidden takes no room.
+        x_range=DataRange1d(only_visible=True), y_range=DataRange1d(only_visible=True),
         height=_HEIGHT, sizing_mode="stretch_width", tools="box_zoom,reset,save", active_drag=None, min_border_right=12,
         background_fill_color=None, border_fill_color=None, outline_line_color=None, output_backend="canvas",
     )  # fmt: skip
-    plot.x_range.only_visible = plot.y_range.only_visible = True  # what is hidden takes no room
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
     # Titles and names of schemes stand in the page, not here: Bokeh would read $$ in them as a formula.

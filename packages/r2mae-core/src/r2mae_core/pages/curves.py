@@ -23,6 +23,16 @@ class Training:
     scheme: str
     seed: int | None
     metrics: Metrics
+    run: str = ""
+    """The run that it belongs to, where the page shows several."""
+    pool: str = ""
+    """Seeds are averaged within one pool alone: the trainings of two grids may differ in more than the seed."""
+
+    @property
+    def name(self) -> str:
+        """What it is besides its scheme."""
+        seed = "seed not recorded" if self.seed is None else f"seed {self.seed}"
+        return f"{seed}, {self.run}" if self.run else seed
 
 
 @dataclass(frozen=True)
@@ -108,35 +118,41 @@ def _title(name: str) -> str:
 def _over_time(
     trainings: Iterable[Training], metric: str, title: str, y: str, *, dots: bool = False, secondary: bool = False
 ) -> Chart:
-    lines = [
-        Line(t.scheme, _seed_name(t.seed), tuple(map(_point, t.metrics[metric])))
-        for t in trainings
-        if t.metrics.get(metric)
-    ]
-    lines, caption = _first_seeds(lines) if dots else _means(lines)
+    logged = [training for training in trainings if training.metrics.get(metric)]
+    lines, caption = _first_seeds(logged, metric) if dots else _means(logged, metric)
     return _thinned(Chart(title, "step", y, tuple(lines), caption, dots, secondary=secondary))
 
 
-def _first_seeds(lines: Sequence[Line]) -> tuple[list[Line], str]:
-    kept = list({line.scheme: line for line in reversed(lines)}.values())[::-1]
-    return kept, "Of each scheme the first seed." if len(kept) < len(lines) else ""
+def _line(training: Training, metric: str) -> Line:
+    return Line(training.scheme, training.name, tuple(map(_point, training.metrics[metric])))
 
 
-def _means(lines: Sequence[Line]) -> tuple[list[Line], str]:
-    """Replace the seeds of a scheme by their mean where they logged the same steps, and say so."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line.scheme, []).append(line)
-    shown: list[Line] = []
-    for scheme, same in groups.items():
-        steps = {tuple(x for x, _ in line.points) for line in same}
-        if len(same) == 1 or len(steps) > 1:
-            shown += same
+def _first_seeds(trainings: Sequence[Training], metric: str) -> tuple[list[Line], str]:
+    first: dict[tuple[str, str], Training] = {}
+    for training in trainings:
+        first.setdefault((training.scheme, training.pool), training)
+    return [_line(one, metric) for one in first.values()], _FIRST if len(first) < len(trainings) else ""
+
+
+def _means(trainings: Sequence[Training], metric: str) -> tuple[list[Line], str]:
+    """Return the mean over the seeds of a scheme where they logged the same steps, else each seed, and what to say."""
+    groups: dict[tuple[str, str], list[Training]] = {}
+    for training in trainings:
+        groups.setdefault((training.scheme, training.pool), []).append(training)
+    lines: list[Line] = []
+    for (scheme, pool), same in groups.items():
+        seeds = {training.seed for training in same} - {None}
+        steps = {tuple(step for step, _ in training.metrics[metric]) for training in same}
+        if len(same) == 1 or len(steps) > 1 or len(seeds) < len(same):
+            lines += [_line(training, metric) for training in same]
             continue
-        ys = zip(*([y for _, y in line.points] for line in same), strict=True)
-        mean = tuple((x, math.fsum(y) / len(same)) for x, y in zip(steps.pop(), ys, strict=True))
-        shown.append(Line(scheme, f"mean of {len(same)} seeds", mean))
-    return shown, "Means over seeds." if len(shown) < len(lines) else ""
+        values = zip(*([value for _, value in training.metrics[metric]] for training in same), strict=True)
+        mean = tuple((float(step), math.fsum(ys) / len(same)) for step, ys in zip(steps.pop(), values, strict=True))
+        lines.append(Line(scheme, f"mean of {len(same)} seeds" + (f", {pool}" if pool else ""), mean))
+    return lines, _MEANS if len(lines) < len(trainings) else ""
+
+
+_FIRST, _MEANS = "Of each scheme the first seed.", "Means over seeds."
 
 
 def _by_ratio(trainings: Sequence[Training], ratios: Mapping[str, str], title: str, y: str) -> Chart:
@@ -148,10 +164,6 @@ def _by_ratio(trainings: Sequence[Training], ratios: Mapping[str, str], title: s
         if name in t.metrics
     ]  # fmt: skip
     return _thinned(Chart(title, "step", y, tuple(lines)))
-
-
-def _seed_name(seed: int | None) -> str:
-    return "seed not recorded" if seed is None else f"seed {seed}"
 
 
 def _point(point: tuple[int, float]) -> tuple[float, float]:

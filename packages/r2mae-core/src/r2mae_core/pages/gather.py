@@ -79,6 +79,12 @@ def gather(
     names = _names([run.path for run in runs])
     members = [member for run in runs for member in _members(run, commands)]
     if len(runs) > 1:
+        members = [
+            replace(member, training=replace(member.training, run=names[run.path], pool=_pool(run, member, names)))
+            for run in runs
+            for member in members
+            if run.path in (member.summary.path, *member.summary.path.parents)
+        ]
         members = _named_apart(members, {run.path for run in runs})
     tables, unlike = _tables(runs, names, rank_by)
     differing, other_data = _differing(runs)
@@ -172,6 +178,12 @@ def _identity(folder: Path, root: Path, summary: RunSummary) -> tuple[str, int |
     if len(own) == 1:
         return own.pop()
     return summary.scheme or folder.name, seed
+
+
+def _pool(run: RunSummary, member: Member, names: Mapping[Path, str]) -> str:
+    """Return "" for a run that is one pretraining, whose scheme's name says in what it differs, else the run's name."""
+    alone = member.summary.path == run.path and "mask_ratio" in run.options
+    return "" if alone else names[run.path]
 
 
 def _named_apart(members: Sequence[Member], named: Collection[Path]) -> list[Member]:

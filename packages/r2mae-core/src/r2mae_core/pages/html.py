@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mae_core.lab.figures import scheme_style
+from r2mae_core.lab.figures import OWN_COLOUR, scheme_style
 from r2mae_core.pages.charts import drawn, scripts, shades
 from r2mae_core.pages.cost import cost_table
 from r2mae_core.pages.curves import (
@@ -93,7 +93,9 @@ def _numbers(charts: Sequence[Chart], gathered: Gathered) -> dict[str, int]:
     """Return scheme → its number, which decides its colour, of all that a chart shows: rows of the tables first."""
     shown = dict.fromkeys(line.scheme for chart in charts for line in (*chart.horizontal, *chart.lines))
     rows = [name for _, table in gathered.tables for name in table.schemes if name in shown]
-    return {name: i for i, name in enumerate(dict.fromkeys([*rows, *shown]))}
+    names = dict.fromkeys([*rows, *shown])
+    # Controls and the curve over fixed ratios have colours of their own.
+    return {name: i for i, name in enumerate(sorted(names, key=lambda name: name in OWN_COLOUR))}
 
 
 def _entry(name: str, number: int) -> dict[str, Any]:
