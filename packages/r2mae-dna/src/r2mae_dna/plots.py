@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mae_core import Record, compare, new_figure
+from r2mae_core import Record, compare, new_figure, scheme_style
 
 LETTER_COLOURS = {"A": "#2c8c3c", "C": "#2a5fb0", "G": "#e0972f", "T": "#c63d3d"}
 
@@ -148,7 +148,7 @@ def plot_demo(
     figure = new_figure(15, 4.4 + 1.9 * len(logos))
     top, bottom = figure.subfigures(2, 1, height_ratios=[4.4, 1.9 * len(logos)])
     loss, *others = top.subplots(1, 1 + len(panels))
-    colours = {name: f"C{i}" for i, name in enumerate(curves)}  # the floors are grey
+    colours = {name: scheme_style(name, i)["color"] for i, name in enumerate(curves)}  # the floors are grey
     for name, seeds in curves.items():
         for j, points in enumerate(seeds.values()):
             steps, values = [step for step, _ in points], [value for _, value in points]

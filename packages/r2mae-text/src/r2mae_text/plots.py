@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r2mae_core import Record, compare, new_figure
+from r2mae_core import Record, compare, new_figure, scheme_style
 
 
 def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int, float]]], unigram: float) -> Any:
@@ -16,8 +16,8 @@ def plot_demo(records: Sequence[Record], series: Mapping[str, Sequence[tuple[int
     """
     figure = new_figure(15, 4.2)
     left, middle, right = figure.subplots(1, 3)
-    for name, points in series.items():
-        left.plot(*zip(*points, strict=True), label=name)
+    for i, (name, points) in enumerate(series.items()):
+        left.plot(*zip(*points, strict=True), color=scheme_style(name, i)["color"], label=name)
     _unigram(left, unigram, "right")
     left.set(xlabel="optimizer step", ylabel="validation loss at ratio 0.15 (nats)", title="pretraining")
     left.legend(fontsize="small", frameon=False)
@@ -40,7 +40,7 @@ def plot_curve(axes: Any, records: Sequence[Record]) -> None:
     table = compare(records)
     ratios = sorted(float(metric.split("@")[1]) for _, metric in table.columns)
     task = table.columns[0][0]
-    for name in table.schemes:
+    for i, name in enumerate(table.schemes):
         cells = [table.cells[name, task, f"loss@{ratio:g}"] for ratio in ratios]
         axes.errorbar(
             ratios,
@@ -48,6 +48,7 @@ def plot_curve(axes: Any, records: Sequence[Record]) -> None:
             [cell.sd or 0 for cell in cells],
             marker="o",
             markersize=3,
+            color=scheme_style(name, i)["color"],
             label=name,
         )
     axes.set(xlabel="ratio hidden in validation", ylabel="validation loss (nats)")
@@ -61,7 +62,7 @@ def _probes(axes: Any, records: Sequence[Record], schemes: Sequence[str]) -> Non
     for i, name in enumerate(rows):
         cells = [table.cells[name, task, metric] for task, metric in table.columns]
         places = [column + (i - (len(rows) - 1) / 2) * 0.1 for column in range(len(cells))]
-        style: dict[str, Any] = {"marker": "o", "color": f"C{i - len(floors)}"}
+        style: dict[str, Any] = {"marker": "o", "color": scheme_style(name, i - len(floors))["color"]}
         if name in floors:
             style = {"marker": "xsd"[i % 3], "color": "0.45", "markerfacecolor": "white"}
         means, sds = [cell.mean for cell in cells], [cell.sd or 0 for cell in cells]
