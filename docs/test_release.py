@@ -125,7 +125,7 @@ Description-Content-Type: text/markdown
 """
 FILES = {
     "PKG-INFO": METADATA, "LICENSE": "MIT", "src/r2mae_x/py.typed": "", "src/r2mae_x/d/some.csv.gz": "1",
-    "src/r2mae_x/d/PROVENANCE.md": "some.csv.gz: CC0",
+    "src/r2mae_x/page.js": "1", "src/r2mae_x/d/PROVENANCE.md": "some.csv.gz: CC0",
 }  # fmt: skip
 
 
@@ -140,6 +140,10 @@ FILES = {
         ({"LICENSE": None}, "no LICENSE"),
         ({"src/r2mae_x/py.typed": None}, "no py.typed"),
         ({"PKG-INFO": METADATA.replace("1.2.3", "1.2.2")}, "Version is '1.2.2', not '1.2.3'"),
+        (
+            {"PKG-INFO": METADATA.replace("\nRequires-P", "\nRequires-Dist: r2mae-core[a]; extra == 'a'\nRequires-P")},
+            None,
+        ),
         ({"PKG-INFO": METADATA.replace("<1.3,>=1.2", "")}, "it takes r2mae-core[train], not the cores"),
         ({"PKG-INFO": METADATA.replace("<1.3,>=1.2", ">=1.1,<1.2")}, "it takes r2mae-core[train]<1.2,>=1.1, not"),
         ({"PKG-INFO": METADATA.replace("Classifier: Typing :: Typed\n", "")}, "no Classifier"),
