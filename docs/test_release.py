@@ -184,4 +184,6 @@ def test_workflows_name_full_versions_and_sessions_that_exist(file):
     sessions = set(re.findall(r"^def (\w+)\(", (ROOT / "noxfile.py").read_text(encoding="utf-8"), flags=re.M))
     named = re.findall(r"\./dev -s \"?(\w+)", text)
     assert named
+    for listed in re.findall(r"^ +(?:session|versions): \[(.*)\]$", text, flags=re.M):
+        named += listed.split(", ")
     assert [name for name in named if name not in sessions] == []
