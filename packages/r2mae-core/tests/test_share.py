@@ -279,10 +279,21 @@ def test_a_file_that_names_a_place_is_not_sent(tmp_path, monkeypatch, name):
     for harmless in (b"/home/janet/x", b"/home/jane.d", b"home/jane", b"\x00\xff"):
         file.write_bytes(b"{'from': '" + harmless + b"'}")
         refuse_private(tmp_path / "share", ["/data/run"])
-    for place in (b"/home/jane/models/a", b"/home/jane", b"/data/run/config.yaml", str(tmp_path / "share").encode()):
+    file.write_bytes(b'{"/tmp": 5, "/data/": 6, " /tmp": 7}')  # words of a tokenizer
+    refuse_private(tmp_path / "share", ["/data"])
+    for place in (
+        b"/home/jane/models/a",
+        b"/home/jane",
+        b"/tmp/x.h5ad",
+        b"/data/run/config.yaml",
+        str(tmp_path / "share").encode(),
+    ):
         file.write_bytes(b"\x00\x01" + place + b"\x00")
         with pytest.raises(UserError, match="a place of this machine; nothing was sent"):
             refuse_private(tmp_path / "share", ["/data/run"])
+    file.write_bytes(b"from /data/cells")
+    with pytest.raises(UserError, match="'/data', a place"):
+        refuse_private(tmp_path / "share", ["/data"])
 
 
 def test_save_pretrained_replaces_its_own_and_nothing_else(tmp_path):

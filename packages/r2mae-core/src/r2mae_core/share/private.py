@@ -45,6 +45,9 @@ def _user() -> str:
 
 
 def _holds(content: bytes, text: str) -> bool:
-    """Return whether a path stands in a file's content as a whole, not as the beginning of a longer name."""
-    needle = re.escape(os.fsencode(text))
-    return re.search(rb"(?<![\w.-])" + needle + rb"(?![\w.-])", content) is not None
+    """Return whether a path stands in a file's content as a whole, not as the beginning of a longer name.
+
+    A folder right under the root, such as /tmp, must be followed by what lies in it: alone it is a word of tokenizers.
+    """
+    end = rb"(?![\w.-])" if text.count("/") + text.count("\\") > 1 else rb"[/\\][\w.-]"
+    return re.search(rb"(?<![\w.-])" + re.escape(os.fsencode(text)) + end, content) is not None
