@@ -1,7 +1,7 @@
 """Draw the documentation's figures again: each is copied from the run folder of the command that the page names.
 
-    ./dev -s figures                              # every figure that needs no download: about a quarter of an hour
-    ./dev -s figures -- text dna                  # some of them
+    ./dev -s figures                              # every figure that needs no download: about half an hour
+    ./dev -s figures -- text dna guide-vision     # some of them
     ./dev -s figures -- fig2a fig2d --mnist DIR   # those that need MNIST's four files
     ./dev -s figures -- cifar10 --cifar10 DIR
 
@@ -9,13 +9,16 @@ The figures of `docs/advice.md` come from `python -m studies.advice report`.
 """
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-IMAGES = Path(__file__).parent / "images"
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+IMAGES = DOCS / "images"
 # name: (the command without --out, {file in the run folder: file in docs/images})
 FIGURES = {
     "vision": ("r2mae-vision demo", {"figures/demo.png": "demo.png"}),
@@ -44,23 +47,63 @@ FIGURES = {
         {"figures/table1.png": "cifar10-table1.png", "figures/curves.png": "cifar10-curves.png"},
     ),
 }
+# guide: (the file that its own code and commands leave in their folder, options that a verb gets beside the page's)
+GUIDES: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "core": ("ratios.png", {}),
+    "vision": ("run/figures/reconstructions.png", {}),
+    "text": ("curves.png", {"pretrain": ["--steps", "1500"]}),
+    "dna": ("scan/region.png", {}),
+    "theory": ("advice/figures/advice.png", {}),
+}
+
+
+def draw_guide(name: str) -> bool:
+    """Go through a guide in the present folder until it has drawn its figure; return whether it has."""
+    from test_pages import blocks, call, execute
+
+    file, shorter = GUIDES[name]
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(DOCS / "guides" / f"{name}.md"):
+        if Path(file).exists():
+            break
+        if block.kind == "python" and "apart" not in block.marks and not block.missing:
+            execute(block, f"guides/{name}.md", namespace)
+        elif block.kind == "console" and "run" in block.marks:
+            for words in block.commands():
+                if words[1] == "sweep":  # hours, and nothing after it needs it
+                    continue
+                quiet = ["--no-progress"] if "no-progress" in block.marks["run"] else []
+                print(f"$ {' '.join(words)}", flush=True)
+                if call([*words, *quiet, *shorter.get(words[1], [])]):
+                    return False
+    return Path(file).exists()
 
 
 def main() -> int:
     """Run the commands, copy the figures, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all")
+    every = [*FIGURES, *(f"guide-{name}" for name in GUIDES)]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(every)}; default: all")
     parser.add_argument("--mnist", help="folder of MNIST's four files")
     parser.add_argument("--cifar10", help="folder of CIFAR-10's binary files")
     parser.add_argument("--runs", type=Path, help="folder that keeps the runs, so that an interrupted one resumes")
     given = parser.parse_args()
-    if unknown := set(given.names) - set(FIGURES):
-        parser.error(f"no figure {', '.join(sorted(unknown))}; known: {', '.join(FIGURES)}")
+    if unknown := set(given.names) - set(every):
+        parser.error(f"no figure {', '.join(sorted(unknown))}; known: {', '.join(every)}")
     places = {"mnist": given.mnist, "cifar10": given.cifar10}
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = given.runs or Path(scratch)
-        for name in given.names or FIGURES:
+        for name in given.names or every:
+            if (guide := name.removeprefix("guide-")) in GUIDES and guide != name:
+                (runs / name).mkdir(parents=True, exist_ok=True)
+                with contextlib.chdir(runs / name):
+                    if draw_guide(guide):
+                        shutil.copyfile(GUIDES[guide][0], IMAGES / f"{name}.png")
+                        print(f"  {IMAGES.name}/{name}.png")
+                    else:
+                        failed.append(name)
+                continue
             command, files = FIGURES[name]
             if needed := [place for place, value in places.items() if f"{{{place}}}" in command and value is None]:
                 print(f"{name}: left out; it needs --{needed[0]}")

@@ -35,7 +35,10 @@ def listing(package: str) -> str:
                 lines += [f".. automodule:: {home}.{name}", "   :members:", ""]
                 continue
             value = getattr(module, name)
-            kind = "autoclass" if inspect.isclass(value) else "autofunction" if callable(value) else "autodata"
+            annotated = hasattr(value, "__metadata__")  # callable, with typing's own docstring
+            kind = "autoclass" if inspect.isclass(value) else "autodata"
+            if callable(value) and not inspect.isclass(value) and not annotated:
+                kind = "autofunction"
             if kind == "autodata" and not _is_documented(module, name):
                 kind = "py:data"  # autodoc would show the text of its type
             if inspect.isclass(value) and issubclass(value, BaseException):
