@@ -51,7 +51,7 @@ FIGURES = {
 GUIDES: dict[str, tuple[str, dict[str, list[str]]]] = {
     "core": ("ratios.png", {}),
     "vision": ("run/figures/reconstructions.png", {}),
-    "text": ("curves.png", {"pretrain": ["--steps", "1500"]}),
+    "text": ("curves.png", {"pretrain": ["--steps", "800"]}),
     "dna": ("scan/region.png", {}),
     "theory": ("advice/figures/advice.png", {}),
 }
@@ -70,7 +70,7 @@ def draw_guide(name: str) -> bool:
             execute(block, f"guides/{name}.md", namespace)
         elif block.kind == "console" and "run" in block.marks:
             for words in block.commands():
-                if words[1] == "sweep":  # hours, and nothing after it needs it
+                if words[1] in ("sweep", "report", "push"):  # hours, or what a figure does not need
                     continue
                 quiet = ["--no-progress"] if "no-progress" in block.marks["run"] else []
                 print(f"$ {' '.join(words)}", flush=True)
