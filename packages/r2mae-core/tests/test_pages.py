@@ -226,6 +226,17 @@ def test_only_seeds_of_one_setting_are_averaged(tmp_path):
     assert [row[0] for row in cost[1:]] == ["fixed 0.5 (short)", "fixed 0.5 (long)"]
 
 
+def test_a_name_that_is_not_of_one_training_alone_is_not_taken(tmp_path):
+    grid = made(tmp_path / "grid", command="demo", config={"mask_ratio": None})
+    for name, ratio in (("a", 0.2), ("b", 0.4)):
+        made(grid / "cell" / name, metrics={"loss": [(1, ratio)]}, config={"mask_ratio": ratio})
+    made(grid / "other" / "pretrain", metrics={"loss": [(1, 0.6)]}, config={"mask_ratio": 0.6})
+    for cell, seed in (("cell", 0), ("other", 7)):
+        write_records(grid / cell / "results.json", [Record("t", "accuracy", 0.5, "of both", seed, 9)])
+    drawn = points(charts(page_of(grid))["Training loss"])
+    assert [scheme for scheme, *_ in drawn] == ["fixed 0.2", "fixed 0.4", "fixed 0.6"]
+
+
 def test_several_trainings_in_one_log(tmp_path):
     metrics = {f"{scheme}/seed{seed}/loss": [(1, seed)] for scheme in ("a b", "c") for seed in (0, 1)}
     found = points(charts(page_of(made(tmp_path / "run", metrics=metrics, command="demo")))["Training loss"])
@@ -273,14 +284,17 @@ def test_a_sweep(tmp_path):
     }  # fmt: skip
     write_json(run / "sweep.json", answer)
     for share in ("0.2", "1"):
-        made(run / "trials" / "0.4-seed0" / share / "pretrain", metrics={"loss": [(1, float(share))]})
+        home = run / "trials" / "0.4-seed0" / share
+        made(home / "pretrain", metrics={"loss": [(1, float(share))]})
+        write_records(home / "results.json", [Record("t", "accuracy", 0.9, "embedding", 0, 9)])
     page = page_of(run)
     drawn = charts(page)
     over_ratios = drawn["Accuracy by mask ratio of the pretraining"]
     assert [(scheme, x, y) for scheme, _, x, y in points(over_ratios)] == [
         ("fixed ratio", 0.2, 0.8), ("fixed ratio", 0.4, 0.9), ("0.1-0.5", pytest.approx(0.3), 0.7),
     ]  # fmt: skip
-    assert [y for *_, y in points(drawn["Training loss"])] == [1.0], "a shorter training than the longest is drawn"
+    # Of each ratio and seed the longest training, whatever its evaluation calls it.
+    assert points(drawn["Training loss"]) == [("0.4", "seed 0", 1.0, 1.0)]
     assert "Recommended: 0.4" in page.whole_text
 
 

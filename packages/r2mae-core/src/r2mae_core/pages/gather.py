@@ -126,7 +126,7 @@ def _members(run: RunSummary, commands: Mapping[str, Command]) -> Iterator[Membe
             yield from (Member(Training(scheme, seed, metrics), summary) for (scheme, seed), metrics in inner.items())
             continue
         records = tuple(_records(folder))
-        scheme, seed = _identity(folder, run.path, summary)
+        scheme, seed = _identity(folder, run.path, summary, found)
         yield Member(Training(scheme, seed, summary.metrics), summary, records)
 
 
@@ -165,13 +165,23 @@ def _records(folder: Path) -> list[Record]:
     return read_records(folder) if (folder / "results.json").exists() else []
 
 
-def _identity(folder: Path, root: Path, summary: RunSummary) -> tuple[str, int | None]:
-    """Return what the tables call a training: as the records of its cell do, else as its config says."""
+def _identity(folder: Path, root: Path, summary: RunSummary, found: Sequence[Path]) -> tuple[str, int | None]:
+    """Return what the tables call a training: as the records of its cell do, else as its config says.
+
+    Args:
+        folder: of the training.
+        root: of the run that it lies in.
+        summary: what the folder says.
+        found: the folders of all trainings of the run.
+    """
+    if mark := _SHARE.search(folder.relative_to(root).as_posix()):  # a sweep names what it tries by the folder
+        return mark["arm"], int(mark["seed"])
     seed = summary.seeds[0] if len(summary.seeds) == 1 else None
-    place = folder
-    while place != root and root in place.parents:
+    place = folder.parent
+    while folder != root and place != root and root in place.parents:
         identities = {(record.scheme, record.seed) for record in _records(place)}
-        if place != folder and len(identities) == 1:
+        alone = sum(place in other.parents for other in found) == 1
+        if alone and len(identities) == 1 and seed in (None, next(iter(identities))[1]):
             return identities.pop()
         place = place.parent
     own = {(record.scheme, record.seed) for record in _records(folder)}
