@@ -258,6 +258,12 @@ def test_an_image_named_twice_is_refused_however_it_is_written(flat, tmp_path, o
         open_source(str(tmp_path / "t.parquet"))
 
 
+def test_a_column_that_was_not_found_is_asked_for(flat, tmp_path):
+    spec = str(table(tmp_path / "t.csv", [["file", "kind"], *([f"flat/x{i:02d}.png", KINDS[i % 3]] for i in range(6))]))
+    with pytest.raises(UserError, match=r"6 of 6 training images .* have no label; name their column with --label_col"):
+        open_pair(spec, str(flat))
+
+
 def test_what_looks_like_a_slip_is_said(flat, tmp_path, capsys):
     say_once.cache_clear()
     numbered(["cat", "Cat", "café", "cafe\u0301", "dog"], "a table")

@@ -212,6 +212,8 @@ def open_pair(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_I
         if n := int(unlabelled(part.labels).sum()):
             why = " (an empty cell is no label; with a column of 0 and 1 for each class, --label_columns, an image may "
             why = f"{why}have none of the classes)" if is_multi(part.labels) else ""
+            if not part.classes and not how.named and "label_column" in takes(spec):
+                why = "; name their column with --label_column" if "labels" not in takes(spec) else ""
             raise UserError(f"{n} of {len(part)} {name} images of {spec} have no label{why}; labels are needed here")
     if not train.classes:
         raise UserError(f"{spec} has no classes; labels are needed here")
