@@ -296,6 +296,24 @@ def browser(session):
 
 
 @nox.session
+@EACH
+def notebooks(session, package):
+    """Run the package's notebook from scratch, where only the package is; its claims must hold. `-- --write` keeps it.
+
+    Each takes from half a minute to some minutes on two cores.
+    """
+    if not (ROOT / "docs" / "notebooks" / f"{NAMES[package]}.ipynb").exists():
+        session.skip(f"no notebook of {package}")
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    own = {"demo"} if package != "r2mae-core" else {"train"}
+    extra = [f"--extra={name}" for name in own & set(project.get("optional-dependencies", {}))]
+    sync(session, f"--package={package}", *extra)
+    check_alone(session, package)
+    session.run_install("uv", "pip", "install", "--quiet", "--group=pyproject.toml:notebooks", external=True)
+    session.run("python", "tools/notebooks.py", NAMES[package], *session.posargs)
+
+
+@nox.session
 def pages(session):
     """Run the code and check the commands in the documentation's pages; hold the packages against each other."""
     sync(session, "--all-packages", "--all-extras", "--group=test", "--group=pages")

@@ -10,7 +10,7 @@ from public_names import listing
 
 project = "r2mae"
 author = "The r2mae authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_title = "r2mae"
 html_static_path = ["_static"]
@@ -19,6 +19,8 @@ html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_theme_options = {"navbar_persistent": [], "navbar_end": []}  # the search stands in the sidebar
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # notebooks are shown with the outputs that `nox -s notebooks` checks
+nb_render_markdown_format = "myst"  # tables
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
