@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from r2mae_core import (
     Command,
@@ -227,6 +228,18 @@ def test_a_damaged_log_is_named(tmp_path, text):
     (tmp_path / "metrics.csv").write_bytes(b"step,metric,value\n\xff\xff,1,2\n")
     with pytest.raises(UserError, match=r"metrics\.csv is damaged"):
         read_metrics(tmp_path / "metrics.csv")
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path):
+    metadata = {"model": '{"a": [1, "ü\n"]}', "commit": "0", "z": "", "scheme": "r2mae"}
+    written = set()
+    for i in range(8):
+        save_tensors({"b": torch.arange(5.0), "ä": torch.ones(2, 3)}, tmp_path / f"{i}.safetensors", metadata)
+        written.add((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", **metadata}
+        assert torch.equal(file.get_tensor("b"), torch.arange(5.0))
 
 
 def test_a_flipped_bit_of_a_model_is_noticed(tmp_path):

@@ -1,5 +1,6 @@
 """Files of tensors: safetensors written, safetensors or plain torch files read, and never more than tensors."""
 
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from r2mae_core.lab.files import atomic_path, reading
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, atomically.
+    """Write a safetensors file, atomically; equal tensors and metadata give equal bytes.
 
     Args:
         tensors: name → tensor, on any device.
@@ -29,6 +30,19 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[st
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(file) as temporary:
         save_file(whole, temporary, metadata={"format": "pt", **(metadata or {})})
+        _sort_metadata(Path(temporary))
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put the header's metadata in order: the library writes them in another one each time."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:  # else it was written in another style than json's
+            stream.seek(8)
+            stream.write(text)
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
