@@ -35,7 +35,7 @@ def test_page(chromium, address, name, width):
         found = checks.loading_faults(page, f"{address}/{name}")
         found += checks.width_faults(page, code=width == checks.DESKTOP)
         if SHOTS and not name.startswith("_modules"):
-            page.screenshot(path=Path(SHOTS, f"{name.replace('/', '-')}-{width}.png"), full_page=True)
+            page.screenshot(path=Path(SHOTS, f"{name.replace('/', '-')}-{width}.png"), full_page=True, timeout=120_000)
     assert found == []
 
 
