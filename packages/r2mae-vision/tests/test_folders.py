@@ -290,6 +290,7 @@ def test_class_folders_that_differ_between_parts(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["finetune", "probe"])
 def test_a_single_class_is_refused_where_classes_are_told_apart(tmp_path, command):
+    from r2mae_vision.data import sources
     from r2mae_vision.mae import finetune, options, probe
     from r2mae_vision.mae.shape import MAEShape
 
@@ -297,7 +298,7 @@ def test_a_single_class_is_refused_where_classes_are_told_apart(tmp_path, comman
     image(tmp_path / "set" / "val" / "cat" / "0.png")
     data = str(tmp_path / "set")
     check = {
-        "probe": lambda: probe.open_labelled(data, options.Probe("m")),
+        "probe": lambda: probe.open_labelled(data, options.Probe("m"), sources.AS_IT_IS),
         "finetune": lambda: finetune.checked(options.Finetune("m", data), MAEShape(), "cpu"),
     }[command]
     with pytest.raises(UserError, match=r"set has a single class, cat; (fine-tuning|a probe) needs two"):

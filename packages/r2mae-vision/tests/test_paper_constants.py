@@ -76,8 +76,8 @@ def built(pictures, call, monkeypatch):
 
     monkeypatch.setattr(core_pretraining, "fit", stop)
     monkeypatch.setattr(finetuning, "fit", stop)
-    monkeypatch.setattr(pretraining, "open_source", lambda data, part: many(opened(data, part)))
-    monkeypatch.setattr(finetuning, "open_pair", lambda *data: (lambda a, b: (many(a), b))(*pair(*data)))
+    monkeypatch.setattr(pretraining, "open_source", lambda *data, **how: many(opened(*data, **how)))
+    monkeypatch.setattr(finetuning, "open_pair", lambda *data, **how: (lambda a, b: (many(a), b))(*pair(*data, **how)))
     # The names, sizes and times of a million files are not what is tested here.
     monkeypatch.setattr(pretraining, "identity", lambda *sources: {})
     monkeypatch.setattr(finetuning, "identity", lambda *sources: {})
