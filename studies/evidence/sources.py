@@ -37,6 +37,7 @@ SOURCES = (
     Source(ADVICE / "words.json", "film sentences, RoBERTa", "text", "accuracy"),
     Source(RESULTS / "digits.json", "digits, MLP", "vision", left_out=(("digits", "probe_accuracy"),)),
     Source(RESULTS / "mnist.json", "MNIST, MLP", "vision"),
+    Source(RESULTS / "cifar10.json", "CIFAR-10 (50,000 images), ViT", "vision"),
     Source(RESULTS / "pbmc.json", "blood cells, MLP", "singlecell", left_out=(("pbmc", "balanced_accuracy"),)),
     Source(
         RESULTS / "dna.json", "mouse and mammals, transformer", "dna", left_out=(("chr22", "auroc"), ("chr22", "auprc"))
