@@ -61,15 +61,21 @@ def write_source(path: Path, n_cells: int, n_genes: int, per_cell: int = 400) ->
         x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (n_cells, n_genes)})
         data = x.create_dataset("data", (0,), np.float32, chunks=(2**20,), maxshape=(None,))
         indices = x.create_dataset("indices", (0,), np.int32, chunks=(2**20,), maxshape=(None,))
-        for at in range(0, n_cells, 20_000):
-            lengths = rng.integers(per_cell // 2, per_cell * 3 // 2, min(20_000, n_cells - at))
-            drawn = np.searchsorted(cumulative, rng.random(lengths.sum())).clip(max=n_genes - 1)
-            cells = np.repeat(np.arange(len(lengths)), lengths)
-            places = np.unique(cells * n_genes + drawn)  # a gene that is drawn twice counts once
-            low = int(indptr[-1][-1])
-            indptr.append(low + np.cumsum(np.bincount(places // n_genes, minlength=len(lengths))))
-            for array, values in ((indices, places % n_genes), (data, rng.geometric(0.5, len(places)))):
-                array.resize((low + len(places),))
+        blocks: list[tuple[np.ndarray, ...]] = []
+        for number, at in enumerate(range(0, n_cells, 20_000)):
+            size = min(20_000, n_cells - at)
+            if number < 5:  # later cells repeat these, which makes large files quickly and prepares them no faster
+                lengths = rng.integers(per_cell // 2, per_cell * 3 // 2, size)
+                drawn = np.searchsorted(cumulative, rng.random(lengths.sum())).clip(max=n_genes - 1)
+                cells = np.repeat(np.arange(size), lengths)
+                places = np.unique(cells * n_genes + drawn)  # a gene that is drawn twice counts once
+                found = np.bincount(places // n_genes, minlength=size)
+                blocks.append((found, places % n_genes, rng.geometric(0.5, len(places))))
+            lengths, columns, counts = blocks[number % 5]
+            low, n = int(indptr[-1][-1]), int(lengths[:size].sum())
+            indptr.append(low + np.cumsum(lengths[:size]))
+            for array, values in ((indices, columns[:n]), (data, counts[:n])):
+                array.resize((low + n,))
                 array[low:] = values
         x["indptr"] = np.concatenate(indptr)
 
