@@ -317,7 +317,7 @@ def notebooks(session, package):
 def pages(session):
     """Run the code and check the commands in the documentation's pages; hold the packages against each other."""
     sync(session, "--all-packages", "--all-extras", "--group=test", "--group=pages")
-    session.run("python", "-m", "pytest", "docs", "examples", *session.posargs, env=ONE_THREAD)
+    session.run("python", "-m", "pytest", "docs", "examples", *IN_PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
