@@ -142,7 +142,7 @@ def test_a_changed_source_is_seen(good):
 
 
 @pytest.mark.parametrize(
-    "text", ["/home/jo/data.h5ad", "see /tmp/tmpab12/run", "C:\\Users\\jo\\run", "/Users/jo/x", "'/work/main/x.py'"]
+    "text", ["/home/jo/data.h5ad", "see /tmp/tmpab12/run", "C:\\Users\\jo\\run", "/Users/jo/x", "'/opt/jo/x.py'"]
 )
 def test_a_place_of_the_machine_is_seen(good, text):
     cell = next(cell for cell in good.cells if cell.cell_type == "code")
