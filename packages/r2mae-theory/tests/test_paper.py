@@ -61,7 +61,9 @@ def test_reproduce_resumes_and_gathers_what_is_done(tmp_path, capsys, monkeypatc
     assert run_cli("reproduce", "fig1a", *few) == 0
     told = capsys.readouterr().out
     assert re.search(r"\[1/1\] fig1f: \d+ s", told)
-    assert told.endswith(f"Done: {tmp_path / 'o'} (results.json, fig1a.md)\n")
+    done, page = told.splitlines()[-2:]
+    assert done == f"Done: {tmp_path / 'o'} (results.json, fig1a.md)"
+    assert page.endswith(f"r2mae-theory report {tmp_path / 'o'}")
     assert {r.task for r in read_records(tmp_path / "o")} >= {"mnli", "1A: isotropic, γ = 2, n = 200"}
     assert (tmp_path / "o" / "fig1a.md").read_text(encoding="utf-8").startswith("## fig1a\n\n| panel |")
     assert (tmp_path / "o" / "figures" / "fig1f.png").is_file()
