@@ -20,7 +20,6 @@ import notebooks  # noqa: E402
 FILES = {file.stem: file for file in sorted(notebooks.HOME.glob("*.ipynb"))}
 LARGEST = 400_000  # bytes of a file
 NOTEBOOK_TOOLS = {"IPython"}  # what jupyter brings
-WITHOUT = {"text"}  # packages whose notebook is still to be written
 
 
 @pytest.fixture(params=FILES)
@@ -73,7 +72,7 @@ def brought(requirements):
 
 def test_there_is_one_for_every_package():
     packages = {path.parent.name.removeprefix("r2mae-") for path in ROOT.glob("packages/*/pyproject.toml")}
-    assert set(FILES) == packages - WITHOUT
+    assert set(FILES) == packages
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert [name for name in FILES if f"\nnotebooks/{name}\n" not in index] == []
 

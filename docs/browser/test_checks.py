@@ -10,14 +10,6 @@ WORD = "a" * 400
 WHOLE = "<!doctype html><title>a</title><body><h1 id='top'>whole</h1><a href='#top'>up</a><pre>short</pre>"
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if checks.find_browser() is None:
-        pytest.skip(checks.TO_INSTALL)
-    with checks.browser() as opened:
-        yield opened
-
-
 @pytest.fixture
 def faults(chromium, tmp_path):
     def look(html: str, width: int = checks.DESKTOP) -> list[str]:

@@ -17,14 +17,6 @@ REPORTER = Reporter("r2mae-toy", {}, {"accuracy": "max"}, load=lambda _: "load("
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if checks.find_browser() is None:
-        pytest.skip(checks.TO_INSTALL)
-    with checks.browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory):
     run = RunFolder(tmp_path_factory.mktemp("runs") / "run", {"seeds": [0, 1]}, command="demo", program="r2mae-toy")
     lines = ["step,metric,value"]

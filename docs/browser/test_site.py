@@ -22,12 +22,6 @@ def address():
         yield served
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with checks.browser() as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("width", [checks.DESKTOP, checks.PHONE])
 @pytest.mark.parametrize("name", PAGES)
 def test_page(chromium, address, name, width):
