@@ -299,12 +299,20 @@ if __name__ == "__main__":
         print(f"| {name} | {' | '.join(cells)} |")
 
 
+@pytest.mark.parametrize("name", ["constants", "mutants"])
+def test_the_changes_that_tests_must_notice_fit_the_code(name):
+    """Of each, the text to change is there once, and its tests are there: `nox -s mutants` could not try it else."""
+    for line in (ROOT / "tools" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        one = json.loads(line)
+        assert (ROOT / one["file"]).read_text(encoding="utf-8").count(one["old"]) == 1, one
+        for file, _, function in (word.partition("::") for word in one["tests"].split() if ".py" in word):
+            assert f"def {function.partition('[')[0]}" in (ROOT / file).read_text(encoding="utf-8"), one
+
+
 def test_the_table_of_the_papers_numbers_is_that_of_the_list():
     """`docs/paper.md` names every number of `tools/constants.jsonl`, and says of each that is not caught why."""
     lines = (ROOT / "tools" / "constants.jsonl").read_text(encoding="utf-8").splitlines()
     listed = [json.loads(line) for line in lines]
-    for one in listed:  # the list fits the code: the text to change is there once
-        assert (ROOT / one["file"]).read_text(encoding="utf-8").count(one["old"]) == 1, one
     page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     block = page.partition("<!-- written by `./dev -s mutants -- --constants` -->")[2].partition("<!-- end of")[0]
     rows = re.findall(r"^\| (\S+) \| (\w+) \| (\d+) of (\d+) \| (.*) \|$", block, re.MULTILINE)

@@ -1,5 +1,6 @@
 from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Share, Workers, check_bounds
-from .lab.commands import Command, Compare, print_comparison, recipes, refuse_options, report, run
+from .lab.command_words import recipes
+from .lab.commands import Command, Compare, print_comparison, refuse_options, report, run
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS, Margin, PositiveControl, positive_control
@@ -45,11 +46,13 @@ from .ratio.config import (
     short_name,
     with_seed,
 )
-from .ratio.densities import Arccos, Beta, Choice, Power, Ramp, TruncatedNormal
+from .ratio.densities import Arccos, Beta, Choice, Power, Ramp
+from .ratio.protocol import MaskRatioSampler, RatioSampler
 from .ratio.randomness import derived_seed, uniform_draw, uniform_draws
-from .ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform, has_quantile
+from .ratio.samplers import Curriculum, Fixed, Grid, Uniform, has_quantile
 from .ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from .ratio.schemes import register_modality, register_scheme, scheme, scheme_names
+from .ratio.truncated_normal import TruncatedNormal
 from .share.hub import fetch, folder_or_fetched, hub_errors, hub_library
 from .share.model_card import CardFacts, model_card
 from .share.options import PushOptions
@@ -75,21 +78,14 @@ from .train.devices import (
     seconds_of,
 )
 from .train.finite_loss import FiniteLoss
+from .train.identities import run_identities, run_identity, scheme_in_tables
 from .train.in_order import InOrder, spread
 from .train.masked_module import MaskDraw, MaskedModule, seed_device
 from .train.metrics_csv import MetricsCSV
 from .train.optimizers import adamw, cosine, decay_groups, linear, with_schedule
 from .train.options import Device, LossWeight, Precision, PretrainOptions, RatioPer, RunOptions, Strategy, Tracker
 from .train.permuted_weights import permute_weights
-from .train.pretraining import (
-    HeldOutLoss,
-    Modality,
-    run_identities,
-    run_identity,
-    run_pretraining,
-    scheme_in_tables,
-    without_prefix,
-)
+from .train.pretraining import HeldOutLoss, Modality, run_pretraining, without_prefix
 from .train.ranks import rank_and_world_size
 from .train.sharding import gathered_state
 from .train.step_checkpoints import KeepBest, StepCheckpoints

@@ -11,13 +11,21 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from r2mae_core.lab.bounds import check_bounds
+from r2mae_core.lab.command_words import (
+    check_config_files,
+    import_trusted,
+    recipes,
+    refuse_old_names,
+    verb_of,
+    with_plain_flags,
+    with_recipe_paths,
+)
 from r2mae_core.lab.comparison import Direction, compare, compare_runs
-from r2mae_core.lab.config_files import config_files, read_config_file, refuse_foreign_classes
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.faults import debugging, report_fault
 from r2mae_core.lab.files import write_text
@@ -66,7 +74,7 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
         argv: arguments; None: those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    verb = _verb(commands, words)
+    verb = verb_of(commands, words)
     name = f"{prog} {verb}" if verb else prog
     signals = _Signals(name)
     try:
@@ -149,10 +157,10 @@ def _parse_and_call(
 ) -> int:
     package = next(iter(commands.values())).target.partition(".")[0]
     try:
-        words = _import_trusted(argv)
-        words = _with_recipe_paths(package, commands, _with_plain_flags(commands, words))
-        _check_config_files(package, commands, words)
-        _refuse_old_names(commands, words)
+        words = import_trusted(argv)
+        words = with_recipe_paths(package, commands, with_plain_flags(commands, words))
+        check_config_files(package, commands, words)
+        refuse_old_names(commands, words)
     except UserError as error:
         raise _Usage(str(error)) from None
     try:
@@ -233,12 +241,6 @@ def _help_texts(config: type) -> dict[str, str]:
     return found
 
 
-def recipes(package: str, verb: str) -> dict[str, str]:
-    """Return a command's recipes, name → path: the files `configs/<verb>/<name>.yaml` of the package."""
-    folder = resources.files(package) / "configs" / verb
-    return {file.name.removesuffix(".yaml"): str(file) for file in folder.iterdir()} if folder.is_dir() else {}
-
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package.replace("_", "-"))
@@ -248,89 +250,6 @@ def _version(package: str) -> str:
 
 def _required(config: type) -> list[Field[Any]]:
     return [field for field in fields(config) if field.default is MISSING and field.default_factory is MISSING]
-
-
-def _verb(commands: Mapping[str, Command], argv: Sequence[str]) -> str:
-    return next((word for word in argv if word in commands), "")
-
-
-def _import_trusted(argv: Sequence[str]) -> list[str]:
-    """Import the modules that --trust names, also from the current folder, and return the other words."""
-    words, rest = iter(argv), []
-    for word in words:
-        if word != "--trust" and not word.startswith("--trust="):
-            rest.append(word)
-            continue
-        name = word.partition("=")[2] or next(words, "")
-        if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
-            sys.path.append(here)
-        try:
-            importlib.import_module(name)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"--trust {name}: the module cannot be imported ({error})") from None
-    return rest
-
-
-def _check_config_files(package: str, commands: Mapping[str, Command], argv: Sequence[str]) -> None:
-    """Refuse -c files that cannot be read or that name code, before the parser imports what they name."""
-    verb = _verb(commands, argv)
-    for file in config_files(argv) if verb else ():
-        if not file.is_file():
-            names = sorted(recipes(package, verb))
-            raise UserError(
-                f"-c {file}: there is no such file" + (f", nor a recipe of {', '.join(names)}" if names else "")
-            )
-        refuse_foreign_classes(file, read_config_file(file))
-
-
-def _refuse_old_names(commands: Mapping[str, Command], argv: Sequence[str]) -> None:
-    """Answer an option's old name with the new one, on the command line and in YAML files."""
-    verb = _verb(commands, argv)
-    renamed = commands[verb].renamed if verb else {}
-    flags = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    for old, new in renamed.items():
-        if old in flags:
-            raise UserError(f"--{old} is now written {new}")
-        for file in config_files(argv):
-            if old in read_config_file(file):
-                raise UserError(f"{file} has {old}, which is now written {new}")
-
-
-def _with_plain_flags(commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
-    """Let --dry-run stand for --dry_run true, and --no-progress for --progress false."""
-    verb = _verb(commands, argv)
-    if not verb:
-        return list(argv)
-    names = {field.name for field in fields(commands[verb].config)}
-    flags = {field.name for field in fields(commands[verb].config) if field.type in (bool, "bool")}
-    words: list[str] = []
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, _ = word[2:].partition("=") if word.startswith("--") else ("", "", "")
-        name = name.replace("-", "_")
-        if name in flags and not equals and after.lower() not in ("true", "false"):
-            words.append(f"--{name}=true")
-        elif name.startswith("no_") and name.removeprefix("no_") in flags:
-            words.append(f"--{name.removeprefix('no_')}=false")
-        elif name == "no_progress" and "progress" not in names:
-            continue  # scripts may give it to every command; this one shows no progress bar
-        elif name in names:
-            words.append(f"--{name}" + (word[word.index("=") :] if equals else ""))
-        else:
-            words.append(word)
-    return words
-
-
-def _with_recipe_paths(package: str, commands: Mapping[str, Command], argv: Sequence[str]) -> list[str]:
-    """Replace a recipe's name after -c or --config by the path of its file."""
-    verb = _verb(commands, argv)
-    paths, found = recipes(package, verb) if verb else {}, []
-    for before, word in zip(["", *argv], argv, strict=False):
-        if word.startswith("--config="):
-            name = word.removeprefix("--config=")
-            found.append(f"--config={paths.get(name, name)}")
-        else:
-            found.append(paths.get(word, word) if before in ("-c", "--config") else word)
-    return found
 
 
 def refuse_options(config: Any, foreign: Mapping[str, str], who: str) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 from r2mae_core.lab.class_paths import class_paths, imported_class
 from r2mae_core.lab.errors import UserError
-from r2mae_core.ratio.densities import Arccos, Beta, Choice, Power, Ramp, TruncatedNormal
-from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, MaskRatioSampler, RatioSampler, Uniform
+from r2mae_core.ratio.densities import Arccos, Beta, Choice, Power, Ramp
+from r2mae_core.ratio.protocol import MaskRatioSampler, RatioSampler
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, Uniform
 from r2mae_core.ratio.schedules import Cosine, LinearDecay, Phases, PiecewiseLinear, Slope
 from r2mae_core.ratio.schemes import scheme, scheme_names
+from r2mae_core.ratio.truncated_normal import TruncatedNormal
 
 BUILT_IN: dict[str, type] = {
     cls.__name__: cls

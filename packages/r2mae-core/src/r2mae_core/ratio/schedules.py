@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from r2mae_core.lab.typing import override
-from r2mae_core.ratio.samplers import (
-    Fixed,
+from r2mae_core.ratio.protocol import (
     MaskRatioSampler,
     RatioSampler,
     check_positive,
     check_ratio,
     check_ratios,
     check_step,
-    has_quantile,
 )
+from r2mae_core.ratio.samplers import Fixed, has_quantile
 
 
 class Schedule(RatioSampler):

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from r2mae_core.lab.errors import UserError
-from r2mae_core.ratio.densities import Arccos, Choice, TruncatedNormal
-from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, RatioSampler, Uniform
+from r2mae_core.ratio.densities import Arccos, Choice
+from r2mae_core.ratio.protocol import RatioSampler
+from r2mae_core.ratio.samplers import Curriculum, Fixed, Grid, Uniform
 from r2mae_core.ratio.schedules import LinearDecay, Phases
+from r2mae_core.ratio.truncated_normal import TruncatedNormal
 
 Factory = Callable[..., RatioSampler]
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from r2mae_core.ratio.samplers import Fixed, RatioSampler, Uniform
+from r2mae_core.ratio.protocol import RatioSampler
+from r2mae_core.ratio.samplers import Fixed, Uniform
 from r2mae_core.ratio.schemes import scheme
 
 

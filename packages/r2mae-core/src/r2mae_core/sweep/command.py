@@ -15,7 +15,7 @@ from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, page_line, resolved
 from r2mae_core.lab.terminal import say
 from r2mae_core.ratio.config import scheme_name
-from r2mae_core.ratio.samplers import RatioSampler
+from r2mae_core.ratio.protocol import RatioSampler
 from r2mae_core.sweep.arms import Arm, arms_of, paper_range, usual_ratio
 from r2mae_core.sweep.curve import Curve, Point, fit_curve
 from r2mae_core.sweep.figure import draw_curve

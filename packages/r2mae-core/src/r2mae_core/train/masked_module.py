@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from r2mae_core.lab.errors import UserError
+from r2mae_core.ratio.protocol import MaskRatioSampler, RatioSampler
 from r2mae_core.ratio.randomness import derived_seed
-from r2mae_core.ratio.samplers import Curriculum, MaskRatioSampler, RatioSampler, has_quantile
+from r2mae_core.ratio.samplers import Curriculum, has_quantile
 from r2mae_core.train.finite_loss import FiniteLoss
 from r2mae_core.train.options import LossWeight, RatioPer
 from r2mae_core.train.ranks import rank_and_world_size

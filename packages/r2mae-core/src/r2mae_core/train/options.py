@@ -6,7 +6,7 @@ from typing import Literal
 
 from r2mae_core.lab.bounds import Count, Positive, Seed, check_bounds
 from r2mae_core.ratio import densities, schedules  # noqa: F401  (the command line offers what is imported)
-from r2mae_core.ratio.samplers import RatioSampler
+from r2mae_core.ratio.protocol import RatioSampler
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 """What every command takes for `--device`."""

@@ -16,15 +16,16 @@ from r2mae_core.lab.files import whole_folder
 from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, page_line, resolved
 from r2mae_core.lab.sealed import write_checksums
-from r2mae_core.lab.setups import named_apart
 from r2mae_core.lab.stamps import stamped
 from r2mae_core.lab.terminal import say
-from r2mae_core.ratio.config import name_of_scheme, sampler_from_config, sampler_to_config, scheme_name
-from r2mae_core.ratio.naming import scheme_in_words, variant
-from r2mae_core.ratio.samplers import Curriculum, RatioSampler
+from r2mae_core.ratio.config import sampler_from_config, sampler_to_config
+from r2mae_core.ratio.naming import scheme_in_words
+from r2mae_core.ratio.protocol import RatioSampler
+from r2mae_core.ratio.samplers import Curriculum
 from r2mae_core.train.callbacks import Throughput
 from r2mae_core.train.data_order import ResumableLoader, StepOrder, micro_batch_size
 from r2mae_core.train.devices import device_name, out_of_memory, precision, resolve_device
+from r2mae_core.train.identities import scheme_in_tables
 from r2mae_core.train.in_order import InOrder
 from r2mae_core.train.masked_module import MaskedModule, check_scheme
 from r2mae_core.train.options import PretrainOptions
@@ -289,58 +290,6 @@ def refuse_together(config: PretrainOptions) -> None:
 def is_finished(run: RunFolder, marker: str) -> bool:
     """Return whether a run holds a finished model."""
     return (run.path / "model" / marker).exists()
-
-
-def scheme_in_tables(sampler: RatioSampler, modality: str, options: Mapping[str, Any] | None = None) -> str:
-    """Return what tables call a scheme: its name, and what else of the masking is not the paper's.
-
-    Args:
-        sampler: the scheme.
-        modality: where its name is looked up.
-        options: of the pretraining, as `resolved` returns them.
-    """
-    return scheme_name(sampler, modality) + variant(options or {})
-
-
-def run_identity(path: Path, modality: str) -> tuple[str, int]:
-    """Return what tables call the scheme of a run of `pretrain`, and the run's seed.
-
-    Raises:
-        UserError: it is not the run folder of a pretraining.
-    """
-    config = RunFolder.open(path).config
-    if "mask_ratio" not in config:
-        raise UserError(f"{path} is not a run folder of pretrain")
-    try:
-        seed = int(config["seed"])
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{path / 'config.yaml'} has no seed: it is damaged, or not of pretrain") from None
-    name = name_of_scheme(config["mask_ratio"], modality)  # of a sampler of somebody's own, without its code
-    return name + variant(config), seed
-
-
-def run_identities(paths: Iterable[Path], modality: str) -> dict[Path, tuple[str, int]]:
-    """Return run folder → (scheme, seed) of several runs that one table is to compare.
-
-    Where runs of one scheme differ in more than the seed, the names say in what: "r2mae · epochs 20".
-
-    Raises:
-        UserError: a folder is not one of `pretrain`, or two have the same configuration and seed.
-    """
-    found: dict[Path, tuple[str, int]] = {}
-    for path in paths:
-        if path in found:
-            raise UserError(f"{path} is named twice; leave out the repeat")
-        found[path] = run_identity(path, modality)
-    named = named_apart(found)
-    for path, identity in named.items():
-        other = next(other for other, same in named.items() if same == identity)
-        if other != path:
-            raise UserError(
-                f"{other} and {path} are two runs of {identity[0]} with the same options and seed {identity[1]}; name "
-                "one of them"
-            )
-    return named
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
