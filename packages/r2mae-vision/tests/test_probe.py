@@ -125,3 +125,24 @@ def test_probe_of_a_folder_and_of_a_model_that_does_not_say_its_data(tmp_path):
         ("knn20_top1", 0),
     }  # fmt: skip
     assert all(record.value > 0.15 for record in run.results())  # chance is 0.1; random features of pixels know more
+
+
+def test_every_seed_of_a_new_network_is_another_network(tmp_path):
+    """The control of the tables: its spread over seeds is that of networks, and each row is the one seed's own."""
+    shape = MAEShape("vit_tiny_patch16_224", 8, 2, 1, {"depth": 1, "embed_dim": 24, "num_heads": 3}, 16, 1, 2,
+                     mean=(0.5,), std=(0.5,))  # fmt: skip
+    place = save_mae(MaskedAutoencoder(shape), tmp_path / "model")
+
+    def rows(model, *seeds):
+        out = tmp_path / f"probe-{'-'.join(map(str, seeds))}-{model[:4]}"
+        how = {"data": "digits", "crop_pct": 1.0, "pool": "avg", "k": (5,), "device": "cpu", "progress": False}
+        records = probe(Probe(model, seeds=seeds, out=out, **how)).results()
+        return {(r.metric, r.seed): r.value for r in records}
+
+    both = rows(f"scratch:{place}", 3, 4)
+    assert both == rows(f"scratch:{place}", 3) | rows(f"scratch:{place}", 4)
+    assert set(both) == {(metric, seed) for metric in ("linear_top1", "linear_top5", "knn5_top1") for seed in (3, 4)}
+    assert both["linear_top1", 3] != both["linear_top1", 4]
+    assert both["knn5_top1", 3] != both["knn5_top1", 4]
+    kept = rows(str(place), 3, 4)  # one network, and a logistic regression draws nothing
+    assert {seed for _, seed in kept} == {3}

@@ -261,7 +261,8 @@ class Probe(RunOptions, DataColumns):
     base_lr: NonNegative = 0.1
     """lars: learning rate per 256 images of a step."""
     seeds: tuple[Seed, ...] | None = None
-    """lars: one linear probe per seed; default one, with the seed of the model's pretraining."""
+    """With lars one linear probe per seed, with scratch: one new network per seed; default one, with the seed of the
+    model's pretraining. Else nothing is drawn, and the first seed names the row."""
     linear: Literal["auto", "logistic", "lars"] = "auto"
     """logistic: scikit-learn's regression on standardised features; lars: MAE's recipe, made for ImageNet's size, with
     features that are computed once; auto: logistic up to 100,000 images."""

@@ -260,43 +260,58 @@ def probe(config: Probe) -> RunFolder:
         if run.results():
             return run
         start = time.perf_counter()
-        averaged = spec.averaged and config.pool == "avg"
-        model = build_encoder(spec, 0, num_classes=0, global_pool="avg" if averaged else "")
-        bf16 = precision(config.precision, device) == "bf16-mixed"
-        train, val = (
-            extract_features(
-                model,
-                spec,
-                source,
-                pool=config.pool,
-                crop_pct=crop_pct(config.crop_pct, spec),
-                device=device,
-                bf16=bf16,
-                workers=n_workers(config.workers) if len(source) > 2048 else 0,
-                progress=config.progress,
-            )
-            for source in (train_source, val_source)
-        )
         values: list[tuple[str, float, int]] = []
-        for seed in seeds if by_lars(config, len(train[0])) else seeds[:1]:
-            if by_lars(config, len(train[0])):
-                settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
-                linear = judged(lars_scores(train, val, seed=seed, **settings), val[1], val_source.classes)
-            elif is_multi(train[1]):
-                linear = judged(logistic_scores(train, val), val[1], val_source.classes)
-            else:
-                linear = logistic_accuracy(train, val)
-            values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
-        if is_multi(train[1]):
+        for seed in seeds if spec.weights is None else seeds[:1]:  # each seed newly initialises another network
+            train, val = (_features_of(source, spec, seed, config, device) for source in (train_source, val_source))
+            heads = seeds if spec.weights is not None and by_lars(config, len(train[0])) else (seed,)
+            values += _values(train, val, val_source.classes, config, heads)
+        if is_multi(train_source.labels):
             say("Images may have several classes: a linear probe of each class, and no nearest neighbours")
-        for k in () if is_multi(train[1]) else config.k:
-            values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
         records = [
             Record(train_source.name, metric, value, spec.scheme, seed, len(val_source), "validation")
             for metric, value, seed in values
         ]
         run.write_results(stamped(records, device_name(device), time.perf_counter() - start))
         return run
+
+
+def _features_of(source: Source, spec: EncoderSpec, seed: int, config: Probe, device: str) -> tuple[Tensor, Tensor]:
+    """Return frozen features and labels of images, by the network of a seed if it has no weights."""
+    averaged = spec.averaged and config.pool == "avg"
+    return extract_features(
+        build_encoder(spec, seed, num_classes=0, global_pool="avg" if averaged else ""),
+        spec,
+        source,
+        pool=config.pool,
+        crop_pct=crop_pct(config.crop_pct, spec),
+        device=device,
+        bf16=precision(config.precision, device) == "bf16-mixed",
+        workers=n_workers(config.workers) if len(source) > 2048 else 0,
+        progress=config.progress,
+    )
+
+
+def _values(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    classes: Sequence[str],
+    config: Probe,
+    seeds: Sequence[int],
+) -> list[tuple[str, float, int]]:
+    """Return (metric, value, seed) of a linear probe for each seed, and of nearest neighbours for the first."""
+    values: list[tuple[str, float, int]] = []
+    for seed in seeds:
+        if by_lars(config, len(train[0])):
+            settings = {"epochs": config.epochs, "batch_size": config.batch_size, "base_lr": config.base_lr}
+            linear = judged(lars_scores(train, val, seed=seed, **settings), val[1], classes)
+        elif is_multi(train[1]):
+            linear = judged(logistic_scores(train, val), val[1], classes)
+        else:
+            linear = logistic_accuracy(train, val)
+        values += [(f"linear_{metric}", value, seed) for metric, value in linear.items()]
+    for k in () if is_multi(train[1]) else config.k:
+        values.append((f"knn{k}_top1", knn_accuracy(train, val, k, config.temperature)["top1"], seeds[0]))
+    return values
 
 
 def judged(scores: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
