@@ -12,7 +12,7 @@ import zarr
 from dna_files import vcf
 from r2mae_core import UserError
 from r2mae_dna.data.store import AlignmentStore, StoreWriter
-from r2mae_dna.data.variants import read_frame
+from r2mae_dna.data.tables import read_frame
 from r2mae_dna.weights import load_model
 
 

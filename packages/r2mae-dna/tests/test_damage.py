@@ -15,7 +15,8 @@ from r2mae_dna.data.build import build_alignment
 from r2mae_dna.data.genome import read_fasta
 from r2mae_dna.data.maf import read_blocks
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import TableFile, read_frame
+from r2mae_dna.data.tables import read_frame
+from r2mae_dna.data.variants import TableFile
 from r2mae_dna.data.vcf import read_vcf_frame
 from r2mae_dna.data.windows import WindowSet, prepare
 from r2mae_dna.evaluate import evaluate_table, load_labelled

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from r2mae_core import UserError
 from r2mae_dna.data.build import build_alignment
-from r2mae_dna.data.codes import COMPLEMENT, ENCODE, ENCODE_REFERENCE, decode, match_chromosome, reverse_complement
+from r2mae_dna.data.codes import COMPLEMENT, ENCODE, ENCODE_REFERENCE, decode, reverse_complement
 from r2mae_dna.data.maf import BlockCounts, project, read_blocks, scan_blocks
 from r2mae_dna.data.msa import species_names
 from r2mae_dna.data.samples import APES, VERTEBRATES, sample_path
@@ -239,12 +239,3 @@ def test_strands_are_those_of_biopython(text):
     assert decode(reverse_complement(codes)) == str(Seq(shown).reverse_complement())
     assert (reverse_complement(reverse_complement(codes)) == codes).all()
     assert (COMPLEMENT[ENCODE[np.frombuffer(text.encode(), np.uint8)]] <= 4).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "known", "found"),
-    [("chr22", ["22"], 0), ("22", ["chr22"], 0), ("22", ["chr22", "22"], 1), ("chrM", ["MT"], 0), ("MT", ["chrM"], 0),
-     ("chrUn", ["22"], None), ("2", ["22"], None)],
-)  # fmt: skip
-def test_chromosome_names(name, known, found):
-    assert match_chromosome(name, {k: i for i, k in enumerate(known)}) == found

@@ -16,7 +16,8 @@ from r2mae_dna import score as module_under_test
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.samples import VARIANTS, sample_path
 from r2mae_dna.data.sites import classify
-from r2mae_dna.data.variants import STATUS, read_frame
+from r2mae_dna.data.tables import read_frame
+from r2mae_dna.data.variants import STATUS
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.model import both_strands
 from r2mae_dna.options import Score as _Score
@@ -185,7 +186,7 @@ def test_tables_keep_every_column_and_the_order(toy, toy_model, tmp_path, suffix
         }
     )
     source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    from r2mae_dna.data.variants import write_frame
+    from r2mae_dna.data.tables import write_frame
 
     write_frame(frame, source)
     config = Score(source, toy[0], str(toy_model[0]), out, device="cpu", progress=False)

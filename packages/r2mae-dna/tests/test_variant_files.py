@@ -11,10 +11,11 @@ import pytest
 
 from dna_files import vcf
 from r2mae_core import UserError
-from r2mae_dna.data.aliases import Names, canonical
+from r2mae_dna.data.aliases import Names
+from r2mae_dna.data.chromosome_names import ChromosomeNames, canonical
 from r2mae_dna.data.codes import TOKEN_BITS
 from r2mae_dna.data.store import AlignmentStore, StoreWriter
-from r2mae_dna.data.variants import read_frame
+from r2mae_dna.data.tables import read_frame
 from r2mae_dna.options import Score
 from r2mae_dna.score import score_variants
 
@@ -146,6 +147,16 @@ def test_styles_of_names(tmp_path):
     }.items():  # fmt: skip
         assert names.find(name) == own, name
     assert canonical("NC_000086.8") == "X"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "found"),
+    [("chr22", ["22"], "22"), ("22", ["chr22"], "chr22"), ("22", ["chr22", "22"], "22"), ("chrM", ["MT"], "MT"),
+     ("MT", ["chrM"], "chrM"), ("chrUn", ["22"], None), ("2", ["22"], None), ("NC_000022.11", ["chr22"], "chr22"),
+     ("NC_000022.10", ["chr22", "22"], None)],
+)  # fmt: skip
+def test_one_rule_for_the_names_of_all_kinds_of_files(name, known, found):
+    assert ChromosomeNames(known).find(name) == found
 
 
 def test_ambiguous_styles_are_no_aliases_and_none_takes_own_names_only(tmp_path):

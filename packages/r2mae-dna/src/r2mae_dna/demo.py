@@ -36,7 +36,8 @@ from r2mae_dna.bundled import RAT_TASK, TASK, Bundled, Measure, grid, small_reci
 from r2mae_dna.data.codes import TOKEN_BITS, decode
 from r2mae_dna.data.samples import APES, VARIANTS, VERTEBRATES, samples_digest
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import read_frame, score_column
+from r2mae_dna.data.tables import read_frame
+from r2mae_dna.data.variants import score_column
 from r2mae_dna.data.windows import WindowSet
 from r2mae_dna.evaluate import RANK_BY
 from r2mae_dna.options import Demo, Pretrain

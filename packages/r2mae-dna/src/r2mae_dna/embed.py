@@ -29,7 +29,8 @@ from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.regions import Region, parse_regions
 from r2mae_dna.data.sites import BuildGuard, read_stretch
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import SCORED, STATUS, TableFile, file_kind
+from r2mae_dna.data.tables import file_kind
+from r2mae_dna.data.variants import SCORED, STATUS, TableFile
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.options import Embed
 from r2mae_dna.scorers import FREQUENCIES, open_scorer

@@ -25,7 +25,7 @@ from r2mae_core import (
 )
 from r2mae_dna.combination import combine
 from r2mae_dna.data.conservation import Track
-from r2mae_dna.data.variants import TABLE_COLUMNS
+from r2mae_dna.data.tables import TABLE_COLUMNS
 from r2mae_dna.data.vcf import COMMON_FREQUENCY
 from r2mae_dna.labels import FREQUENCY, parse_labels, parse_numbers, read_source
 from r2mae_dna.metrics import (
@@ -59,6 +59,7 @@ class Labelled:
     groups: np.ndarray | None
     """(n,) names of classes, if the table has them."""
     n_read: int
+    """Of the regions, if there are any."""
     skipped: dict[str, int]
     """Reason → rows that were left out."""
     chromosomes: np.ndarray | None = None
@@ -67,6 +68,8 @@ class Labelled:
     """(n,) names of matched groups, if the table has them."""
     frequencies: np.ndarray | None = None
     """(n,) float64: minor-allele frequencies, with `--preset gnomad`."""
+    regions: str = ""
+    """To which regions the file was restricted, and how they were read."""
 
     @property
     def n_duplicates(self) -> int:
@@ -133,6 +136,7 @@ def load_labelled(config: Evaluate) -> Labelled:
         _names(complete, "chrom", config),
         _names(complete, config.match_group, config),
         complete[FREQUENCY].to_numpy() if FREQUENCY in complete.columns else None,
+        source.regions,
     )
     return with_combination(data) if config.combine else data
 
@@ -268,13 +272,15 @@ def evaluate_command(config: Evaluate) -> None:
     from r2mae_dna.plots import plot_curves
 
     if config.out is not None:
-        check_output(config.out, [config.table, *config.tracks.values()])
+        check_output(config.out, [config.table, config.bed, *config.tracks.values()])
     before = fingerprint([path for path in (config.table, *config.tracks.values()) if path.is_file()])
     records, intervals, data = evaluate_table(config)
     with open_run("r2mae-dna", "evaluate", config.out, resolved(config), sources=before) as run:
         names = list(dict.fromkeys(record.scheme for record in records))
         curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
         figure = run.save_figure("curves.png", curves)
+        if data.regions:
+            say(data.regions)
         say(data.text())
         report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
         for (name, metric), found in intervals.items():

@@ -1,12 +1,16 @@
 """Labelled variants: which rows of a table or VCF are positive, and which columns are scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r2mae_core import UserError, refuse_options
 from r2mae_dna.data.clinvar import read_clinvar
-from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN, file_kind, read_frame
+from r2mae_dna.data.file_genome import genome_of
+from r2mae_dna.data.index import find_index
+from r2mae_dna.data.tables import file_kind, frame_within, table_index
+from r2mae_dna.data.variants import PREFIX, STATUS_COLUMN
 from r2mae_dna.data.vcf import COMMON_FREQUENCY, RARE_COPIES, VcfFile, read_vcf_frame
+from r2mae_dna.data.within import Within, within_of
 from r2mae_dna.options import Evaluate
 
 FREQUENCY = "_frequency"
@@ -34,6 +38,8 @@ class Source:
     """Columns of scores."""
     skipped: dict[str, int]
     """Reason → rows that the preset leaves out, which are not in the frame."""
+    regions: str = ""
+    """To which regions the file was restricted, and how they were read."""
 
 
 def read_source(config: Evaluate) -> Source:
@@ -42,17 +48,28 @@ def read_source(config: Evaluate) -> Source:
     Raises:
         UserError: the file is damaged, or has not what the preset needs.
     """
+    given = bool(config.regions.strip()) or config.bed is not None
+    within = within_of(config.regions, config.bed, genome_of(config.table)) if given else None
+    source = _read(config, within)
+    if within is None:
+        return source
+    index, why = (find_index if file_kind(config.table) == "vcf" else table_index)(config.table)
+    return replace(source, regions=within.read_by(None if index is None else index.path, why))
+
+
+def _read(config: Evaluate, within: Within | None) -> Source:
     kind = file_kind(config.table)
     if config.preset == "clinvar" and kind == "vcf":
         scores = list(config.scores) or _vcf_scores(config)
         frame, skipped = read_clinvar(
-            config.table, scores, stars=config.stars, likely=config.likely, consequence=config.molecular_consequence
-        )
+            config.table, scores, stars=config.stars, likely=config.likely, consequence=config.molecular_consequence,
+            within=within,
+        )  # fmt: skip
         return Source(frame, "label", scores, skipped)
     if config.preset == "rare-common":
-        return _rare_common(config, kind)
+        return _rare_common(config, kind, within)
     if config.preset == "gnomad":
-        return _gnomad(config, kind)
+        return _gnomad(config, kind, within)
     if kind == "vcf":
         raise UserError(
             "a VCF has labels only for --preset rare-common, gnomad and clinvar; score into .tsv or .parquet to keep a "
@@ -60,19 +77,19 @@ def read_source(config: Evaluate) -> Source:
         )
     own: dict[str, str] = dict.fromkeys(("stars", "likely", "molecular_consequence"), "ClinVar's own VCF")
     refuse_options(config, own, f"the table {config.table}")
-    frame = read_frame(config.table)
+    frame, *_ = frame_within(config.table, within)
     if config.label not in frame.columns:
         raise UserError(f"{config.table} has no label column {config.label!r}; it has {', '.join(frame.columns)}")
     return Source(frame, config.label, _table_scores(frame, config), {})
 
 
-def _rare_common(config: Evaluate, kind: str) -> Source:
+def _rare_common(config: Evaluate, kind: str, within: Within | None) -> Source:
     import polars as pl
 
     if kind != "vcf":
         raise UserError("--preset rare-common reads a VCF with AC and AN in its INFO")
     scores = list(config.scores) or _vcf_scores(config)
-    frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])))
+    frame = read_vcf_frame(config.table, list(dict.fromkeys(["AC", "AN", *scores])), within)
     copies, share = pl.col("AC"), (pl.col("AC") / pl.col("AN")).fill_nan(None)
     rare = copies.is_between(1, RARE_COPIES)
     common = pl.min_horizontal(share, 1 - share) > COMMON_FREQUENCY
@@ -80,7 +97,7 @@ def _rare_common(config: Evaluate, kind: str) -> Source:
     return Source(frame.with_columns(label), "label", scores, {})
 
 
-def _gnomad(config: Evaluate, kind: str) -> Source:
+def _gnomad(config: Evaluate, kind: str, within: Within | None) -> Source:
     """Read variants with allele frequencies: AF, or AC and AN, of a VCF's INFO or of a table's columns."""
     import polars as pl
 
@@ -90,9 +107,9 @@ def _gnomad(config: Evaluate, kind: str) -> Source:
         fields = ["AF"] if "AF" in has else ["AC", "AN"]
         if missing := [name for name in fields if name not in has]:
             raise UserError(f"{config.table}: --preset gnomad needs AF, or AC and AN, in INFO; {missing[0]} is missing")
-        frame = read_vcf_frame(config.table, list(dict.fromkeys([*fields, *scores])))
+        frame = read_vcf_frame(config.table, list(dict.fromkeys([*fields, *scores])), within)
     else:
-        frame = read_frame(config.table)
+        frame, *_ = frame_within(config.table, within)
         scores = _table_scores(frame, config)
         known = {name.lower(): name for name in frame.columns}
         fields = [known[name] for name in (("af",) if "af" in known else ("ac", "an")) if name in known]

@@ -312,6 +312,12 @@ class Score(RunOptions):
     _: KW_ONLY
     more_msa: tuple[Path, ...] = ()
     """More alignment stores, of other chromosomes and the same species, such as [chr21,chr22]; they are read as one."""
+    regions: str = ""
+    """Score (and write) only the variants whose positions are in these regions, separated by spaces, such as
+    "chr22:1,000-2,000 chrX". By its index (.tbi, .csi), if a bgzipped VCF or TSV or a BCF has one that is of this file
+    and not older; else the whole file is read."""
+    bed: Path | None = None
+    """BED file of more regions, plain or gzipped."""
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
     names."""
@@ -445,6 +451,11 @@ class Evaluate:
     default: every R2MAE_ score."""
     label: str = "label"
     """Column of labels: true/false, 1/0, Pathogenic/Benign or Pathogenic/Common."""
+    regions: str = ""
+    """Only the variants whose positions are in these regions, separated by spaces, such as "chr22:1,000-2,000 chrX", of
+    which all counts are then. By its index, as `score` reads it, if the file has one; else the whole file is read."""
+    bed: Path | None = None
+    """BED file of more regions, plain or gzipped."""
     group: str = "consequence"
     """Column of classes, if the table has it."""
     higher_is_worse: bool = False

@@ -31,6 +31,7 @@ from r2mae_dna.data.parts import Part, Parts
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.streams import STREAM, spool_stdin, write_stdout
+from r2mae_dna.data.tables import file_kind
 from r2mae_dna.data.variants import (
     NOT_FINITE,
     OUTSIDE,
@@ -39,10 +40,10 @@ from r2mae_dna.data.variants import (
     Alleles,
     Result,
     TableFile,
-    file_kind,
     score_column,
 )
 from r2mae_dna.data.vcf import VcfFile
+from r2mae_dna.data.within import within_of
 from r2mae_dna.options import Score
 from r2mae_dna.scorers import FREQUENCIES, SiteScorer, open_scorer
 from r2mae_dna.sharing import device_of_rank, rank_and_size, read_ahead, wait_for_all
@@ -57,6 +58,8 @@ class Counts:
     status: np.ndarray = field(default_factory=lambda: np.zeros(len(STATUS), np.int64))
     absent: set[str] = field(default_factory=set)
     """Chromosomes that the store does not have."""
+    regions: str = ""
+    """To which regions the file was restricted, and how they were read."""
     sites: int = 0
     """Distinct sites that were scored."""
     names: Names = field(kw_only=True)
@@ -120,11 +123,14 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         raise UserError("several devices need --out FILE: each of their processes must write to the same output")
     out, column = output_path(config), score_column(config.name)
     model = None if config.model == FREQUENCIES else config.model
-    check_output(out, [config.variants, config.msa, *config.more_msa, model], overwrite=config.overwrite)
+    check_output(out, [config.variants, config.msa, *config.more_msa, config.bed, model], overwrite=config.overwrite)
     with one_writer(out, folder=False):
         before = fingerprint(config.variants) if config.variants.is_file() else {}
-        variants = VcfFile(config.variants) if file_kind(config.variants) == "vcf" else TableFile(config.variants)
         store = open_stores(config.msa, config.more_msa)
+        names = Names(store, config.aliases)
+        within = within_of(config.regions, config.bed, names)
+        kind = VcfFile if file_kind(config.variants) == "vcf" else TableFile
+        variants = kind(config.variants, within)
         scorer = open_scorer(
             config.model,
             store,
@@ -134,13 +140,13 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             compile=config.compile,
             batch_size=config.batch_size,
         )
-        names = Names(store, config.aliases)
         source = {
             "Model": scorer.name,
             "ModelDigest": scorer.digest,
             "Alignment": store.path.name,
             "AlignmentDigest": store.digest,
             "Window": scorer.window,
+            **({} if within is None else {"Regions": str(within)}),
         }
         kept = {
             "chunk": config.chunk,
@@ -148,9 +154,12 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
             "aliases": config.aliases,
             "precision": precision(config.precision, device),
             "variants": before,
+            **({} if within is None else {"regions": within.digest}),
         }
         parts = Parts(out, {**source, **kept})
         counts = Counts(out, names=names)
+        if within is not None:
+            counts.regions = within.read_by(variants.index, variants.not_indexed)
         n_stretches = _score_stretches(variants, parts, store, scorer, config, counts, rank, world_size)
         if world_size > 1:
             wait_for_all()
@@ -262,7 +271,7 @@ def _ahead(
 def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, config: Score) -> None:
     """Refuse scores that say nothing, once all stretches of all ranks are there; count them."""
     if not results:
-        raise UserError(f"{config.variants} contains no variants")
+        raise UserError(f"{config.variants} contains no variants{' in the regions' if total.regions else ''}")
     guard = _guard(store, config)
     for result in results:
         guard.check(result.status)
@@ -282,6 +291,8 @@ def score_command(config: Score) -> None:
     counts = score_variants(config)
     where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
     lines = [f"{counts.text()}{where}"]
+    if counts.regions:
+        lines.append(counts.regions)
     if counts.names.used:
         lines.append(f"Names of chromosomes: {counts.names.text()}")
     if counts.absent:

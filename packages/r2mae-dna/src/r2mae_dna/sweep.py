@@ -32,7 +32,8 @@ from r2mae_core import (
 from r2mae_dna.bundled import Bundled
 from r2mae_dna.data.samples import prepare_apes, samples_digest
 from r2mae_dna.data.store import AlignmentStore
-from r2mae_dna.data.variants import file_kind, score_column
+from r2mae_dna.data.tables import file_kind
+from r2mae_dna.data.variants import score_column
 from r2mae_dna.data.windows import WindowsInfo, read_info
 from r2mae_dna.evaluate import evaluate_table, load_labelled
 from r2mae_dna.options import Evaluate, Pretrain, Score, Sweep

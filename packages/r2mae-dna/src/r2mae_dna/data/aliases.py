@@ -1,30 +1,13 @@
-"""Names of chromosomes in other styles: with or without chr, M or MT, and NCBI's accessions.
+"""The chromosomes of an alignment under the names of a user's file, counted."""
 
-Accessions: NCBI RefSeq numbers the chromosomes of human NC_000001 to NC_000024 (23: X, 24: Y; mitochondrion NC_012920)
-and those of mouse NC_000067 to NC_000087 (86: X, 87: Y; NC_005089). The version after the dot names the assembly, which
-the reference alleles then tell.
-"""
-
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from r2mae_core import UserError
-from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.chromosome_names import ChromosomeNames
+from r2mae_dna.data.regions import Genome
 from r2mae_dna.data.text_files import read_lines
-
-_REFSEQ = {f"NC_{i:06d}": str(i) for i in range(1, 23)} | {"NC_000023": "X", "NC_000024": "Y", "NC_012920": "MT"}
-_REFSEQ |= {f"NC_{66 + i:06d}": str(i) for i in range(1, 20)} | {"NC_000086": "X", "NC_000087": "Y", "NC_005089": "MT"}
-
-
-def canonical(name: str) -> str:
-    """Return what the names of one chromosome in all styles have in common, such as `22` or `MT`."""
-    accession = re.fullmatch(r"(NC_[0-9]{6})\.[0-9]+", name)
-    if accession:
-        return _REFSEQ.get(accession[1], name)
-    bare = re.sub(r"^chr", "", name, flags=re.IGNORECASE)
-    return "MT" if bare.upper() in ("M", "MT") else bare.upper() if bare.upper() in ("X", "Y") else bare
 
 
 class Names:
@@ -39,21 +22,19 @@ class Names:
         UserError: the file is missing or malformed, or names a chromosome that is not in the alignment.
     """
 
-    def __init__(self, store: AlignmentStore, aliases: str = "auto") -> None:
-        self._own = set(store.chromosomes)
-        styles: dict[str, list[str]] = {}
-        for name in store.chromosomes if aliases == "auto" else ():
-            styles.setdefault(canonical(name), []).append(name)
-        self._style = {style: names[0] for style, names in styles.items() if len(names) == 1}
+    def __init__(self, store: Genome, aliases: str = "auto") -> None:
+        self.path, self.chromosomes, self.lengths = store.path, store.chromosomes, store.lengths
+        self._names = ChromosomeNames(store.chromosomes, styles=aliases == "auto")
         self._table = _read_table(Path(aliases), store) if aliases not in ("auto", "none") else {}
         self.used = Counter[tuple[str, str]]()
         """(name, the alignment's name) → how many alleles."""
 
     def find(self, name: str) -> str | None:
         """Return the alignment's name of a chromosome; None if it has none."""
-        if name in self._table:
-            return self._table[name]
-        return name if name in self._own else self._style.get(canonical(name))
+        return self._table[name] if name in self._table else self._names.find(name)
+
+    chromosome = find
+    """As regions ask for it."""
 
     def count(self, names: Mapping[str, int]) -> None:
         """Count the alleles of a stretch, by the name of their chromosome, that has another one in the alignment."""
@@ -68,7 +49,7 @@ class Names:
         return ", ".join(shown) + (f" and {len(self.used) - 5} more" if len(self.used) > 5 else "")
 
 
-def _read_table(path: Path, store: AlignmentStore) -> dict[str, str]:
+def _read_table(path: Path, store: Genome) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, line in read_lines(path):
         text = line.decode(errors="surrogateescape").rstrip("\r\n")

@@ -4,12 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 from r2mae_core import UserError
-from r2mae_dna.data.regions import Region
-from r2mae_dna.data.store import AlignmentStore
+from r2mae_dna.data.regions import Genome, Region
 from r2mae_dna.data.text_files import read_lines, whole_number
 
 
-def read_bed(path: Path, store: AlignmentStore) -> tuple[list[Region], Counter[str]]:
+def read_bed(path: Path, store: Genome) -> tuple[list[Region], Counter[str]]:
     """Return the intervals, and the chromosomes that the store lacks with the number of their lines.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 
 from r2mae_core import UserError
 from r2mae_dna.data.vcf import VcfFile, info_values, read_vcf_frame
+from r2mae_dna.data.within import Within
 
 STARS: dict[str, int] = {
     "practice_guideline": 4,
@@ -33,7 +34,13 @@ _BASES = {"A", "C", "G", "T"}
 
 
 def read_clinvar(
-    path: Path, scores: Sequence[str], *, stars: int, likely: bool, consequence: str | None
+    path: Path,
+    scores: Sequence[str],
+    *,
+    stars: int,
+    likely: bool,
+    consequence: str | None,
+    within: Within | None = None,
 ) -> tuple[Any, dict[str, int]]:
     """Read the single-nucleotide variants of a ClinVar VCF that have a label.
 
@@ -43,6 +50,7 @@ def read_clinvar(
         stars: least review status, from 0 to 4.
         likely: count Likely_pathogenic and Likely_benign (alone or with the certain one) as labels.
         consequence: Sequence Ontology term that MC must name, such as missense_variant; None: any.
+        within: regions to which the file is restricted.
 
     Returns:
         a polars frame with chrom, pos, ref, alt, the scores, label (bool) and consequence (the terms of MC); and
@@ -53,13 +61,13 @@ def read_clinvar(
     """
     import polars as pl
 
-    file = VcfFile(path)
+    file = VcfFile(path, within)
     ids = {line.split("ID=", 1)[1].split(",")[0] for line in file.meta if line.startswith("##INFO=<ID=")}
     if missing := [name for name in ("CLNSIG", "CLNREVSTAT") if name not in ids]:
         raise UserError(f"{path} is not ClinVar's VCF: its header has no INFO field {missing[0]}")
     if consequence is not None and "MC" not in ids:
         raise UserError(f"{path}: --molecular_consequence needs the INFO field MC, which its header lacks")
-    frame = read_vcf_frame(path, scores)
+    frame = read_vcf_frame(path, scores, within)
     known = {**CERTAIN, **(LIKELY if likely else {})}
     labels, terms, skipped = list[bool | None](), list[str | None](), Counter[str]()
     for fields in file.records():

@@ -40,15 +40,3 @@ def decode(codes: np.ndarray) -> str:
     """Return the letters of tokens (n,), lower-case where the reference is soft-masked."""
     letters = np.frombuffer(b"-ACGT?---acgt---", np.uint8)
     return letters[codes].tobytes().decode("ascii")
-
-
-def match_chromosome(name: str, known: dict[str, int]) -> int | None:
-    """Return the index of a chromosome under its own name, or with "chr" added or removed.
-
-    Args:
-        name: the name in the user's file.
-        known: name in the store → index.
-    """
-    bare = name.removeprefix("chr")
-    mitochondrion = ["chrM", "M", "MT", "chrMT"] if bare in ("M", "MT") else []
-    return next((known[option] for option in (name, bare, f"chr{bare}", *mitochondrion) if option in known), None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, reading
-from r2mae_dna.data.codes import match_chromosome
+from r2mae_dna.data.chromosome_names import ChromosomeNames
 
 SPAN, BLOCK = 16_384, 1 << 20
 """Bases of a track, and scores of windows, that are in memory at once."""
@@ -45,9 +45,8 @@ class Track:
             raise UserError(f"{path} is not a bigWig file: {error}") from None
         if not lengths:
             raise UserError(f"{path} is not a bigWig file, or has no chromosomes")
-        self._names = list(lengths)
-        self._lengths = list(lengths.values())
-        self._index = {name: i for i, name in enumerate(self._names)}
+        self._lengths: dict[str, int] = dict(lengths)
+        self._names = ChromosomeNames(lengths)
 
     def values(self, chromosome: str, start: int, end: int) -> np.ndarray:
         """Return the values of [start, end), float32; NaN if the track has none.
@@ -56,10 +55,10 @@ class Track:
             UserError: the file is damaged, or a value is no probability where it should be one.
         """
         out = np.full(end - start, np.nan, np.float32)
-        i = match_chromosome(chromosome, self._index)
-        if i is not None and (last := min(end, self._lengths[i])) > start:
+        own = self._names.find(chromosome)
+        if own is not None and (last := min(end, self._lengths[own])) > start:
             with reading(self.path, "a bigWig file"):
-                out[: last - start] = self._file.values(self._names[i], start, last, numpy=True)
+                out[: last - start] = self._file.values(own, start, last, numpy=True)
         if self._probability and (wrong := (out < 0) | (out > 1)).any():
             at = int(wrong.argmax())
             raise UserError(
@@ -78,16 +77,16 @@ class Track:
         Raises:
             UserError: it has none of the chromosomes, or one of another length.
         """
-        found = {name: i for name in lengths if (i := match_chromosome(name, self._index)) is not None}
+        found = {name: own for name in lengths if (own := self._names.find(name)) is not None}
         if not found:
             raise UserError(
                 f"{self.path} has none of the chromosomes of {where} ({', '.join(list(lengths)[:5])}); it has "
-                f"{', '.join(self._names[:5])}"
+                f"{', '.join(list(self._lengths)[:5])}"
             )
-        for name, i in found.items():
-            if self._lengths[i] != lengths[name]:
+        for name, own in found.items():
+            if self._lengths[own] != lengths[name]:
                 raise UserError(
-                    f"{self.path}: {self._names[i]} is {self._lengths[i]:,} long, and {lengths[name]:,} in {where}; "
+                    f"{self.path}: {own} is {self._lengths[own]:,} long, and {lengths[name]:,} in {where}; "
                     "wrong genome build?"
                 )
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from r2mae_core import UserError, reading
 from r2mae_dna.data.canvas import Chromosome
-from r2mae_dna.data.codes import ENCODE_REFERENCE, SOFT_MASK, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.chromosome_names import ChromosomeNames
+from r2mae_dna.data.codes import ENCODE_REFERENCE, SOFT_MASK, TOKEN_BITS
 from r2mae_dna.data.store import SHARD_ROWS
 from r2mae_dna.data.text_files import read_lines
 
@@ -41,10 +42,9 @@ class GenomeCheck:
         Raises:
             UserError: the file is damaged, or a chromosome has another length in it, or two records.
         """
-        names = list(chromosomes)
-        index, seen = {name: i for i, name in enumerate(names)}, dict[str, str]()
-        for record, sequence in read_genome(genome, lambda record: match_chromosome(record, index) is not None):
-            name = names[match_chromosome(record, index) or 0]
+        names, seen = ChromosomeNames(chromosomes), dict[str, str]()
+        for record, sequence in read_genome(genome, lambda record: names.find(record) is not None):
+            name = names.find(record) or record
             if name in seen:
                 if seen[name] == name != record:  # its own record was there: chrM beside chrMT
                     continue
@@ -60,7 +60,7 @@ class GenomeCheck:
                     "wrong genome build?"
                 )
             self._compare(sequence, target, case)
-        self.absent = [name for name in names if name not in seen]
+        self.absent = [name for name in chromosomes if name not in seen]
         if case == "fasta":
             for name in self.absent:
                 _unmask(chromosomes[name])

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -24,7 +26,30 @@ class Region:
         return f"{self.chromosome}:{self.start + 1:,}-{self.end:,}"
 
 
-def parse_region(text: str, store: AlignmentStore) -> Region:
+class Genome(Protocol):
+    """What has chromosomes: an alignment, or a file of variants or scores."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def chromosomes(self) -> Sequence[str]:
+        """Their names."""
+        ...
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Name → bases."""
+        ...
+
+    def chromosome(self, name: str) -> str | None:
+        """Return the own name of a chromosome, which may be in another style; None if it is not there."""
+        ...
+
+
+def parse_region(text: str, store: Genome) -> Region:
     """Read `chr22`, `chr22:1,000` or `chr22:1,000-2,000` (1-based, both ends included, as genome browsers write it).
 
     The name of the chromosome may itself have colons.
@@ -57,7 +82,7 @@ def parse_region(text: str, store: AlignmentStore) -> Region:
     return Region(part, start - 1, end)
 
 
-def parse_regions(text: str, store: AlignmentStore) -> list[Region]:
+def parse_regions(text: str, store: Genome) -> list[Region]:
     """Read regions that are separated by spaces.
 
     Raises:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import Contents, UserError, check_contents, contents_of, reading
-from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.chromosome_names import ChromosomeNames
+from r2mae_dna.data.codes import ENCODE, ENCODE_REFERENCE, TOKEN_BITS
 from r2mae_dna.data.new_folders import digest_of
 from r2mae_dna.data.published import published_digest, refuse_code, refuse_foreign
 
@@ -137,13 +138,12 @@ class AlignmentStore:
             return published_digest(self.path)
 
     @cached_property
-    def _index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.chromosomes)}
+    def _names(self) -> ChromosomeNames:
+        return ChromosomeNames(self.chromosomes)
 
     def chromosome(self, name: str) -> str | None:
-        """Return the store's own name of a chromosome, with or without "chr"; None if it is not there."""
-        index = match_chromosome(name, self._index)
-        return None if index is None else self.chromosomes[index]
+        """Return the store's own name of a chromosome, which may be in another style; None if it is not there."""
+        return self._names.find(name)
 
     def stretches(self, chromosome: str) -> list[tuple[int, int]]:
         """Return the stretches (start, end) of at most `SHARD_ROWS` positions that may have content, in order."""

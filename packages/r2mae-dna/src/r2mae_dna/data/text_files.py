@@ -11,7 +11,7 @@ from r2mae_core import UserError
 MAX_LENGTH = 10**11
 """Longest sequence that is believed: ten times the longest chromosome known."""
 
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -48,18 +48,24 @@ def open_to_write(path: Path) -> Any:
     return pysam.BGZFile(str(path), "wb", None)
 
 
+def is_bgzf(path: Path) -> bool:
+    """Return whether a file is compressed in bgzip's blocks."""
+    with path.open("rb") as content:
+        head = content.read(18)
+    return head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC"
+
+
 def refuse_cut_bgzf(path: Path) -> None:
     """Refuse a file of bgzip's without its end mark: cut off between two of its blocks, it reads as if it were whole.
 
     Raises:
         UserError: it is one.
     """
+    if not is_bgzf(path):
+        return
     with path.open("rb") as content:
-        head = content.read(18)
-        if head[:4] != b"\x1f\x8b\x08\x04" or head[12:14] != b"BC":
-            return
-        content.seek(max(path.stat().st_size - len(_BGZF_END), 0))
-        if content.read() != _BGZF_END:
+        content.seek(max(path.stat().st_size - len(BGZF_END), 0))
+        if content.read() != BGZF_END:
             raise UserError(f"{path} is damaged or cut off: bgzip's mark of the end is missing; compress it again")
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, atomic_path, reading
+from r2mae_dna.data.index import Index, find_index, lines_of
+from r2mae_dna.data.tables import TABLE_COLUMNS, file_kind, write_frame
 from r2mae_dna.data.text_files import open_to_write, read_lines, refuse_cut_bgzf, whole_number
 from r2mae_dna.data.tracks import index_text
 from r2mae_dna.data.variants import (
     RERUN,
     STATUS,
     STATUS_COLUMN,
-    TABLE_COLUMNS,
     Alleles,
     Result,
-    file_kind,
     with_result,
-    write_frame,
 )
+from r2mae_dna.data.within import Within
 
 RARE_COPIES, COMMON_FREQUENCY = 2, 0.05
 """A rare allele has at most so many copies, a common one a minor-allele frequency above this."""
@@ -32,15 +32,20 @@ _ENCODING = ("utf-8", "surrogateescape")  # bytes that are not UTF-8 are written
 class VcfFile:
     """A VCF file.
 
+    Args:
+        path: the file.
+        within: only the records at these positions; by the index that lies beside the file, if it can be believed, else
+            the others are read and left out.
+
     Raises:
         UserError: the file is missing, or has no header.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, within: Within | None = None) -> None:
+        self.path, self._within = path, within
         self.meta: list[str] = []
         self.columns: list[str] = []
-        for number, item in self._items():
+        for number, item in self._every_item():
             line = _text(item)
             if line.startswith("##"):
                 self.meta.append(line)
@@ -54,10 +59,29 @@ class VcfFile:
             break
         if len(self.columns) < 8:
             raise UserError(f"{path}: the #CHROM line needs the eight columns CHROM to INFO, separated by tabs")
+        self._index, self.not_indexed = find_index(path) if within is not None else (None, "")
+        """Why the whole file is read, where an index would do."""
 
-    def _items(self) -> Iterator[tuple[int, Any]]:
+    @property
+    def index(self) -> Path | None:
+        """The index by which regions are read."""
+        return None if self._index is None else self._index.path
+
+    def _every_item(self) -> Iterator[tuple[int, Any]]:
         """Yield the number and the line of each header line and record, as `_text` takes it: not decoded yet."""
         return read_lines(self.path) if self.path.suffix != ".bcf" else enumerate(_bcf_items(self.path), start=1)
+
+    def _items(self) -> Iterator[tuple[int | str, Any]]:
+        """Yield the same; of the regions, if there are any, records alone."""
+        if self._within is None:
+            yield from self._every_item()
+        elif self._index is None:
+            yield from (each for each in self._every_item() if _is_record(each[1]) and _is_in(each[1], self._within))
+        else:
+            bcf = self.path.suffix == ".bcf"
+            read = _bcf_of if bcf else lines_of
+            for n, item in enumerate(read(self.path, self._index, self._within), start=1):
+                yield f"{n} of the regions", item
 
     def records(self) -> Iterator[list[str]]:
         """Yield the fields of each record.
@@ -67,11 +91,11 @@ class VcfFile:
         """
         return (fields for _, fields in self.numbered_records())
 
-    def numbered_records(self) -> Iterator[tuple[int, list[str]]]:
+    def numbered_records(self) -> Iterator[tuple[int | str, list[str]]]:
         """Yield the line and the fields of each record; the errors are those of `records`."""
         return ((number, self._fields(number, item)) for number, item in self._items() if _is_record(item))
 
-    def _fields(self, number: int, item: Any) -> list[str]:
+    def _fields(self, number: int | str, item: Any) -> list[str]:
         fields = _text(item).split("\t")
         if len(fields) < len(self.columns):
             raise UserError(
@@ -180,6 +204,18 @@ def _is_record(item: Any) -> bool:
     return not isinstance(item, (bytes, str)) or item[:1] not in (b"", b"#", b"\r", b"\n", "", "#")
 
 
+def _is_in(item: Any, within: Within) -> bool:
+    """Return whether a record is in the regions; one without a position is, so that it is read and refused."""
+    if not isinstance(item, bytes):
+        return within.has(item.chrom, item.pos)
+    fields = item.split(b"\t", 2)
+    try:
+        position = whole_number(fields[1])
+    except (IndexError, ValueError):
+        return True
+    return within.has(fields[0].decode(*_ENCODING), position)
+
+
 def _alleles(part: list[list[str]]) -> Alleles:
     alternatives = [fields[4].split(",") for fields in part]
     record = np.repeat(np.arange(len(part)), [len(alts) for alts in alternatives])
@@ -275,6 +311,30 @@ def _bcf_items(path: Path) -> Iterator[Any]:
             yield record
 
 
+def _bcf_of(path: Path, index: Index, within: Within) -> Iterator[Any]:
+    """Yield the records of a BCF whose positions are in the regions.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    import pysam
+
+    with reading(path, "a BCF file"):
+        source = pysam.VariantFile(str(path), index_filename=str(index.path))
+    with source:
+        for name in source.header.contigs:
+            for start, end in within.intervals(name):
+                with reading(path, "a BCF file"):
+                    records = source.fetch(name, start, min(end, 2**31 - 2))
+                while True:
+                    with reading(path, "a BCF file"):
+                        record = next(records, None)
+                    if record is None:
+                        break
+                    if start < record.pos <= end:
+                        yield record
+
+
 def _annotated(part: list[list[str]], result: Result, name: str) -> Iterator[str]:
     i, status_name = 0, STATUS_COLUMN.upper()
     for fields in part:
@@ -303,7 +363,7 @@ def info_values(fields: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
+def read_vcf_frame(path: Path, info: Sequence[str], within: Within | None = None) -> Any:
     """Read a VCF as a table, a row per allele, with some INFO fields as numbers (null where absent).
 
     A field with one value per allele is split over the rows; a single value is repeated in all.
@@ -313,7 +373,7 @@ def read_vcf_frame(path: Path, info: Sequence[str]) -> Any:
     """
     import polars as pl
 
-    file = VcfFile(path)
+    file = VcfFile(path, within)
     data: dict[str, list[Any]] = {name: [] for name in (*TABLE_COLUMNS, *info)}
     for number, fields in file.numbered_records():
         values = info_values(fields)

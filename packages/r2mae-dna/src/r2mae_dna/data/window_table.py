@@ -28,7 +28,7 @@ from r2mae_core import (
     write_json,
     write_text,
 )
-from r2mae_dna.data.codes import SOFT_MASK, TOKEN_BITS, match_chromosome
+from r2mae_dna.data.codes import SOFT_MASK, TOKEN_BITS
 from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.new_folders import check_new_folder, digest_of, refuse_other
 from r2mae_dna.data.regions import stored_intervals
@@ -71,7 +71,7 @@ class WindowTable:
         if wrong := sorted(set(strand.unique()) - {"+", "-"}):
             raise UserError(f"{path}: a strand is + or -, got {wrong[0]!r}")
         index = {name: i for i, name in enumerate(store.chromosomes)}
-        matched = {name: match_chromosome(name, index) for name in chromosome.unique().to_list()}
+        matched = {name: index.get(store.chromosome(name) or "") for name in chromosome.unique().to_list()}
         number = np.array([-1 if (i := matched[name]) is None else i for name in chromosome], np.int64)
         length = np.array([*(store.lengths[name] for name in store.chromosomes), np.iinfo(np.int64).max])[number]
         beyond = (start < 0) | (end > length)
