@@ -125,7 +125,9 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
     model = None if config.model == FREQUENCIES else config.model
     check_output(out, [config.variants, config.msa, *config.more_msa, config.bed, model], overwrite=config.overwrite)
     with one_writer(out, folder=False):
-        before = fingerprint(config.variants) if config.variants.is_file() else {}
+        if not config.variants.is_file():
+            raise UserError(f"no file {config.variants}")
+        before = fingerprint(config.variants)
         store = open_stores(config.msa, config.more_msa)
         names = Names(store, config.aliases)
         within = within_of(config.regions, config.bed, names)
