@@ -192,7 +192,7 @@ def test_encoders_come_from_everywhere(start, tmp_path):
         build_encoder(open_encoder("scratch:resnet18"), 0, num_classes=10)
     lacking = EncoderSpec(mae.shape, {k: v for k, v in mae.encoder.state_dict().items() if "blocks.1" not in k}, "x")
     with pytest.raises(
-        UserError, match=r"the weights of x: encoder.blocks.1.* and 11 more of the model's layers are missing"
+        UserError, match=r"the weights of x: missing: encoder.blocks.1.* and 11 more of the model's encoder"
     ):
         build_encoder(lacking, 0, num_classes=0)
     larger = open_encoder(str(start), image_size=12)

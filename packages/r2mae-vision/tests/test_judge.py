@@ -1,5 +1,7 @@
 """Judgement during pretraining: its numbers, its cost, its log over interruptions, and when it stops a training."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +143,103 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="--judge_every 900 is more than the 5 steps of the training"):
         pretrain(Pretrain(data="digits", epochs=1, judge_every=900, out=tmp_path / "run", **TINY))
     assert not (tmp_path / "run").exists()
+
+
+def pictures(folder, names, n=3, seed=0):
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for j in range(n):  # a colour for each class
+            colour = np.array([255 * (ord(name) % 2), 255 * (ord(name) // 2 % 2), 255 * (ord(name) // 4 % 2)])
+            noise = rng.integers(0, 30, (16, 16, 3))
+            Image.fromarray(np.abs(colour - noise).astype(np.uint8)).save(folder / name / f"{i}_{j}.png")
+
+
+def sources(folder):
+    from r2mae_vision.data.sources import open_source
+
+    return open_source(str(folder)), open_source(str(folder), "val")
+
+
+def judged_of(model, train, held_out, **changes):
+    return images_to_judge(
+        model, train, held_out, **{"apart": True, "every": 1000, "batch_size": 64, "ratio": 0.75, **changes}
+    )
+
+
+def test_classes_are_the_same_in_both_parts(tiny_model, tmp_path):
+    """A class that validation lacks must not shift the numbers of the others."""
+    pictures(tmp_path / "train", "abcd", n=8)
+    pictures(tmp_path / "val", "bdz", n=4, seed=1)
+    train, held_out = judged_of(tiny_model, *sources(tmp_path))
+    assert held_out.labels.tolist() == [1] * 4 + [3] * 4 + [-1] * 4
+    assert judge(tiny_model, train, held_out)["knn20_top1"] == 1.0
+
+
+def test_several_classes_are_judged_by_mean_average_precision(tiny_model, capsys):
+    from sklearn.metrics import average_precision_score
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 2, (60, 3), generator=generator).to(torch.int8)
+    labels[:, 2] = 0  # a class that nothing has
+    images[:, 0] = torch.where(labels[:, :1, None] == 1, 250, 5).to(torch.uint8)
+    labels[5] = labels[45] = -1
+    train, held_out = Judged(images[:40], labels[:40]), Judged(images[40:], labels[40:])
+    values = judge(tiny_model, train, held_out)
+    assert set(values) == {"rankme", "knn20_map", "linear_map"}
+    kept, asked = [i for i in range(40) if i != 5], [i for i in range(20) if i != 5]
+    features, others = mean_features(tiny_model, images[:40])[kept], mean_features(tiny_model, images[40:])[asked]
+    truth = labels[40:][asked].numpy()
+    theirs = Ridge(alpha=room.RIDGE * 39)
+    scaler = StandardScaler().fit(features)
+    scores = theirs.fit(scaler.transform(features), labels[:40][kept]).predict(scaler.transform(others))
+    wanted = np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in (0, 1)])
+    assert values["linear_map"] == pytest.approx(wanted, abs=1e-3)
+    from sklearn.neighbors import KNeighborsRegressor
+
+    near = KNeighborsRegressor(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    scores = near.fit(features, labels[:40][kept]).predict(others)
+    wanted = np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in (0, 1)])
+    assert values["knn20_map"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_labels_of_several_classes_are_numbered_alike():
+    labels = torch.tensor([[1, 0], [0, 1], [-1, -1]], dtype=torch.int8)
+    found = room.numbered_as(["cat", "dog", "owl"], ["owl", "fox"], labels)
+    assert found.tolist() == [[0, 0, 1], [0, 0, 0], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "why"),
+    [
+        ([0, 1] * 5, [-1] * 4, "the held-out images have no labels"),
+        ([-1] * 10, [0, 1], "the training images have no labels"),
+        ([0] * 10, [0] * 4, "there is a single class"),
+        ([[1, 0]] * 10, [[1, 0]] * 4, "no class has held-out images with it and without it"),
+        ([[1, 0]] * 10, [0, 1], "several classes in one part of the data and one in the other"),
+    ],
+)
+def test_where_labels_say_nothing_the_rank_is_left_and_it_is_said(tiny_model, capsys, train, held_out, why):
+    from r2mae_vision.data.ranges import say_once
+    from r2mae_vision.data.store import ImageStore
+
+    say_once.cache_clear()
+    stores = [
+        ImageStore("s", np.zeros((len(y), 16, 16, 3), np.uint8), np.array(y), ("a", "b")) for y in (train, held_out)
+    ]
+    parts = judged_of(tiny_model, *stores)
+    assert set(judge(tiny_model, *parts)) == {"rankme"}
+    assert why in capsys.readouterr().out
+
+
+def test_few_images(tiny_model, tmp_path):
+    pictures(tmp_path / "train", "ab", n=4)
+    pictures(tmp_path / "val", "ab", n=1, seed=1)
+    train, held_out = judged_of(tiny_model, *sources(tmp_path))
+    assert "knn8_top1" in judge(tiny_model, train, held_out)  # there are no 20 neighbours
+    shutil.rmtree(tmp_path / "val" / "a")
+    with pytest.raises(UserError, match="too few images to judge features by"):
+        judged_of(tiny_model, *sources(tmp_path))

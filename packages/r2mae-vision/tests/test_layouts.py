@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, build_encoder, open_encoder
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.mae.weights import export_transformers, load_published
+from r2mae_vision.mae.fitting import load_published
+from r2mae_vision.mae.transformers_folder import export_transformers
 
 SMALL = {"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
 DECODER = {"decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4}
@@ -39,10 +40,13 @@ def mae(**model_args):
         ({"depth": 4}, r"no place for encoder.blocks.2.attn.proj.bias and 23 more \(4 layers there, 2 here\)"),
         (
             {"depth": 1},
-            r"encoder.blocks.1.norm1.weight and 11 more of the model's layers are missing \(1 layers there, 2",
+            r"missing: encoder.blocks.1.norm1.weight and 11 more of the model.s encoder \(1 layers there, 2 here",
         ),
-        ({"pre_norm": True}, "no place for encoder.norm_pre.bias and 1 more; without them it would compute other"),
-        ({"reg_tokens": 2}, "no place for encoder.reg_token and 0 more"),
+        (
+            {"pre_norm": True},
+            "no place for encoder.norm_pre.bias and 1 more .pre_norm in --model_args.; without them it would",
+        ),
+        ({"reg_tokens": 2}, "no place for encoder.reg_token .reg_tokens in --model_args.; without them"),
     ],
 )
 def test_tensors_that_features_depend_on_are_not_lost(tmp_path, changes, message):
@@ -73,7 +77,10 @@ def test_the_same_holds_for_probe_and_finetune(tmp_path):
 
 def test_a_decoder_of_another_depth_is_refused(tmp_path):
     save_file(mae().state_dict(), tmp_path / "w.safetensors")
-    for depth, message in ((1, "no place for decoder.blocks.1"), (3, "decoder.blocks.2.* are missing")):
+    for depth, message in (
+        (1, "no place for decoder.blocks.1"),
+        (3, r"missing: decoder.blocks.2.* \(2 layers there, 3 here"),
+    ):
         shape = MAEShape.of({**mae().shape.plain(), "decoder_depth": depth})
         with pytest.raises(UserError, match=message):
             load_published(tmp_path / "w.safetensors", MaskedAutoencoder(shape))

@@ -21,7 +21,7 @@ def images(tiny_shape):
 def test_loss_and_predictions_equal_those_of_transformers(tiny_shape, images, norm_pix_loss, tmp_path):
     from transformers import ViTMAEForPreTraining
 
-    from r2mae_vision.mae.weights import export_transformers
+    from r2mae_vision.mae.transformers_folder import export_transformers
 
     shape = MAEShape.of({**tiny_shape.plain(), "norm_pix_loss": norm_pix_loss})
     ours = MaskedAutoencoder(shape, seed=3).eval()

@@ -21,6 +21,7 @@ from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.finetune import eval_transform, finetune, train_transform
+from r2mae_vision.mae.fitting import load_published
 from r2mae_vision.mae.masking import patch_order, split_mask
 from r2mae_vision.mae.model import take
 from r2mae_vision.mae.options import Export, Finetune, Predict, Pretrain, Probe, Reconstruct
@@ -31,7 +32,6 @@ from r2mae_vision.mae.probe import probe
 from r2mae_vision.mae.reconstruct import reconstruct
 from r2mae_vision.mae.shape import sincos_positions
 from r2mae_vision.mae.sharing import write_model
-from r2mae_vision.mae.weights import load_published
 from r2mae_vision.options import Prepare
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}

@@ -7,7 +7,10 @@ from safetensors.torch import save_file
 
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, load_mae, save_mae
-from r2mae_vision.mae.weights import export_timm, export_transformers, load_published, read_tensors
+from r2mae_vision.data.tensors import read_tensors
+from r2mae_vision.mae.fitting import load_published
+from r2mae_vision.mae.timm_folder import export_timm
+from r2mae_vision.mae.transformers_folder import export_transformers
 
 
 def same(a, b):

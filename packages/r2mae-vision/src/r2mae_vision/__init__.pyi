@@ -6,11 +6,14 @@ from .celeba.pretrain import load_unet, pretrain_unet, save_unet
 from .data.sources import open_pair, open_source
 from .data.store import ImageStore
 from .mae.encoders import build_encoder, open_encoder
+from .mae.fitting import load_published
 from .mae.flops import forward_flops, train_flops
 from .mae.masking import PatchSplit, pack_patches, split_patches
 from .mae.model import MaskedAutoencoder
 from .mae.shape import MAEShape
-from .mae.weights import export_timm, export_transformers, load_mae, load_published, save_mae
+from .mae.timm_folder import export_timm
+from .mae.transformers_folder import export_transformers
+from .mae.weights import load_mae, save_mae
 from .mnist.data import ImageData, load_images, read_idx
 from .mnist.evaluate import effective_rank, embed, evaluate_members, linear_probe, masked_error
 from .mnist.model import MLPAutoencoder

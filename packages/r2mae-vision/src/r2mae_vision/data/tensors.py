@@ -1,5 +1,6 @@
 """Files of other people's weights, whichever way they wrap them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,27 @@ def read_tensors(file: Path) -> State:
             f"{error}; if you trust it, convert it once: "
             "torch.save(torch.load(FILE, weights_only=False)['model'], 'weights.pth')"
         ) from None
-    for key in ("model", "state_dict", "model_ema", "module", "teacher", "student"):  # of DINO the teacher is used
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(_is_entry(*entry) for entry in state.items()):
+    found = _flat(state) if isinstance(state, dict) else {}
+    if not found:
         raise UserError(f"{file} holds no state dict: names and their tensors are needed")
-    check_finite(state, file)
-    return state
+    check_finite(found, file)
+    return found
 
 
-def _is_entry(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)
+def _flat(state: Mapping[Any, Any], above: str = "") -> State:
+    """Return the tensors of dictionaries within dictionaries, such as `model` or `teacher`, below one another's names.
+
+    What is no tensor, such as the number of epochs, and what an optimizer holds is no part of a model.
+    """
+    found: State = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or name.startswith("optim"):
+            continue
+        if isinstance(value, Tensor):
+            found[f"{above}{name}"] = value
+        elif isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+    return found
 
 
 def check_finite(state: State, file: Path | str) -> None:
@@ -48,5 +59,9 @@ def check_finite(state: State, file: Path | str) -> None:
         UserError: the first such tensor is named.
     """
     for name, value in state.items():
+        if value.is_meta or value.layout != torch.strided:
+            raise UserError(
+                f"{file}: {name} is a tensor without its numbers or in a sparse form; save it as a dense one"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{file}: {name} has NaN or infinite numbers; fetch the file again, or train anew")

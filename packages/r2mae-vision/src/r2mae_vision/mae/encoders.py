@@ -7,23 +7,15 @@ from typing import Any
 
 import torch
 
-from r2mae_core import RunFolder, UserError, derived_seed, read_json, run_identity, unfinished
-from r2mae_vision.data.sizes import is_size
+from r2mae_core import RunFolder, UserError, derived_seed, run_identity, unfinished
 from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, data_of
 from r2mae_vision.mae import timm_folder
+from r2mae_vision.mae.fitting import fitting, refuse_lost
 from r2mae_vision.mae.layouts import to_ours
-from r2mae_vision.mae.positions import fit_encoder_positions, grid_of, stated_size
+from r2mae_vision.mae.positions import fit_encoder_positions, grid_of
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape, create_encoder, set_norm_eps
-from r2mae_vision.mae.weights import (
-    fitting,
-    identity_of_weights,
-    load_mae,
-    only_encoder,
-    read_weights,
-    refuse_lost,
-    stated_eps,
-    weights_files,
-)
+from r2mae_vision.mae.stated import check_stated, stated_eps, stated_size, with_processor
+from r2mae_vision.mae.weights import identity_of_weights, load_mae, only_encoder, read_weights, weights_files
 
 
 @dataclass(frozen=True)
@@ -112,35 +104,13 @@ def open_encoder_shape(name: str, timm_model: str | None, weights: bool = False)
         # MAE's published weights want ImageNet's normalisation, whatever timm's own weights of that name want.
         shape = replace(_timm_shape(timm_model), mean=IMAGENET_MEAN, std=IMAGENET_STD, norm_eps=stated_eps(place))
         grid = None if size is None else grid_of(size, encoder)
-        return EncoderSpec(_with_processor(shape, place), encoder, place.stem, grid=grid)
+        with torch.device("meta"):
+            check_stated(place, create_encoder(shape), shape, decoder=False)
+        return EncoderSpec(with_processor(shape, place), encoder, place.stem, grid=grid)
     if place.suffix or "/" in name:
         raise UserError(f"no model at {name}")
     shape, fetched = _timm_shape(name), _fetched(name) if weights else None
     return EncoderSpec(shape, fetched, name, grid=None if fetched is None else grid_of(shape.size, fetched))
-
-
-def _with_processor(shape: MAEShape, place: Path) -> MAEShape:
-    """Return the shape with the mean and deviation that a folder of transformers states."""
-    file = place / "preprocessor_config.json"
-    if not place.is_dir() or not file.exists():
-        return shape
-    stated = read_json(file)
-    size = stated.get("size")
-    size = (size.get("height"), size.get("width")) if isinstance(size, dict) else size
-    found = {
-        "mean": _numbers(file, "image_mean", stated.get("image_mean")),
-        "std": _numbers(file, "image_std", stated.get("image_std")),
-        "image_size": size if is_size(size) else None,
-    }
-    return replace(shape, **{name: value for name, value in found.items() if value is not None})
-
-
-def _numbers(file: Path, name: str, value: Any) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value or not all(type(number) in (int, float) for number in value):
-        raise UserError(f"{file}: {name} must be a list of numbers, got {str(value)[:60]}")
-    return tuple(value)
 
 
 def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
@@ -189,9 +159,6 @@ def build_encoder(spec: EncoderSpec, seed: int, **arguments: Any) -> Any:
         named = fit_encoder_positions(named, model, place, "encoder.", spec.grid)
     kept = fitting(named, named_own, place)
     kept = {key.removeprefix("encoder."): value for key, value in kept.items()}
-    missing = [key for key in own if key not in kept and not key.startswith(("head", "fc_norm"))]
-    if missing:
-        raise UserError(f"the weights of {spec.scheme} lack {missing[0]} and {len(missing) - 1} more of {shape.model}")
     model.load_state_dict({**own, **kept})
     return model
 

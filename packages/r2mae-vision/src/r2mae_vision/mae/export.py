@@ -19,7 +19,9 @@ from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import Export
-from r2mae_vision.mae.weights import export_timm, export_transformers, identity_of_weights, load_mae
+from r2mae_vision.mae.timm_folder import export_timm
+from r2mae_vision.mae.transformers_folder import export_transformers
+from r2mae_vision.mae.weights import identity_of_weights, load_mae
 
 INDEX = "export.json"
 """The file by which a folder is known as one of ours; it says which model is in it."""

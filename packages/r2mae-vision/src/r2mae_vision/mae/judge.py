@@ -1,6 +1,7 @@
 """Judgement during pretraining: what frozen features are worth every so often, on images that are not trained on.
 
-Nearest neighbours and a linear probe where there are labels, and the effective rank of the features (RankMe) always.
+Nearest neighbours and a linear probe where there are labels (by accuracy, or mean average precision where an image may
+have several classes), and the effective rank of the features (RankMe) always.
 The number of images is chosen so that judging takes at most a twentieth of the operations of training.
 """
 
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -22,6 +24,7 @@ from r2mae_vision.data.sources import Source
 from r2mae_vision.mae.flops import features_flops, train_flops
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.probe import knn_accuracy, top_k
+from r2mae_vision.mae.several import class_scores
 
 SHARE = 0.04
 """Operations of judging for each one of training; the other hundredth is for what is not counted."""
@@ -32,7 +35,7 @@ RIDGE = 1e-2
 
 
 class Judged(NamedTuple):
-    """Images of the model's size, and their labels (-1: none)."""
+    """Images of the model's size, and their labels (B,), or (B, classes) of 0 and 1; -1: none."""
 
     images: Tensor
     labels: Tensor
@@ -66,18 +69,65 @@ def images_to_judge(
         )
     n_held_out = min(MOST_HELD_OUT, len(held_out), max(affordable // 4, 1))
     n_train = max(min(MOST_TRAIN, len(train), affordable - n_held_out), 1)
-    if is_multi(train.labels):
-        say_once(f"{train.name}: images of several classes are judged by the effective rank of their features alone")
     if apart:
-        return _sampled(train, n_train, model), _sampled(held_out, n_held_out, model)
-    images, labels = _sampled(train, n_train, model)
-    judged = torch.arange(len(images)) % 4 == 3
-    return Judged(images[~judged], labels[~judged]), Judged(images[judged], labels[judged])
+        found = _sampled(train, n_train, model), _sampled(held_out, n_held_out, model)
+        found = found[0], found[1]._replace(labels=numbered_as(train.classes, held_out.classes, found[1].labels))
+    else:
+        images, labels = _sampled(train, n_train, model)
+        judged = torch.arange(len(images)) % 4 == 3
+        found = Judged(images[~judged], labels[~judged]), Judged(images[judged], labels[judged])
+    if len(found[1].images) < 2:
+        raise UserError(f"--judge_every: {held_out.name} has too few images to judge features by; leave it out")
+    if why := _why_rank_alone(*found):
+        say_once(f"{held_out.name}: features are judged by their effective rank alone: {why}")
+    return found
 
 
 def _sampled(source: Source, n: int, model: MaskedAutoencoder) -> Judged:
-    images, labels = sample_labelled(source, n, model.shape.size, model.shape.in_chans)
-    return Judged(images, torch.full((len(images),), -1) if is_multi(labels) else labels)
+    return Judged(*sample_labelled(source, n, model.shape.size, model.shape.in_chans))
+
+
+def numbered_as(classes: Sequence[str], own: Sequence[str], labels: Tensor) -> Tensor:
+    """Return labels as another part of the data numbers its classes, which may have others.
+
+    Args:
+        classes: of the other part.
+        own: of the labels.
+        labels: (B,), or (B, classes). A class that the other part does not have becomes no label.
+    """
+    if tuple(classes) == tuple(own):
+        return labels
+    place = {name: i for i, name in enumerate(classes)}
+    if not is_multi(labels):
+        return torch.tensor([*(place.get(name, -1) for name in own), -1])[labels.long()]
+    found = torch.zeros(len(labels), len(classes), dtype=labels.dtype)
+    for name, column in zip(own, labels.T, strict=True):
+        if name in place:
+            found[:, place[name]] = column
+    found[(labels < 0).any(1)] = -1
+    return found
+
+
+def _why_rank_alone(train: Judged, held_out: Judged) -> str:
+    """Return why labels say nothing; empty: they do."""
+    for labels, which in ((train.labels, "training"), (held_out.labels, "held-out")):
+        if not _labelled(labels).any():
+            return f"the {which} images have no labels"
+    if is_multi(train.labels) != is_multi(held_out.labels):
+        return "an image has several classes in one part of the data and one in the other"
+    if not is_multi(train.labels):
+        return "" if len(train.labels[_labelled(train.labels)].unique()) > 1 else "there is a single class"
+    return "" if _told(held_out.labels).any() else "no class has held-out images with it and without it"
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    return (labels >= 0).all(1) if is_multi(labels) else labels >= 0
+
+
+def _told(labels: Tensor) -> Tensor:
+    """Return which classes some labelled images have and others do not, (classes,) bool."""
+    known = labels[_labelled(labels)] == 1
+    return known.any(0) & ~known.all(0)
 
 
 @torch.no_grad()
@@ -100,31 +150,59 @@ def rankme(features: Tensor) -> float:
 
 
 def ridge_accuracy(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> float:
-    """Return the top-1 accuracy of a ridge regression of the classes on standardised features.
+    """Return the top-1 accuracy of `ridge_scores` of labels (N,)."""
+    n_classes = int(max(train[1].max(), held_out[1].max())) + 1
+    wanted = torch.nn.functional.one_hot(train[1].cpu(), n_classes)
+    return top_k(ridge_scores(train[0], wanted, held_out[0]), held_out[1].cpu())["top1"]
+
+
+def ridge_scores(features: Tensor, wanted: Tensor, others: Tensor) -> Tensor:
+    """Return scores (M, classes) by a ridge regression of (N, classes) of 0 and 1 on standardised features.
 
     In closed form and so without a seed; a cheap relative of the logistic regression of `probe`.
     """
-    features, others = train[0].cpu().double(), held_out[0].cpu().double()
+    features, others, wanted = (part.cpu().double() for part in (features, others, wanted))
     mean, std = features.mean(0), features.std(0, correction=0) + 1e-6
     features, others = (features - mean) / std, (others - mean) / std
-    n_classes = int(max(train[1].max(), held_out[1].max())) + 1
-    wanted = torch.nn.functional.one_hot(train[1].cpu(), n_classes).double()
     bias = wanted.mean(0)
     gram = features.T @ features + RIDGE * len(features) * torch.eye(features.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, features.T @ (wanted - bias))
-    return top_k(others @ weight + bias, held_out[1].cpu())["top1"]
+    return others @ weight + bias
+
+
+def neighbour_scores(features: Tensor, wanted: Tensor, others: Tensor, k: int, temperature: float = 0.07) -> Tensor:
+    """Return scores (M, classes): the k nearest images' (N, classes) of 0 and 1, weighted as in `knn_accuracy`."""
+    similarity, index = (F.normalize(others, dim=1) @ F.normalize(features, dim=1).T).topk(k, dim=1)
+    weight = torch.softmax(similarity / temperature, dim=1)
+    return torch.einsum("mk,mkc->mc", weight, wanted[index].to(weight.dtype))
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes that can be told of the average precision of scores (M, classes)."""
+    found = class_scores(scores.numpy(), labels.numpy(), [str(i) for i in range(labels.shape[1])])
+    return float(np.mean([one.average_precision for one in found if one.average_precision is not None]))
 
 
 def judge(model: MaskedAutoencoder, train: Judged, held_out: Judged) -> dict[str, float]:
-    """Return metric → value: RankMe of the held-out images and, of those with labels, kNN and linear top-1."""
+    """Return metric → value: RankMe of the held-out images and, of those with labels, kNN and linear probe.
+
+    These are top-1 accuracy, or mean average precision where an image may have several classes.
+    """
     features, judged = mean_features(model, train.images), mean_features(model, held_out.images)
     values = {"rankme": rankme(judged)}
-    known, asked = train.labels >= 0, held_out.labels >= 0
-    if len(train.labels[known].unique()) > 1 and asked.any():
-        rows, questions = (features[known], train.labels[known]), (judged[asked], held_out.labels[asked])
-        rows, questions = ((f.float().cpu(), labels.cpu()) for f, labels in (rows, questions))
-        values[f"knn{K}_top1"] = knn_accuracy(rows, questions, min(K, len(rows[0])))["top1"]
-        values["linear_top1"] = ridge_accuracy(rows, questions)
+    if _why_rank_alone(train, held_out):
+        return values
+    known, asked = _labelled(train.labels), _labelled(held_out.labels)
+    rows, questions = (features[known], train.labels[known]), (judged[asked], held_out.labels[asked])
+    rows, questions = ((f.float().cpu(), labels.cpu()) for f, labels in (rows, questions))
+    k = min(K, len(rows[0]))
+    if is_multi(train.labels):
+        by_neighbours, linear = neighbour_scores(*rows, questions[0], k), ridge_scores(*rows, questions[0])
+        values[f"knn{k}_map"] = mean_average_precision(by_neighbours, questions[1])
+        values["linear_map"] = mean_average_precision(linear, questions[1])
+        return values
+    values[f"knn{k}_top1"] = knn_accuracy(rows, questions, k)["top1"]
+    values["linear_top1"] = ridge_accuracy(rows, questions)
     return values
 
 
@@ -184,7 +262,7 @@ class Judge(pl.Callback):
     @property
     def metric(self) -> str:
         """By which a judgement is better than another."""
-        return f"knn{K}_top1" if f"knn{K}_top1" in self.history else "rankme"
+        return next((name for name in self.history if name.startswith("knn")), "rankme")
 
     def since_best(self) -> int:
         """Return how many judgements followed the best one; of equal ones the first."""
@@ -215,5 +293,11 @@ def plot_judgements(steps: Sequence[int], history: dict[str, list[float]]) -> An
     grid = figure.subplots(1, len(history), squeeze=False)[0]
     for axes, (name, values) in zip(grid, sorted(history.items()), strict=True):
         axes.plot(steps, values, marker="o", markersize=3)
-        axes.set(title=name, xlabel="step", ylabel="effective dimensions" if name == "rankme" else "accuracy")
+        axes.set(title=name, xlabel="step", ylabel=_unit(name))
     return figure
+
+
+def _unit(name: str) -> str:
+    if name == "rankme":
+        return "effective dimensions"
+    return "mean average precision" if name.endswith("_map") else "accuracy"

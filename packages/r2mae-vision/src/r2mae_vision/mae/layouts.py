@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from r2mae_core import UserError
+from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.tensors import State
 
 
@@ -63,7 +64,17 @@ _ALONE = {
 # Where a ViT begins: what stands before these names is a prefix.
 _FIRST = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
 # Of several encoders in one file the first of these is the one that is meant to be used.
-_PREFERRED = ("teacher", "base_encoder", "encoder_q", "student", "momentum_encoder", "encoder_k")
+# As in timm that is the average of a training's weights, where there is one.
+_PREFERRED = (
+    "teacher",
+    "ema",
+    "target_encoder",
+    "base_encoder",
+    "encoder_q",
+    "student",
+    "momentum_encoder",
+    "encoder_k",
+)
 
 
 def prefix_of(names: Mapping[str, Tensor], file: object) -> str:
@@ -80,10 +91,11 @@ def prefix_of(names: Mapping[str, Tensor], file: object) -> str:
         return found.pop()
     for word in _PREFERRED:
         if len(chosen := [one for one in found if word in re.split(r"[._]", one) or word in one.split(".")]) == 1:
+            others = ", ".join(sorted(one.rstrip(".") for one in found - set(chosen)))
+            say_once(f"{file} holds several ViTs: {chosen[0].rstrip('.')} is used, not {others}")
             return chosen[0]
-    raise UserError(
-        f"{file} holds several ViTs ({', '.join(sorted(found))}): save the one that is meant in a file of its own"
-    )
+    several = ", ".join(sorted(one or "one without a prefix" for one in found))
+    raise UserError(f"{file} holds several ViTs ({several}): save the one that is meant in a file of its own")
 
 
 def to_ours(state: Mapping[str, Tensor], file: object = "the file") -> State:
@@ -104,7 +116,8 @@ def to_ours(state: Mapping[str, Tensor], file: object = "the file") -> State:
         above = prefix[: prefix.rstrip(".").rfind(".") + 1]
         return _from_transformers(bare, {name.removeprefix(above): value for name, value in other.items()})
     has_decoder = any(name.startswith("decoder_") for name in bare)
-    ours: State = dict(other)
+    # None of these is below our names: another encoder may be called so.
+    ours: State = {name if name.startswith("decoder.") else f"beside.{name}": value for name, value in other.items()}
     for name, value in bare.items():
         if has_decoder and name == "mask_token":
             ours["decoder.mask_token"] = value
@@ -152,6 +165,7 @@ def _from_transformers(vit: Mapping[str, Tensor], other: Mapping[str, Tensor]) -
     """
     alone = {theirs: ours for ours, theirs in _ALONE.items()}
     alone["vit.embeddings.register_tokens"] = "encoder.reg_token"
+    alone["vit.embeddings.mask_token"] = "encoder.mask_token"
     parts = {theirs: ours for ours, theirs in _LAYER.items()} | _LAYER_IN_MEMORY | _LAYER_OF_DINO
     ours: State = {}
     fused: dict[tuple[str, str], dict[str, Tensor]] = {}

@@ -6,33 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from r2mae_core import UserError, read_json
+from r2mae_core import UserError
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.data.sizes import is_size, pair
 from r2mae_vision.data.tensors import State
-
-
-def stated_size(place: Path) -> tuple[int, int] | None:
-    """Return height and width of the images that weights were made for; None where nothing beside them states it.
-
-    Raises:
-        UserError: what is stated is no size.
-    """
-    if not place.is_dir():
-        return None
-    for file in (place / "mae.json", place / "model" / "mae.json", place / "config.json"):
-        if not file.is_file():
-            continue
-        stated = read_json(file)
-        arguments = stated.get("model_args") or {}
-        size = stated.get("image_size") or arguments.get("img_size")  # transformers' and ours, or timm's
-        size = size or (stated.get("pretrained_cfg") or {}).get("input_size", [None])[1:] or None
-        if size is None:
-            continue
-        if not is_size(size):
-            raise UserError(f"{file} is damaged: the size of its images is {size!r}")
-        return pair(size)
-    return None
 
 
 def grid_of(size: tuple[int, int], encoder: Mapping[str, Tensor]) -> tuple[int, int] | None:

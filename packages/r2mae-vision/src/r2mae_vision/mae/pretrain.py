@@ -44,13 +44,14 @@ from r2mae_vision.data.sources import Source, held_out, how_to_open, identity, o
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.callbacks import UnreadableImages
 from r2mae_vision.mae.evaluate import EVALUATION_RATIOS, N_IMAGES, held_out_loss
+from r2mae_vision.mae.fitting import load_published
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.judge import Judge, Judged, images_to_judge
 from r2mae_vision.mae.masking import check_visible, hidden_counts, pack_patches, patch_order, split_order
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.options import MaskShape, Pretrain
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
-from r2mae_vision.mae.weights import load_published, save_mae, weights_files
+from r2mae_vision.mae.weights import save_mae, weights_files
 
 
 def pretrain(config: Pretrain) -> RunFolder:

@@ -11,7 +11,9 @@ from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.shape import MAEShape
-from r2mae_vision.mae.weights import export_timm, export_transformers, load_mae, save_mae, vitmae_state
+from r2mae_vision.mae.timm_folder import export_timm
+from r2mae_vision.mae.transformers_folder import export_transformers, vitmae_state
+from r2mae_vision.mae.weights import load_mae, save_mae
 
 OURS, TRANSFORMERS = "mae", "transformers"
 """Subfolders: the whole masked autoencoder, and transformers' ViTMAE."""

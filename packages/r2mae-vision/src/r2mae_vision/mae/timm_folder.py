@@ -9,14 +9,31 @@ from typing import Any
 
 from torch import Tensor
 
-from r2mae_core import RunFolder, UserError, as_json, file_digest, read_json, read_records, read_text, write_text
+from r2mae_core import (
+    RunFolder,
+    UserError,
+    as_json,
+    file_digest,
+    read_json,
+    read_records,
+    read_text,
+    save_tensors,
+    write_text,
+)
 from r2mae_vision.data.sizes import plain
 from r2mae_vision.data.sources import data_of
 from r2mae_vision.data.tensors import read_tensors
+from r2mae_vision.mae.model import MaskedAutoencoder
 from r2mae_vision.mae.shape import IMAGENET_MEAN, IMAGENET_STD, MAEShape
 from r2mae_vision.mae.weights import weights_files
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def export_timm(model: MaskedAutoencoder, file: Path) -> Path:
+    """Write the encoder as `timm.create_model(name, num_classes=0, checkpoint_path=file)` loads it."""
+    save_tensors(model.encoder.state_dict(), file)
+    return file
 
 
 def write_config(
