@@ -8,7 +8,7 @@ import pytest
 from studies.evidence import sources
 from studies.evidence.difference import best_ratio, difference, searched
 from studies.evidence.published import Published, tables
-from studies.evidence.report import parts, with_parts, words
+from studies.evidence.report import pages, parts, with_parts, words
 from studies.evidence.sources import Comparison, Source, add, comparisons
 
 from r2mae_core import Record, RunFolder, UserError
@@ -16,9 +16,11 @@ from r2mae_core import Record, RunFolder, UserError
 PAGE = Path(__file__).with_name("evidence.md")
 
 
-def test_the_page_is_what_the_command_writes():
+def test_the_pages_are_what_the_command_writes():
+    for file, written in pages(PAGE.parent).items():
+        text = file.read_text(encoding="utf-8")
+        assert with_parts(text, written) == text, "run `python -m studies.evidence report`"
     page = PAGE.read_text(encoding="utf-8")
-    assert with_parts(page, parts()) == page, "run `python -m studies.evidence report`"
     assert "images/evidence.png" in page
     assert (PAGE.parent / "images" / "evidence.png").stat().st_size > 20_000
 

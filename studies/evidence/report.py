@@ -1,6 +1,7 @@
 """Write the tables and the figure of `docs/evidence.md`."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,24 @@ def counts_table(found: Sequence[Comparison], published: Sequence[Published]) ->
                 f"| the paper: {kind} | {against} | {better + equal + worse} | {better} | {equal} (equal) | {worse} |"
             )
     return "\n".join(lines)
+
+
+def in_words(found: Sequence[Comparison]) -> str:
+    """Return what was measured of the uses of a network, in a sentence for the README."""
+    uses = [one for one in found if not one.filling_in]
+    parts = []
+    for against, method in (
+        ("the usual fixed ratio", "from_default"),
+        ("the best fixed ratio of a search", "from_best"),
+    ):
+        sizes = [size for one in uses if (size := getattr(one, method)().in_errors) is not None]
+        better, worse = sum(size > CLEAR for size in sizes), sum(size < -CLEAR for size in sizes)
+        parts.append(
+            f"against {against} R2MAE is better in {better} of {len(sizes)}, worse in {worse}, and not told apart "
+            f"in {len(sizes) - better - worse}"
+        )
+    text = f"Of the uses of a network that were measured here, in small trainings of minutes: {'; '.join(parts)}."
+    return textwrap.fill(text, 140)
 
 
 def published_table(published: Sequence[Published]) -> str:
@@ -140,7 +159,7 @@ def _marker(size: float) -> str:
 
 
 def parts() -> dict[str, str]:
-    """Return the parts of the page that are written: name → Markdown."""
+    """Return the parts of `docs/evidence.md` that are written: name → Markdown."""
     found, published = comparisons(), tables()
     return {
         "counts": counts_table(found, published),
@@ -164,9 +183,14 @@ def with_parts(page: str, new: dict[str, str]) -> str:
     return page
 
 
+def pages(docs: Path) -> dict[Path, dict[str, str]]:
+    """Return page → its parts that are written."""
+    return {docs / "evidence.md": parts(), docs.parent / "README.md": {"evidence": in_words(comparisons())}}
+
+
 def write_report(docs: Path) -> None:
-    """Update `docs/evidence.md` and draw `docs/images/evidence.png`."""
-    page = docs / "evidence.md"
-    write_text(page, with_parts(page.read_text(encoding="utf-8"), parts()))
+    """Update `docs/evidence.md` and the README's sentence, and draw `docs/images/evidence.png`."""
+    for page, written in pages(docs).items():
+        write_text(page, with_parts(page.read_text(encoding="utf-8"), written))
     with atomic_path(docs / "images" / "evidence.png") as temporary:
         draw(comparisons(), tables()).savefig(temporary, dpi=110, format="png")
