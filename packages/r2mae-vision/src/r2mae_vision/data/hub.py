@@ -39,7 +39,9 @@ class HubReader:
         """Return the image's path in the table, or the number of its row."""
         entry = self.dataset[index][self.column]
         path = entry if isinstance(entry, str) else entry.get("path") if isinstance(entry, Mapping) else None
-        return Path(path).name if path else f"row {index}"
+        if not path:
+            return f"row {index}"
+        return Path(path).name if Path(path).is_absolute() else path
 
 
 def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:

@@ -139,7 +139,13 @@ class PathReader:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Any:
-        return (self.home / self.names[index]).open("rb")
+        name = self.names[index]
+        try:
+            return (self.home / name).open("rb")
+        except FileNotFoundError:
+            if "\\" not in name:
+                raise
+            return (self.home / name.replace("\\", "/")).open("rb")  # a table that was written on Windows
 
     def filename(self, index: int) -> str:
         """Return the path as the table has it."""

@@ -80,7 +80,7 @@ def numbered(
             raise UserError(f"{what} has the label {wrong[:40]!r}, which is none of the {len(classes)} classes")
         return Labels(np.array([-1 if one is None else _index(one) for one in plain], np.int64), tuple(classes))
     names = _in_order({one for one in plain if one is not None})
-    _say_alike(names, what)
+    _say_slips(names, what)
     if joined := combinations(names):
         say_once(
             f"{what}: {len(joined)} of {len(names)} classes look like several labels of one image, such as "
@@ -105,12 +105,14 @@ def _of_lists(values: Sequence[Any], what: str, classes: Sequence[str] | None) -
         numbers = [None if some is None else [_index(one) for one in some] for some in lists]
         return Labels(many_hot(numbers, len(classes)), tuple(classes))
     number = {name: i for i, name in enumerate(_in_order(found))}
-    _say_alike(number, what)
+    _say_slips(number, what)
     return Labels(many_hot([None if s is None else [number[one] for one in s] for s in lists], len(number)), (*number,))
 
 
-def _say_alike(names: Collection[str], what: str) -> None:
-    """Say which classes differ in nothing but case or in how a letter is composed."""
+def _say_slips(names: Collection[str], what: str) -> None:
+    """Say which classes differ in nothing but case or in how a letter is composed, and which may stand for no label."""
+    if empty := sorted(name for name in names if name.casefold() in ("nan", "none", "null", "na", "n/a", "<na>")):
+        say_once(f"{what}: {', '.join(empty)} is taken for a class; leave the cell empty where there is no label")
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
@@ -195,6 +197,9 @@ def read_table(file: Path) -> dict[str, list[Any]]:
     if len(rows) < 2:
         raise UserError(f"{file} has no rows")
     header = [name.strip() for name in rows[0][1]]
+    if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), None)):
+        wanted = "tabs" if file.suffix.lower() == ".tsv" else "commas"
+        raise UserError(f"{file}: its first row is one field, with {other!r} in it; put {wanted} between fields")
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UserError(f"{file} has two columns {twice[0]!r}; rename one")
     if odd := next(((number, row) for number, row in rows[1:] if len(row) != len(header)), None):

@@ -117,6 +117,13 @@ def label(tree: Tree, folder: str) -> Labelled:
             f"{place}: no images in class folder {', '.join(empty[:5])} ({len(empty)} in all"
             f"{f'; ignored: {why}' if why else ''}); fill it or remove it"
         )
+    for name in sorted(tops):
+        below = _tops(names, f"{inside}{name}/")
+        if (train := _named(below, TRAIN_NAMES)) and (held_out := _named(below, VAL_NAMES)):
+            raise UserError(
+                f"{place}: class folder {name} holds {train[0]} and {held_out[0]}, which would be one part; put them "
+                f"above the classes: {train[0]}/{name} and {held_out[0]}/{name}"
+            )
     classes = tuple(sorted(tops))
     number = {name: i for i, name in enumerate(classes)}
     kept = [name for name in names if "/" in name[len(inside) :]]

@@ -122,6 +122,9 @@ def prepare(config: Prepare) -> Path:
 def _one_of_parts(out: Path, plans: Mapping[str, Plan], settings: dict[str, Any], config: Prepare) -> Path:
     """Write the images of `--part I/N`, where `--join` finds them."""
     i, n = config.which_part
+    for part, plan in plans.items():
+        if len(plan.source) < n:
+            raise UserError(f"--part {i}/{n}: {part} has {len(plan.source):,} images only; make fewer parts")
     home = out / UNFINISHED / f"part-{i}-of-{n}"
     with one_writer(home):
         if any((out / part / "store.json").exists() for part in plans):

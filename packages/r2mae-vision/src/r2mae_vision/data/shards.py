@@ -6,6 +6,7 @@ Shards lie on a disk, or wherever fsspec reaches (`s3://…`, `gs://…`, `https
 import glob
 import io
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from os import getpid
@@ -61,7 +62,10 @@ def open_shards(pattern: str) -> ImageFiles:
         UserError: webdataset is not installed, a shard is missing or damaged, or there is no image.
     """
     shards = shards_of(pattern)
-    found = [(k, sample) for k, shard in enumerate(shards) for sample in _samples(shard)]
+    left = Counter[str]()
+    found = [(k, sample) for k, shard in enumerate(shards) for sample in _samples(shard, left)]
+    if left:
+        say_once(f"{pattern}: ignored: {', '.join(f'{n:,} {what}' for what, n in left.most_common(6))}")
     if not found:
         raise UserError(f"{pattern}: no sample of {len(shards)} shards has an image")
     samples = [sample for _, sample in found]
@@ -102,8 +106,13 @@ def shards_of(pattern: str) -> list[str]:
     return shards
 
 
-def _samples(shard: str) -> Iterator[Sample]:
-    """Yield the samples of a shard that have an image: neighbours whose names agree up to the first dot."""
+def _samples(shard: str, left: Counter[str]) -> Iterator[Sample]:
+    """Yield the samples of a shard that have an image: files whose names agree up to the first dot.
+
+    Args:
+        shard: path or address.
+        left: what is left out is counted here.
+    """
     remote = "://" in shard
     if remote and shard.lower().endswith(COMPRESSED):
         raise UserError(f"{shard}: compressed shards cannot be read from elsewhere in any order; fetch or unpack it")
@@ -111,24 +120,28 @@ def _samples(shard: str) -> Iterator[Sample]:
     with reading(shard, "a shard"):
         opened = _system(shard.split("://")[0], getpid()).open(shard, "rb") if remote else None
     members = files_of_tar(body, lambda _name, _why: None, opened)
-    of_key: dict[str, dict[str, tuple[int, int]]] = {}
+    of_key: dict[str, list[dict[str, tuple[str, int, int]]]] = {}
     for name, start, size in members:
         folder, file = posixpath.split(name)
         stem, _, ending = file.partition(".")
         if not stem or stem.startswith("__"):
             continue
-        of_key.setdefault(posixpath.join(folder, stem), {})[ending] = (start, size)
-    without = 0
-    for key, files in of_key.items():
+        of_one = of_key.setdefault(posixpath.join(folder, stem), [{}])
+        if ending.lower() in of_one[-1]:
+            of_one.append({})  # a second sample of that name
+        of_one[-1][ending.lower()] = (name, start, size)
+    for key, files in ((key, files) for key, of_one in of_key.items() for files in of_one):
         images = [ending for ending in sorted(files) if f".{ending.rpartition('.')[2]}".lower() in suffixes()]
         if not images:
-            without += 1
+            left["samples without an image"] += 1
             continue
         ending = next((ending for ending in FIRST if ending in images), images[0])
-        label = -1 if "cls" not in files else _class_number(_read(str(body), *files["cls"]), f"{key}.cls in {shard}")
-        yield Sample(f"{key}.{ending}", *files[ending], label)
-    if without:
-        say_once(f"{shard}: ignored: {without:,} samples without an image")
+        left.update(f"further images of their samples ({other})" for other in images if other != ending)
+        left.update(f".{other}" for other in files if other not in (*images, "cls"))
+        label = (
+            -1 if "cls" not in files else _class_number(_read(str(body), *files["cls"][1:]), f"{key}.cls in {shard}")
+        )
+        yield Sample(*files[ending], label)
 
 
 def _read(shard: str, start: int, size: int) -> bytes:

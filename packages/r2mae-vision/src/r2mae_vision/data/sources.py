@@ -6,6 +6,7 @@ or .tsv of paths and labels · parquet files with the images in them · `hfds/NA
 folder that `datasets` reads or saved) · `wds/PATTERN` (WebDataset shards, on a disk or where fsspec reaches).
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -251,10 +252,15 @@ def open_parts(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_
         return train, replace(valid, classes=train.classes)
     if unknown := sorted(set(valid.classes) - set(train.classes)):
         shown = ", ".join(unknown[:5])
-        alike = {name.casefold() for name in train.classes} & {name.casefold() for name in unknown}
+        alike, composed = (
+            {of(name) for name in train.classes} & {of(name) for name in unknown}
+            for of in (str.casefold, lambda name: unicodedata.normalize("NFC", name))
+        )
+        why = (
+            "; names must agree in case, too" if alike else "; a letter is composed otherwise there" if composed else ""
+        )
         raise UserError(
-            f"validation has {len(unknown)} classes that training does not have ({shown}"
-            f"{'; names must agree in case, too' if alike else ''}): labels do not fit"
+            f"validation has {len(unknown)} classes that training does not have ({shown}{why}): labels do not fit"
         )
     missing = sorted(set(train.classes) - set(valid.classes))
     shown = f"{', '.join(missing[:5])}{', …' if missing[5:] else ''}"

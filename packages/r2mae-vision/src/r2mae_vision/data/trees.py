@@ -92,9 +92,12 @@ def _archive(place: Path, _size: int, _time: int) -> Tree:
             members = archive.infolist()
         if any(member.flag_bits & 1 for member in members):
             raise UserError(f"{place} is encrypted; unpack it")
+        # Some programs of Windows write backslashes between folders.
+        windows = not any("/" in member.filename for member in members)
         for member in members:
-            if not member.is_dir():
-                _take(tree, member.filename, member.filename, member.file_size)
+            name = member.filename.replace("\\", "/") if windows else member.filename
+            if not name.endswith("/"):
+                _take(tree, name, member.filename, member.file_size)
     else:
         tree.body = body = plain_tar(place)
         for name, start, size in files_of_tar(body, lambda name, why: tree.ignore(_plain(name), why)):
