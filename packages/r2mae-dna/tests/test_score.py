@@ -103,7 +103,7 @@ def test_golden_vcf_round_trip_read_by_pysam(toy, toy_model, variants, tmp_path)
     counts = score_variants(Score(path, toy[0], str(folder), out, device="cpu", progress=False, batch_size=3))
     assert dict(zip(STATUS, counts.status.tolist(), strict=True)) == {
         "scored": 8, "not_snv": 2, "ref_mismatch": 1, "outside": 2, "no_alignment": 1, "indel": 2, "symbolic": 1,
-        "overlapping_deletion": 1, "not_finite": 0,
+        "overlapping_deletion": 1, "not_finite": 0, "site_not_in_scan": 0, "allele_not_in_scan": 0,
     }  # fmt: skip
     assert counts.sites == 5  # 101, 1, 300, 53, 20
     assert counts.absent == {"chr8"}
@@ -390,7 +390,7 @@ def test_the_real_variants_have_no_reference_mismatch(apes, tmp_path):
     counts = score_variants(config)
     assert dict(zip(STATUS, counts.status.tolist(), strict=True)) == {
         "scored": 6653, "not_snv": 0, "ref_mismatch": 0, "outside": 0, "no_alignment": 3316, "indel": 407,
-        "symbolic": 0, "overlapping_deletion": 0, "not_finite": 0,
+        "symbolic": 0, "overlapping_deletion": 0, "not_finite": 0, "site_not_in_scan": 0, "allele_not_in_scan": 0,
     }  # fmt: skip
     assert score_variants(replace(config, min_defined=1.0, overwrite=True)).status[0] == 6064
 

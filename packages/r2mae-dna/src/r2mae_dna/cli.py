@@ -1,10 +1,12 @@
 """`r2mae-dna <command>`."""
 
 import sys
+from dataclasses import fields
 
 import r2mae_core.interrupts  # noqa: F401  (first, so that Ctrl-C is answered from here on)
 from r2mae_core import Command, Compare, Page, PushOptions, run
 from r2mae_dna import options
+from r2mae_dna.limits import is_scan_table
 
 _SHAPE = {"hidden": "--n_hidden", "layers": "--n_layers"}
 
@@ -60,6 +62,23 @@ COMMANDS = {
 }  # fmt: skip
 
 
+def _scan_in_both_places(words: list[str]) -> list[str]:
+    """Return the words of `score SCAN VARIANTS` with the scan in the alignment's place as well: it has bases too."""
+    kinds = {each.name: each.type for each in fields(options.Score)}
+    places, i = list[int](), 1
+    while i < len(words):
+        if words[i][:1] != "-" or words[i] == "-":
+            places.append(i)
+            i += 1
+            continue
+        name = words[i].lstrip("-").replace("-", "_")
+        switch = "=" in name or name == "h" or name == "help" or kinds.get(name.removeprefix("no_")) is bool
+        i += 1 if switch and words[i + 1 : i + 2] not in (["true"], ["false"]) else 2
+    if len(places) == 2 and is_scan_table(words[places[0]]):
+        return [*words[: places[0] + 1], *words[places[0] :]]
+    return words
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. `msa build` and `msa-build` are the same."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -67,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         words = [f"msa-{words[1]}", *words[2:]]
     elif words[:1] == ["msa"]:
         words = words[1:]  # a COMMAND is missing, or all of them are shown
+    elif words[:1] == ["score"]:
+        words = _scan_in_both_places(words)
     sys.exit(run("r2mae-dna", "Alignment-aware DNA models with any mask-ratio scheme.", COMMANDS, words))
 
 

@@ -24,8 +24,11 @@ from r2mae_core import (
     write_json,
 )
 from r2mae_dna.combination import combine
+from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.conservation import Track
-from r2mae_dna.data.tables import TABLE_COLUMNS
+from r2mae_dna.data.sites import BuildGuard
+from r2mae_dna.data.tables import TABLE_COLUMNS, positions_of
+from r2mae_dna.data.variants import STATUS, Alleles, Result
 from r2mae_dna.data.vcf import COMMON_FREQUENCY
 from r2mae_dna.labels import FREQUENCY, parse_labels, parse_numbers, read_source
 from r2mae_dna.metrics import (
@@ -39,10 +42,13 @@ from r2mae_dna.metrics import (
     with_interval,
 )
 from r2mae_dna.options import Evaluate
+from r2mae_dna.scan_table import ScanTable
 
 RANK_BY: dict[str, Direction] = dict.fromkeys(
     ("auroc", "auprc", "partial_auroc", "auprc_by_chromosome", "pairwise_accuracy"), "max"
 )
+MAX_MISMATCH, STRETCH = 0.05, 20_000
+"""Share of reference alleles that may disagree with a scan's; variants that are looked up at once."""
 COMBINED = "logistic regression of all"
 FREQUENCY_BINS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, COMMON_FREQUENCY)
 """Bounds of the minor-allele frequencies that are compared with common alleles."""
@@ -70,6 +76,8 @@ class Labelled:
     """(n,) float64: minor-allele frequencies, with `--preset gnomad`."""
     regions: str = ""
     """To which regions the file was restricted, and how they were read."""
+    looked_up: tuple[str, ...] = ()
+    """Of each --scan: how many variants have each status."""
 
     @property
     def n_duplicates(self) -> int:
@@ -113,6 +121,11 @@ def load_labelled(config: Evaluate) -> Labelled:
         unique = labelled.unique(list(TABLE_COLUMNS), keep="none", maintain_order=True)
     if config.tracks:
         unique = with_tracks(unique, config)
+    looked_up = list[str]()
+    for path in config.scan:
+        unique, line = with_scan(unique, ScanTable(path, config.scan_column), config)
+        scores.append(unique.columns[-1])
+        looked_up.append(line)
     complete = unique.drop_nulls(scores)
     labels = complete["_truth"].to_numpy()
     n_positive = int(labels.sum())
@@ -137,6 +150,7 @@ def load_labelled(config: Evaluate) -> Labelled:
         _names(complete, config.match_group, config),
         complete[FREQUENCY].to_numpy() if FREQUENCY in complete.columns else None,
         source.regions,
+        tuple(looked_up),
     )
     return with_combination(data) if config.combine else data
 
@@ -187,6 +201,37 @@ def with_tracks(frame: Any, config: Evaluate) -> Any:
             raise UserError(f"{path} has no value at any variant of {config.table}; is it of another genome?")
         frame = frame.with_columns(pl.Series(name, values, dtype=pl.Float64).fill_nan(None))
     return frame
+
+
+def with_scan(frame: Any, table: ScanTable, config: Evaluate) -> tuple[Any, str]:
+    """Return a polars frame with one more column, the table's scores of the variants, and their statuses in words.
+
+    Raises:
+        UserError: the frame lacks a column, most reference alleles disagree with the table's, or none has a score.
+    """
+    import polars as pl
+
+    if missing := [name for name in TABLE_COLUMNS if name not in frame.columns]:
+        raise UserError(f"{config.table} has no column {missing[0]}, which --scan needs")
+    texts = [frame[name].cast(pl.String).fill_null(".").to_list() for name in ("chrom", "ref", "alt")]
+    positions = positions_of(frame["pos"], config.table)
+    names, guard, parts = Names(table), BuildGuard(MAX_MISMATCH, str(table.path)), list[Result]()
+    for i in range(0, max(len(frame), 1), STRETCH):
+        chromosome, reference, alternative = (text[i : i + STRETCH] for text in texts)
+        part = positions[i : i + STRETCH]
+        alleles = Alleles(chromosome, part, reference, alternative, np.arange(len(part)))
+        parts.append(table.look_up(alleles, names))
+        guard.check(parts[-1].status)
+    result = Result(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("llr", "status")))
+    counts = {name: int((result.status == i).sum()) for i, name in enumerate(STATUS)}
+    line = f"{table.path}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
+    if not counts["scored"]:
+        raise UserError(f"{line}; none of the variants has a score there")
+    free = (table.column, f"{table.column} ({table.path.name})", f"{table.column} ({table.path})")
+    name = next((name for name in free if name not in frame.columns), None)
+    if name is None:
+        raise UserError(f"--scan names {table.path} twice")
+    return frame.with_columns(pl.Series(name, result.llr.astype(np.float64)).fill_nan(None)), line
 
 
 def with_combination(data: Labelled) -> Labelled:
@@ -272,15 +317,16 @@ def evaluate_command(config: Evaluate) -> None:
     from r2mae_dna.plots import plot_curves
 
     if config.out is not None:
-        check_output(config.out, [config.table, config.bed, *config.tracks.values()])
-    before = fingerprint([path for path in (config.table, *config.tracks.values()) if path.is_file()])
+        check_output(config.out, [config.table, config.bed, *config.tracks.values(), *config.scan])
+    before = fingerprint([path for path in (config.table, *config.tracks.values(), *config.scan) if path.is_file()])
     records, intervals, data = evaluate_table(config)
     with open_run("r2mae-dna", "evaluate", config.out, resolved(config), sources=before) as run:
         names = list(dict.fromkeys(record.scheme for record in records))
         curves = plot_curves(data.labels, dict(zip(names, data.damage.values(), strict=True)))
         figure = run.save_figure("curves.png", curves)
-        if data.regions:
-            say(data.regions)
+        for line in (data.regions, *data.looked_up):
+            if line:
+                say(line)
         say(data.text())
         report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
         for (name, metric), found in intervals.items():

@@ -178,7 +178,7 @@ def _vcf_scores(config: Evaluate) -> list[str]:
     """Return the names of our own scores in a VCF's header; none where tracks alone are evaluated."""
     prefix = f"##INFO=<ID={PREFIX.upper()}"
     names = [line.split("ID=", 1)[1].split(",")[0] for line in VcfFile(config.table).meta if line.startswith(prefix)]
-    if (names := [name for name in names if name != STATUS_COLUMN.upper()]) or config.tracks:
+    if (names := [name for name in names if name != STATUS_COLUMN.upper()]) or config.tracks or config.scan:
         return names
     raise UserError(f"{config.table} contains no scores; run r2mae-dna score first, or name INFO fields with --scores")
 
@@ -193,6 +193,6 @@ def _table_scores(frame: Any, config: Evaluate) -> list[str]:
         for name, kind in zip(frame.columns, frame.dtypes, strict=True)
         if kind.is_numeric() and name.lower() not in skip
     ]
-    if not names and not config.scores and not config.tracks:
+    if not names and not config.scores and not config.tracks and not config.scan:
         raise UserError(f"{config.table} has no numeric column to evaluate; name one with --scores")
     return list(config.scores) or sorted(names, key=lambda name: not name.startswith(PREFIX))

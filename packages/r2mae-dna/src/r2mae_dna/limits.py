@@ -29,3 +29,11 @@ def refuse_repeats(option: str, values: tuple[object, ...]) -> None:
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise UserError(f"--{option} names {twice} twice")
+
+
+_TEXT = (".tsv", ".txt", ".csv", ".vcf", ".bcf")
+
+
+def is_scan_table(model: str) -> bool:
+    """Return whether what stands in a model's place is a table of scores; a model is a folder."""
+    return model.lower().removesuffix(".gz").removesuffix(".bgz").endswith(_TEXT)

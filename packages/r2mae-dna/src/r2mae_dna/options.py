@@ -21,7 +21,7 @@ from r2mae_core import (
     check_bounds,
     refuse_options,
 )
-from r2mae_dna.limits import Layers, Ratio, Width, Window, refuse_repeats
+from r2mae_dna.limits import Layers, Ratio, Width, Window, is_scan_table, refuse_repeats
 
 Size = Literal["tiny", "small", "base"]
 
@@ -300,12 +300,13 @@ class Probe(RunOptions):
 
 @dataclass(frozen=True)
 class Score(RunOptions):
-    """Score variants with a model, or with the alignment's own frequencies."""
+    """Score variants with a model, with the alignment's own frequencies, or by a finished scan."""
 
     model: str
-    """Run folder of pretrain, the folder of a published model, or `frequencies` (no network)."""
+    """Run folder of pretrain, the folder of a published model, `frequencies` (no network), or scores of `scan`, or any
+    bgzipped, indexed table of chrom, pos, ref, alt and scores, that are looked up: `score SCAN.tsv.gz VARIANTS`."""
     msa: Path
-    """Alignment store."""
+    """Alignment store; not given where `model` is a table of scores."""
     variants: Path
     """VCF (plain, gzipped or bgzipped), BCF, or TSV, CSV or Parquet with chrom, pos, ref, alt (TSV and CSV also without
     these names in a first line); `-`: standard input."""
@@ -318,6 +319,8 @@ class Score(RunOptions):
     and not older; else the whole file is read."""
     bed: Path | None = None
     """BED file of more regions, plain or gzipped."""
+    scan_column: str = ""
+    """Of a table of scores in the model's place: which column, or INFO field; default: ours, or the only one."""
     name: str = "llr"
     """Name of the score: column r2mae_NAME, in a VCF INFO R2MAE_NAME. Several scores in one file need different
     names."""
@@ -347,6 +350,19 @@ class Score(RunOptions):
     runs/r2mae-dna-score-TIME with the input's suffix, or standard output for standard input."""
     overwrite: bool = False
     """Replace a file that is there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_scan_table(self.model):
+            refuse_options(self, {"scan_column": "a table of scores"}, f"the model {self.model}")
+            return
+        of_model = ("more_msa", "window", "min_defined", "batch_size", "precision", "compile")
+        refuse_options(self, dict.fromkeys(of_model, "a model"), f"the scores in {self.model}")
+        if self.msa != Path(self.model):
+            raise UserError(
+                f"{self.model} has reference bases of its own, and {self.msa} would not be read; leave it out: "
+                "score SCAN VARIANTS"
+            )
 
 
 @dataclass(frozen=True)
@@ -466,6 +482,11 @@ class Evaluate:
     """bigWig of phyloP, evaluated beside the scores; it grows with the damage, whatever the scores do."""
     phastcons: Path | None = None
     """bigWig of phastCons, likewise."""
+    scan: tuple[Path, ...] = ()
+    """Scores of `scan`, or other bgzipped, indexed tables of chrom, pos, ref, alt and scores, that are looked up
+    and evaluated beside the variants' own."""
+    scan_column: str = ""
+    """Which column, or INFO field, of these; default: ours, or the only one."""
     combine: bool = False
     """Also evaluate all scores together, by logistic regression with each chromosome held out."""
     match_group: str = "match_group"
@@ -500,6 +521,8 @@ class Evaluate:
             raise UserError(
                 "--absolute and --higher_is_worse do not go together: a distance from 0 grows with the damage"
             )
+        if not self.scan:
+            refuse_options(self, {"scan_column": "--scan"}, "a table without --scan")
         if self.preset != "clinvar":
             own: dict[str, str] = dict.fromkeys(("stars", "likely", "molecular_consequence"), "--preset clinvar")
             refuse_options(self, own, f"--preset {self.preset or 'none'}")

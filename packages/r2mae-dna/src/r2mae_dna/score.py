@@ -6,9 +6,11 @@ Sites are scored, not variants: one forward pass gives the logits of all four ba
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +30,7 @@ from r2mae_core import (
 from r2mae_dna.data.aliases import Names
 from r2mae_dna.data.joined import open_stores
 from r2mae_dna.data.parts import Part, Parts
+from r2mae_dna.data.regions import Genome
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.streams import STREAM, spool_stdin, write_stdout
@@ -44,7 +47,9 @@ from r2mae_dna.data.variants import (
 )
 from r2mae_dna.data.vcf import VcfFile
 from r2mae_dna.data.within import within_of
+from r2mae_dna.limits import is_scan_table
 from r2mae_dna.options import Score
+from r2mae_dna.scan_table import ScanTable
 from r2mae_dna.scorers import FREQUENCIES, SiteScorer, open_scorer
 from r2mae_dna.sharing import device_of_rank, rank_and_size, read_ahead, wait_for_all
 
@@ -128,28 +133,12 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         if not config.variants.is_file():
             raise UserError(f"no file {config.variants}")
         before = fingerprint(config.variants)
-        store = open_stores(config.msa, config.more_msa)
+        store, scorer = _open(config, device)
         names = Names(store, config.aliases)
         within = within_of(config.regions, config.bed, names)
         kind = VcfFile if file_kind(config.variants) == "vcf" else TableFile
         variants = kind(config.variants, within)
-        scorer = open_scorer(
-            config.model,
-            store,
-            device,
-            window=config.window,
-            number_format=config.precision,
-            compile=config.compile,
-            batch_size=config.batch_size,
-        )
-        source = {
-            "Model": scorer.name,
-            "ModelDigest": scorer.digest,
-            "Alignment": store.path.name,
-            "AlignmentDigest": store.digest,
-            "Window": scorer.window,
-            **({} if within is None else {"Regions": str(within)}),
-        }
+        source = _source(store, scorer) | ({} if within is None else {"Regions": str(within)})
         kept = {
             "chunk": config.chunk,
             "min_defined": config.min_defined,
@@ -162,7 +151,9 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         counts = Counts(out, names=names)
         if within is not None:
             counts.regions = within.read_by(variants.index, variants.not_indexed)
-        n_stretches = _score_stretches(variants, parts, store, scorer, config, counts, rank, world_size)
+        guard = partial(BuildGuard, 1.0 if config.force else config.max_mismatch, str(store.path))
+        read = _reader(store, scorer, config, names)
+        n_stretches = _score_stretches(variants, parts, read, guard(), config, counts, rank, world_size)
         if world_size > 1:
             wait_for_all()
         if rank == 0:
@@ -174,13 +165,38 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
                 counts.absent |= {name for name in part.chromosomes if names.find(name) is None}
             results = [part.result for part in finished]
             try:
-                _refuse(counts, results, store, config)
+                _refuse(counts, results, guard(), store, config)
             except UserError:
                 parts.remove()
                 raise
             variants.write(out, results, config.chunk, column, source)
             parts.remove()
     return counts
+
+
+def _open(config: Score, device: str) -> tuple[AlignmentStore, SiteScorer] | tuple[ScanTable, None]:
+    """Return the alignment and the scorer; or the table in which the scores are looked up."""
+    if is_scan_table(config.model):
+        return ScanTable(Path(config.model), config.scan_column), None
+    store = open_stores(config.msa, config.more_msa)
+    return store, open_scorer(
+        config.model, store, device, window=config.window, number_format=config.precision, compile=config.compile,
+        batch_size=config.batch_size,
+    )  # fmt: skip
+
+
+def _source(store: AlignmentStore | ScanTable, scorer: SiteScorer | None) -> dict[str, Any]:
+    """Return the origin of the scores, for headers."""
+    if isinstance(store, ScanTable):
+        return store.source
+    assert scorer is not None
+    return {
+        "Model": scorer.name,
+        "ModelDigest": scorer.digest,
+        "Alignment": store.path.name,
+        "AlignmentDigest": store.digest,
+        "Window": scorer.window,
+    }
 
 
 def _score_streams(config: Score) -> Counts:
@@ -200,29 +216,25 @@ def _score_streams(config: Score) -> Counts:
 def _score_stretches(
     variants: VcfFile | TableFile,
     parts: Parts,
-    store: AlignmentStore,
-    scorer: SiteScorer,
+    read: "_Reader",
+    guard: BuildGuard,
     config: Score,
     counts: Counts,
     rank: int,
     world_size: int,
 ) -> int:
     """Score the stretches of this rank that are not done; return how many there are in all."""
-    guard, n = _guard(store, config), 0
+    n = 0
     with tqdm(desc="variants", unit="variant", disable=not config.progress or rank > 0, mininterval=0.5) as bar:
-        for job in _ahead(variants, parts, store, config, scorer.window, counts.names, rank, world_size):
+        for job in _ahead(variants, parts, read, config.chunk, rank, world_size):
             if job.status is not None:
                 guard.check(job.status)
-            if job.stretch is not None:
-                counts.sites += len(job.stretch.windows)
-                parts.save(n, Part(run_scorer(job.stretch, scorer, config.batch_size), job.chromosomes))
+            if job.score is not None:
+                counts.sites += job.sites
+                parts.save(n, Part(job.score(), job.chromosomes))
             n += 1
             bar.update(config.chunk if job.status is None else len(job.status))
     return n
-
-
-def _guard(store: AlignmentStore, config: Score) -> BuildGuard:
-    return BuildGuard(1.0 if config.force else config.max_mismatch, str(store.path))
 
 
 @dataclass(frozen=True)
@@ -231,21 +243,39 @@ class _Job:
 
     status: np.ndarray | None = None
     """Of its alleles; None: another rank's."""
-    stretch: Stretch | None = None
-    """What is to be scored; None: another rank's, or done before."""
+    score: Callable[[], Result] | None = None
+    """Computes the scores; None: another rank's, or done before."""
+    sites: int = 0
+    """Distinct sites that are to be scored."""
     chromosomes: Counter[str] = field(default_factory=Counter[str])
     """Of what is to be scored: name of a chromosome → alleles."""
 
 
+_Reader = Callable[[Alleles], _Job]
+
+
+def _reader(store: AlignmentStore | ScanTable, scorer: SiteScorer | None, config: Score, names: Names) -> _Reader:
+    """Return what reads of the store, or of the table, all that the scores of a stretch need."""
+
+    def from_table(alleles: Alleles) -> _Job:
+        result = table.look_up(alleles, names)
+        return _Job(result.status, lambda: result, 0, Counter(alleles.chromosome))
+
+    def from_store(alleles: Alleles) -> _Job:
+        stretch = read_stretch(alleles, alignment, model.window, config.min_defined, names)
+        score = partial(run_scorer, stretch, model, config.batch_size)
+        return _Job(stretch.status, score, len(stretch.windows), Counter(alleles.chromosome))
+
+    if isinstance(store, ScanTable):
+        table = store
+        return from_table
+    assert scorer is not None
+    alignment, model = store, scorer
+    return from_store
+
+
 def _ahead(
-    variants: VcfFile | TableFile,
-    parts: Parts,
-    store: AlignmentStore,
-    config: Score,
-    window: int,
-    names: Names,
-    rank: int,
-    world_size: int,
+    variants: VcfFile | TableFile, parts: Parts, read: _Reader, chunk: int, rank: int, world_size: int
 ) -> Iterator[_Job]:
     """Yield the stretches in order. The next one is read while the device computes this one.
 
@@ -264,17 +294,15 @@ def _ahead(
         i, alleles = item
         if alleles is None:
             return _Job(done.pop(i).result.status) if i in done else _Job()
-        stretch = read_stretch(alleles, store, window, config.min_defined, names)
-        return _Job(stretch.status, stretch, Counter(alleles.chromosome))
+        return read(alleles)
 
-    yield from read_ahead(map(job, enumerate(variants.chosen_chunks(config.chunk, wanted))))
+    yield from read_ahead(map(job, enumerate(variants.chosen_chunks(chunk, wanted))))
 
 
-def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, config: Score) -> None:
+def _refuse(total: Counts, results: Sequence[Result], guard: BuildGuard, store: Genome, config: Score) -> None:
     """Refuse scores that say nothing, once all stretches of all ranks are there; count them."""
     if not results:
         raise UserError(f"{config.variants} contains no variants{' in the regions' if total.regions else ''}")
-    guard = _guard(store, config)
     for result in results:
         guard.check(result.status)
         total.status += np.bincount(result.status, minlength=len(STATUS))
@@ -291,14 +319,18 @@ def _refuse(total: Counts, results: Sequence[Result], store: AlignmentStore, con
 def score_command(config: Score) -> None:
     """`r2mae-dna score`."""
     counts = score_variants(config)
-    where = "" if config.model == FREQUENCIES else f" on {device_name(resolve_device(config.device))}"
+    where = (
+        ""
+        if config.model == FREQUENCIES or is_scan_table(config.model)
+        else f" on {device_name(resolve_device(config.device))}"
+    )
     lines = [f"{counts.text()}{where}"]
     if counts.regions:
         lines.append(counts.regions)
     if counts.names.used:
         lines.append(f"Names of chromosomes: {counts.names.text()}")
     if counts.absent:
-        lines.append(f"Chromosomes that are not in the alignment: {', '.join(sorted(counts.absent)[:10])}")
+        lines.append(f"Chromosomes that are not in {config.msa}: {', '.join(sorted(counts.absent)[:10])}")
     if counts.out == STREAM:
         sys.stderr.write("".join(f"{line}\n" for line in lines))  # the scores are on standard output
         return

@@ -49,7 +49,7 @@ def read_frame(path: Path) -> Any:
         if kind == "parquet":
             return pl.read_parquet(path)
         refuse_cut_bgzf(path)
-        frame = _read_text(path, _header(path, _TABLES[kind]), _TABLES[kind])
+        frame = _read_text(path, header_of(path, _TABLES[kind])[0], _TABLES[kind])
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         if kind != "parquet" and path.stat().st_size:
             _refuse_ragged(path, _TABLES[kind], read_lines(path))
@@ -69,7 +69,7 @@ def table_index(path: Path, columns: Sequence[str] = ("chrom", "pos")) -> tuple[
         raise UserError(f"no file {path}")
     if _TABLES.get(file_kind(path)) != "\t":
         return None, f"{path} is not a bgzipped TSV"
-    names = _header(path, "\t").names
+    names = header_of(path, "\t")[0].names
     own = table_columns(names, columns, path)
     return find_index(path, (names.index(own["chrom"]), names.index(own["pos"])))
 
@@ -96,7 +96,7 @@ def frame_within(
         return read_frame(path), None, ""
     index, why = table_index(path, columns)
     if index is not None:
-        return _read_indexed(path, _header(path, "\t"), index, within), index.path, ""
+        return _read_indexed(path, header_of(path, "\t")[0], index, within), index.path, ""
     frame = read_frame(path)
     own = table_columns(frame.columns, columns, path)
     places = zip(frame[own["chrom"]].cast(pl.String), positions_of(frame[own["pos"]], path).tolist(), strict=True)
@@ -104,7 +104,7 @@ def frame_within(
     return frame.filter(pl.Series(inside, dtype=pl.Boolean)), None, why
 
 
-def _read_indexed(path: Path, given: "_Header", index: Index, within: Within) -> Any:
+def _read_indexed(path: Path, given: "Header", index: Index, within: Within) -> Any:
     """Read the rows of regions by an index."""
     import polars as pl
 
@@ -119,7 +119,7 @@ def _read_indexed(path: Path, given: "_Header", index: Index, within: Within) ->
         raise UserError(f"{path} is not a tsv table: {str(error).splitlines()[0]}") from None
 
 
-def _read_text(source: Path | bytes, given: "_Header", separator: str) -> Any:
+def _read_text(source: Path | bytes, given: "Header", separator: str) -> Any:
     import polars as pl
 
     return pl.read_csv(
@@ -180,7 +180,9 @@ def _plain(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """The columns of a text table."""
+
     names: list[str]
     there: bool
     """Whether the file has it; else its columns are recognised."""
@@ -189,20 +191,30 @@ class _Header:
 _ALLELE = re.compile(r"[ACGTNacgtn]+(,[ACGTNacgtn*]+)*|[.*]|<.*>")
 
 
-def _header(path: Path, separator: str) -> _Header:
-    """Return the names of a text table's columns; those of a table without a header line by what they hold.
+def header_of(path: Path, separator: str, *, comments: bool = False) -> tuple[Header, list[str]]:
+    """Return the names of a text table's columns, and its first row.
+
+    Names of a table without a header line are told by what its columns hold.
+
+    Args:
+        path: the table.
+        separator: of its fields.
+        comments: whether lines that begin with ## may stand before it.
 
     Raises:
         UserError: it is a VCF, or a table without a header whose columns could be several things.
     """
-    first = next((line for _, line in read_lines(path)), b"").decode(errors="replace").rstrip("\r\n")
+    lines = (line.decode(errors="replace").rstrip("\r\n") for _, line in read_lines(path))
+    first = next(lines, "")
+    while comments and first.startswith("##") and not first.startswith("##fileformat"):
+        first = next(lines, "")
     if first.startswith("##"):
         raise UserError(f"{path} begins like a VCF ({first[:30]}); name it .vcf or .vcf.gz")
     fields = [field.strip('"') for field in first.split(separator)]
     if len(fields) < 4 or not re.fullmatch(r"[0-9]+", fields[1]):
         if twice := [name for name in fields if fields.count(name) > 1]:
             raise UserError(f"{path} has two columns named {twice[0]!r}; rename one of them")
-        return _Header(fields, True)
+        return Header(fields, True), next(lines, "").split(separator)
     alleles = [_ALLELE.fullmatch(field) is not None for field in fields]
     plain, with_id = alleles[2] and alleles[3], len(fields) > 4 and alleles[3] and alleles[4]
     if plain == with_id:
@@ -211,7 +223,7 @@ def _header(path: Path, separator: str) -> _Header:
             "ref and alt"
         )
     known = ["chrom", "pos", *(["id"] if with_id else []), "ref", "alt"]
-    return _Header([*known, *(f"column_{i + 1}" for i in range(len(known), len(fields)))], False)
+    return Header([*known, *(f"column_{i + 1}" for i in range(len(known), len(fields)))], False), fields
 
 
 def _refuse_ragged(path: Path, separator: str, lines: Iterable[tuple[int | str, bytes]], expected: int = 0) -> None:

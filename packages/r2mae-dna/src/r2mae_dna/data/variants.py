@@ -12,10 +12,10 @@ from r2mae_core import UserError
 from r2mae_dna.data.tables import TABLE_COLUMNS, frame_within, positions_of, table_columns, write_frame
 from r2mae_dna.data.within import Within
 
-SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT, INDEL, SYMBOLIC, STAR, NOT_FINITE = range(9)
+SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT, INDEL, SYMBOLIC, STAR, NOT_FINITE, NO_SITE, NO_ALLELE = range(11)
 STATUS = (
     "scored", "not_snv", "ref_mismatch", "outside", "no_alignment", "indel", "symbolic", "overlapping_deletion",
-    "not_finite",
+    "not_finite", "site_not_in_scan", "allele_not_in_scan",
 )  # fmt: skip
 """What became of an allele. `scored` has a finite score; `not_snv`: no other base (such as `.`, an N, or the reference
 allele itself); `symbolic`: <DEL> and the like, and breakends; `overlapping_deletion`: `*`."""
