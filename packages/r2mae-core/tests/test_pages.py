@@ -350,3 +350,32 @@ def test_what_is_refused(tmp_path, monkeypatch):
 
 def test_the_line_at_the_end_of_a_command(tmp_path):
     assert page_line("r2mae-toy", tmp_path).endswith(f": r2mae-toy report {tmp_path}")
+
+
+def test_a_fine_tuning_is_not_drawn_among_pretrainings(tmp_path):
+    """Its loss is another: of a grid's cells, and of a run of `finetune`, with one task or several."""
+    grid = made(tmp_path / "grid", command="reproduce", config={"mask_ratio": None})
+    for seed in (0, 1):
+        cell = grid / f"fixed-{seed}"
+        made(cell / "pretrain", metrics={"loss": [(1, 0.5)]}, config={"seed": seed})
+        tuned = RunFolder(
+            cell / "finetune", {"seeds": [seed]}, command="finetune", program="r2mae-toy",
+            models={cell / "pretrain": ("fixed 0.5", seed)},
+        )  # fmt: skip
+        made(tuned.path / f"seed{seed}", metrics={"loss": [(1, 2.0), (2, 1.0)]}, command=None, config=tuned.config)
+    page = page_of(grid)
+    assert "with 4 trainings (2 of them fine-tunings) in it" in page.whole_text
+    drawn = charts(page)
+    assert points(drawn["Training loss"]) == [("fixed 0.5", "mean of 2 seeds", 1.0, 0.5)]
+    assert points(drawn["Training loss, fine-tuning"]) == [
+        ("fixed 0.5", "mean of 2 seeds", 1.0, 2.0), ("fixed 0.5", "mean of 2 seeds", 2.0, 1.0),
+    ]  # fmt: skip
+    assert [row[0] for row in tables(page)[-1][1:]] == ["fixed 0.5", "fixed 0.5 (fine-tuning)"]
+    alone = RunFolder(tmp_path / "tuned", {"seeds": [3]}, command="finetune", program="r2mae-toy")
+    for task in ("sst2", "mrpc"):
+        made(alone.path / "logs" / f"{task}-3", metrics={"loss": [(1, 2.0)]}, command=None, config=alone.config)
+    assert points(charts(page_of(alone.path))["Training loss, fine-tuning on sst2"])[0][0] == "model not recorded"
+    write_records(alone.path / "results.json", [Record("sst2", "accuracy", 0.5, "no pretraining", 3, 9)])
+    drawn = charts(page_of(alone.path))
+    assert points(drawn["Training loss, fine-tuning on mrpc"]) == [("no pretraining", "seed 3", 1.0, 2.0)]
+    assert "Training loss" not in drawn

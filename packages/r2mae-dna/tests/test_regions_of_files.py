@@ -21,7 +21,11 @@ from r2mae_dna.score import score_variants
 LENGTH = 40_000
 REGIONS = "chr22:101-400 22:16,384-16,385 X:1-39,999 chr22:300-600 22:610-700 NC_000022.11:39990-40000 HLA:1:5-900"
 """Overlapping, in another order than the file's, in three styles, across the 16-kb bins of an index."""
-WANTED = {"22": [(101, 600), (610, 700), (16_384, 16_385), (39_990, 40_000)], "chrX": [(1, 39_999)], "HLA:1": [(5, 900)]}
+WANTED = {
+    "22": [(101, 600), (610, 700), (16_384, 16_385), (39_990, 40_000)],
+    "chrX": [(1, 39_999)],
+    "HLA:1": [(5, 900)],
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import csv
+import importlib.util
 import json
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from r2mae_core import UserError, read_records
+from r2mae_core import UserError, read_metrics, read_records
 from r2mae_text import TASKS, Task
 from r2mae_text.batching import batches, collate, encode, subset
 from r2mae_text.classifier import logits_of
@@ -264,3 +266,34 @@ def test_a_run_is_resumed_by_task_and_seed(folder, tmp_path, monkeypatch):
     assert calls == [0, 1]
     records = read_records(run.path)
     assert {(r.task, r.seed, r.n, r.scheme) for r in records} == {("sst2", s, 12, "model") for s in (0, 1)}
+
+
+def test_the_log_holds_every_epoch_and_goes_to_a_tracker(folder, tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / "sst2" / f"{split}.jsonl", rows_of("sst2"))
+    config = Finetune(
+        str(folder), ("sst2",), str(tmp_path), seeds=(3,), epochs=3, batch_size=4, device="cpu", progress=False
+    )
+    plain = finetune(replace(config, out=Path("plain")))
+    logged = read_metrics(plain.path / "logs" / "sst2-3" / "metrics.csv")
+    with (plain.path / "sst2-3" / "epochs.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert {name: [step for step, _ in points] for name, points in logged.items()} == {
+        name: [3, 6, 9] for name in ("loss", "validation/accuracy", "validation/mcc", "validation/f1") if name in logged
+    }
+    losses = [float(row["training loss"]) for row in rows if row["metric"] == "accuracy"]
+    assert [value for _, value in logged["loss"]] == pytest.approx(losses, rel=1e-4)
+    (best,) = [record.value for record in plain.results() if record.metric == "accuracy"]
+    assert logged["validation/accuracy"][-1][1] == pytest.approx(best)
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(UserError, match="--logger tensorboard needs tensorboard"):
+            finetune(replace(config, out=Path("board"), logger="tensorboard"))
+        assert not Path("board").exists()
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = finetune(replace(config, out=Path("board"), logger="tensorboard"))
+    events = EventAccumulator(str(board.path / "logs" / "sst2-3" / "tensorboard")).Reload()
+    for name, points in logged.items():
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(step, pytest.approx(value)) for step, value in points]

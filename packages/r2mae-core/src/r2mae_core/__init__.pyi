@@ -90,7 +90,7 @@ from .train.ranks import rank_and_world_size
 from .train.sharding import gathered_state
 from .train.step_checkpoints import KeepBest, StepCheckpoints
 from .train.tensor_files import load_tensors, save_tensors
-from .train.trackers import check_tracker
+from .train.trackers import check_tracker, logging_to
 from .train.training import fit, interrupted, matrix_products, quiet_lightning
 
 __all__ = [
@@ -222,6 +222,7 @@ __all__ = [
     "left_out",
     "linear",
     "load_tensors",
+    "logging_to",
     "matrix_products",
     "micro_batch_size",
     "model_card",

@@ -11,8 +11,10 @@ from r2mae_core import (
     Record,
     RunFolder,
     check_output,
+    check_tracker,
     device_name,
     left_out,
+    logging_to,
     open_run,
     precision,
     read_json,
@@ -37,6 +39,9 @@ from r2mae_text.tuned import save_tuned, submission_name, submission_rows, write
 from r2mae_text.tuning import Tuned, tune
 from r2mae_text.weights import model_digest
 
+FREE = ("tasks", "seeds", "model", "data")
+"""A run may be widened by tasks and seeds. Model and data are known by their content."""
+
 
 def finetune(config: Finetune) -> RunFolder:
     """Fine-tune every task with every seed and return the run folder; finished pairs are not done again.
@@ -44,6 +49,7 @@ def finetune(config: Finetune) -> RunFolder:
     Raises:
         UserError: model, task, data or device do not fit, or were changed since an earlier call.
     """
+    check_tracker(config.logger)
     device, scheme = resolve_device(config.device), scheme_of(config.model)
     for name in config.tasks:
         check_task(name, config.text_columns, config.kind, config.label_column)
@@ -53,15 +59,13 @@ def finetune(config: Finetune) -> RunFolder:
     own: dict[str, Any] = {"kind": config.kind, "label_column": config.label_column}
     sources = {name: task_sources(name, config.data, config.text_columns, **own) for name in config.tasks}
     facts = {"scheme": scheme, "weights": model_digest(config.model.removeprefix("scratch:"))}
-    # A run may be widened by tasks and seeds. Model and data are known by their content.
-    free = ("tasks", "seeds", "model", "data")
     with open_run(
         "r2mae-text",
         "finetune",
         config.out,
         resolved(config),
         facts=facts,
-        free=free,
+        free=FREE,
         models=pretrained_as(config.model),
     ) as run:
         records: list[Record] = []
@@ -92,7 +96,7 @@ def _task_records(
             for split, why in absent.items():
                 say(f"{name}: {submission_name(name, split)} for GLUE's server is not made: {why}")
         for seed in missing:
-            records = _tune_once(config, name, task, splits, tests, seed, scheme, device, run.path)
+            records = _tune_once(config, name, task, splits, tests, seed, scheme, device, run)
             write_json(parts[seed], {"records": [asdict(record) for record in records], "sources": sources})
     return [record for part in parts.values() for record in read_records(part)]
 
@@ -106,19 +110,21 @@ def _tune_once(
     seed: int,
     scheme: str,
     device: str,
-    home: Path,
+    run: RunFolder,
 ) -> list[Record]:
     """Fine-tune with one seed, write what it leaves, and return its records."""
     start = time.perf_counter()
     bf16 = precision(config.precision, device) == "bf16-mixed"
-    tuned = tune(
-        config.model, task, splits, seed, epochs=config.epochs, lr=config.lr, warmup=config.warmup,
-        weight_decay=config.weight_decay, batch_size=config.batch_size, max_length=config.max_length,
-        max_train=config.max_train, keep="best" if config.save == "best" else "last", evaluate=config.evaluate,
-        patience=config.patience, class_weights=config.class_weights, device=device, bf16=bf16,
-        progress=config.progress,
-    )  # fmt: skip
-    with whole_folder(home / f"{name}-{seed}") as folder:
+    logs = RunFolder(run.path / "logs" / f"{name}-{seed}", run.config, free=FREE)
+    with logging_to(logs, config.logger, "r2mae-text") as log:
+        tuned = tune(
+            config.model, task, splits, seed, epochs=config.epochs, lr=config.lr, warmup=config.warmup,
+            weight_decay=config.weight_decay, batch_size=config.batch_size, max_length=config.max_length,
+            max_train=config.max_train, keep="best" if config.save == "best" else "last", evaluate=config.evaluate,
+            patience=config.patience, class_weights=config.class_weights, device=device, bf16=bf16,
+            progress=config.progress, log=log,
+        )  # fmt: skip
+    with whole_folder(run.path / f"{name}-{seed}") as folder:
         write_tuned(folder, task, splits, tuned)
         if config.save != "none":
             _write_submissions(folder, tests, name, task, tuned, config.max_length, device, bf16)

@@ -18,6 +18,7 @@ from r2mae_core import (
     Seed,
     Share,
     SweepOptions,
+    Tracker,
     UserError,
     Workers,
     check_bounds,
@@ -232,6 +233,9 @@ class Finetune(RunOptions):
     """One fine-tuning per seed: new classifier, order and dropout."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
+    logger: Tracker = "csv"
+    """Where the loss and the scores of every epoch go besides RUN/logs/TASK-SEED/metrics.csv; local and offline unless
+    the tracker's own variables say otherwise."""
 
     def __post_init__(self) -> None:
         check_options(self, "tasks", "seeds")

@@ -1,7 +1,7 @@
 """Fine-tuning a model on one task with one seed: length buckets, epochs, the best or the last (paper, C.6)."""
 
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,7 @@ def tune(
     device: str = "cpu",
     bf16: bool = False,
     progress: bool = False,
+    log: Callable[[Mapping[str, float], int], None] = lambda values, step: None,
 ) -> Tuned:
     """Fine-tune once.
 
@@ -87,6 +88,7 @@ def tune(
         device: "cpu", "cuda", "mps".
         bf16: autocast.
         progress: show a progress bar.
+        log: given (metric → value, step) of each epoch that is evaluated.
 
     Raises:
         UserError: there is no such model, an example is longer than it takes, the loss becomes NaN, or the GPU's
@@ -142,7 +144,10 @@ def tune(
             )
         said = {split: logits_of(model, encoded[split], tokenizer.pad_token_id, device, bf16) for split in task.splits}
         scores = {split: score_of_split(task, said[split], encoded[split]) for split in task.splits}
-        history.append({"epoch": epoch + 1, "loss": float(loss_sum) / (total // epochs), "scores": scores})
+        loss = float(loss_sum) / (total // epochs)
+        history.append({"epoch": epoch + 1, "loss": loss, "scores": scores})
+        named = {f"{split}/{metric}": value for split, of in scores.items() for metric, value in of.items()}
+        log({"loss": loss, **named}, step)
         value = scores[task.splits[0]][deciding_metric(task)] if keep == "best" else 0.0
         if keep == "last" or best is None or value > best[0]:
             state = copy.deepcopy(model.state_dict()) if keep == "best" else {}

@@ -19,12 +19,15 @@ def cost_table(gathered: Gathered, numbers: Mapping[str, int]) -> Table | None:
         gathered: what the runs hold.
         numbers: scheme → its number in the legend.
     """
-    groups: dict[tuple[str, str], list[Member]] = {}
+    groups: dict[tuple[str, str, str], list[Member]] = {}
     for member in gathered.members:
-        groups.setdefault((member.training.scheme, member.training.pool), []).append(member)
+        training = member.training
+        groups.setdefault((training.scheme, training.pool, training.kind), []).append(member)
     if not groups:
         return None
-    rows = tuple(_row(*key, members, numbers.get(key[0])) for key, members in groups.items())
+    rows = tuple(
+        _row(*key, members, numbers.get(key[0])) for key, members in sorted(groups.items(), key=lambda item: item[0][2])
+    )
     empty = {i for i in range(1, len(_COLUMNS)) if all(row.cells[i].text == "–" for row in rows)}
     kept = [i for i in range(len(_COLUMNS)) if i not in empty]
     rows = tuple(Row(tuple(row.cells[i] for i in kept), row.number) for row in rows)
@@ -36,8 +39,9 @@ def cost_table(gathered: Gathered, numbers: Mapping[str, int]) -> Table | None:
     return Table(tuple(_COLUMNS[i] for i in kept), rows, caption=caption)
 
 
-def _row(scheme: str, pool: str, members: Sequence[Member], legend: int | None) -> Row:
-    name = f"{scheme} ({pool})" if pool else scheme
+def _row(scheme: str, pool: str, kind: str, members: Sequence[Member], legend: int | None) -> Row:
+    also = ", ".join(filter(None, (pool, kind)))
+    name = f"{scheme} ({also})" if also else scheme
     trainings = [member.training.metrics for member in members]
     steps = [
         max(points[-1][0] for points in metrics.values() if points) for metrics in trainings if any(metrics.values())

@@ -27,6 +27,8 @@ class Training:
     """The run that it belongs to, where the page shows several."""
     pool: str = ""
     """Seeds are averaged within one pool alone: the trainings of two grids may differ in more than the seed."""
+    kind: str = ""
+    """Empty for a pretraining; else what it is ("fine-tuning"): its loss is another, and has charts of its own."""
 
     @property
     def name(self) -> str:
@@ -68,11 +70,19 @@ class Chart:
 
 
 def charts_over_time(trainings: Sequence[Training]) -> list[Chart]:
-    """Return the charts over optimizer steps, for all metrics of trainings.
+    """Return the charts over optimizer steps, for all metrics of trainings; each kind of training has its own.
 
     Validation losses at fixed ratios share a chart where there is one training, and have a chart for each ratio where
     there are several. Seeds of a scheme that logged the same steps are shown as their mean.
     """
+    charts: list[Chart] = []
+    for kind in sorted({training.kind for training in trainings}):
+        found = _of_one_kind([training for training in trainings if training.kind == kind])
+        charts += [replace(chart, title=f"{chart.title}, {kind}") for chart in found] if kind else found
+    return charts
+
+
+def _of_one_kind(trainings: Sequence[Training]) -> list[Chart]:
     charts = [_over_time(trainings, name, title, y, dots=dots) for name, (title, y, dots) in _KNOWN.items()]
     several = len(trainings) > 1
     for pattern, title, y in _PER_RATIO:

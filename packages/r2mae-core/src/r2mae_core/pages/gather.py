@@ -19,6 +19,7 @@ from r2mae_core.share.run_summary import RunSummary, run_summary
 
 _NOT_TRAININGS = ("checkpoints", "model", "figures")
 _IN_ONE_FILE = re.compile(r"(?P<scheme>.+)/seed(?P<seed>\d+)/(?P<metric>.+)$")
+_TUNED = re.compile(r"(?:seed|(?P<task>.+)-)(?P<seed>\d+)")
 _SHARE = re.compile(r"trials/(?P<arm>[^/]+)-seed(?P<seed>\d+)/(?P<share>[\d.]+)(/|$)")
 
 
@@ -126,8 +127,34 @@ def _members(run: RunSummary, commands: Mapping[str, Command]) -> Iterator[Membe
             yield from (Member(Training(scheme, seed, metrics), summary) for (scheme, seed), metrics in inner.items())
             continue
         records = tuple(_records(folder))
+        if tuning := _fine_tuning(folder, run.path):
+            yield Member(replace(tuning, metrics=summary.metrics), summary, records)
+            continue
         scheme, seed = _identity(folder, run.path, summary, found)
         yield Member(Training(scheme, seed, summary.metrics), summary, records)
+
+
+def _fine_tuning(folder: Path, root: Path) -> Training | None:
+    """Return what the page calls a fine-tuning, without its metrics: after the pretraining whose model it tunes.
+
+    Args:
+        folder: of the training: seed0, or task-0 where there are several tasks.
+        root: of the run that it lies in.
+    """
+    inside = [place for place in (folder, *folder.parents) if place == root or root in place.parents]
+    for place in inside:
+        facts = read_json(place / "facts.json") if (place / "facts.json").exists() else {}
+        if (command := facts.get("command")) is None:
+            continue
+        match = _TUNED.fullmatch(folder.name)
+        if command != "finetune" or match is None:
+            return None
+        noted = {str(model["scheme"]) for model in facts.get("models") or ()}
+        known = noted or {record.scheme for record in _records(place)}
+        scheme = known.pop() if len(known) == 1 else "model not recorded"
+        task = f" on {match['task']}" if match["task"] else ""
+        return Training(scheme, int(match["seed"]), {}, kind=f"fine-tuning{task}")
+    return None
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -120,9 +120,12 @@ def _title(gathered: Gathered) -> str:
 
 def _sentence(gathered: Gathered) -> str:
     run = gathered.runs[0]
-    n = len(gathered.members)
+    n, tuned = len(gathered.members), sum(bool(member.training.kind) for member in gathered.members)
+    kinds = f" ({tuned} of them fine-tunings)" if tuned else ""
     trainings = (
-        f", with {n} training{'s' if n != 1 else ''} in {'them' if len(gathered.runs) > 1 else 'it'}" if n else ""
+        f", with {n} training{'s' if n != 1 else ''}{kinds} in {'them' if len(gathered.runs) > 1 else 'it'}"
+        if n
+        else ""
     )
     if len(gathered.runs) > 1:
         return f"A comparison of {len(gathered.runs)} runs{trainings}: what was asked, how it went, and what came out."

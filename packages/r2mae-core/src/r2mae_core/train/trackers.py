@@ -8,7 +8,8 @@ import importlib.util
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.files import read_text, write_text
 from r2mae_core.lab.run_folder import RunFolder
 from r2mae_core.lab.terminal import first_rank
+from r2mae_core.train.metrics_csv import MetricsCSV
 from r2mae_core.train.options import Tracker
 
 _NEEDS = {
@@ -71,6 +73,39 @@ def close_trackers(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger) and first_rank():
             logger.experiment.finish()
+
+
+@contextmanager
+def logging_to(
+    run: RunFolder, tracker: Tracker = "csv", project: str = "r2mae"
+) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+    """Log a training that is not Lightning's and begins anew: into `metrics.csv`, and to a tracker too.
+
+    Args:
+        run: where `metrics.csv` goes; what it held is lost.
+        tracker: see `tracker_loggers`.
+        project: what the tracker groups runs by.
+
+    Yields:
+        A function of (metric → value, step).
+
+    Raises:
+        UserError: the tracker's package is not installed.
+    """
+    metrics = MetricsCSV(run.metrics_file)
+    metrics.go_back_to(None)
+    trackers = tracker_loggers(tracker, run, project)
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        for logger in (metrics, *trackers):
+            logger.log_metrics(dict(values), step)
+
+    try:
+        yield log
+    finally:
+        for logger in trackers:
+            logger.finalize("success")
+        close_trackers(trackers)
 
 
 def _tensorboard(run: RunFolder, project: str) -> Logger:
