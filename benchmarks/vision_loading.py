@@ -4,6 +4,8 @@ All of them deliver the same: random resized crops (0.2 to 1 of the area, bicubi
 JPEGs of 500 x 375, with two worker processes; the raw store crops in this process instead, on one thread. `prepare`
 is timed on the same files. Two clocks: the wall's, and that of the processors, which a busy machine does not slow much.
 
+ffcv is not among them: PyPI has its source alone, which does not build without pkg-config's opencv4 and libturbojpeg.
+
 Run: `nox -s "bench(vision)" -- --images 1024`
 """
 

@@ -248,3 +248,58 @@ def test_crops_in_workers_are_those_of_the_device():
         assert np.abs(ours.transpose(1, 2, 0).astype(int) - np.asarray(wanted)).max() <= 2
     grey = RandomCrop(16, (0.2, 1.0), flip=False)(picture.convert("L"), torch.Generator())
     assert (grey.shape, grey.dtype) == ((1, 16, 16), np.uint8)
+
+
+@pytest.mark.parametrize(("in_chans", "quality"), [(3, 60), (3, 95), (1, 80)])
+def test_the_quick_decoder_gives_pillows_pixels(photos, tmp_path, in_chans, quality):
+    pytest.importorskip("simplejpeg")
+    from r2mae_vision.data.encoded import quick_reader
+
+    options = {"store": "jpeg", "image_size": 40, "quality": quality, "in_chans": in_chans, "progress": False}
+    source = open_source(str(prepare(Prepare(str(photos), out=tmp_path / "s", **options))))
+    reader = quick_reader(source, in_chans, 21)
+    assert reader is not None
+    for i in range(len(source)):
+        wanted = np.atleast_3d(np.asarray(Image.open(source.reader[i])))
+        assert np.array_equal(reader.pixels(i), wanted)
+    # Where the decoder would make pictures smaller, or convert them, it is Pillow's.
+    assert quick_reader(source, in_chans, 20) is None
+    assert quick_reader(source, 4 - in_chans, None) is None
+
+
+def test_an_image_of_a_compressed_store_that_cannot_be_decoded_is_replaced(photos, tmp_path):
+    pytest.importorskip("simplejpeg")
+    from dataclasses import replace
+
+    from r2mae_vision.data.augment import RandomCrop
+    from r2mae_vision.data.datasets import AugmentedImages
+    from r2mae_vision.data.encoded import EncodedReader
+
+    source = open_source(str(prepare(Prepare(str(photos), image_size=40, store="jpeg", out=tmp_path / "s"))))
+    content = bytearray(source.reader.file.read_bytes())
+    content[: int(source.reader.offsets[1])] = b"x" * int(source.reader.offsets[1])
+    (tmp_path / "bad.jpeg").write_bytes(content)
+    source = replace(source, reader=EncodedReader(tmp_path / "bad.jpeg", source.reader.offsets, 40))
+    images = AugmentedImages(source, RandomCrop(16, (0.2, 1.0), flip=True), 3, seed=0)
+    assert images.quick is not None
+    assert [images[i, 0][2] for i in (0, 1)] == [[0], []]
+    source = replace(source, reader=EncodedReader(tmp_path / "bad.jpeg", source.reader.offsets[[0, 1, 2]] + 10**9))
+    with pytest.raises(UserError, match=r"2 images in a row of .* cannot be decoded"):
+        AugmentedImages(source, RandomCrop(16, (0.2, 1.0), flip=True), 3, seed=0)[0, 0]
+
+
+def test_without_the_quick_decoder_batches_are_the_same_and_it_is_named(photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("simplejpeg")
+    from r2mae_vision.data import encoded
+    from r2mae_vision.data.augment import RandomCrop
+    from r2mae_vision.data.datasets import AugmentedImages
+    from r2mae_vision.data.ranges import say_once
+
+    source = open_source(str(prepare(Prepare(str(photos), image_size=40, store="jpeg", out=tmp_path / "s"))))
+    quick = AugmentedImages(source, RandomCrop(16, (0.2, 1.0), flip=True), 3, seed=0)
+    say_once.cache_clear()
+    monkeypatch.setattr(encoded, "find_spec", lambda _name: None)
+    plain = AugmentedImages(source, RandomCrop(16, (0.2, 1.0), flip=True), 3, seed=0)
+    assert "with simplejpeg: pip install 'r2mae-vision[jpeg]'" in capsys.readouterr().out
+    assert (quick.quick is None, plain.quick is None) == (False, True)
+    assert all(np.array_equal(quick[i, 1][0], plain[i, 1][0]) for i in range(12))

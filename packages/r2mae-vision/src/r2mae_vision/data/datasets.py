@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from r2mae_core import ResumableLoader, StepOrder, UserError, derived_seed, of_worker
 from r2mae_vision.data.augment import RandomCrop, centre_crop
 from r2mae_vision.data.decoding import UnreadableImageError, pixels, reframed
+from r2mae_vision.data.encoded import quick_reader
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.multilabel import label_at
 from r2mae_vision.data.ranges import say_once
@@ -60,6 +61,7 @@ class AugmentedImages(Dataset):
     ) -> None:
         self.source, self.transform, self.in_chans, self.seed = source, transform, in_chans, seed
         self.least = least
+        self.quick = quick_reader(source, in_chans, least) if isinstance(transform, RandomCrop) else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,7 +81,7 @@ class AugmentedImages(Dataset):
         for step in range(min(MAX_SKIPS, len(self.source))):
             at = (index + step) % len(self.source)
             try:
-                image, label = read_image(self.source, at, self.in_chans, self.least)
+                image, label = self._read(at)
             except UnreadableImageError as error:
                 bad.append(at)
                 why = why or str(error)
@@ -87,6 +89,11 @@ class AugmentedImages(Dataset):
             return image, label, bad
         n = min(MAX_SKIPS, len(self.source))
         raise UserError(f"{n} images in a row of {self.source.name} cannot be decoded, from number {index} on: {why}")
+
+    def _read(self, index: int) -> tuple[Any, Any]:
+        if self.quick is not None:
+            return self.quick.pixels(index), label_at(self.source.labels, index)
+        return read_image(self.source, index, self.in_chans, self.least)
 
 
 def read_image(source: Source, index: int, in_chans: int, least: int | None = None) -> tuple[Any, Any]:
