@@ -59,7 +59,7 @@ def reproduce(config: ReproduceMNIST) -> RunFolder | None:
     if config.out is not None:
         check_output(config.out, [config.data])
     data = load_digits_or_mnist(config.data, config.download)
-    free = ("target", "data")  # the data is compared by its content
+    free = ("target", "data", "n_hidden", "n_latent")  # a grid may grow; the data is compared by its content
     # Both figures come from the same models.
     with open_run(
         "r2mae-vision", "reproduce-mnist", config.out, resolved(config), sources=data.identity, free=free, shared=True
