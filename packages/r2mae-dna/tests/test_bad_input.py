@@ -1,6 +1,9 @@
 """Input that is damaged or of another program: one line names it, and nothing is left half-written."""
 
+import bz2
 import gzip
+import lzma
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +180,77 @@ def test_vectors_beyond_all_bounds_are_refused(overflowing, toy, tmp_path, call,
     assert code == 1
     assert "the network gives values that are not finite" in err
     assert not (tmp_path / "e.npz").exists()
+
+
+PACKED = {
+    "bzip2": bz2.compress, "xz": lzma.compress, "zip": lambda b: b"PK\x03\x04" + b,
+    "zstd": lambda b: b"\x28\xb5\x2f\xfd" + b, "UTF-16": lambda b: b.decode().encode("utf-16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("x.maf.gz", "bzip2"), ("x.fa.gz", "xz"), ("x.vcf.gz", "zip"), ("x.tsv.gz", "zstd"), ("x.bed.gz", "UTF-16"),
+     ("x.vcf.gz", "UTF-16"), ("x.tsv.gz", "xz")],
+)  # fmt: skip
+def test_other_archives_and_encodings_are_named_whatever_their_suffix(genome, tmp_path, call, name, kind):
+    content, argv = genome[name]
+    (tmp_path / name).write_bytes(PACKED[kind](content.encode()))
+    code, _, err = call(*argv, "--no-progress")
+    assert (code, len(err.strip().splitlines())) == (1, 1)
+    assert name in err
+    assert kind in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["x.maf.gz", "x.fa.gz", "x.tsv.gz", "x.bed.gz"])
+def test_a_mark_of_utf8_at_the_beginning_is_no_letter(genome, tmp_path, call, name):
+    content, argv = genome[name]
+    results = []
+    for start in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / name).write_bytes(gzip.compress(start + content.encode()))
+        code, out, err = call(*argv)
+        assert code == 0, err
+        results.append(out)
+        for path in tmp_path.glob("out*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("out", ["O.VCF.GZ", "o.vcf.Bgz", "O.BCF", "O.TSV.GZ"])
+def test_a_suffix_in_capitals_means_the_same(toy, tmp_path, call, out):
+    source = vcf(tmp_path / "in.vcf", toy[1])
+    head = "##contig=<ID=7,length=300>\n" + "".join(
+        f'##INFO=<ID={name},Number=1,Type=Integer,Description="x">\n' for name in ("AC", "AN")
+    )
+    source.write_text(source.read_text().replace("#CHROM", head + "#CHROM", 1))
+    code, _, err = call("score", "frequencies", toy[0], source, "--out", out, "--no-progress")
+    assert code == 0, err
+    if "TSV" in out:
+        assert gzip.decompress((tmp_path / out).read_bytes()).count(b"scored") == 100
+        return
+    with pysam.VariantFile(out) as file:
+        assert (file.compression, file.format) == ("BGZF", "BCF" if "BCF" in out else "VCF")
+        assert sum(record.info["R2MAE_STATUS"] == ("scored",) for record in file) == 100
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [("more", [[1, 2]], "the column more holds List"), ("more", [b"x"], "the column more holds Binary"),
+     ("alt", [["A"]], "the column alt holds List"), ("ref", [b"A"], "the column ref holds Binary"),
+     ("chrom", [["7"]], "the column chrom holds List")],
+)  # fmt: skip
+def test_columns_that_cannot_be_read_or_written_are_named_before_the_scoring(
+    toy, tmp_path, call, column, values, message
+):
+    import polars as pl
+
+    frame = pl.DataFrame({"chrom": ["7"], "pos": [50], "ref": ["A"], "alt": ["C"]})
+    frame.with_columns(pl.Series(column, values)).write_parquet(tmp_path / "t.parquet")
+    code, _, err = call("score", "frequencies", toy[0], "t.parquet", "--out", "o.tsv", "--force", "--no-progress")
+    assert (code, message in err, len(err.strip().splitlines())) == (1, True, 1), err
+    if column == "more":  # where it can be kept, it is
+        assert (
+            call("score", "frequencies", toy[0], "t.parquet", "--out", "o.parquet", "--force", "--no-progress")[0] == 0
+        )
+        assert pl.read_parquet("o.parquet")["more"].to_list() == values

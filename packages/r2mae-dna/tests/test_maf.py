@@ -106,6 +106,12 @@ FAULTS = [
     ("s hg.1 8 2 + 9 AC\n", "line 5: hg.1 8+2 is outside its length 9", "outside their chromosome"),
     (f"s hg.1 0 2 + {10**12} AC\n", "line 5: hg.1 cannot be 1,000,000,000,000 long", "outside their chromosome"),
     (
+        "s hg.1 0 2 + 9 A*\n",
+        "line 5: hg.1 has '*' where a letter or - should be",
+        "with other characters than letters and gaps",
+    ),
+    ("s hg.1 0 3 + 9 A\u00e9\n", "line 5: hg.1 has '\xc3' where", "with other characters than letters and gaps"),
+    (
         b"s hg.\xff 0 2 + 9 AC\n",
         "line 5: the name of the sequence, 'hg.\\udcff', is not UTF-8",
         "whose name is not UTF-8",
@@ -215,6 +221,9 @@ def test_rows_without_a_species_are_left_out_and_counted(tmp_path):
 def test_species_in_the_order_of_a_tree(tmp_path):
     (tmp_path / "t.nwk").write_text("((mm.2:1,pt:2):1,\n rn:3);\n")
     assert species_names(str(tmp_path / "t.nwk")) == ["mm.2", "pt", "rn"]
+    assert species_names(str(tmp_path / "t.nwk"), "pt") == ["mm.2", "rn"]  # a tree has the reference as well
+    (tmp_path / "l.txt").write_text("# two assemblies\nHG002#1, HG002#2\n\nrn # a rat\n #pt\n")
+    assert species_names(str(tmp_path / "l.txt"), "hg") == ["HG002#1", "HG002#2", "rn"]
     (tmp_path / "t.nwk").write_text("((mm.2:1,pt")
     with pytest.raises(UserError, match="begins like a tree"):
         species_names(str(tmp_path / "t.nwk"))

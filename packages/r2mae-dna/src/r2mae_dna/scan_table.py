@@ -56,7 +56,7 @@ class ScanTable:
         if not path.is_file():
             raise UserError(f"no file {path}")
         kind = file_kind(path)
-        if kind not in ("vcf", ".tsv", ".txt") or path.suffix == ".bcf":
+        if kind not in ("vcf", ".tsv", ".txt") or path.suffix.lower() == ".bcf":
             raise UserError(f"{path}: scores are looked up in a bgzipped TSV or VCF (.tsv.gz, .vcf.gz)")
         self.path, self._vcf = path, kind == "vcf"
         if self._vcf:

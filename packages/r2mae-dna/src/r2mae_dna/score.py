@@ -34,7 +34,7 @@ from r2mae_dna.data.regions import Genome
 from r2mae_dna.data.sites import BuildGuard, Stretch, read_stretch
 from r2mae_dna.data.store import AlignmentStore
 from r2mae_dna.data.streams import STREAM, spool_stdin, write_stdout
-from r2mae_dna.data.tables import file_kind
+from r2mae_dna.data.tables import file_kind, refuse_unwritable
 from r2mae_dna.data.variants import (
     NOT_FINITE,
     OUTSIDE,
@@ -138,6 +138,8 @@ def score_variants(config: Score, *, alone: bool = False) -> Counts:
         within = within_of(config.regions, config.bed, names)
         kind = VcfFile if file_kind(config.variants) == "vcf" else TableFile
         variants = kind(config.variants, within)
+        if isinstance(variants, TableFile):
+            refuse_unwritable(variants.frame, out)
         source = _source(store, scorer) | ({} if within is None else {"Regions": str(within)})
         kept = {
             "chunk": config.chunk,

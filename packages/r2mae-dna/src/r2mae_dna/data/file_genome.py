@@ -44,7 +44,7 @@ def genome_of(path: Path) -> FileGenome:
     if file_kind(path) == "vcf":
         file = VcfFile(path)
         index, _ = find_index(path)
-        if index is not None and path.suffix != ".bcf":
+        if index is not None and path.suffix.lower() != ".bcf":
             return FileGenome(path, IndexedLines(path, index).chromosomes)
         return FileGenome(path, list(dict.fromkeys(fields[0] for fields in file.records())))
     index, _ = table_index(path, ("chrom", "pos"))

@@ -101,7 +101,7 @@ def read_genome(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
         raise UserError(f"no file {path}")
     with path.open("rb") as content:
         head = content.read(4)
-    if path.suffix == ".2bit" or head in _TWO_BIT:
+    if path.suffix.lower() == ".2bit" or head in _TWO_BIT:
         yield from _read_two_bit(path, wanted)
         return
     for name, letters in read_fasta(path):

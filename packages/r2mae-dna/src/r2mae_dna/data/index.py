@@ -42,8 +42,8 @@ def find_index(file: Path, columns: tuple[int, int] = (0, 1)) -> tuple[Index | N
         file: a bgzipped text file, or a BCF.
         columns: of a text file, those of the chromosome and of the position, from 0.
     """
-    if not is_bgzf(file) and file.suffix != ".bcf":
-        return None, f"{file} is not bgzipped" + (" but gzipped" if file.suffix == ".gz" else "")
+    if not is_bgzf(file) and file.suffix.lower() != ".bcf":
+        return None, f"{file} is not bgzipped" + (" but gzipped" if file.suffix.lower() == ".gz" else "")
     why = f"{file} has no index (.tbi or .csi) beside it"
     for suffix in (".csi", ".tbi"):
         path = file.with_name(f"{file.name}{suffix}")
@@ -58,7 +58,7 @@ def find_index(file: Path, columns: tuple[int, int] = (0, 1)) -> tuple[Index | N
             why = f"the index {path} is of another file"
         elif path.stat().st_mtime_ns < file.stat().st_mtime_ns:
             why = f"the index {path} is older than its file"
-        elif file.suffix != ".bcf" and (index.chromosome, index.position) != columns:
+        elif file.suffix.lower() != ".bcf" and (index.chromosome, index.position) != columns:
             why = f"the index {path} is of other columns than the chromosome's and the position's"
         else:
             return index, ""

@@ -15,6 +15,9 @@ from r2mae_dna.data.text_files import MAX_LENGTH, read_lines, whole_number
 _GAP_LETTER = ord("-")
 
 
+_LETTERS = b"-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One `s` line."""
@@ -144,6 +147,9 @@ def _fault(row: Row, strand: bytes) -> tuple[str, str] | None:
         return "whose name is not UTF-8", f"the name of the sequence, {source!r}, is not UTF-8"
     if (letters := len(text) - text.count(b"-")) != row.size:
         return "with another number of letters than declared", f"{source} declares {row.size} letters and has {letters}"
+    if foreign := text.translate(None, _LETTERS):
+        shown = foreign[:1].decode("latin-1")
+        return "with other characters than letters and gaps", f"{source} has {shown!r} where a letter or - should be"
     if row.source_size > MAX_LENGTH:
         return "outside their chromosome", f"{source} cannot be {row.source_size:,} long"
     if row.start + row.size > row.source_size:

@@ -1,6 +1,7 @@
 """`r2mae-dna msa build`, `msa info` and `msa show`."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 
 def build_command(config: MsaBuild) -> None:
     """`r2mae-dna msa build`."""
-    out, species = config.out or default_run_path("r2mae-dna", "msa-build"), species_names(config.species)
+    out, species = (
+        config.out or default_run_path("r2mae-dna", "msa-build"),
+        species_names(config.species, config.reference),
+    )
     check_output(out, [config.species if os.path.isfile(config.species) else None])  # noqa: PTH113
     if not config.overwrite and store_entries(out):
         case = case_source(config.case, config.fasta)
@@ -58,12 +62,17 @@ def build_command(config: MsaBuild) -> None:
     say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna prepare {out}")
 
 
-def species_names(text: str) -> list[str]:
-    """Return the names in a list separated by commas or spaces, in a file of them, or at the leaves of a tree in it."""
+def species_names(text: str, reference: str = "") -> list[str]:
+    """Return the names in a list separated by commas or spaces, in a file of them, or at the leaves of a tree in it.
+
+    In a file of names, what follows a # at a line's begin or after a space is a comment. A tree has the reference too,
+    which is left out of the names.
+    """
     if os.path.isfile(text):  # noqa: PTH113  (a list of ninety species is too long for a path to be asked)
         text = read_text(Path(text))
         if text.lstrip().startswith("("):
-            return leaf_names(text)
+            return [name for name in leaf_names(text) if name != reference]
+        text = " ".join(re.split(r"(?:^|\s)#", line)[0] for line in text.splitlines())  # a name may be HG002#1
     return text.replace(",", " ").split()
 
 

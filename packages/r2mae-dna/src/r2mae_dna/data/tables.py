@@ -209,7 +209,8 @@ def header_of(path: Path, separator: str, *, comments: bool = False) -> tuple[He
     while comments and first.startswith("##") and not first.startswith("##fileformat"):
         first = next(lines, "")
     if first.startswith("##"):
-        raise UserError(f"{path} begins like a VCF ({first[:30]}); name it .vcf or .vcf.gz")
+        remedy = "name it .vcf or .vcf.gz" if first.startswith("##fileformat") else "leave such lines out"
+        raise UserError(f"{path} begins like a VCF ({first[:30]}); {remedy}")
     fields = [field.strip('"') for field in first.split(separator)]
     if len(fields) < 4 or not re.fullmatch(r"[0-9]+", fields[1]):
         if twice := [name for name in fields if fields.count(name) > 1]:
@@ -241,6 +242,21 @@ def _refuse_ragged(path: Path, separator: str, lines: Iterable[tuple[int | str, 
         expected = expected or n
         if text and '"' not in text and n != expected:
             raise UserError(f"{path}, line {number}: {n} fields instead of {expected}; is the file cut off?")
+
+
+def refuse_unwritable(frame: Any, out: Path) -> None:
+    """Refuse columns that the format of an output cannot hold.
+
+    Raises:
+        UserError: there is one.
+    """
+    import polars as pl
+
+    if file_kind(out) == "parquet":
+        return
+    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
+        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+            raise UserError(f"the column {name} holds {kind}, which {out} cannot; name an --out that ends in .parquet")
 
 
 def write_frame(frame: Any, out: Path) -> None:

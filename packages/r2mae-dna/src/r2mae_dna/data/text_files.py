@@ -13,6 +13,15 @@ MAX_LENGTH = 10**11
 
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
+_PACKED = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7-zip",
+}
+_UTF8_MARK = b"\xef\xbb\xbf"
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the bytes of each line of a plain or gzipped file.
@@ -23,13 +32,28 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
         raise UserError(f"no file {path}")
     refuse_cut_bgzf(path)
+    _refuse_packed(path)
     number = 0
     try:
         with open_bytes(path) as lines:
             for number, line in enumerate(lines, start=1):
-                yield number, line
+                if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
+                yield number, line.removeprefix(_UTF8_MARK) if number == 1 else line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is damaged or cut off after line {number}: {error}") from None
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a file that is compressed in another way than by gzip, whatever its name says.
+
+    Raises:
+        UserError: it is one.
+    """
+    with path.open("rb") as content:
+        head = content.read(6)
+    if kind := next((kind for start, kind in _PACKED.items() if head.startswith(start)), None):
+        raise UserError(f"{path} is a {kind} file, which is not read here; unpack it, or compress it by bgzip")
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -41,7 +65,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 def open_to_write(path: Path) -> Any:
     """Open for writing bytes; `.gz` and `.bgz` are compressed in bgzip's blocks, which tabix can index."""
-    if path.suffix not in (".gz", ".bgz"):
+    if path.suffix.lower() not in (".gz", ".bgz"):
         return path.open("wb")
     import pysam
 

@@ -74,9 +74,15 @@ class TableFile:
     """
 
     def __init__(self, path: Path, within: Within | None = None) -> None:
+        import polars as pl
+
         self.path, (self.frame, self.index, self.not_indexed) = path, frame_within(path, within, TABLE_COLUMNS)
         self._columns = table_columns(self.frame.columns, TABLE_COLUMNS, path)
         self._position = positions_of(self.frame[self._columns["pos"]], path)
+        for name in ("chrom", "ref", "alt"):
+            kind = self.frame[self._columns[name]].dtype
+            if kind.is_nested() or kind in (pl.Binary, pl.Object):
+                raise UserError(f"{path}: the column {self._columns[name]} holds {kind} instead of text; one per row")
 
     def chunks(self, size: int) -> Iterator[Alleles]:
         """Yield stretches of `size` rows."""

@@ -69,7 +69,9 @@ class VcfFile:
 
     def _every_item(self) -> Iterator[tuple[int, Any]]:
         """Yield the number and the line of each header line and record, as `_text` takes it: not decoded yet."""
-        return read_lines(self.path) if self.path.suffix != ".bcf" else enumerate(_bcf_items(self.path), start=1)
+        return (
+            read_lines(self.path) if self.path.suffix.lower() != ".bcf" else enumerate(_bcf_items(self.path), start=1)
+        )
 
     def _items(self) -> Iterator[tuple[int | str, Any]]:
         """Yield the same; of the regions, if there are any, records alone."""
@@ -78,7 +80,7 @@ class VcfFile:
         elif self._index is None:
             yield from (each for each in self._every_item() if _is_record(each[1]) and _is_in(each[1], self._within))
         else:
-            bcf = self.path.suffix == ".bcf"
+            bcf = self.path.suffix.lower() == ".bcf"
             read = _bcf_of if bcf else lines_of
             for n, item in enumerate(read(self.path, self._index, self._within), start=1):
                 yield f"{n} of the regions", item
@@ -154,7 +156,7 @@ class VcfFile:
                 for part, result in self._with_results(results, size):
                     target.write("".join(_annotated(part, result, column.upper())).encode(*_ENCODING))
                     order.add(part)
-            if order.ascending and order.last and out.suffix in (".gz", ".bgz"):
+            if order.ascending and order.last and out.suffix.lower() in (".gz", ".bgz"):
                 index_text(out, order.last, vcf=True)
             return
         frames = []
@@ -262,7 +264,7 @@ def _groups(items: Iterator[list[str]], size: int) -> Iterator[list[list[str]]]:
 def _vcf_writer(out: Path) -> Iterator[Any]:
     """Give a file to write the lines of a VCF to, atomically; of a BCF, they are converted at the end."""
     with atomic_path(out) as temporary:
-        if out.suffix != ".bcf":
+        if out.suffix.lower() != ".bcf":
             with open_to_write(temporary) as target:
                 yield target
             return
