@@ -12,6 +12,7 @@ import torch
 from dna_files import MAF, published, vcf, zipped
 from r2mae_core import UserError, write_checksums
 from r2mae_dna.data.build import build_alignment
+from r2mae_dna.data.conservation import Track
 from r2mae_dna.data.genome import read_fasta
 from r2mae_dna.data.maf import read_blocks
 from r2mae_dna.data.store import AlignmentStore
@@ -349,3 +350,12 @@ def test_what_is_unknown_or_infinite_in_a_track_never_reaches_the_training(toy, 
         )
     )
     assert np.isfinite(WindowSet(tmp_path / "w").conservation).all()
+
+
+def test_a_track_without_any_value_has_none(tmp_path):
+    pyBigWig = pytest.importorskip("pyBigWig")
+    with pyBigWig.open(str(tmp_path / "empty.bw"), "w") as file:
+        file.addHeader([("chr7", 300)])
+    values = Track(tmp_path / "empty.bw").values("NC_000007.14", 10, 40)
+    assert values.shape == (30,)
+    assert np.isnan(values).all()

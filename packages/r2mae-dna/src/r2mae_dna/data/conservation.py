@@ -58,7 +58,9 @@ class Track:
         own = self._names.find(chromosome)
         if own is not None and (last := min(end, self._lengths[own])) > start:
             with reading(self.path, "a bigWig file"):
-                out[: last - start] = self._file.values(own, start, last, numpy=True)
+                values = self._file.values(own, start, last, numpy=True)
+                if len(values):  # none at all in a track without any value
+                    out[: last - start] = values
         if self._probability and (wrong := (out < 0) | (out > 1)).any():
             at = int(wrong.argmax())
             raise UserError(
