@@ -209,3 +209,33 @@ def test_a_sorted_vcf_gets_an_index_and_an_older_one_is_removed(tmp_path):
             with pysam.VariantFile(str(out)) as found:
                 assert [record.pos for record in found.fetch("7")] == [5, 9]
                 assert [record.pos for record in found.fetch("8", 1, 2)] == [2]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "tsv.gz"])
+def test_a_users_columns_are_written_as_they_were(toy, tmp_path, kind):
+    """Numbers with leading or trailing zeros, NA, capitals: nothing is put into another form, by an index or not."""
+    base = "-ACGT"[toy[1][49, 0] & TOKEN_BITS]
+    other = "CGTA"["ACGT".index(base)]
+    rows = [
+        ["007", "0.10", "NA", "True"],
+        ["8", "1e-05", "", "false"],
+        ["x9", "5", "nan", "TRUE"],
+        ["1", "1", "1", "1"],
+    ]
+    separator = "," if kind == "csv" else "\t"
+    lines = [separator.join(["chrom", "pos", "ref", "alt", "name", "af", "gap", "flag"])]
+    lines += [separator.join(["7", "50", base, other, *row]) for row in rows]
+    plain, given = tmp_path / f"in.{kind.removesuffix('.gz')}", tmp_path / f"in.{kind}"
+    plain.write_text("\n".join(lines) + "\n")
+    options = {}
+    if kind == "tsv.gz":
+        pysam.tabix_compress(str(plain), str(given))
+        pysam.tabix_index(str(given), seq_col=0, start_col=1, end_col=1, line_skip=1)
+        options = {"regions": "7:1-100"}
+    out = tmp_path / f"out.{kind.removesuffix('.gz')}"
+    run(toy, given, out, **options)
+    assert [line.rsplit(separator, 2)[0] for line in out.read_text().splitlines()] == lines
+    run(toy, given, tmp_path / "o.parquet", **options)
+    frame = pl.read_parquet(tmp_path / "o.parquet")  # has types
+    assert frame["af"].to_list() == [0.1, 1e-5, 5.0, 1.0]
+    assert frame["gap"].to_list() == [None, None, None, 1]

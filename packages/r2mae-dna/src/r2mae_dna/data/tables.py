@@ -34,8 +34,12 @@ def file_kind(path: Path) -> str:
     raise UserError(f"{path}: the name must end in .vcf, .vcf.gz, .bcf, .tsv, .csv or .parquet")
 
 
-def read_frame(path: Path) -> Any:
+def read_frame(path: Path, *, as_written: bool = False) -> Any:
     """Read a TSV, CSV or Parquet table as a polars frame; `chrom` stays text.
+
+    Args:
+        path: the table.
+        as_written: every column of a text table stays text, so that 001, 0.10 and NA are written again as they are.
 
     Raises:
         UserError: the file is missing, empty or damaged.
@@ -49,7 +53,7 @@ def read_frame(path: Path) -> Any:
         if kind == "parquet":
             return pl.read_parquet(path)
         refuse_cut_bgzf(path)
-        frame = _read_text(path, header_of(path, _TABLES[kind])[0], _TABLES[kind])
+        frame = _read_text(path, header_of(path, _TABLES[kind])[0], _TABLES[kind], as_written)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         if kind != "parquet" and path.stat().st_size:
             _refuse_ragged(path, _TABLES[kind], read_lines(path))
@@ -75,7 +79,7 @@ def table_index(path: Path, columns: Sequence[str] = ("chrom", "pos")) -> tuple[
 
 
 def frame_within(
-    path: Path, within: Within | None, columns: Sequence[str] = ("chrom", "pos")
+    path: Path, within: Within | None, columns: Sequence[str] = ("chrom", "pos"), *, as_written: bool = False
 ) -> tuple[Any, Path | None, str]:
     """Read the rows of a table that are in regions.
 
@@ -83,6 +87,7 @@ def frame_within(
         path: the table.
         within: the regions; None: every row is read.
         columns: which it must have where there are regions; chrom and pos are among them.
+        as_written: see `read_frame`.
 
     Returns:
         a polars frame; the index by which it was read; and why the whole file was, where there was none.
@@ -93,18 +98,18 @@ def frame_within(
     import polars as pl
 
     if within is None:
-        return read_frame(path), None, ""
+        return read_frame(path, as_written=as_written), None, ""
     index, why = table_index(path, columns)
     if index is not None:
-        return _read_indexed(path, header_of(path, "\t")[0], index, within), index.path, ""
-    frame = read_frame(path)
+        return _read_indexed(path, header_of(path, "\t")[0], index, within, as_written), index.path, ""
+    frame = read_frame(path, as_written=as_written)
     own = table_columns(frame.columns, columns, path)
     places = zip(frame[own["chrom"]].cast(pl.String), positions_of(frame[own["pos"]], path).tolist(), strict=True)
     inside = [name is not None and within.has(name, position) for name, position in places]
     return frame.filter(pl.Series(inside, dtype=pl.Boolean)), None, why
 
 
-def _read_indexed(path: Path, given: "Header", index: Index, within: Within) -> Any:
+def _read_indexed(path: Path, given: "Header", index: Index, within: Within, as_written: bool) -> Any:
     """Read the rows of regions by an index."""
     import polars as pl
 
@@ -114,12 +119,12 @@ def _read_indexed(path: Path, given: "Header", index: Index, within: Within) -> 
     )
     first = ["\t".join(given.names).encode() + b"\n"] if given.there else []
     try:
-        return _read_text(b"".join(first + lines), given, "\t")
+        return _read_text(b"".join(first + lines), given, "\t", as_written)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(f"{path} is not a tsv table: {str(error).splitlines()[0]}") from None
 
 
-def _read_text(source: Path | bytes, given: "Header", separator: str) -> Any:
+def _read_text(source: Path | bytes, given: "Header", separator: str, as_written: bool) -> Any:
     import polars as pl
 
     return pl.read_csv(
@@ -127,10 +132,24 @@ def _read_text(source: Path | bytes, given: "Header", separator: str) -> Any:
         separator=separator,
         has_header=given.there,
         new_columns=None if given.there else given.names,
-        schema_overrides={name: pl.String for name in given.names if _plain(name) in ("chrom", "ref", "alt")},
-        infer_schema_length=None,
-        null_values=["", "NA", "nan", "NaN"],
+        infer_schema=not as_written,
+        **({} if as_written else _types(given.names)),
     )
+
+
+def _types(names: Sequence[str]) -> dict[str, Any]:
+    """Return how polars finds the types of a text table's columns."""
+    import polars as pl
+
+    text = {name: pl.String for name in names if _plain(name) in ("chrom", "ref", "alt")}
+    return {"schema_overrides": text, "infer_schema_length": None, "null_values": ["", "NA", "nan", "NaN"]}
+
+
+def with_types(frame: Any) -> Any:
+    """Return a frame that was read as written with the types that its columns have."""
+    import polars as pl
+
+    return pl.read_csv(frame.write_csv().encode(), **_types(frame.columns))
 
 
 def table_columns(columns: Sequence[str], wanted: Sequence[str], path: Path) -> dict[str, str]:
@@ -153,7 +172,7 @@ def positions_of(column: Any, path: Path) -> np.ndarray:
     """
     import polars as pl
 
-    position = column.cast(pl.Int64, strict=False) if column.dtype in (pl.String, pl.Null) else column
+    position = column.cast(pl.Float64, strict=False) if column.dtype in (pl.String, pl.Null) else column
     if not (position.dtype.is_numeric() or position.dtype == pl.Null):
         raise UserError(f"{path}: the column pos holds {column.dtype} instead of whole numbers")
     if not position.dtype.is_integer():  # 1.5 is no position

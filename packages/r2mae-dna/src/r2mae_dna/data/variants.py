@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError
-from r2mae_dna.data.tables import TABLE_COLUMNS, frame_within, positions_of, table_columns, write_frame
+from r2mae_dna.data.tables import (
+    TABLE_COLUMNS,
+    file_kind,
+    frame_within,
+    positions_of,
+    table_columns,
+    with_types,
+    write_frame,
+)
 from r2mae_dna.data.within import Within
 
 SCORED, NOT_SNV, REF_MISMATCH, OUTSIDE, NO_ALIGNMENT, INDEL, SYMBOLIC, STAR, NOT_FINITE, NO_SITE, NO_ALLELE = range(11)
@@ -76,7 +84,8 @@ class TableFile:
     def __init__(self, path: Path, within: Within | None = None) -> None:
         import polars as pl
 
-        self.path, (self.frame, self.index, self.not_indexed) = path, frame_within(path, within, TABLE_COLUMNS)
+        self.path = path
+        self.frame, self.index, self.not_indexed = frame_within(path, within, TABLE_COLUMNS, as_written=True)
         self._columns = table_columns(self.frame.columns, TABLE_COLUMNS, path)
         self._position = positions_of(self.frame[self._columns["pos"]], path)
         for name in ("chrom", "ref", "alt"):
@@ -119,7 +128,8 @@ class TableFile:
         status = np.concatenate([part.status for part in parts]) if parts else np.zeros(0, np.uint8)
         if len(status) != len(self.frame):
             raise UserError(f"{len(status):,} scores for the {len(self.frame):,} rows of {self.path}; {RERUN}")
-        write_frame(with_result(self.frame, Result(llr, status), column), out)
+        typed = file_kind(out) == "parquet" and file_kind(self.path) != "parquet"
+        write_frame(with_result(with_types(self.frame) if typed else self.frame, Result(llr, status), column), out)
 
 
 def with_result(frame: Any, result: Result, column: str) -> Any:
