@@ -34,7 +34,7 @@ from r2mae_vision import (
 from r2mae_vision.data.augment import random_resized_crop
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae.masking import split_mask
-from r2mae_vision.mae.pretrain import never_decays
+from r2mae_vision.mae.module import never_decays
 
 RATIO = 0.75
 

@@ -19,7 +19,7 @@ from timing import best_of_turns, claim, report
 from r2mae_core import Uniform, decay_groups, device_name, resolve_device
 from r2mae_vision import MAEShape, MaskedAutoencoder
 from r2mae_vision.mae import masking
-from r2mae_vision.mae.pretrain import never_decays
+from r2mae_vision.mae.module import never_decays
 
 RANGES = ((0.6, 0.9), (0.0, 1.0))
 

@@ -35,7 +35,8 @@ EPOCHS = {"pretrain": 60, "finetune": 15}
 def vision(part: Part) -> None:
     """Train ViTs on CIFAR-10."""
     from r2mae_vision.mae.finetune import finetune
-    from r2mae_vision.mae.options import Finetune, Pretrain, Probe
+    from r2mae_vision.mae.model_options import Probe
+    from r2mae_vision.mae.options import Finetune, Pretrain
     from r2mae_vision.mae.pretrain import pretrain
     from r2mae_vision.mae.probe import probe
 

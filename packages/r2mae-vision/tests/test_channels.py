@@ -20,7 +20,8 @@ from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sources import open_source
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.finetune import finetune
-from r2mae_vision.mae.options import Export, Finetune, Predict, Pretrain, Probe, Reconstruct
+from r2mae_vision.mae.model_options import Export, Predict, Probe, Reconstruct
+from r2mae_vision.mae.options import Finetune, Pretrain
 from r2mae_vision.mae.predict import predict
 from r2mae_vision.mae.pretrain import pretrain
 from r2mae_vision.mae.probe import probe

@@ -15,8 +15,9 @@ from r2mae_vision.data import writing
 from r2mae_vision.data.datasets import least_side, train_loader
 from r2mae_vision.data.decoding import decode
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_pair
 from r2mae_vision.data.prepare import prepare
-from r2mae_vision.data.sources import open_pair, open_source
+from r2mae_vision.data.sources import open_source
 from r2mae_vision.mae.options import Pretrain
 from r2mae_vision.mae.pretrain import pretrain
 

@@ -9,7 +9,8 @@ from r2mae_core import RunFolder, UserError, fit
 from r2mae_vision import MAEShape, build_encoder, open_encoder, open_source, save_mae
 from r2mae_vision.mae.classifier import Classifier
 from r2mae_vision.mae.encoders import EncoderSpec
-from r2mae_vision.mae.finetune import accuracy, fewer, finetune, logits_of
+from r2mae_vision.mae.finetune import fewer, finetune
+from r2mae_vision.mae.inference import accuracy, logits_of
 from r2mae_vision.mae.options import Finetune
 
 TINY = Finetune(

@@ -12,9 +12,10 @@ from torchvision.datasets import ImageFolder
 
 from r2mae_core import UserError
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_pair
 from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
 from r2mae_vision.data.prepare import prepare
-from r2mae_vision.data.sources import NoValidationError, open_pair, open_source
+from r2mae_vision.data.sources import NoValidationError, open_source
 from r2mae_vision.data.trees import SYSTEM
 
 
@@ -233,7 +234,7 @@ def test_archives_hold_what_the_folder_holds(tmp_path):
 def test_archives_are_read_by_workers(tmp_path):
     from r2mae_core import StepOrder
     from r2mae_vision.data.datasets import train_loader
-    from r2mae_vision.mae.finetune import eval_transform
+    from r2mae_vision.mae.inference import eval_transform
 
     two_classes(tmp_path / "set", 8)
     batches = []
@@ -290,8 +291,9 @@ def test_class_folders_that_differ_between_parts(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["finetune", "probe"])
 def test_a_single_class_is_refused_where_classes_are_told_apart(tmp_path, command):
+    from r2mae_vision import options
     from r2mae_vision.data import sources
-    from r2mae_vision.mae import finetune, options, probe
+    from r2mae_vision.mae import finetune, probe
     from r2mae_vision.mae.shape import MAEShape
 
     image(tmp_path / "set" / "train" / "cat" / "0.png")

@@ -19,7 +19,8 @@ from r2mae_core import UserError, fit
 from r2mae_vision import load_mae
 from r2mae_vision.mae import finetune as tuning
 from r2mae_vision.mae.finetune import finetune
-from r2mae_vision.mae.options import Finetune, Pretrain, Probe
+from r2mae_vision.mae.model_options import Probe
+from r2mae_vision.mae.options import Finetune, Pretrain
 from r2mae_vision.mae.pretrain import pretrain
 from r2mae_vision.mae.probe import probe
 from r2mae_vision.mnist import pretrain as mlp

@@ -51,7 +51,7 @@ def test_the_log_has_what_a_judgement_of_the_model_gives(tmp_path, capsys):
 def test_an_interrupted_run_judges_as_one_that_was_not(tmp_path):
     options = {"data": "digits", "epochs": 3, "judge_every": 6, "checkpoint_every": 5, **TINY}
     whole = pretrain(Pretrain(out=tmp_path / "whole", **options))
-    from r2mae_vision.mae.pretrain import MaskedImageModule
+    from r2mae_vision.mae.module import MaskedImageModule
 
     step, seen = MaskedImageModule.masked_loss, []
 

@@ -14,9 +14,10 @@ from pyarrow import parquet
 from r2mae_core import UserError
 from r2mae_vision.data.labels import combinations, match, numbered
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_pair
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.data.sources import NoValidationError, open_pair, open_source
+from r2mae_vision.data.sources import NoValidationError, open_source
 
 KINDS = ("ant", "bee", "cow")
 

@@ -7,7 +7,7 @@ from r2mae_vision import MAEShape, MaskedAutoencoder, split_patches
 from r2mae_vision.mae.flops import forward_flops, train_flops
 from r2mae_vision.mae.masking import hidden_counts, pack_patches, patch_order, split_mask
 from r2mae_vision.mae.model import block_for_last, take
-from r2mae_vision.mae.pretrain import MaskedImageModule
+from r2mae_vision.mae.module import MaskedImageModule
 from r2mae_vision.mae.shape import sincos_positions
 
 

@@ -15,11 +15,13 @@ from pyarrow import parquet
 from r2mae_core import UserError
 from r2mae_vision.data.labels import numbered
 from r2mae_vision.data.multilabel import of_columns, separated, written
+from r2mae_vision.data.pairs import open_pair, open_parts
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.data.sources import how_to_open, open_pair, open_parts, open_source
+from r2mae_vision.data.sources import how_to_open, open_source
 from r2mae_vision.mae.finetune import finetune
-from r2mae_vision.mae.options import Finetune, Predict, Pretrain, Probe, Reconstruct, Reproduce, Sweep
+from r2mae_vision.mae.model_options import Predict, Probe, Reconstruct
+from r2mae_vision.mae.options import Finetune, Pretrain, Reproduce, Sweep
 from r2mae_vision.mae.predict import predict
 from r2mae_vision.mae.pretrain import pretrain
 from r2mae_vision.mae.probe import judged, lars_scores, logistic_scores, probe

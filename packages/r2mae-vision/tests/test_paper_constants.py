@@ -19,6 +19,7 @@ import r2mae_core.train.pretraining as core_pretraining
 from r2mae_core import UserError, recipes
 from r2mae_vision.cli import main
 from r2mae_vision.mae import finetune as finetuning
+from r2mae_vision.mae import inference
 from r2mae_vision.mae import pretrain as pretraining
 from r2mae_vision.mae.encoders import open_encoder
 from r2mae_vision.mae.masking import split_patches
@@ -296,23 +297,23 @@ def test_label_smoothing_on_a_worked_example(tuned):
 def test_validation_sees_the_centre_of_256_pixels(tuned):
     spec = open_encoder("scratch:vit_base_patch16_224")
     config = Finetune("m", data="d")
-    transform = finetuning.eval_transform(224, finetuning.crop_pct(config.crop_pct, spec))
+    transform = inference.eval_transform(224, inference.crop_pct(config.crop_pct, spec))
     parts = {type(part).__name__: part for part in transform.transforms}
     assert parts["Resize"].size in (256, (256, 256), [256, 256])  # 224 / 0.875
     assert tuple(parts["CenterCrop"].size) == (224, 224)
     larger = open_encoder("scratch:vit_base_patch16_224", image_size=384)
-    assert finetuning.crop_pct(None, larger) == 1.0
+    assert inference.crop_pct(None, larger) == 1.0
     scores = torch.arange(10.0).repeat(10, 1)
     model = torch.nn.Module()
     model.forward = lambda images: scores[: len(images)]
     source = type("S", (), {"__len__": lambda self: 10})()
     labels = torch.arange(10)
     batches = [(torch.zeros(10, 3, 224, 224, dtype=torch.uint8), labels, 0)]
-    finetuning_batches, finetuning.eval_batches = finetuning.eval_batches, lambda *_: iter(batches)
+    finetuning_batches, inference.eval_batches = inference.eval_batches, lambda *_: iter(batches)
     try:
-        found = finetuning.accuracy(finetuning.logits_of(model, spec, source, crop_pct=1.0, device="cpu"))
+        found = inference.accuracy(inference.logits_of(model, spec, source, crop_pct=1.0, device="cpu"))
     finally:
-        finetuning.eval_batches = finetuning_batches
+        inference.eval_batches = finetuning_batches
     assert (found["top1"], found["top5"]) == (pytest.approx(0.1), pytest.approx(0.5))  # table 1's two columns
 
 

@@ -15,7 +15,8 @@ from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.finetune import finetune
-from r2mae_vision.mae.options import Export, Finetune, Predict
+from r2mae_vision.mae.model_options import Export, Predict
+from r2mae_vision.mae.options import Finetune
 from r2mae_vision.mae.predict import predict
 
 COLOURS = {"blue": (0, 0, 220), "green": (0, 220, 0), "red": (220, 0, 0)}

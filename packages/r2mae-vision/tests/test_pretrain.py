@@ -11,10 +11,11 @@ import torch
 
 from r2mae_core import LinearDecay, Uniform, UserError, read_metrics, read_records
 from r2mae_vision import load_mae, open_source, save_mae, split_patches
-from r2mae_vision.mae import pretrain as room
+from r2mae_vision.mae import module as room
 from r2mae_vision.mae.masking import n_hidden
+from r2mae_vision.mae.module import MaskedImageModule
 from r2mae_vision.mae.options import Pretrain
-from r2mae_vision.mae.pretrain import MaskedImageModule, VisionModality, pretrain
+from r2mae_vision.mae.pretrain import VisionModality, pretrain
 
 TINY = Pretrain(
     "digits", model="vit_tiny_patch16_224", model_args={"depth": 1, "embed_dim": 24, "num_heads": 3}, image_size=8,

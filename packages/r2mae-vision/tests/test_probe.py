@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, build_encoder, open_source, save_mae
 from r2mae_vision.mae.encoders import EncoderSpec
-from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.model_options import Probe
 from r2mae_vision.mae.probe import extract_features, knn_accuracy, lars_scores, logistic_accuracy, probe, top_k
 
 

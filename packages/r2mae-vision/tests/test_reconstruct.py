@@ -5,7 +5,7 @@ from PIL import Image
 
 from r2mae_core import UserError
 from r2mae_vision import save_mae
-from r2mae_vision.mae.options import Reconstruct
+from r2mae_vision.mae.model_options import Reconstruct
 from r2mae_vision.mae.reconstruct import feature_colours, load_pictures, reconstruct, reconstructions
 
 

@@ -20,11 +20,13 @@ from r2mae_vision.data.decoding import fitted, reframed
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.mae.export import export
-from r2mae_vision.mae.finetune import eval_transform, finetune, train_transform
+from r2mae_vision.mae.finetune import finetune, train_transform
 from r2mae_vision.mae.fitting import load_published
+from r2mae_vision.mae.inference import eval_transform
 from r2mae_vision.mae.masking import patch_order, split_mask
 from r2mae_vision.mae.model import take
-from r2mae_vision.mae.options import Export, Finetune, Predict, Pretrain, Probe, Reconstruct
+from r2mae_vision.mae.model_options import Export, Predict, Probe, Reconstruct
+from r2mae_vision.mae.options import Finetune, Pretrain
 from r2mae_vision.mae.positions import fit_positions
 from r2mae_vision.mae.predict import predict
 from r2mae_vision.mae.pretrain import VisionModality, pretrain, worker_transform

@@ -38,7 +38,7 @@ from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.shards import open_shards, shards_of
 from r2mae_vision.data.tars import files_of_tar
 from r2mae_vision.mae.export import export
-from r2mae_vision.mae.options import Export, Reconstruct
+from r2mae_vision.mae.model_options import Export, Reconstruct
 from r2mae_vision.mae.reconstruct import reconstruct
 from r2mae_vision.options import Prepare
 

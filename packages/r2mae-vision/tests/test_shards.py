@@ -11,7 +11,8 @@ from PIL import Image
 
 from r2mae_core import UserError
 from r2mae_vision.cli import main
-from r2mae_vision.data.sources import NoValidationError, open_pair, open_source
+from r2mae_vision.data.pairs import open_pair
+from r2mae_vision.data.sources import NoValidationError, open_source
 from r2mae_vision.data.tars import COMPRESSED
 from r2mae_vision.mae.options import Pretrain
 from r2mae_vision.mae.pretrain import pretrain

@@ -11,9 +11,10 @@ from PIL import Image
 
 from r2mae_core import UserError
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_pair
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.data.ranges import say_once
-from r2mae_vision.data.sources import open_pair, open_source
+from r2mae_vision.data.sources import open_source
 
 
 def png(seed=0):

@@ -296,7 +296,7 @@ def test_workers_change_nothing(folder):
 
 
 def test_unreadable_images_are_replaced_and_named(folder):
-    from r2mae_vision.mae.finetune import eval_transform
+    from r2mae_vision.mae.inference import eval_transform
 
     (folder / "train" / "a_red" / "2.jpg").write_bytes(b"nothing")
     source = open_source(str(folder))

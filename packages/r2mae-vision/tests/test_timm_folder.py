@@ -12,7 +12,8 @@ from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, build_encoder, open_encoder, save_mae
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.finetune import finetune
-from r2mae_vision.mae.options import Export, Finetune, Probe
+from r2mae_vision.mae.model_options import Export, Probe
+from r2mae_vision.mae.options import Finetune
 from r2mae_vision.mae.probe import probe
 
 ARGUMENTS = {"depth": 3, "embed_dim": 48, "num_heads": 3}

@@ -28,7 +28,8 @@ OPTIONS = {
 
 def traced(out, devices, strategy, ratio_per="step"):
     """Pretrain and return what every micro-batch saw: step, ratio or ratios, images, patches as they are hidden."""
-    import r2mae_vision.mae.pretrain as room
+    import r2mae_vision.mae.module as room
+    from r2mae_vision.mae.pretrain import pretrain
 
     seen, patch_order = [], room.patch_order
 
@@ -46,7 +47,7 @@ def traced(out, devices, strategy, ratio_per="step"):
     original = room.MaskedImageModule.masked_loss
     room.MaskedImageModule.masked_loss = masked_loss
     try:
-        room.pretrain(replace(TINY, devices=devices, strategy=strategy, out=out, **OPTIONS[ratio_per]))
+        pretrain(replace(TINY, devices=devices, strategy=strategy, out=out, **OPTIONS[ratio_per]))
     finally:
         room.MaskedImageModule.masked_loss, room.patch_order = original, patch_order
     return seen

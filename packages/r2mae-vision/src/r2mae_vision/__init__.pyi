@@ -3,7 +3,8 @@ from .celeba.evaluate import attribute_probe, evaluate_unet
 from .celeba.model import UNet
 from .celeba.prepare import prepare_celeba
 from .celeba.pretrain import load_unet, pretrain_unet, save_unet
-from .data.sources import open_pair, open_source
+from .data.pairs import open_pair
+from .data.sources import open_source
 from .data.store import ImageStore
 from .mae.encoders import build_encoder, open_encoder
 from .mae.fitting import load_published

@@ -6,7 +6,8 @@ from typing import Literal
 from r2mae_core import Count, NonNegative, RunOptions, Seed
 from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.data.options import Prepare, TwoOrMore, Width, check_list, check_text
-from r2mae_vision.mae.options import Export, Finetune, Predict, Pretrain, Probe, Reconstruct, Reproduce, Sweep
+from r2mae_vision.mae.model_options import Export, Predict, Probe, Reconstruct
+from r2mae_vision.mae.options import Finetune, Pretrain, Reproduce, Sweep
 from r2mae_vision.mnist.options import PretrainMLP, ReproduceMNIST
 
 __all__ = [

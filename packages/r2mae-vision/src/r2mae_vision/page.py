@@ -5,7 +5,8 @@ import torch
 from r2mae_core import Example, Page, Reporter, RunSummary, UserError, png_of, write_page_command
 from r2mae_vision.cli import COMMANDS
 from r2mae_vision.data.datasets import check_range, sample_images
-from r2mae_vision.data.sources import held_out, how_to_open
+from r2mae_vision.data.pairs import held_out
+from r2mae_vision.data.sources import how_to_open
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.reconstruct import NOTES, reconstructions, shown_channels

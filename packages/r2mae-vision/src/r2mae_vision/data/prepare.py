@@ -31,6 +31,7 @@ from r2mae_vision.data.image_files import printable
 from r2mae_vision.data.joining import check_parts, parts_of, share_of
 from r2mae_vision.data.multilabel import is_multi
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_parts
 from r2mae_vision.data.sizes import pair, plain
 from r2mae_vision.data.sources import (
     PARTS,
@@ -39,7 +40,6 @@ from r2mae_vision.data.sources import (
     Source,
     how_to_open,
     is_prepared,
-    open_parts,
     open_prepared,
     open_source,
 )

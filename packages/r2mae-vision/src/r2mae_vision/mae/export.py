@@ -18,7 +18,7 @@ from r2mae_core import (
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.layouts import UnfitError
 from r2mae_vision.mae.model import MaskedAutoencoder
-from r2mae_vision.mae.options import Export
+from r2mae_vision.mae.model_options import Export
 from r2mae_vision.mae.timm_folder import export_timm
 from r2mae_vision.mae.transformers_folder import export_transformers
 from r2mae_vision.mae.weights import identity_of_weights, load_mae

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from r2mae_core import CardFacts, SharedModel, UserError, derived_seed
 from r2mae_vision.mae.masking import PackedPatches, PatchSplit
-from r2mae_vision.mae.options import Level
+from r2mae_vision.mae.model_options import Level
 from r2mae_vision.mae.shape import MAEShape, create_encoder, pixel_scale, set_norm_eps, sincos_positions
 
 

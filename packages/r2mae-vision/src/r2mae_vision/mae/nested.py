@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from r2mae_core import UserError, typed_options
 from r2mae_vision.data.options import DataColumns
-from r2mae_vision.mae.options import Finetune, Pretrain, Probe
+from r2mae_vision.mae.model_options import Probe
+from r2mae_vision.mae.options import Finetune, Pretrain
 
 Options = TypeVar("Options", Pretrain, Finetune, Probe)
 

@@ -27,14 +27,16 @@ from r2mae_core import (
     walk_grid,
 )
 from r2mae_vision.data.multilabel import is_multi
-from r2mae_vision.data.sources import Source, held_out, how_to_open, identity, open_pair, open_source
+from r2mae_vision.data.pairs import held_out, identity, open_pair
+from r2mae_vision.data.sources import Source, how_to_open, open_source
 from r2mae_vision.grid import report_cells
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
+from r2mae_vision.mae.model_options import Probe
 from r2mae_vision.mae.nested import columns_of, nested_options
-from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Reproduce
+from r2mae_vision.mae.options import Finetune, Pretrain, Reproduce
 from r2mae_vision.mae.plots import plot_loss_curves, plot_schemes
 from r2mae_vision.mae.pretrain import pretrain, shape_of
 from r2mae_vision.mae.probe import probe

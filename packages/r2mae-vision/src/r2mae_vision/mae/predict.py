@@ -31,8 +31,8 @@ from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, NoValidationError, So
 from r2mae_vision.data.store import ImageStore
 from r2mae_vision.mae import timm_folder
 from r2mae_vision.mae.encoders import EncoderSpec, model_arguments, open_encoder
-from r2mae_vision.mae.finetune import eval_transform
-from r2mae_vision.mae.options import Predict
+from r2mae_vision.mae.inference import eval_transform
+from r2mae_vision.mae.model_options import Predict
 from r2mae_vision.mae.shape import pixel_scale
 
 

@@ -29,11 +29,12 @@ from r2mae_core import (
 )
 from r2mae_vision.data.datasets import n_workers
 from r2mae_vision.data.multilabel import is_multi
-from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, Source, how_to_open, identity, open_pair
+from r2mae_vision.data.pairs import identity, open_pair
+from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, Source, how_to_open
 from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.encoders import EncoderSpec, build_encoder, is_mlp, open_encoder
-from r2mae_vision.mae.finetune import crop_pct, eval_batches
-from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.inference import crop_pct, eval_batches
+from r2mae_vision.mae.model_options import Probe
 from r2mae_vision.mae.several import check_judged, class_scores, means
 from r2mae_vision.mae.shape import pixel_scale
 

@@ -20,10 +20,11 @@ from r2mae_core import (
 )
 from r2mae_vision.data.datasets import check_range, sample_images
 from r2mae_vision.data.decoding import UnreadableImageError, decode, pixels, reframed
-from r2mae_vision.data.sources import HowToOpen, data_of, held_out
+from r2mae_vision.data.pairs import held_out
+from r2mae_vision.data.sources import HowToOpen, data_of
 from r2mae_vision.mae.masking import split_patches
 from r2mae_vision.mae.model import MaskedAutoencoder
-from r2mae_vision.mae.options import Level, Reconstruct
+from r2mae_vision.mae.model_options import Level, Reconstruct
 from r2mae_vision.mae.plots import plot_reconstructions
 from r2mae_vision.mae.weights import load_mae
 

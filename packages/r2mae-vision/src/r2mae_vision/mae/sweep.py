@@ -19,11 +19,13 @@ from r2mae_core import (
     run_sweep,
 )
 from r2mae_vision.data.multilabel import is_multi
-from r2mae_vision.data.sources import Source, how_to_open, identity
+from r2mae_vision.data.pairs import identity
+from r2mae_vision.data.sources import Source, how_to_open
 from r2mae_vision.mae.finetune import checked, finetune
 from r2mae_vision.mae.masking import check_visible
+from r2mae_vision.mae.model_options import Probe
 from r2mae_vision.mae.nested import columns_of, nested_options
-from r2mae_vision.mae.options import Finetune, Pretrain, Probe, Sweep
+from r2mae_vision.mae.options import Finetune, Pretrain, Sweep
 from r2mae_vision.mae.pretrain import VisionModality, pretrain
 from r2mae_vision.mae.probe import open_labelled, probe
 from r2mae_vision.mae.several import SEVERAL

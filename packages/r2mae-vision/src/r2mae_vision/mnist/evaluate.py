@@ -22,7 +22,7 @@ from r2mae_core import (
     run_identity,
     stamped,
 )
-from r2mae_vision.mae.options import Probe
+from r2mae_vision.mae.model_options import Probe
 from r2mae_vision.mae.weights import identity_of_weights
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
