@@ -324,7 +324,7 @@ def _bcf_of(path: Path, index: Index, within: Within) -> Iterator[Any]:
     with reading(path, "a BCF file"):
         source = pysam.VariantFile(str(path), index_filename=str(index.path))
     with source:
-        for name in source.header.contigs:
+        for name in map(str, source.header.contigs):
             for start, end in within.intervals(name):
                 with reading(path, "a BCF file"):
                     records = source.fetch(name, start, min(end, 2**31 - 2))
