@@ -247,7 +247,7 @@ def test_full_memory_says_what_to_lower(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
 
-    monkeypatch.setattr("r2mae_vision.mae.pretrain.patch_order", full)
+    monkeypatch.setattr("r2mae_vision.mae.module.patch_order", full)
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*20 GiB\); lower --micro_batch_size"):
         pretrain(replace(TINY, out=tmp_path / "run"))
 
