@@ -11,7 +11,17 @@ import torch
 import r2mae_text.finetune as finetune_module
 import r2mae_text.paper as paper_module
 import r2mae_text.tuning as tuning_module
-from r2mae_core import Record, RunFolder, StepCheckpoints, UserError, compare, derived_seed, permutation, read_records
+from r2mae_core import (
+    Record,
+    RunFolder,
+    StepCheckpoints,
+    UserError,
+    compare,
+    derived_seed,
+    permutation,
+    read_metrics,
+    read_records,
+)
 from r2mae_text import TASKS, build_model, export_run
 from r2mae_text.data.glue import Examples
 from r2mae_text.evaluate import RANK_BY
@@ -188,6 +198,8 @@ def test_the_options_of_finetune_reach_every_task_and_seed(folder, monkeypatch):
     calls = []
 
     def record(model, task, splits, seed, **settings):
+        log = settings.pop("log")  # that of the seed
+        log({"loss": 0.25}, seed)
         calls.append((seed, settings))
         return Tuned({"validation": {"accuracy": 0.5}})
 
@@ -202,6 +214,8 @@ def test_the_options_of_finetune_reach_every_task_and_seed(folder, monkeypatch):
         (seed, {**settings, "keep": "last", "patience": None, "device": "cpu", "bf16": True, "progress": False})
         for seed in (3, 4)
     ]
+    logged = {seed: read_metrics(Path("tuned") / "logs" / f"movies-{seed}" / "metrics.csv") for seed in (3, 4)}
+    assert logged == {seed: {"loss": [(seed, 0.25)]} for seed in (3, 4)}
 
 
 @pytest.fixture
