@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.loggers import Logger
 
-from r2mae_core import RunFolder, UserError, read_metrics
+from r2mae_core import RunFolder, UserError, logging_to, read_metrics
 from r2mae_core.train.trackers import _NEEDS, _kept, check_tracker
 from tiny import train
 
@@ -150,3 +151,32 @@ def test_a_missing_package_is_named_before_anything_is_written(tracker, tmp_path
     with pytest.raises(UserError, match=rf"--logger {tracker} needs {tracker}; pip install 'r2mae-core\[{tracker}\]'"):
         check_tracker(tracker)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loop_of_ones_own_is_logged_anew_and_its_failure_is_said(tmp_path, monkeypatch):
+    run, told = RunFolder(tmp_path / "run", {}), []
+
+    class Told(Logger):
+        name, version = "told", ""
+
+        def log_metrics(self, metrics, step=None):
+            told.append((step, metrics))
+
+        def log_hyperparams(self, *_): ...
+
+        def finalize(self, status):
+            told.append(status)
+
+    monkeypatch.setattr("r2mae_core.train.trackers.tracker_loggers", lambda *_: [Told()])
+
+    def cut_off():
+        with logging_to(run) as log:
+            log({"loss": 2.0}, 1)
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut_off()
+    with logging_to(run) as log:
+        log({"loss": 1.0}, 1)
+    assert told == [(1, {"loss": 2.0}), "failed", (1, {"loss": 1.0}), "success"]
+    assert read_metrics(run.metrics_file) == {"loss": [(1, 1.0)]}

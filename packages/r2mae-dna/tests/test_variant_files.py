@@ -217,13 +217,13 @@ def test_a_users_columns_are_written_as_they_were(toy, tmp_path, kind):
     base = "-ACGT"[toy[1][49, 0] & TOKEN_BITS]
     other = "CGTA"["ACGT".index(base)]
     rows = [
-        ["007", "0.10", "NA", "True"],
-        ["8", "1e-05", "", "false"],
-        ["x9", "5", "nan", "TRUE"],
-        ["1", "1", "1", "1"],
+        ["007", "0.10", "NA", "True", "01"],
+        ["8", "1e-05", "", "false", "02"],
+        ["x9", "5", "nan", "TRUE", "10"],
+        ["1", "1", "1", "1", "11"],
     ]
     separator = "," if kind == "csv" else "\t"
-    lines = [separator.join(["chrom", "pos", "ref", "alt", "name", "af", "gap", "flag"])]
+    lines = [separator.join(["chrom", "pos", "ref", "alt", "name", "af", "gap", "flag", "code"])]
     lines += [separator.join(["7", "50", base, other, *row]) for row in rows]
     plain, given = tmp_path / f"in.{kind.removesuffix('.gz')}", tmp_path / f"in.{kind}"
     plain.write_text("\n".join(lines) + "\n")
@@ -237,5 +237,7 @@ def test_a_users_columns_are_written_as_they_were(toy, tmp_path, kind):
     assert [line.rsplit(separator, 2)[0] for line in out.read_text().splitlines()] == lines
     run(toy, given, tmp_path / "o.parquet", **options)
     frame = pl.read_parquet(tmp_path / "o.parquet")  # has types
+    assert frame["name"].to_list() == [row[0] for row in rows]
+    assert frame["code"].to_list() == ["01", "02", "10", "11"]
     assert frame["af"].to_list() == [0.1, 1e-5, 5.0, 1.0]
     assert frame["gap"].to_list() == [None, None, None, 1]

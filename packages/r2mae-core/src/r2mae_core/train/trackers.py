@@ -100,11 +100,13 @@ def logging_to(
         for logger in (metrics, *trackers):
             logger.log_metrics(dict(values), step)
 
+    status = "failed"
     try:
         yield log
+        status = "success"
     finally:
         for logger in trackers:
-            logger.finalize("success")
+            logger.finalize(status)
         close_trackers(trackers)
 
 

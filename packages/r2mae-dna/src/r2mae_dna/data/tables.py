@@ -146,10 +146,13 @@ def _types(names: Sequence[str]) -> dict[str, Any]:
 
 
 def with_types(frame: Any) -> Any:
-    """Return a frame that was read as written with the types that its columns have."""
+    """Return a frame that was read as written with the types that its columns have; 007 is a name, not a number."""
     import polars as pl
 
-    return pl.read_csv(frame.write_csv().encode(), **_types(frame.columns))
+    how = _types(frame.columns)
+    names = [name for name in frame.columns if frame[name].str.contains(r"^[+-]?0[0-9]").any()]
+    how["schema_overrides"] |= dict.fromkeys(names, pl.String)
+    return pl.read_csv(frame.write_csv().encode(), **how)
 
 
 def table_columns(columns: Sequence[str], wanted: Sequence[str], path: Path) -> dict[str, str]:

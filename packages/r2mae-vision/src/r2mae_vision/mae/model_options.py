@@ -35,8 +35,8 @@ MOST_SHOWN, MOST_RATIOS = 200, 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(RunOptions, DataColumns):
-    """Evaluate frozen features: linear probe and nearest neighbours; a run of pretrain-mlp by the protocol of C.3."""
+class EncoderOptions(RunOptions, DataColumns):
+    """The model of a command that takes any encoder, and how it sees pictures."""
 
     model: str = field(kw_only=False)
     """Run folder of pretrain or finetune, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME
@@ -44,12 +44,18 @@ class Probe(RunOptions, DataColumns):
     timm_model: str | None = None
     """With a file of weights: which VisionTransformer of timm it is."""
     image_size: Size | None = None
-    """Side of the squares that the model sees, or [HEIGHT,WIDTH]; default the model's own."""
+    """Side of the squares that the model sees, or [HEIGHT,WIDTH]; default the model's own. Positions are resampled."""
     mean: tuple[float, ...] | None = None
     """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
     0.5)."""
     std: tuple[Positive, ...] | None = None
     """Standard deviation of the pixels; default as for mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(EncoderOptions):
+    """Evaluate frozen features: linear probe and nearest neighbours; a run of pretrain-mlp by the protocol of C.3."""
+
     pool: Literal["token", "avg"] = "token"
     """The feature: the class token (MAE's linear probe), or the mean over patches."""
     data: str | None = None

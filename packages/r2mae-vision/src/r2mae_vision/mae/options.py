@@ -32,6 +32,7 @@ from r2mae_vision.data.options import (
     check_text,
 )
 from r2mae_vision.data.sizes import Side, Size, settle_size
+from r2mae_vision.mae.model_options import EncoderOptions
 
 MaskShape = Literal["independent", "blocks", "inverse_blocks"]
 """What `--mask_shape` may be; see `patch_order`."""
@@ -123,21 +124,9 @@ class Pretrain(PretrainOptions, DataColumns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(RunOptions, DataColumns):
+class Finetune(EncoderOptions):
     """Fine-tune for classification. The defaults are MAE's public recipe for ViT-B."""
 
-    model: str = field(kw_only=False)
-    """Run folder of pretrain or finetune, weights in a file or folder, a ViT of timm (pretrained), or scratch:NAME
-    (newly initialised)."""
-    timm_model: str | None = None
-    """With a file of weights: which VisionTransformer of timm it is."""
-    image_size: Size | None = None
-    """Side of the squares that the model sees, or [HEIGHT,WIDTH]; default the model's own. Positions are resampled."""
-    mean: tuple[float, ...] | None = None
-    """Mean of the pixels; default the model's own, for files ImageNet's, which MAE's weights need (timm's others:
-    0.5)."""
-    std: tuple[Positive, ...] | None = None
-    """Standard deviation of the pixels; default as for mean."""
     pool: Literal["avg", "token"] = "avg"
     """What is classified: the mean over patches, or the class token."""
     drop_path: BelowOne = 0.1

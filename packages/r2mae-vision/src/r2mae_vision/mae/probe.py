@@ -261,9 +261,10 @@ def probe(config: Probe) -> RunFolder:
         if run.results():
             return run
         start = time.perf_counter()
-        values: list[tuple[str, float, int]] = []
+        averaged, values = spec.averaged and config.pool == "avg", list[tuple[str, float, int]]()
         for seed in seeds if spec.weights is None else seeds[:1]:  # each seed newly initialises another network
-            train, val = (_features_of(source, spec, seed, config, device) for source in (train_source, val_source))
+            model = build_encoder(spec, seed, num_classes=0, global_pool="avg" if averaged else "")
+            train, val = (_features(model, spec, source, config, device) for source in (train_source, val_source))
             heads = seeds if spec.weights is not None and by_lars(config, len(train[0])) else (seed,)
             values += _values(train, val, val_source.classes, config, heads)
         if is_multi(train_source.labels):
@@ -276,11 +277,9 @@ def probe(config: Probe) -> RunFolder:
         return run
 
 
-def _features_of(source: Source, spec: EncoderSpec, seed: int, config: Probe, device: str) -> tuple[Tensor, Tensor]:
-    """Return frozen features and labels of images, by the network of a seed if it has no weights."""
-    averaged = spec.averaged and config.pool == "avg"
+def _features(model: Any, spec: EncoderSpec, source: Source, config: Probe, device: str) -> tuple[Tensor, Tensor]:
     return extract_features(
-        build_encoder(spec, seed, num_classes=0, global_pool="avg" if averaged else ""),
+        model,
         spec,
         source,
         pool=config.pool,
