@@ -231,6 +231,8 @@ def types(session):
     python = f"--pythonpath={session.virtualenv.location}/bin/python"
     command = ["basedpyright", python, "--level=error", "--stats", "--threads"]
     report = session.run(*command, silent=True)
+    if report is None:  # --install-only
+        return
     session.log(next(line for line in report.splitlines() if " errors, " in line))
     if "No source files found" in report:  # which it calls a success
         session.error("nothing was checked")

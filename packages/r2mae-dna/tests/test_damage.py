@@ -267,8 +267,8 @@ def test_a_fasta_file_is_read_as_biopython_reads_it(tmp_path):
         (b"chrom\tpos\tref\talt\n7\t1\tA\tC\n7\t2\tA\n", "line 3: 3 fields instead of 4; is the file cut off?"),
         (b"chrom\tpos\tref\talt\n7\t1\tA\tC\n7\t2\tA\tC\tx\n", "line 3: 5 fields instead of 4"),
         (b"chrom\tpos\tref\talt\n7\t1\tA\tC\n7\t2\t\xff\tC\n", "line 3 is not UTF-8 text"),
-        (b"chrom\tpos\tref\talt\n7\t1\tA\tC\n7\t1.5\tA\tC\n", "row 2: the position 1.5 is not a whole number"),
-        (b"chrom\tpos\tref\talt\n7\ttrue\tA\tC\n", "the column pos holds Boolean instead of whole numbers"),
+        (b"chrom\tpos\tref\talt\n7\t1\tA\tC\n7\t1.5\tA\tC\n", "row 2: the position '1.5' is not a whole number"),
+        (b"chrom\tpos\tref\talt\n7\ttrue\tA\tC\n", "row 1: the position 'true' is not a whole number"),
         (b"chrom\tpos\tref\talt\n7\t99999999999999999999\tA\tC\n", "row 1: the position"),
     ],
 )

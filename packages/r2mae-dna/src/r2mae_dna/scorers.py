@@ -167,7 +167,9 @@ class ModelScorer:
         if self.pad and n < self.batch_size:
             codes = torch.cat([codes, codes[-1:].expand(self.batch_size - n, -1, -1)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return both_strands(self.model, codes)[:n]
+            logits = both_strands(self.model, codes)[:n]
+        # Beyond float32: infinite on one machine, NaN on another. Here NaN on each, so that differences give no warning.
+        return logits.masked_fill(~logits.isfinite(), float("nan"))
 
 
 def open_scorer(
