@@ -117,9 +117,10 @@ class MLPAutoencoder(SharedModel, nn.Module):
             images: (M, B, pixels), or anything that broadcasts to it.
             masks: (M, B, pixels), True = hidden.
         """
-        reconstruction = self(images.masked_fill(masks, 0.0))
+        hidden = masks.to(images.dtype)  # once; filling and multiplying by a Boolean mask take several times as long
+        reconstruction = self(images * (1.0 - hidden))
         squared = F.mse_loss(reconstruction, images.expand_as(reconstruction), reduction="none")
-        return (squared * masks).sum((1, 2)) / masks.sum((1, 2))
+        return (squared * hidden).sum((1, 2)) / hidden.sum((1, 2))
 
     def write_pretrained(self, folder: Path) -> None:
         """Write `model.safetensors`, which states its shape by its tensors, and its checksum."""
