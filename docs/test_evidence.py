@@ -105,6 +105,15 @@ def test_rows_of_a_run_become_comparisons(tmp_path):
     assert comparisons([Source(file, "small", "vision", left_out=(("t", "accuracy"),))]) == []
 
 
+def test_a_range_of_a_grid_stands_for_r2mae(tmp_path):
+    schemes = {"fixed 0.7": 0.4, "Uniform(0.3, 0.7)": 0.9, "Uniform(0.5, 0.9)": 0.5}
+    run = RunFolder(tmp_path / "run", {})
+    run.write_results([Record("t", "accuracy", value, name, 0, n=10) for name, value in schemes.items()])
+    source = Source(tmp_path / "grid.json", "grid", "vision", own="Uniform(0.5, 0.9)", usual=0.7)
+    (found,) = comparisons([Source(**{**vars(source), "file": add("grid", run.path, tmp_path, [source])})])
+    assert (found.r2mae, found.default_ratio) == ({0: 0.5}, 0.7)
+
+
 def test_a_run_without_r2mae_is_refused(tmp_path):
     run = RunFolder(tmp_path / "run", {})
     run.write_results([Record("t", "accuracy", 0.5, "fixed 0.75", 0, 10)])
