@@ -168,7 +168,7 @@ class ModelScorer:
             codes = torch.cat([codes, codes[-1:].expand(self.batch_size - n, -1, -1)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = both_strands(self.model, codes)[:n]
-        # Beyond float32: infinite on one machine, NaN on another. Here NaN on each, so that differences give no warning.
+        # Beyond float32: infinite on one machine, NaN on another. NaN on each here, so that differences do not warn.
         return logits.masked_fill(~logits.isfinite(), float("nan"))
 
 
