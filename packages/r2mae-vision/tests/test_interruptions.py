@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from r2mae_core import UserError, fit
+from r2mae_core import UserError, fit, read_json, write_json
 from r2mae_vision import load_mae
+from r2mae_vision.data.store import ImageStore, read_names
 from r2mae_vision.mae import finetune as tuning
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.model_options import Probe
@@ -217,3 +218,34 @@ def test_a_files_name_is_one_line_of_text(tmp_path, capsys):
     lines = (out / "train" / "skipped.txt").read_text().splitlines()
     assert sorted(line.partition(": ")[0] for line in lines) == ["a/latin\\udce9.png", "a/line\\nbreak.png"]
     assert json.loads((out / "train" / "store.json").read_text())["left_out"] == {"unreadable": 2}
+
+
+def test_a_store_knows_the_names_of_its_files(tmp_path):
+    """Whatever a file is called, its name is one line, and what was left out has none."""
+    from r2mae_vision.data.prepare import prepare
+    from r2mae_vision.options import Prepare
+
+    images = tmp_path / "images"
+    write_images(images, ("a", "b"), n=3)
+    (images / "a" / "0.png").write_bytes(b"nothing")
+    odd = [b"line\nbreak.png", b"return\r\n.png", b"latin\xe9.png", "\u2028\x85.png".encode()]
+    for name in odd:
+        shutil.copy(images / "a" / "1.png", images / "a" / name.decode("utf-8", "surrogateescape"))
+    out = prepare(Prepare(str(images), image_size=8, workers=0, out=tmp_path / "store", progress=False)) / "train"
+    names = read_names(out)
+    assert names is not None
+    assert [name for name in names if name.isascii() and "\\" not in name] == [
+        "a/1.png",
+        "a/2.png",
+        "b/0.png",
+        "b/1.png",
+        "b/2.png",
+    ]
+    assert len(names) == 5 + len(odd)
+    (out / "names.txt").write_bytes((out / "names.txt").read_bytes().replace(b"b/1", b"b/7"))
+    with pytest.raises(UserError, match=r"names\.txt is damaged"):
+        read_names(out)
+    index = read_json(out / "store.json")
+    del index["names"]
+    write_json(out / "store.json", index)
+    assert ImageStore.open(out).file_name(3) == "image 3"  # of an earlier version

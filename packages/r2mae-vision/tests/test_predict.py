@@ -76,11 +76,14 @@ def test_any_source_and_classes_in_another_order(tuned, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "3 images have labels that the model does not know: crimson" in text
     assert "3 of 3 images with a known label are predicted right" in text
-    store = prepare(Prepare(str(tuned / "set"), image_size=16, out=tmp_path / "store", progress=False))
-    table = rows(predict(Predict(str(tuned / "run"), str(store), "train", out=tmp_path / "b.csv", **QUIET)))
-    assert len(table) == 48
-    assert table[47]["image"] == "image 47"
-    assert table[47]["prediction"] == table[47]["label"] == "red"
+    files = rows(predict(Predict(str(tuned / "run"), str(tuned / "set"), "train", out=tmp_path / "b.csv", **QUIET)))
+    for kind in ("raw", "webp"):
+        store = prepare(Prepare(str(tuned / "set"), image_size=16, store=kind, out=tmp_path / kind, progress=False))
+        out = tmp_path / f"{kind}.csv"
+        table = rows(predict(Predict(str(tuned / "run"), str(store), "train", out=out, **QUIET)))
+        assert len(table) == 48
+        for name in ("image", "label", "prediction"):
+            assert [row[name] for row in table] == [row[name] for row in files]
     one = tuned / "set" / "val" / "green" / "green51.png"
     (row,) = rows(predict(Predict(str(tuned / "run"), str(one), out=tmp_path / "c.csv", **QUIET)))
     assert (row["image"], row["prediction"], "label" in row) == ("green51.png", "green", False)

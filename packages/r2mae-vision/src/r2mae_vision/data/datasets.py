@@ -139,7 +139,7 @@ def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chan
         try:
             image, label = read_image(source, int(index), in_chans, least=2 * max(size))
         except UnreadableImageError as error:
-            bad.append(f"{_name(source, int(index))}: {error}")
+            bad.append(f"{source.file_name(int(index))}: {error}")
             continue
         pictures.append(pixels(reframed(image, size, "crop")))
         labels.append(label)
@@ -148,10 +148,6 @@ def sample_labelled(source: Source, n: int, size: int | tuple[int, int], in_chan
     if bad:
         say_once(f"{source.name}: {len(bad)} of {len(chosen)} images cannot be decoded and are left out ({bad[0]})")
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.array(labels))
-
-
-def _name(source: Source, index: int) -> str:
-    return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
 
 
 def least_side(size: int | tuple[int, int], area: float) -> int:

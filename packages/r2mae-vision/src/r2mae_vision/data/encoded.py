@@ -1,10 +1,11 @@
 """Prepared images that stay compressed: JPEG or WebP at training size, one behind the other in a file.
 
-A folder holds `train/` and `val/`, each with `images.jpeg` or `images.webp`, `offsets.npy` (N + 1), `labels.npy` (N,)
-and `store.json`, the sealed index. Whole pictures, so that crops of them are crops of the original.
+A folder holds `train/` and `val/`, each with `images.jpeg` or `images.webp`, `offsets.npy` (N + 1), `labels.npy` (N,),
+`names.txt` and `store.json`, the sealed index. Whole pictures, so that crops of them are crops of the original.
 """
 
 import io
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from r2mae_vision.data.decoding import decode
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sizes import pair, shown
-from r2mae_vision.data.store import AGAIN, read_index, read_labels
+from r2mae_vision.data.store import AGAIN, read_index, read_labels, read_names
 
 
 class EncodedReader:
@@ -54,9 +55,13 @@ class EncodedReader:
         except ValueError:  # Pillow reads some damaged ones, and says better what is wrong with the others
             return np.atleast_3d(np.array(decode(bytes(content), self.in_chans)))
 
+    @cached_property
+    def _names(self) -> list[str] | None:
+        return read_names(self.file.parent)
+
     def filename(self, index: int) -> str:
-        """Return the image's number; its name was not kept."""
-        return f"image {index}"
+        """Return the name of the file that the image was prepared from, or its number where that was not kept."""
+        return f"image {index}" if self._names is None else self._names[index]
 
 
 def quick_reader(source: Any, in_chans: int, least: int | None) -> EncodedReader | None:

@@ -75,16 +75,12 @@ class _Encoder(Dataset):
                 self.source, index, config.in_chans, least=ENLARGED * max(pair(config.image_size))
             )
         except UnreadableImageError as error:
-            return None, -1, f"{_name(self.source, index)}: {printable(str(error))}"
+            return None, -1, f"{self.source.file_name(index)}: {printable(str(error))}"
         if config.as_in_file:
-            return reframed_array(image, config.image_size, fit).tobytes(), label, ""
+            return reframed_array(image, config.image_size, fit).tobytes(), label, self.source.file_name(index)
         picture = fitted(image, config.image_size, fit)
         content = pixels(picture).tobytes() if store == "raw" else encoded(picture, store, config.quality)
-        return content, label, ""
-
-
-def _name(source: Source, index: int) -> str:
-    return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
+        return content, label, self.source.file_name(index)
 
 
 def prepare(config: Prepare) -> Path:

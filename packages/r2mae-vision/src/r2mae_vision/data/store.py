@@ -1,9 +1,9 @@
 """Images as one block of bytes: what training reads. Memory-mapped from a prepared folder, or made in memory.
 
 A folder holds `train/` and `val/`, each with `images.u8` (N · height · width · channels bytes, nothing
-else; of the numbers of files also `images.u16` or `images.f32`), `labels.npy`
-(N,) and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training. Stores
-of compressed images are in `encoded`.
+else; of the numbers of files also `images.u16` or `images.f32`), `labels.npy` (N,), `names.txt`, a line for the file of
+each image, and `store.json`, the sealed index. Every image can be reached at once, and nothing is decoded in training.
+Stores of compressed images are in `encoded`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from r2mae_vision.data.arrays import TYPES
 from r2mae_vision.data.digests import identity_of_arrays
 from r2mae_vision.data.sizes import is_size, pair
 
+NAMES = "names.txt"
 AGAIN = "restore it, or remove the folder and run r2mae-vision prepare again"
 
 
@@ -41,6 +42,8 @@ class ImageStore:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """With a span: of each channel, in units of the span."""
+    folder: Path | None = None
+    """The prepared folder of all of them, which knows their files' names."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,6 +63,14 @@ class ImageStore:
         """What names this data: its content, not its place."""
         digest = self.digest or identity_of_arrays(self.images, self.labels)
         return {"images": f"{len(self):,} of {self.size[0]} x {self.size[1]} in {len(self.classes)} classes, {digest}"}
+
+    @cached_property
+    def _names(self) -> list[str] | None:
+        return None if self.folder is None else read_names(self.folder)
+
+    def file_name(self, index: int) -> str:
+        """Return the name of the file that an image was prepared from, or its number where that was not kept."""
+        return f"image {index}" if self._names is None else self._names[index]
 
     def fetch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) (channels last in memory) and labels (B,), or (B, classes).
@@ -85,7 +96,7 @@ class ImageStore:
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageStore":
         """Return some of the images, in memory."""
         images, labels = np.ascontiguousarray(self.images[indices]), self.labels[indices]
-        return replace(self, images=images, labels=labels, digest="")
+        return replace(self, images=images, labels=labels, digest="", folder=None)
 
     @classmethod
     def open(cls, folder: Path) -> "ImageStore":
@@ -134,7 +145,7 @@ def _map(folder: Path) -> ImageStore:
     with reading(file, "a block of images"):
         images = np.memmap(file, dtype, "r", shape=shape)
     digest = identity_of_contents(index["contents"])
-    return ImageStore(index["name"], images, labels, tuple(index["classes"]), digest, **measured)
+    return ImageStore(index["name"], images, labels, tuple(index["classes"]), digest, **measured, folder=folder)
 
 
 def _measured(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,3 +180,20 @@ def read_labels(folder: Path, index: Mapping[str, Any]) -> np.ndarray:
     if labels.min() < -1 or labels.max() >= (2 if several else max(len(classes), 1)):
         raise UserError(f"{folder / 'labels.npy'} is damaged: a label is none of the {len(classes)} classes; {AGAIN}")
     return labels
+
+
+def read_names(folder: Path) -> list[str] | None:
+    """Return the names of the files that a prepared folder's images come from; None: an earlier version kept none.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    index = read_index(folder)
+    if (sealed := index.get("names")) is None:
+        return None
+    check_contents(folder, sealed, AGAIN)
+    with reading(folder / NAMES, "a list of names"):
+        names = (folder / NAMES).read_bytes().decode().split("\n")[:-1]
+    if len(names) != index["n_images"]:
+        raise UserError(f"{folder / NAMES} is damaged: {len(names):,} names of {index['n_images']:,} images; {AGAIN}")
+    return names

@@ -25,13 +25,14 @@ from r2mae_core import (
 )
 from r2mae_vision.data.arrays import TYPES, statistics
 from r2mae_vision.data.sizes import pair
+from r2mae_vision.data.store import NAMES, read_names
 
 CHUNK = 256
 """Images between two lines of progress."""
 NOTED = 16 * CHUNK
 """Images between two notes from which an interrupted run can go on."""
 Row = tuple[bytes | None, Any, str]
-"""(an image's bytes or None, its label (a number or (C,)), why it was skipped)."""
+"""(an image's bytes or None, its label (a number or (C,)), its name, or why it was skipped)."""
 BLOCK = 2**22
 
 
@@ -59,7 +60,7 @@ def refuse_other(
 class PartWriter:
     """Appends images to `images.u8` (or `.jpeg`, `.webp`), and notes in `progress.json` how far it is.
 
-    The note is checked before it is used. `sizes.i64`, `labels.i64` and `skipped.txt` grow beside it.
+    The note is checked before it is used. `sizes.i64`, `labels.i64`, `names.txt` and `skipped.txt` grow beside it.
 
     Args:
         folder: of the part.
@@ -79,7 +80,7 @@ class PartWriter:
         # Classes of which an image may have several; 0: it has one, or none.
         self.n_several: int = settings.get("multi_label") or 0
         self.label_type = "<i1" if self.n_several else "<i8"
-        self.names = (self.images.name, "labels.i64", "sizes.i64", "skipped.txt")
+        self.names = (self.images.name, "labels.i64", "sizes.i64", NAMES, "skipped.txt")
         self.n_read = self.n_kept = self.n_skipped = self.noted = 0
         self.first_skipped = list[str]()
         self.sizes = dict.fromkeys(self.names, 0)
@@ -91,7 +92,7 @@ class PartWriter:
 
     def _go_on(self, there: Mapping[str, Any]) -> None:
         refuse_other(self.folder, there, self.sources, self.settings)
-        if "files" not in there:
+        if set(there.get("files") or ()) != set(self.names):
             raise UserError(f"{self.note} is of an earlier version; remove {self.folder} and begin anew")
         for name in ("n_read", "n_kept", "n_skipped", "first_skipped"):
             setattr(self, name, there[name])
@@ -130,11 +131,12 @@ class PartWriter:
         Raises:
             UserError: the disk is full.
         """
-        kept = [(content, label) for content, label, _ in rows if content is not None]
+        kept = [(content, label, name) for content, label, name in rows if content is not None]
         with saying_disk_full(self.images):
-            for content, _ in kept:
+            for content, _, _ in kept:
                 self._append(self.images.name, content)
-            self._count([len(content) for content, _ in kept], [label for _, label in kept])
+            self._append_lines(NAMES, [name for _, _, name in kept])
+            self._count([len(content) for content, _, _ in kept], [label for _, label, _ in kept])
             self._skip([why for content, _, why in rows if content is None])
             self.n_read += len(rows)
             if self.n_read - self.noted >= NOTED:
@@ -144,12 +146,16 @@ class PartWriter:
         """Append a part of the same source that was written elsewhere.
 
         Raises:
-            UserError: the disk is full.
+            UserError: the disk is full, or the part's names are missing.
         """
+        names = read_names(folder)
+        if names is None:
+            raise UserError(f"{folder} is of an earlier version; remove {folder.parent} and run its --part again")
         with saying_disk_full(self.images):
             with (folder / self.images.name).open("rb") as file:
                 while block := file.read(BLOCK):
                     self._append(self.images.name, block)
+            self._append_lines(NAMES, names)
             labels = np.load(folder / "labels.npy", allow_pickle=False)
             sizes = [self.image_bytes] * len(labels)
             if self.store != "raw":
@@ -165,13 +171,16 @@ class PartWriter:
         self.digests[name].update(content)
         self.sizes[name] += len(content)
 
+    def _append_lines(self, name: str, lines: Sequence[str]) -> None:
+        self._append(name, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
     def _count(self, sizes: Sequence[int], labels: Any) -> None:
         self._append("sizes.i64", np.array(sizes, "<i8").tobytes())
         self._append("labels.i64", np.array(labels, self.label_type).tobytes())
         self.n_kept += len(labels)
 
     def _skip(self, reasons: Sequence[str]) -> None:
-        self._append("skipped.txt", "".join(f"{why}\n" for why in reasons).encode("utf-8", "backslashreplace"))
+        self._append_lines("skipped.txt", reasons)
         self.first_skipped = [*self.first_skipped, *reasons][:3]
         self.n_skipped += len(reasons)
 
@@ -226,6 +235,7 @@ class PartWriter:
             "classes": list(classes),
             "left_out": {"unreadable": self.n_skipped},
             "sources": self.sources,
+            "names": contents_of(self.folder, [NAMES]),  # beside the contents, which name the data: those are images
             "contents": {
                 images: {"bytes": self.sizes[images], "sha256": self.digests[images].hexdigest()},
                 **contents_of(self.folder, list(arrays)),

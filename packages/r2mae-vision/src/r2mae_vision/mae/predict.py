@@ -157,7 +157,7 @@ def predict(config: Predict) -> Path:
     known = [written(label, source.classes) for label in source.labels]
     unread = [i for i, answer in enumerate(found) if answer.shares is None]
     if unread:
-        why = "; ".join(f"{_name(source, i)}: {found[i].why}" for i in unread[:3])
+        why = "; ".join(f"{source.file_name(i)}: {found[i].why}" for i in unread[:3])
         say(f"{len(unread):,} images cannot be read and have no prediction ({why})")
     if len(unread) == len(found):
         raise UserError(f"none of {len(found):,} images of {config.data} can be read")
@@ -176,10 +176,10 @@ def table(source: Source, known: Sequence[str], found: Sequence[Answer], model: 
     for i, answer in enumerate(found):
         told = [known[i]] if label else []
         if answer.shares is None:
-            yield [_name(source, i), *told, "", *("" for _ in classes)]
+            yield [source.file_name(i), *told, "", *("" for _ in classes)]
         else:
             shares = [f"{share:.6g}" for share in answer.shares.tolist()]
-            yield [_name(source, i), *told, answer.named(model), *shares]
+            yield [source.file_name(i), *told, answer.named(model), *shares]
 
 
 def images_of(data: str, split: str | None, how: HowToOpen = AS_IT_IS) -> tuple[Source, str]:
@@ -199,10 +199,6 @@ def images_of(data: str, split: str | None, how: HowToOpen = AS_IT_IS) -> tuple[
         if split == "val":
             raise
         return open_source(data, "train", how), ""
-
-
-def _name(source: Source, index: int) -> str:
-    return f"image {index}" if isinstance(source, ImageStore) else source.file_name(index)
 
 
 def _say_accuracy(source: Source, known: Sequence[str], found: Sequence[Answer], model: TunedModel) -> None:
