@@ -54,6 +54,16 @@ class Reading:
     dtype: str | None = None
     """With depth "file": the type of all images of the set."""
 
+    @property
+    def deep_range(self) -> list[float] | None:
+        """What a store or a model states of deep pixels that became eight bits: low, high, and 1 if the user chose."""
+        return None if self.span is None or self.depth == "file" else [*map(float, self.span), float(self.chosen)]
+
+    @classmethod
+    def of_deep_range(cls, stated: Any) -> "Reading":
+        """Return how images are read as those of a store or model were that states this; None: it states nothing."""
+        return cls() if stated is None else cls((float(stated[0]), float(stated[1])), bool(stated[2]))
+
 
 def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | None = None) -> Any:
     """Return an image file as a PIL image of mode RGB (3 channels) or L (1); of depth "file" as (H, W, C) numbers.

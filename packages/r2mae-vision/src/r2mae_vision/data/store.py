@@ -41,6 +41,8 @@ class ImageStore:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """With a span: of each channel, in units of the span."""
+    deep_range: list[float] | None = None
+    """See `Reading`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -134,7 +136,9 @@ def _map(folder: Path) -> ImageStore:
     with reading(file, "a block of images"):
         images = np.memmap(file, dtype, "r", shape=shape)
     digest = identity_of_contents(index["contents"])
-    return ImageStore(index["name"], images, labels, tuple(index["classes"]), digest, **measured)
+    return ImageStore(
+        index["name"], images, labels, tuple(index["classes"]), digest, **measured, deep_range=index.get("deep_range")
+    )
 
 
 def _measured(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
