@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from r2mae_core import UserError
+from r2mae_vision.data.arrays import read_stack
 from r2mae_vision.data.decoding import Reading, UnreadableImageError, decode
 from r2mae_vision.data.options import Prepare
 from r2mae_vision.data.prepare import prepare
@@ -135,3 +136,67 @@ def test_palettes_are_looked_up():
         file = io.BytesIO()
         indexed.save(file, kind)
         assert np.array_equal(np.asarray(decode(file.getvalue()))[0], colours), kind
+
+
+RAMP = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+
+
+def tiff(values, **tags):
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, **tags)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("values", [RAMP, RAMP.astype(np.float32), (RAMP // 257).astype(np.uint8)])
+def test_numbers_of_which_zero_is_white_are_turned_or_refused(values):
+    file = tiff(values, photometric="miniswhite")
+    with pytest.raises(UnreadableImageError, match="0 is white"):
+        read_stack(file, 10**6)
+    if values.dtype == np.uint8:
+        assert np.array_equal(np.asarray(decode(file, 1)), 255 - values)
+        return
+    with pytest.raises(UnreadableImageError, match="0 is white"):
+        decode(file, 1, Reading(span=(0, 65535)))
+
+
+def test_numbers_of_a_tiff_that_are_no_brightness_are_refused():
+    indices = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    palette = tiff(indices, photometric="palette", colormap=np.full((3, 256), 65535, np.uint16))
+    assert np.asarray(decode(palette, 1)).min() == 255
+    with pytest.raises(UnreadableImageError, match="palette"):
+        read_stack(palette, 10**6)
+    signed = tiff(indices.astype(np.int8) - 32)
+    assert read_stack(signed, 10**6).values.min() == -32
+    with pytest.raises(UnreadableImageError, match="signed numbers of eight bits"):
+        decode(signed, 1)
+
+
+def test_whole_numbers_of_32_bits_are_not_taken_for_negative():
+    values = RAMP.astype(np.uint32) * 65537
+    read = np.asarray(decode(tiff(values), 1, Reading(span=(0, 2**32 - 1), chosen=True)))
+    assert np.array_equal(read, np.rint(values / (2**32 - 1) * 255))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_numbers_are_turned_as_pictures_are(orientation):
+    values = (RAMP // 257).astype(np.uint8)[:5]
+    file = tiff(values, extratags=[(274, "H", 1, orientation, True)])
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.getexif().get(274, 1) == orientation
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_stack(file, 10**6).values, expected)
+    assert np.array_equal(np.asarray(decode(file, 1)), expected)
+    planes = np.dstack([values] * 5)
+    deep = read_stack(tiff(planes, planarconfig="contig", extratags=[(274, "H", 1, orientation, True)]), 10**6)
+    assert np.array_equal(deep.values[:, :, 4], expected)
+
+
+def test_the_transparent_level_of_a_deep_png_is_white():
+    for bits, values in ((16, RAMP), (8, (RAMP // 257).astype(np.uint8))):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "PNG", transparency=int(values[0, 1]))
+        read = np.asarray(decode(file.getvalue(), 1))
+        assert read[0, 1] == 255, bits
+        assert read[0, 0] == 0
+        assert read[0, 2] == values[0, 2] // (257 if bits == 16 else 1)

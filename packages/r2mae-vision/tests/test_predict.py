@@ -117,3 +117,46 @@ def test_models_without_a_head_and_files_that_are_there(tuned, tmp_path, capsys)
             main([*words, "--device", "cpu", "--workers", "0", *more])
         assert ended.value.code == code
     assert "p.csv is there already; give --overwrite" in capsys.readouterr().err
+
+
+def deep(home, names, level, n=4):
+    """Write images of 16 bits per class, of which the level is the brightest."""
+    for name in names:
+        (home / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng(i).integers(0, level, (16, 16)) // (1 if name == "bright" else 8)
+            Image.fromarray(pixels.astype(np.uint16)).save(home / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_deep_pixels_are_read_as_in_training_whatever_the_images_at_hand_suggest(tmp_path, prepared):
+    deep(tmp_path / "set" / "train", ["bright", "dim"], 4096, 16)
+    deep(tmp_path / "set" / "val", ["bright", "dim"], 4096)
+    data = str(tmp_path / "set")
+    if prepared:
+        data = str(prepare(Prepare(data, out=tmp_path / "s", image_size=16, workers=0, progress=False)))
+    save_mae(MaskedAutoencoder(SHAPE, seed=2), tmp_path / "model")
+    run = finetune(
+        Finetune(
+            str(tmp_path / "model"), data, epochs=1, batch_size=16, auto_augment="none", erase=0.0, mixup=0.0,
+            cutmix=0.0, crop_pct=1.0, progress=False, out=tmp_path / "run", **QUIET,
+        )
+    )  # fmt: skip
+    export(Export(run.path, out=tmp_path / "export"))
+    whole = rows(predict(Predict(str(tmp_path / "run"), str(tmp_path / "set"), out=tmp_path / "w.csv", **QUIET)))
+    for model in ("run", "export"):
+        # Dim images alone suggest 0 … 1023, at which they would be four times as bright; a single one suggests nothing.
+        home = tmp_path / "set" / "val" / "dim"
+        alone = rows(predict(Predict(str(tmp_path / model), str(home), out=tmp_path / f"{model}.csv", **QUIET)))
+        one = rows(
+            predict(Predict(str(tmp_path / model), str(home / "2.png"), out=tmp_path / f"{model}1.csv", **QUIET))
+        )
+        expected = [row["p(dim)"] for row in whole if row["image"].startswith("dim")]
+        assert np.allclose([float(row["p(dim)"]) for row in alone], [float(p) for p in expected], atol=1e-5)
+        assert abs(float(one[0]["p(dim)"]) - float(expected[2])) < 1e-5
+    other = Prepare(
+        str(tmp_path / "set" / "val"), out=tmp_path / "o", range=(0, 8191), image_size=16, workers=0, progress=False
+    )
+    prepare(other)
+    with pytest.raises(UserError, match=r"black and white were \[0,4095\] .* and \[0,8191\]"):
+        predict(Predict(str(tmp_path / "run"), str(tmp_path / "o"), out=tmp_path / "x.csv", **QUIET))

@@ -13,6 +13,7 @@ import numpy as np
 
 from r2mae_core import UserError
 from r2mae_vision.data.decoding import NPY, TIFF, OutsideRangeError, Reading, UnreadableImageError, open_image
+from r2mae_vision.data.oddities import WHITE_IS_ZERO
 from r2mae_vision.data.sizes import middle, pair
 
 TYPES = {
@@ -78,14 +79,29 @@ def _tiff(content: bytes, max_pixels: int) -> Stack:
             sizes = dict(zip(first.axes, first.shape, strict=True))
             if sizes.get("Y", 0) * sizes.get("X", 0) > max_pixels:
                 raise UnreadableImageError(f"more than {max_pixels:,} pixels; prepare with a larger --max_pixels")
-            values = first.asarray()
+            page = first.keyframe
+            if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+                raise UnreadableImageError(WHITE_IS_ZERO)
+            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+                raise UnreadableImageError("its colours (a palette) are no channels")
+            values, orientation = first.asarray(), int(page.tags.valueof("Orientation", 1))
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # tifffile and its codecs raise many kinds
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
     kept = [k for k, n in enumerate(values.shape) if n > 1 or first.axes[k] in "YX"]
     axes = "".join(first.axes[k] for k in kept).replace("S", "C")
-    return Stack(values.reshape([values.shape[k] for k in kept]), axes)
+    return Stack(_upright(values.reshape([values.shape[k] for k in kept]), axes, orientation), axes)
+
+
+def _upright(values: np.ndarray, axes: str, orientation: int) -> np.ndarray:
+    """Return numbers turned and mirrored as TIFF's orientation 1 … 8 says, as Pillow does with pictures."""
+    if orientation == 1:
+        return values
+    rows, columns = axes.index("Y"), axes.index("X")
+    turned = values.swapaxes(rows, columns) if orientation in (5, 6, 7, 8) else values
+    mirrored = [rows] * (orientation in (3, 4, 7, 8)) + [columns] * (orientation in (2, 3, 6, 7))
+    return np.flip(turned, mirrored) if mirrored else turned
 
 
 def _typed(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from r2mae_core import UserError
-from r2mae_vision.data.oddities import bands_unread, n_pictures
+from r2mae_vision.data.oddities import bands_unread, is_unsigned_32, misread, n_pictures
 from r2mae_vision.data.sizes import covering, middle, pair
 
 # Formats whose readers are Pillow's own code and libraries. EPS is none: it would run Ghostscript on the file.
@@ -53,6 +53,16 @@ class Reading:
     """8: pictures of eight bits; file: the file's own numbers, (H, W, C); see `arrays`."""
     dtype: str | None = None
     """With depth "file": the type of all images of the set."""
+
+    @property
+    def deep_range(self) -> list[float] | None:
+        """What a store or a model states of deep pixels that became eight bits: low, high, and 1 if the user chose."""
+        return None if self.span is None or self.depth == "file" else [*map(float, self.span), float(self.chosen)]
+
+    @classmethod
+    def of_deep_range(cls, stated: Any) -> "Reading":
+        """Return how images are read as those of a store or model were that states this; None: it states nothing."""
+        return cls() if stated is None else cls((float(stated[0]), float(stated[1])), bool(stated[2]))
 
 
 def decode(file: Any, in_chans: int = 3, how: Reading = Reading(), least: int | None = None) -> Any:
@@ -149,13 +159,15 @@ def _is_array(source: Any) -> str:
 
 
 def _refuse_more(image: Any, frames: str) -> None:
-    """Refuse an open file that holds more than the picture that would be read."""
+    """Refuse an open file that holds more, or means other numbers, than the picture that would be read."""
     if frames == "refuse" and (n := n_pictures(image)) > 1:
         raise UnreadableImageError(
             f"it holds {n} pages or frames; split it, or read the first of each file: prepare --frames first"
         )
     if n := bands_unread(image):
         raise UnreadableImageError(f"it holds {n} bands, of which {len(image.getbands())} at most would be read")
+    if why := misread(image):
+        raise UnreadableImageError(why)
 
 
 def _at_least(side: int, width: int, height: int) -> tuple[int, int]:
@@ -198,7 +210,9 @@ def convert(image: Any, in_chans: int = 3, how: Reading = Reading()) -> Any:
 
     mode = channel_mode(in_chans)
     if image.mode in DEEP:
-        image = Image.fromarray(in_bytes(deep_pixels(image), how, _OF_TYPE.get(image.mode)))
+        values, clear = deep_pixels(image), image.info.get("transparency")
+        shown = in_bytes(values, how, _OF_TYPE.get(image.mode))
+        image = Image.fromarray(shown if clear is None else np.where(values == clear, np.uint8(255), shown))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -213,6 +227,8 @@ def deep_pixels(image: Any) -> np.ndarray:
         UnreadableImageError: a pixel is NaN or infinite.
     """
     values = np.asarray(image)
+    if is_unsigned_32(image):
+        values = values.view(np.uint32)
     if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
         raise UnreadableImageError(f"{bad:,} of {values.size:,} pixels are NaN or infinite")
     return values

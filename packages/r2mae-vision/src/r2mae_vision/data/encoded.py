@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, check_contents, identity_of_contents, reading
-from r2mae_vision.data.decoding import decode
+from r2mae_vision.data.decoding import Reading, decode
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.sizes import pair, shown
@@ -116,5 +116,5 @@ def open_encoded(folder: Path) -> ImageFiles:
     reader = EncodedReader(file, offsets, max(pair(index["side"])), index["in_chans"])
     return ImageFiles(
         index["name"], reader, classes, labels, named=named,
-        in_chans=index["in_chans"], prepared=True,
+        how=Reading.of_deep_range(index.get("deep_range")), in_chans=index["in_chans"], prepared=True,
     )  # fmt: skip

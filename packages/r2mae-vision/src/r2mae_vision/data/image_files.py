@@ -54,6 +54,11 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.reader)
 
+    @property
+    def deep_range(self) -> list[float] | None:
+        """See `Reading`."""
+        return self.how.deep_range
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """What names this data: names, sizes and times of its files."""

@@ -110,20 +110,22 @@ def _of_lists(values: Sequence[Any], what: str, classes: Sequence[str] | None) -
 
 
 def _say_slips(names: Collection[str], what: str) -> None:
-    """Say which classes differ in nothing but case or in how a letter is composed, and which may stand for no label."""
+    """Say which classes differ in nothing but case or how they are written, and which may stand for no label."""
     if empty := sorted(name for name in names if name.casefold() in ("nan", "none", "null", "na", "n/a", "<na>")):
         say_once(f"{what}: {', '.join(empty)} is taken for a class; leave the cell empty where there is no label")
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    alike: dict[Any, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(_number(name) or unicodedata.normalize("NFC", name).casefold(), []).append(name)
     if some := [" and ".join(map(repr, one)) for one in alike.values() if len(one) > 1]:
         say_once(
-            f"{what}: classes that differ in case or in how a letter is written, and are two: {', '.join(some[:5])}"
+            f"{what}: classes that differ in case or in how a letter or a number is written, and are two: "
+            f"{', '.join(some[:5])}"
         )
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=int) if all(map(_is_whole, names)) else sorted(names))
+    # 1 and 01 are two names of one number: without the second key their order would be that of a set, by chance.
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(map(_is_whole, names)) else sorted(names))
 
 
 def _is_list(value: Any) -> bool:
@@ -170,6 +172,11 @@ def _is_fraction(text: str) -> bool:
         return False
 
 
+def _number(text: str) -> tuple[float] | None:
+    """Return the number that a text is, so that 1, 01 and 1.0 are seen to be alike; None: it is none."""
+    return (float(text),) if text.isascii() and text.removeprefix("-").replace(".", "", 1).isdecimal() else None
+
+
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii()
 
@@ -192,7 +199,11 @@ def read_table(file: Path) -> dict[str, list[Any]]:
         with reading(file, "a parquet table"):
             return parquet.read_table(file).to_pydict()
     with reading(file, "a table as CSV"), file.open(encoding="utf-8-sig", newline="") as text:
-        rows = list(csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True))
+        rows = list(
+            csv.reader(
+                text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True, skipinitialspace=True
+            )
+        )
     rows = [(number, row) for number, row in enumerate(rows, 1) if row]
     if len(rows) < 2:
         raise UserError(f"{file} has no rows")

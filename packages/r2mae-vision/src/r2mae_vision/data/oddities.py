@@ -5,7 +5,7 @@ from typing import Any
 
 REDUCED, MASK = 1, 4
 """Bits of TIFF's NewSubfileType: a smaller copy of another page, and a transparency mask of one."""
-_SUBFILE, _OLD_SUBFILE, _BANDS = 254, 255, 277
+_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC, _BANDS, _FORMAT = 254, 255, 258, 262, 277, 339
 ONE_PICTURE = ("MPO", "PSD")
 """Formats whose first picture is the photograph, and whose others are previews, depth maps or layers of it."""
 
@@ -37,6 +37,27 @@ def bands_unread(image: Any) -> int:
         return 0
     n = image.tag_v2.get(_BANDS, 1)
     return n if n > (3 if image.mode == "RGBX" else len(image.getbands())) else 0
+
+
+def misread(image: Any) -> str:
+    """Return why Pillow would give other numbers than an open TIFF means; empty if it does not."""
+    if image.format != "TIFF":
+        return ""
+    bits, kind = image.tag_v2.get(_BITS, (1,))[0], image.tag_v2.get(_FORMAT, (1,))[0]
+    if bits > 8 and image.tag_v2.get(_PHOTOMETRIC) == 0:
+        return WHITE_IS_ZERO
+    if bits == 8 and kind == 2:
+        return "it holds signed numbers of eight bits, which are no picture; prepare --depth file reads them"
+    return ""
+
+
+WHITE_IS_ZERO = "it states that 0 is white (TIFF's MinIsWhite), which is not turned here; save it with 0 as black"
+
+
+def is_unsigned_32(image: Any) -> bool:
+    """Return whether a file has whole numbers up to 2**32, which Pillow takes for signed ones."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode == "I" and tags.get(_BITS, (0,))[0] == 32 and tags.get(_FORMAT, (1,))[0] == 1
 
 
 def remarks(image: Any) -> list[str]:

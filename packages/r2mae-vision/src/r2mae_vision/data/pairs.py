@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from r2mae_core import UserError
+from r2mae_vision.data.decoding import Reading
 from r2mae_vision.data.image_files import ImageFiles
 from r2mae_vision.data.labels import Columns
 from r2mae_vision.data.multilabel import classes_with_images, is_multi, unlabelled
@@ -50,7 +51,8 @@ def open_parts(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_
     """
     part = "val" if validation is None else single_part(validation)
     train = open_source(spec, "train", how)
-    as_train = replace(how, reading=train.how) if isinstance(train, ImageFiles) else how
+    reading = train.how if isinstance(train, ImageFiles) else Reading.of_deep_range(train.deep_range)
+    as_train = replace(how, reading=reading) if reading != Reading() else how
     if validation is not None and not set(how.named) <= set(takes(validation)):
         as_train = replace(as_train, columns=Columns(), labels=None)  # they are of the training part alone
     valid = open_source(validation or spec, part, as_train)

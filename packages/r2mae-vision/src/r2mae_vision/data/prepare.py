@@ -258,7 +258,7 @@ def _write(
                 bar.update(len(chunk))
         if writer.n_read != len(plan.rows):
             raise UserError(f"{folder}: {writer.n_read:,} images were read of {len(plan.rows):,}")
-        index = writer.finish(plan.spec, plan.source.classes)
+        index = writer.finish(plan.spec, plan.source.classes, plan.source.deep_range)
     n, size = index["n_images"], (folder / writer.images.name).stat().st_size / 2**20
     height, width = pair(index["side"])
     shape = f"of {height} x {width}" if config.store == "raw" else f"as {config.store} of quality {config.quality}"

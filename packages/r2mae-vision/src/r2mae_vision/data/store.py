@@ -42,6 +42,8 @@ class ImageStore:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """With a span: of each channel, in units of the span."""
+    deep_range: list[float] | None = None
+    """See `Reading`."""
     folder: Path | None = None
     """The prepared folder of all of them, which knows their files' names."""
 
@@ -145,7 +147,10 @@ def _map(folder: Path) -> ImageStore:
     with reading(file, "a block of images"):
         images = np.memmap(file, dtype, "r", shape=shape)
     digest = identity_of_contents(index["contents"])
-    return ImageStore(index["name"], images, labels, tuple(index["classes"]), digest, **measured, folder=folder)
+    return ImageStore(
+        index["name"], images, labels, tuple(index["classes"]), digest, **measured,
+        deep_range=index.get("deep_range"), folder=folder,
+    )  # fmt: skip
 
 
 def _measured(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class PartWriter:
         write_json(self.note, {**self.settings, **made, **progress})
         self.noted = self.n_read
 
-    def finish(self, source: str, classes: tuple[str, ...]) -> dict[str, Any]:
+    def finish(self, source: str, classes: tuple[str, ...], deep_range: list[float] | None = None) -> dict[str, Any]:
         """Write labels and index, and return the index.
 
         Raises:
@@ -231,6 +231,7 @@ class PartWriter:
             "side": self.settings["image_size"],
             **self.settings,
             **measured,
+            "deep_range": deep_range,
             "source": source,
             "classes": list(classes),
             "left_out": {"unreadable": self.n_skipped},

@@ -216,8 +216,9 @@ def _one(
         crop, classes = crop_pct(config.crop_pct, spec), train_source.classes
         several = is_multi(train_source.labels)
         write_config(
-            home.path, spec.shape, module.model, crop_pct=crop, pool=config.pool, classes=classes, several=several
-        )
+            home.path, spec.shape, module.model, crop_pct=crop, pool=config.pool, classes=classes, several=several,
+            deep_range=train_source.deep_range,
+        )  # fmt: skip
         made = [home.path / CONFIG, *sorted(home.path.glob("model*.safetensors"))]
         write_text(home.path / "SHA256SUMS", "".join(f"{file_digest(file)}  {file.name}\n" for file in made))
         write_records(

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from r2mae_core import (
     say,
 )
 from r2mae_vision.data.datasets import check_channels, check_range, from_workers, n_workers, read_image
-from r2mae_vision.data.decoding import UnreadableImageError, suffixes
+from r2mae_vision.data.decoding import Reading, UnreadableImageError, suffixes
 from r2mae_vision.data.image_files import ImageFiles, PathReader
 from r2mae_vision.data.multilabel import JOIN, unlabelled, written
 from r2mae_vision.data.sources import AS_IT_IS, HowToOpen, NoValidationError, Source, how_to_open, open_source
@@ -45,6 +46,8 @@ class TunedModel(NamedTuple):
     crop_pct: float
     several: bool = False
     """Whether an image may have several classes: each then has a probability of its own."""
+    reading: Reading = Reading()
+    """Deep pixels are read as those of the training images were, not by what the images at hand suggest."""
 
 
 def open_tuned(name: str) -> TunedModel:
@@ -73,8 +76,9 @@ def open_tuned(name: str) -> TunedModel:
     if differs:
         raise UserError(f"{folder}: the weights do not fit its {timm_folder.CONFIG}: {differs[0]}")
     network.load_state_dict(state)
+    reading = Reading.of_deep_range(stated.get("deep_range"))
     crop_pct = float(stated.get("pretrained_cfg", {}).get("crop_pct") or 1.0)
-    return TunedModel(network.eval(), spec, classes, crop_pct, stated.get("multi_label") is True)
+    return TunedModel(network.eval(), spec, classes, crop_pct, stated.get("multi_label") is True, reading)
 
 
 class _Images(Dataset):
@@ -146,7 +150,8 @@ def predict(config: Predict) -> Path:
     check_output(out, [config.model, config.data.removeprefix("wds/"), config.labels], overwrite=config.overwrite)
     device = resolve_device(config.device)
     model = open_tuned(config.model)
-    source, part = images_of(config.data, config.split, how_to_open(config))
+    source, part = images_of(config.data, config.split, replace(how_to_open(config), reading=model.reading))
+    _check_deep_range(source, model)
     check_range(source, model.spec.shape.pixel_range)
     if isinstance(source, ImageStore) and source.span is not None:
         check_channels(source, model.spec.shape.in_chans)
@@ -190,7 +195,9 @@ def images_of(data: str, split: str | None, how: HowToOpen = AS_IT_IS) -> tuple[
     """
     place = Path(data)
     if place.is_file() and place.suffix.lower() in suffixes():
-        return ImageFiles(place.stem, PathReader(place.parent, [place.name]), (), np.array([-1]), place), ""
+        return ImageFiles(
+            place.stem, PathReader(place.parent, [place.name]), (), np.array([-1]), place, how.reading
+        ), ""
     if split == "train":
         return open_source(data, "train", how), "train"
     try:
@@ -199,6 +206,21 @@ def images_of(data: str, split: str | None, how: HowToOpen = AS_IT_IS) -> tuple[
         if split == "val":
             raise
         return open_source(data, "train", how), ""
+
+
+def _check_deep_range(source: Source, model: TunedModel) -> None:
+    """Refuse a store in which other deep pixels are black and white than in the model's training images.
+
+    Raises:
+        UserError: they are.
+    """
+    there, asked = source.deep_range, model.reading.deep_range
+    if there and asked and there[:2] != asked[:2]:
+        wanted = f"[{asked[0]:g},{asked[1]:g}]"
+        raise UserError(
+            f"black and white were {wanted} in the images that the model was trained on, and "
+            f"[{there[0]:g},{there[1]:g}] in {source.name}; prepare it with --range '{wanted}'"
+        )
 
 
 def _say_accuracy(source: Source, known: Sequence[str], found: Sequence[Answer], model: TunedModel) -> None:

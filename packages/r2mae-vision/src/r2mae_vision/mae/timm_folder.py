@@ -45,6 +45,7 @@ def write_config(
     pool: str = "token",
     classes: Sequence[str] = (),
     several: bool = False,
+    deep_range: list[float] | None = None,
 ) -> None:
     """Write timm's `config.json` of a model.
 
@@ -56,6 +57,7 @@ def write_config(
         pool: what its head reads: "token" or "avg".
         classes: names of its head's classes.
         several: whether an image may have several of them: the head's answers are then for a sigmoid, not a softmax.
+        deep_range: which pixels of files of more than eight bits were black and white; see `Reading`.
     """
     arguments: dict[str, Any] = {"img_size": plain(shape.image_size), "in_chans": shape.in_chans, **shape.model_args}
     if shape.patch_size is not None:
@@ -68,6 +70,7 @@ def write_config(
         "num_features": model.num_features,
         "global_pool": pool,
         **({} if shape.pixel_range is None else {"pixel_range": list(shape.pixel_range)}),
+        **({} if deep_range is None else {"deep_range": deep_range}),
         **({"label_names": list(classes)} if classes else {}),
         **({"multi_label": True} if several else {}),
         "model_args": arguments,
