@@ -30,6 +30,7 @@ from r2mae_core import (
     say,
     scheme,
 )
+from r2mae_core.lab.option_groups import option_groups
 
 
 @dataclass(frozen=True)
@@ -377,6 +378,28 @@ def test_help_groups_its_options(monkeypatch, capsys):
     assert {"--device", "--devices", "--strategy", "--compile", "--precision"} <= set(groups["hardware"])
     assert {"--out", "--progress", "--log_every", "--checkpoint_every"} <= set(groups["output"])
     assert "Rows of an optimizer step. (type: int, default: 99)" in " ".join(body.split())
+
+
+@dataclass(frozen=True)
+class ReadsTables:
+    labels: str | None = None
+    """A parent's own option."""
+
+
+@dataclass(frozen=True)
+class TrainsOnTables(ReadsTables):
+    lr: float = 0.1
+    """The child ends with a group that is not the parent's."""
+    decay: float = 0.1
+    """Its own, after lr."""
+    logger: str = "csv"
+    """One meaning everywhere."""
+
+
+def test_a_parents_own_option_is_not_in_the_group_where_the_child_ends():
+    assert option_groups(TrainsOnTables) == {
+        "lr": "optimisation", "decay": "optimisation", "logger": "output", "labels": "data",
+    }  # fmt: skip
 
 
 def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):

@@ -13,7 +13,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "hardware": ("device", "devices", "nodes", "strategy", "precision", "compile", "peak_tflops"),
     "sharing": ("license", "license_name", "note", "private", "update", "revision"),
-    "output": ("validate_every", "checkpoint_every", "log_every", "dry_run", "markdown", "csv", "out", "progress"),
+    "output": (
+        "validate_every", "checkpoint_every", "log_every", "logger", "dry_run", "markdown", "csv", "out", "overwrite",
+        "progress",
+    ),
 }  # fmt: skip
 """Group → options that have one meaning in every package."""
 
@@ -21,15 +24,21 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def option_groups(config: type) -> dict[str, str]:
     """Return the group of every option of a command.
 
-    What is not in `GROUPS` is a package's own, and belongs to the group of the option before it: a config's fields
-    stand in the order of their groups.
+    What is not in `GROUPS` is a package's own, and belongs to the group of the option before it in the same class, the
+    first of a class to the data: a class's fields stand in the order of their groups, and know nothing of a parent's.
     """
     found, shared = {}, {name: group for group, names in GROUPS.items() for name in names}
-    group = "data"
+    group, before = "data", None
     for field in _own_order(config):
-        group = shared.get(field, group)
-        found[field] = group
+        home = _home(config, field)
+        group = shared.get(field, group if home is before else "data")
+        found[field], before = group, home
     return found
+
+
+def _home(config: type, field: str) -> type:
+    """Return the class that states a field: the nearest, as a class may state its parent's anew."""
+    return next(cls for cls in config.__mro__ if field in getattr(cls, "__annotations__", {}))
 
 
 def _own_order(config: type) -> list[str]:
