@@ -118,6 +118,16 @@ def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path):
         open_source(str(tmp_path / "e"))
 
 
+@pytest.mark.parametrize("names", [("train_images", "test_images"), ("2012-Train", "2012-val", "my test")])
+def test_folders_that_sound_like_parts_are_no_classes(tmp_path, names):
+    for name in names:
+        image(tmp_path / name / "0.png")
+    with pytest.raises(UserError, match=f"{names[0]}.*: they sound like parts, but would be classes"):
+        open_source(str(tmp_path))
+    image(tmp_path / "bus" / "0.png")
+    assert len(open_source(str(tmp_path)).classes) == len(names) + 1
+
+
 def test_what_is_neither_part_is_named(tmp_path, capsys):
     for name in ("train", "val", "test", "extra"):
         two_classes(tmp_path / name)

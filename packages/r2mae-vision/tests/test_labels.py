@@ -249,6 +249,27 @@ def test_parquet_with_bytes_or_paths_and_nothing_else_said(flat, tmp_path):
         open_source(str(tmp_path / "cut.parquet"))
 
 
+def test_parquet_files_are_parts_by_any_word_of_their_names(tmp_path, capsys):
+    for i, name in enumerate(
+        ["my-train-0.parquet", "my-test-0.parquet", "x_validation.parquet", ".cache/train.parquet"]
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet.write_table(pa.table({"image": [as_png(10 + i)], "label": [0]}), tmp_path / name)
+    say_once.cache_clear()
+    assert brightness(open_source(str(tmp_path))) == [10]
+    assert brightness(open_source(str(tmp_path), "val")) == [12]
+    assert "not used: test (1 files)" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "train-without-test.parquet").write_bytes((tmp_path / "my-train-0.parquet").read_bytes())
+    with pytest.raises(UserError, match="is train and test by its name: which"):
+        open_source(str(tmp_path))
+
+
+def test_paths_in_parquet_that_were_written_on_windows(flat, tmp_path):
+    table = pa.table({"path": [f"flat\\x{i:02d}.png" for i in range(6)], "label": [i % 3 for i in range(6)]})
+    parquet.write_table(table, tmp_path / "paths.parquet")
+    assert brightness(open_source(str(tmp_path / "paths.parquet"))) == [10, 11, 12, 13, 14, 15]
+
+
 @pytest.mark.parametrize("other", ["./flat/x03.png", "flat//x03.png", "flat/../flat/x03.png", "flat\\x03.png"])
 def test_an_image_named_twice_is_refused_however_it_is_written(flat, tmp_path, other):
     """It could be trained on and held out."""

@@ -27,7 +27,7 @@ from .lab.sealed import (
 from .lab.sources import fingerprint, refuse_changed
 from .lab.space import check_space, reserve, saying_disk_full
 from .lab.stamps import git_commit, stamped, versions
-from .lab.terminal import first_rank, left_out, say
+from .lab.terminal import first_rank, left_out, pasteable, say
 from .lab.workers import end_with_caller, in_processes
 from .mask import numpy_masks
 from .mask.counts import n_masked
@@ -239,6 +239,7 @@ __all__ = [
     "options_as_words",
     "out_of_memory",
     "page_line",
+    "pasteable",
     "peak_flops",
     "permutation",
     "permute_weights",

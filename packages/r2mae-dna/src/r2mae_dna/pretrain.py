@@ -36,6 +36,7 @@ from r2mae_core import (
     derived_seed,
     inverse_ratio_loss,
     n_masked,
+    pasteable,
     read_weights,
     run_pretraining,
     spread,
@@ -298,8 +299,9 @@ class DnaModality(Modality[Pretrain, AlignmentModel]):
 
     @override
     def next_command(self, run: RunFolder) -> str:
-        probe = "" if self.validation is None else f"r2mae-dna probe {run.path} {self.config.data}, or "
-        return f"{probe}r2mae-dna score {run.path} STORE VARIANTS"
+        run_path, data = pasteable(run.path), pasteable(self.config.data)
+        probe = "" if self.validation is None else f"r2mae-dna probe {run_path} {data}, or "
+        return f"{probe}r2mae-dna score {run_path} STORE VARIANTS"
 
 
 class StopEarly(EarlyStopping):

@@ -27,6 +27,7 @@ from r2mae_core import (
     UserError,
     check_output,
     file_digest,
+    pasteable,
     quiet_lightning,
     resolve_device,
     run_pretraining,
@@ -236,7 +237,7 @@ class SingleCells(Modality[Pretrain, R2MAE]):
 
     @override
     def next_command(self, run: RunFolder) -> str:
-        return f"r2mae-singlecell probe {run.path} {self.config.data}"
+        return f"r2mae-singlecell probe {pasteable(run.path)} {pasteable(self.config.data)}"
 
 
 def scaled_curriculum(sampler: RatioSampler, n_steps: int) -> RatioSampler:

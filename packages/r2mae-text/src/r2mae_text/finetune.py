@@ -16,6 +16,7 @@ from r2mae_core import (
     left_out,
     logging_to,
     open_run,
+    pasteable,
     precision,
     read_json,
     read_records,
@@ -199,5 +200,5 @@ def finetune_command(config: Finetune) -> None:
     run = finetune(config)
     report(run, run.results(), RANK_BY, f"{config.model}, fine-tuned")
     first = run.path / f"{config.tasks[0]}-{config.seeds[0]}"
-    then = "" if config.save == "none" else f". Next: r2mae-text predict {first / 'model'} FILE"
+    then = "" if config.save == "none" else f". Next: r2mae-text predict {pasteable(first / 'model')} FILE"
     say(f"Done: {run.path} (results.json, table.md, {first.name}/ …){then}")

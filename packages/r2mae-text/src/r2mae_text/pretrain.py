@@ -18,6 +18,7 @@ from r2mae_core import (
     StepOrder,
     Throughput,
     check_output,
+    pasteable,
     run_pretraining,
     say,
     without_prefix,
@@ -168,7 +169,7 @@ class TextPretraining(Modality[Pretrain, Any]):
 
     @override
     def next_command(self, run: RunFolder) -> str:
-        return f"r2mae-text finetune {run.path} --tasks '[movies]'"
+        return f"r2mae-text finetune {pasteable(run.path)} --tasks '[movies]'"
 
 
 class TokenThroughput(Throughput):

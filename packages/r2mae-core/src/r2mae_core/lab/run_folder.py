@@ -16,7 +16,7 @@ from r2mae_core.lab.sealed import SUMS, read_json, read_yaml, write_json, write_
 from r2mae_core.lab.setups import FREE, NOTED, noted_models
 from r2mae_core.lab.sources import refuse_changed
 from r2mae_core.lab.stamps import versions
-from r2mae_core.lab.terminal import first_rank
+from r2mae_core.lab.terminal import first_rank, pasteable
 
 _NOT_KEPT = ("out", "progress", "dry_run", "logger")
 
@@ -225,7 +225,7 @@ def unfinished(path: Path, command: str = "pretrain") -> UserError:
 
 def page_line(prog: str, path: Path) -> str:
     """Return the line that names a run's HTML page, for the end of a command; see `write_page`."""
-    return f"Curves, tables and examples in one HTML page: {prog} report {path}"
+    return f"Curves, tables and examples in one HTML page: {prog} report {pasteable(path)}"
 
 
 def default_run_path(prog: str, command: str) -> Path:

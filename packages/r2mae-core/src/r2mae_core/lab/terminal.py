@@ -1,7 +1,9 @@
 """What the commands print."""
 
 import os
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +23,11 @@ def say(message: Any = "") -> None:
 
     # Without markup: brackets in a path or in --tasks '[a,b]' are what they are.
     Console(highlight=False, markup=False, soft_wrap=not hasattr(message, "__rich_console__")).print(message)
+
+
+def pasteable(path: Path | str) -> str:
+    """Return a path as a command that is printed for the user must have it: quoted where a shell needs that."""
+    return shlex.quote(str(path))
 
 
 def left_out(counts: Mapping[str, int]) -> str:

@@ -14,6 +14,7 @@ from r2mae_core.lab.files import read_text
 from r2mae_core.lab.records import Record, read_records
 from r2mae_core.lab.sealed import read_json
 from r2mae_core.lab.setups import Setup, differences, named_apart, setup_of_pretraining, setups
+from r2mae_core.lab.terminal import pasteable
 from r2mae_core.pages.curves import Metrics, Training
 from r2mae_core.share.run_summary import RunSummary, run_summary
 
@@ -75,7 +76,7 @@ def gather(
     runs = tuple(run_summary(path, commands) for path in paths)
     for run in runs:
         if run.program not in (None, program):
-            raise UserError(f"{run.path} is a run of {run.program}; call {run.program} report {run.path}")
+            raise UserError(f"{run.path} is a run of {run.program}; call {run.program} report {pasteable(run.path)}")
     runs = tuple(replace(run, program=program) for run in runs)  # an older run does not note it
     names = _names([run.path for run in runs])
     members = [member for run in runs for member in _members(run, commands)]

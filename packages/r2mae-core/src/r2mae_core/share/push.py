@@ -1,7 +1,8 @@
 """`push RUN NAME`: a model, its card and the picture of its training in one folder, on the hub or on the disk."""
 
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def push(config: PushOptions, program: str, commands: Mapping[str, Command], wri
 
 
 def summary_of_model(place: Path, commands: Mapping[str, Command]) -> RunSummary:
-    """Return the summary of the run that a model is of, with the model's own training curve.
+    """Return the summary of the run that a model is of, with the model's own seed, task, results and training curve.
 
     Args:
         place: a run folder; or the folder of one of its models, as a fine-tuning with several seeds has them.
@@ -85,11 +86,21 @@ def summary_of_model(place: Path, commands: Mapping[str, Command]) -> RunSummary
     """
     homes = [folder for folder in (place, *list(place.absolute().parents)[:2]) if (folder / "config.yaml").exists()]
     with_results = [folder for folder in homes if (folder / "results.json").exists()]
-    summary = run_summary((with_results or homes or [place])[0], commands)
+    home = (with_results or homes or [place])[0]
+    summary = run_summary(home, commands)
+    own = _own(place.absolute().relative_to(home.absolute()).parts)
+    if own.get("seed") in summary.seeds:  # else the numbers are of something else, such as the widths of a grid's cell
+        summary = run_summary(home, commands, **own)
     logs = [place / "metrics.csv"] if place != summary.path else sorted(place.glob("*/metrics.csv"))
     if not summary.metrics and len(logs) == 1 and logs[0].exists():
         return replace(summary, metrics=read_metrics(logs[0]))
     return summary
+
+
+def _own(parts: Sequence[str]) -> dict[str, Any]:
+    """Return which seed, and which task, a folder within a run is of: "seed0", "movies-0"; nothing for another."""
+    found = re.fullmatch(r"(?:seed|(.+)-)(\d+)", parts[0]) if parts else None
+    return {} if found is None else {"seed": int(found[2]), "task": found[1]}
 
 
 def absolute_paths(value: Any) -> Iterator[str]:

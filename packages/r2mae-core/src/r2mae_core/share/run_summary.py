@@ -116,12 +116,20 @@ class RunSummary:
         return dict(sorted(found.items()))
 
 
-def run_summary(folder: Path | str, commands: Mapping[str, Command] | None = None) -> RunSummary:
+def run_summary(
+    folder: Path | str,
+    commands: Mapping[str, Command] | None = None,
+    *,
+    seed: int | None = None,
+    task: str | None = None,
+) -> RunSummary:
     """Read what a run folder says about its run.
 
     Args:
         folder: a run folder of any command, finished or not.
         commands: verb → command of the package that the run is of, for `changed_options`.
+        seed: of one of the run's models: no other seed's results, and no other seed; None: of all.
+        task: likewise of one of its tasks.
 
     Raises:
         UserError: it is no run folder, or a file of it is damaged.
@@ -132,6 +140,7 @@ def run_summary(folder: Path | str, commands: Mapping[str, Command] | None = Non
     options = read_yaml(path / "config.yaml")
     facts, stamps = _json(path / "facts.json"), _json(path / "versions.json")
     records = read_records(path) if (path / "results.json").exists() else []
+    records = [one for one in records if seed in (None, one.seed) and task in (None, one.task)]
     program = facts.get("program") or _program_of(stamps.get("argv"))
     command = facts.get("command")
     sources, own = facts.get("sources") or {}, {key: value for key, value in facts.items() if key not in NOTED}
@@ -144,7 +153,7 @@ def run_summary(folder: Path | str, commands: Mapping[str, Command] | None = Non
         command=command,
         scheme=scheme,
         scheme_in_words=words,
-        seeds=_seeds(options, records),
+        seeds=_seeds(options, records) if seed is None else (seed,),
         data=_text(options.get("data")),
         data_digest=digest_of_sources(sources) or _digest_among(own),
         sources=sources,

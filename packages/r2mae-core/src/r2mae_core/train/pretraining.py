@@ -17,7 +17,7 @@ from r2mae_core.lab.records import Record
 from r2mae_core.lab.run_folder import RunFolder, open_run, page_line, resolved
 from r2mae_core.lab.sealed import write_checksums
 from r2mae_core.lab.stamps import stamped
-from r2mae_core.lab.terminal import say
+from r2mae_core.lab.terminal import pasteable, say
 from r2mae_core.ratio.config import sampler_from_config, sampler_to_config
 from r2mae_core.ratio.naming import scheme_in_words
 from r2mae_core.ratio.protocol import RatioSampler
@@ -178,7 +178,7 @@ class Modality(ABC, Generic[Options, Model]):
 
     def next_command(self, run: RunFolder) -> str:
         """Return what a user may want to call next, with the run's path."""
-        return f"{self.program} compare {run.path}"
+        return f"{self.program} compare {pasteable(run.path)}"
 
 
 def run_pretraining(modality: type[Modality[Options, Any]], config: Options, *, talk: bool = False) -> RunFolder:

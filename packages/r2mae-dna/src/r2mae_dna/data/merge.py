@@ -13,6 +13,7 @@ from r2mae_core import (
     contents_of,
     default_run_path,
     one_writer,
+    pasteable,
     refuse_changed,
     say,
     whole_folder,
@@ -191,4 +192,5 @@ def merge_command(config: MsaMerge) -> None:
     info = merge_stores(config.parts, out, overwrite=config.overwrite)
     n = len(info.covered)
     say(f"{len(config.parts)} stores, {len(info.species)} species, {n} chromosome{'s' if n > 1 else ''}")
-    say(f"Done: {out}, digest {info.digest}. Next: r2mae-dna msa info {out}, or r2mae-dna prepare {out}")
+    place = pasteable(out)
+    say(f"Done: {out}, digest {info.digest}. Next: r2mae-dna msa info {place}, or r2mae-dna prepare {place}")

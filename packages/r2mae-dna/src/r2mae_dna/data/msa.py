@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mae_core import UserError, check_output, default_run_path, left_out, read_text, say
+from r2mae_core import UserError, check_output, default_run_path, left_out, pasteable, read_text, say
 from r2mae_dna.data.build import BuildReport, build_alignment, case_source, made_from
 from r2mae_dna.data.codes import TOKEN_BITS, decode
 from r2mae_dna.data.estimate import estimate_build
@@ -59,7 +59,7 @@ def build_command(config: MsaBuild) -> None:
     if config.part:
         say(f"Done: {out}, part {config.part}. When all parts are there: r2mae-dna msa merge PART... --out STORE")
         return
-    say(f"Done: {out}. Next: r2mae-dna msa info {out}, or r2mae-dna prepare {out}")
+    say(f"Done: {out}. Next: r2mae-dna msa info {pasteable(out)}, or r2mae-dna prepare {pasteable(out)}")
 
 
 def species_names(text: str, reference: str = "") -> list[str]:

@@ -22,6 +22,7 @@ from r2mae_core import (
     fingerprint,
     left_out,
     one_writer,
+    pasteable,
     reading,
     say,
     whole_folder,
@@ -263,4 +264,4 @@ def prepare_table_command(config: PrepareTable) -> None:
     splits = ", ".join(f"{count:,} {split}" for split, count in info.counts.items() if count)
     say(f"{splits} windows of {info.window} bases × {info.n_species + 1} species (both strands are used)")
     say(left_out(info.left_out))
-    say(f"Done: {out}. Next: r2mae-dna pretrain {out}")
+    say(f"Done: {out}. Next: r2mae-dna pretrain {pasteable(out)}")

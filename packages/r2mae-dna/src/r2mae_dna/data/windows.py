@@ -18,6 +18,7 @@ from r2mae_core import (
     fingerprint,
     left_out,
     one_writer,
+    pasteable,
     read_json,
     reading,
     refuse_options,
@@ -381,4 +382,4 @@ def prepare_command(config: Prepare) -> None:
     if info.unknown:
         share = info.unknown / (sum(info.counts.values()) * info.window)
         say(f"phastCons is unknown at {share:.2%} of the windows' bases: they count as not conserved, as in GPN-MSA")
-    say(f"Done: {out}. Next: r2mae-dna pretrain {out}")
+    say(f"Done: {out}. Next: r2mae-dna pretrain {pasteable(out)}")

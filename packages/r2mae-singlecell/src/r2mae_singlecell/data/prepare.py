@@ -23,6 +23,7 @@ from r2mae_core import (
     fingerprint,
     left_out,
     one_writer,
+    pasteable,
     refuse_changed,
     say,
 )
@@ -106,7 +107,7 @@ def prepare_command(config: options.Prepare) -> None:
             say(f"{n:,} cells have no {column}: pretrained on, left out of what needs it")
     for note in prepared.notes:
         say(note)
-    say(f"Done: {prepared.path}. Next: r2mae-singlecell pretrain {prepared.path}")
+    say(f"Done: {prepared.path}. Next: r2mae-singlecell pretrain {pasteable(prepared.path)}")
 
 
 def prepare_atlas(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from r2mae_core import UserError, atomic_path, check_output, check_space, default_run_path, one_writer, say
+from r2mae_core import UserError, atomic_path, check_output, check_space, default_run_path, one_writer, pasteable, say
 from r2mae_singlecell import options
 from r2mae_singlecell.data.stores import new_h5, table_bytes, write_adata
 
@@ -239,7 +239,7 @@ def simulate_command(config: options.Simulate) -> None:
     """Run `r2mae-singlecell simulate`."""
     path = simulate(config)
     say(f"{config.n_cells:,} simulated cells of {config.n_donors} donors, laid out as {config.layout}")
-    say(f"Done: {path}. Next: r2mae-singlecell prepare {path}")
+    say(f"Done: {path}. Next: r2mae-singlecell prepare {pasteable(path)}")
 
 
 def _donors(config: Simulation, n_diseases: int, rng: np.random.Generator) -> pd.DataFrame:

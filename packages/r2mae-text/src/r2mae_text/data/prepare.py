@@ -18,6 +18,7 @@ from r2mae_core import (
     in_processes,
     left_out,
     open_run,
+    pasteable,
     refuse_changed,
     resolved,
     say,
@@ -87,7 +88,7 @@ def prepare_command(config: Prepare) -> None:
     if index["first_bad"]:
         say(f"The first that was left out: {index['first_bad']}")
     say(f"Unigram entropy {corpus.unigram_entropy:.3f} nats: the loss of a model that ignores context.")
-    say(f"Done: {corpus.path}. Next: r2mae-text pretrain {corpus.path} --model tiny --minutes 5")
+    say(f"Done: {corpus.path}. Next: r2mae-text pretrain {pasteable(corpus.path)} --model tiny --minutes 5")
 
 
 def _made_from(config: Prepare, plan: Plan) -> dict[str, str]:

@@ -100,7 +100,7 @@ def _upright(values: np.ndarray, axes: str, orientation: int) -> np.ndarray:
         return values
     rows, columns = axes.index("Y"), axes.index("X")
     turned = values.swapaxes(rows, columns) if orientation in (5, 6, 7, 8) else values
-    mirrored = [rows] * (orientation in (3, 4, 7, 8)) + [columns] * (orientation in (2, 3, 6, 7))
+    mirrored = (rows,) * (orientation in (3, 4, 7, 8)) + (columns,) * (orientation in (2, 3, 6, 7))
     return np.flip(turned, mirrored) if mirrored else turned
 
 

@@ -1,7 +1,6 @@
 """Sets in Hugging Face's form: on the hub, in a local folder, or parquet files with the images' bytes in them."""
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from r2mae_core import UserError, fingerprint, reading
-from r2mae_vision.data.image_files import ImageFiles
+from r2mae_vision.data.image_files import ImageFiles, PathReader
 from r2mae_vision.data.labels import LABEL_COLUMNS, SPLIT_COLUMNS, Columns, Labels, chosen, image_column, numbered
 from r2mae_vision.data.multilabel import of_columns
-from r2mae_vision.data.parts import TRAIN_NAMES, VAL_NAMES
+from r2mae_vision.data.parts import PARTS, TRAIN_NAMES, VAL_NAMES, part_words
 from r2mae_vision.data.ranges import say_once
 from r2mae_vision.data.tables import part_of, parts_in, refuse_twice
+from r2mae_vision.data.trees import is_system
 
 
 class HubReader:
@@ -30,7 +30,7 @@ class HubReader:
     def __getitem__(self, index: int) -> Any:
         entry = self.dataset[index][self.column]
         if isinstance(entry, str):
-            return ((self.home or Path()) / entry).open("rb")
+            return PathReader(self.home or Path(), [entry])[0]
         if isinstance(entry, Mapping):
             return io.BytesIO(entry["bytes"]) if entry.get("bytes") is not None else Path(entry["path"]).open("rb")
         return io.BytesIO(entry)
@@ -101,24 +101,33 @@ def open_parquet(files: Sequence[Path], name: str, columns: Columns, split: str 
 def parquet_parts(folder: Path) -> dict[str, list[Path]]:
     """Return part → its parquet files, of a folder in Hugging Face's layout: `train-00000-of-00002.parquet`, `train/…`.
 
-    Files without a part's name are the training part, if no file has one.
+    Files without a part's name are the training part, if no file has one. Further parts are named and left out.
 
     Raises:
-        UserError: some files have a part's name and others have not.
+        UserError: some files have a part's name and others have not, or one has several.
     """
-    files = sorted(file for file in folder.rglob("*.parquet") if not file.name.startswith("."))
+    files = sorted(file for file in folder.rglob("*.parquet") if not _is_hidden(file.relative_to(folder)))
     parts: dict[str, list[Path]] = {}
     for file in files:
-        words = [*file.relative_to(folder).parts[:-1], re.split(r"[-_.]", file.name)[0]]
-        part = next((word.lower() for word in words if word.lower() in (*TRAIN_NAMES, *VAL_NAMES)), "")
-        parts.setdefault(part, []).append(file)
+        *folders, name = file.relative_to(folder).with_suffix("").parts
+        own = list(dict.fromkeys([*(word.lower() for word in folders if word.lower() in PARTS), *part_words(name)]))
+        if len(own) > 1:
+            raise UserError(f"{file} is {' and '.join(own)} by its name: which? Rename it, or name one file alone")
+        parts.setdefault("".join(own), []).append(file)
     if "" in parts and len(parts) > 1:
         raise UserError(f"{parts['']} names no part, but others in {folder} do; name them train-… or validation-…")
     found = {"train": parts[""]} if "" in parts else {}
     for split in ("train", "val"):
         if (part := _part_of([name for name in parts if name], split)) is not None:
             found[split] = parts[part]
+    used = [file for files in found.values() for file in files]
+    if aside := {part: len(files) for part, files in parts.items() if files[0] not in used}:
+        say_once(f"{folder}: not used: {', '.join(f'{part} ({n} files)' for part, n in aside.items())}")
     return found
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(is_system(folder) for folder in file.parts[:-1]) or file.name.startswith(".")
 
 
 def _part_of(names: Sequence[str], split: str) -> str | None:

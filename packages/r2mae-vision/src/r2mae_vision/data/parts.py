@@ -4,6 +4,7 @@ A folder named as a part (train, Training, val, test …; without regard to case
 """
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +14,13 @@ from r2mae_vision.data.trees import Tree
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "validation", "valid", "eval", "evaluation", "dev", "test", "testing")
+PARTS = (*TRAIN_NAMES, *VAL_NAMES)
+
+
+def part_words(*names: str) -> list[str]:
+    """Return the parts that names speak of, in small letters: train of "my-train_01", nothing of "trains"."""
+    words = [word for name in names for word in re.split(r"[^a-z]+", name.lower())]
+    return list(dict.fromkeys(word for word in words if word in PARTS))
 
 
 class Division(NamedTuple):
@@ -52,7 +60,7 @@ def divide(tree: Tree) -> Division:
         if len(alike) > 1:
             raise UserError(f"{tree.place} has {' and '.join(alike)}: which is the part? Rename one of them")
     inside = [one.removeprefix(root) for one in tree.folders if one.startswith(root)]
-    bare = [one for one in inside if one.lower() in (*TRAIN_NAMES, *VAL_NAMES) and one not in tops]
+    bare = [one for one in inside if one.lower() in PARTS and one not in tops]
     if bare and (train or (held_out and _named(Counter(bare), TRAIN_NAMES))):
         why = tree.ignored_below(root + bare[0])
         raise UserError(f"{tree.place / root / bare[0]} holds no images{f' (ignored: {why})' if why else ''}")
@@ -61,6 +69,12 @@ def divide(tree: Tree) -> Division:
             raise UserError(
                 f"{tree.place} has a folder {held_out[0]} but none named train: it may be a part or a class. Give the "
                 f"folder itself ({held_out[0]}), put a train beside it, or rename it"
+            )
+        spoken = [part_words(name) for name in tops]
+        if len(tops) > 1 and all(spoken) and any(words[0] in TRAIN_NAMES for words in spoken):
+            raise UserError(
+                f"{tree.place} has {' and '.join(list(tops)[:3])}: they sound like parts, but would be classes. Rename "
+                "them train and val, or give one as the data and another as --validation"
             )
         return Division(_wrapper(tree, root), None, {})
     if others and not _tops(tree.names, f"{root}{train[0]}/"):  # images right in it, as the classes beside it have

@@ -20,6 +20,7 @@ from r2mae_core import (
     end_with_caller,
     left_out,
     one_writer,
+    pasteable,
     say,
     write_json,
 )
@@ -292,4 +293,4 @@ def prepare_command(config: Prepare) -> None:
     if config.part:
         say(f"Done: part {config.part} of {out}. When all parts are there: the same command with --join instead")
         return
-    say(f"Done: {out}. Next: r2mae-vision pretrain {out}")
+    say(f"Done: {out}. Next: r2mae-vision pretrain {pasteable(out)}")

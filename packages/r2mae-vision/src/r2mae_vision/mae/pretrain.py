@@ -26,6 +26,7 @@ from r2mae_core import (
     check_output,
     file_digest,
     micro_batch_size,
+    pasteable,
     run_pretraining,
     say,
     without_prefix,
@@ -201,7 +202,7 @@ class VisionModality(Modality[Pretrain, MaskedAutoencoder]):
 
     @override
     def next_command(self, run: RunFolder) -> str:
-        return f"{self.program} reconstruct, probe, finetune or export {run.path}"
+        return f"{self.program} reconstruct, probe, finetune or export {pasteable(run.path)}"
 
 
 def shape_of(config: Pretrain, source: Source) -> MAEShape:

@@ -25,6 +25,7 @@ from r2mae_core import (
     nested_masks,
     open_run,
     page_line,
+    pasteable,
     resolve_device,
     resolved,
     sampler_from_config,
@@ -247,5 +248,5 @@ def pretrain_mlp_command(config: PretrainMLP) -> None:
     run = pretrain_mlp(config)
     losses = ", ".join(f"{record.value:.4f} at {record.metric.removeprefix('loss@')}" for record in run.results())
     say(f"Loss on held-out data by mask ratio: {losses}")
-    say(f"Done: {run.path} (results.json, model/). Next: r2mae-vision probe {run.path}")
+    say(f"Done: {run.path} (results.json, model/). Next: r2mae-vision probe {pasteable(run.path)}")
     say(page_line("r2mae-vision", run.path))
