@@ -6,6 +6,7 @@ import re
 import statistics
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -350,6 +351,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
 
 def test_the_line_at_the_end_of_a_command(tmp_path):
     assert page_line("r2mae-toy", tmp_path).endswith(f": r2mae-toy report {tmp_path}")
+    assert page_line("r2mae-toy", Path("my <b> run")).endswith(": r2mae-toy report 'my <b> run'")
 
 
 def test_a_fine_tuning_is_not_drawn_among_pretrainings(tmp_path):

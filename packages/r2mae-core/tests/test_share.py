@@ -14,11 +14,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hub_stand_in import TOKEN, Hub
-from r2mae_core import CardFacts, Record, UserError, model_card, read_yaml, run_summary, write_yaml
+from r2mae_core import CardFacts, Record, RunFolder, UserError, model_card, read_yaml, run_summary, write_yaml
 from r2mae_core.lab.records import write_records
 from r2mae_core.lab.sealed import write_json
 from r2mae_core.share.model_card import public_text
 from r2mae_core.share.private import refuse_private
+from r2mae_core.share.push import summary_of_model
 from shared_toy import Line, push_run
 
 HERE = Path(__file__).parent
@@ -247,6 +248,26 @@ def test_card(run, tmp_path):
     digest = run_summary(run).data_digest
     assert f"| digest of the data | `{digest}` |" in text
     assert (tmp_path / "dry" / "training.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("folder", "seeds", "values"),
+    [
+        ("", (0, 1), {"a": 0.35, "b": 0.85}),
+        ("seed1", (1,), {"a": 0.4, "b": 0.9}),
+        ("a-0", (0,), {"a": 0.3}),
+        ("b-1/model", (1,), {"b": 0.9}),
+        ("16-64", (0, 1), {"a": 0.35, "b": 0.85}),  # widths
+    ],
+)
+def test_a_model_of_one_seed_has_that_seeds_numbers(tmp_path, folder, seeds, values):
+    run = RunFolder(tmp_path / "run", {"seeds": [0, 1]})
+    given = {("a", 0): 0.3, ("a", 1): 0.4, ("b", 0): 0.8, ("b", 1): 0.9}
+    run.write_results([Record(task, "accuracy", value, "r2mae", seed, 9) for (task, seed), value in given.items()])
+    (run.path / folder).mkdir(parents=True, exist_ok=True)
+    summary = summary_of_model(run.path / folder, {})
+    assert summary.seeds == seeds
+    assert {row.task: row.mean for row in summary.evaluation} == pytest.approx(values)
 
 
 def test_nothing_of_the_machine_is_in_what_is_sent(run, tmp_path, monkeypatch):
