@@ -12,6 +12,7 @@ from r2mae_core import UserError
 from r2mae_vision import MAEShape, MaskedAutoencoder, save_mae
 from r2mae_vision.cli import main
 from r2mae_vision.data.options import Prepare
+from r2mae_vision.data.pairs import open_parts
 from r2mae_vision.data.prepare import prepare
 from r2mae_vision.mae.export import export
 from r2mae_vision.mae.finetune import finetune
@@ -160,3 +161,15 @@ def test_deep_pixels_are_read_as_in_training_whatever_the_images_at_hand_suggest
     prepare(other)
     with pytest.raises(UserError, match=r"black and white were \[0,4095\] .* and \[0,8191\]"):
         predict(Predict(str(tmp_path / "run"), str(tmp_path / "o"), out=tmp_path / "x.csv", **QUIET))
+
+
+def test_training_and_validation_of_different_ranges(tmp_path):
+    for name in ("a", "b"):
+        deep(tmp_path / name, ["bright", "dim"], 4096)
+    ranges = {"a": (0, 4095), "b": (0, 65535), "c": (0, 4095)}
+    for out, span in ranges.items():
+        options = {"range": span, "image_size": 16, "workers": 0, "progress": False, "out": tmp_path / f"{out}s"}
+        prepare(Prepare(str(tmp_path / ("b" if out == "c" else out)), **options))
+    with pytest.raises(UserError, match=r"black and white are 0 … 4095 in a and 0 … 65535 in b: prepare both with one"):
+        open_parts(str(tmp_path / "as"), str(tmp_path / "bs"))
+    assert len(open_parts(str(tmp_path / "as"), str(tmp_path / "cs"))) == 2

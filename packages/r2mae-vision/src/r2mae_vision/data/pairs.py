@@ -58,6 +58,12 @@ def open_parts(spec: str, validation: str | None = None, how: HowToOpen = AS_IT_
     valid = open_source(validation or spec, part, as_train)
     if validation is not None and valid.identity == train.identity:
         say_once(f"{spec}: the validation images are the training images; what is measured on them says little")
+    there, other = train.deep_range, valid.deep_range
+    if there and other and there[:2] != other[:2]:
+        raise UserError(
+            f"black and white are {there[0]:g} … {there[1]:g} in {train.name} and {other[0]:g} … {other[1]:g} in "
+            f"{valid.name}: prepare both with one --range"
+        )
     several, as_well = is_multi(train.labels), is_multi(valid.labels)
     if several and not as_well and not valid.classes:
         valid = replace(valid, labels=np.full((len(valid), len(train.classes)), -1, np.int8))
