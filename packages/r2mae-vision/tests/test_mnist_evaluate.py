@@ -15,6 +15,7 @@ from r2mae_vision import (
     masked_error,
     pretrain_members,
 )
+from r2mae_vision.mnist import evaluate
 
 
 def test_effective_rank_of_known_spectra():
@@ -100,3 +101,16 @@ def test_embedding_is_the_second_layer_without_masking(digits):
     assert features.shape == (2, 450, 12)
     alone = model.single(1)[:6].eval()(digits.scale(digits.test_images))
     assert features[1].allclose(alone, atol=1e-6)
+
+
+def test_a_stack_is_evaluated_in_parts_that_fit_into_memory(digits, monkeypatch):
+    model = MLPAutoencoder(64, (24, 12), (0, 1, 2, 0, 5))
+    whole = evaluate_members(model, digits, "abcde", epochs=2)
+    monkeypatch.setattr(evaluate, "FEATURE_BYTES", 2 * 4 * 12 * len(digits.train_images))
+    seen = []
+    monkeypatch.setattr(evaluate, "embed", lambda model, *rest: seen.append(len(model.seeds)) or embed(model, *rest))
+    parts = evaluate_members(model, digits, "abcde", epochs=2)
+    assert seen == [2, 2, 2, 2, 1, 1]  # training and test images
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.scheme, one.seed, one.metric) == (other.scheme, other.seed, other.metric)
+        assert one.value == pytest.approx(other.value, abs=2 / 450 if one.metric == "probe_accuracy" else 1e-4)

@@ -28,6 +28,8 @@ from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.model import MLPAutoencoder, StackedLinear, load_model
 
 EVALUATION_RATIOS = (0.1, 0.5, 0.9)
+FEATURE_BYTES = 2**30
+"""Of the training images' features at once: a wide stack of many models would need more memory than its training."""
 
 
 @torch.no_grad()
@@ -169,18 +171,23 @@ def evaluate_members(
     """
     start = time.perf_counter()
     data = data.to(device)
-    train_features, test_features = embed(model, data, data.train_images), embed(model, data, data.test_images)
-    accuracy = linear_probe(
-        train_features,
-        data.train_labels,
-        test_features,
-        data.test_labels,
-        seeds=model.seeds,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-    )
-    columns = {"probe_accuracy": accuracy, "effective_rank": effective_rank(test_features)}
+    accuracy, rank = list[float](), list[float]()
+    at_once = max(1, FEATURE_BYTES // (4 * len(data.train_images) * model.hidden[1]))
+    for first in range(0, len(model.seeds), at_once):
+        some = model.members(range(len(model.seeds))[first : first + at_once])
+        train_features, test_features = embed(some, data, data.train_images), embed(some, data, data.test_images)
+        accuracy += linear_probe(
+            train_features,
+            data.train_labels,
+            test_features,
+            data.test_labels,
+            seeds=some.seeds,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+        )
+        rank += effective_rank(test_features)
+    columns = {"probe_accuracy": accuracy, "effective_rank": rank}
     name, n = task or data.name, len(data.test_images)
     records = [
         Record(name, metric, values[i], scheme, seed, n)
