@@ -4,18 +4,24 @@ from dataclasses import fields
 from typing import Any
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "data": ("data", "validation", "max_windows", "validation_ratios", "workers"),
+    "data": (
+        "data", "validation", "max_windows", "validation_ratios", "workers", "tasks", "regions", "bed", "aliases",
+    ),
     "scheme": ("mask_ratio", "ratio_per", "freeze_steps", "scale_curriculum", "schemes", "ratios", "ranges"),
-    "model": ("model", "models", "start", "model_args", "n_hidden", "n_latent", "n_layers", "n_heads", "dropout"),
+    "model": (
+        "model", "models", "start", "model_args", "n_hidden", "n_latent", "n_layers", "n_heads", "dropout",
+        "pool", "drop_path",
+    ),
     "optimisation": (
         "steps", "tokens", "minutes", "epochs", "batch_size", "micro_batch_size", "lr", "base_lr", "warmup",
         "warmup_epochs", "weight_decay", "betas", "eps", "clip", "patience", "keep", "seed", "seeds", "n_seeds",
+        "adapt",
     ),
     "hardware": ("device", "devices", "nodes", "strategy", "precision", "compile", "peak_tflops"),
     "sharing": ("license", "license_name", "note", "private", "update", "revision"),
     "output": (
-        "validate_every", "checkpoint_every", "log_every", "logger", "dry_run", "markdown", "csv", "out", "overwrite",
-        "progress",
+        "validate_every", "checkpoint_every", "log_every", "logger", "dry_run", "markdown", "csv", "out",
+        "out_model", "overwrite", "progress",
     ),
 }  # fmt: skip
 """Group → options that have one meaning in every package."""
