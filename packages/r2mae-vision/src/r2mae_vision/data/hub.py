@@ -56,10 +56,11 @@ def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
             whole = datasets.load_from_disk(name)
             parts = whole if isinstance(whole, dict) else {"train": whole}
-            part = _part_of(list(parts), split)
+            part, names = _part_of(list(parts), split), list(parts)
             dataset = None if part is None else parts[part]
         else:
-            part = _part_of(datasets.get_dataset_split_names(name, columns.config), split)
+            names = datasets.get_dataset_split_names(name, columns.config)
+            part = _part_of(names, split)
             dataset = None if part is None else datasets.load_dataset(name, columns.config, split=part)
     except UserError:
         raise
@@ -67,6 +68,8 @@ def open_hub(spec: str, split: str, columns: Columns) -> ImageFiles | None:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         remedy = "; choose one with --config_name" if "onfig" in reason else ""
         raise UserError(f"{spec}: {reason}{remedy}") from None
+    if aside := sorted(set(names) - {_first_of(names, words) for words in (TRAIN_NAMES, VAL_NAMES)}):
+        say_once(f"{spec}: not used: {', '.join(aside)}")
     if dataset is None:
         return None
     rows = f"{len(dataset):,} rows, {getattr(dataset, '_fingerprint', 'unknown')}"
@@ -120,9 +123,8 @@ def parquet_parts(folder: Path) -> dict[str, list[Path]]:
     for split in ("train", "val"):
         if (part := _part_of([name for name in parts if name], split)) is not None:
             found[split] = parts[part]
-    used = [file for files in found.values() for file in files]
-    if aside := {part: len(files) for part, files in parts.items() if files[0] not in used}:
-        say_once(f"{folder}: not used: {', '.join(f'{part} ({n} files)' for part, n in aside.items())}")
+    if aside := sorted(part for part, files in parts.items() if files not in found.values()):
+        say_once(f"{folder}: not used: {', '.join(aside)}")
     return found
 
 
@@ -136,14 +138,14 @@ def _part_of(names: Sequence[str], split: str) -> str | None:
     Raises:
         UserError: there is no training part.
     """
-    wanted = TRAIN_NAMES if split == "train" else VAL_NAMES
-    for word in wanted:
-        for name in names:
-            if name.lower() == word:
-                return name
-    if split == "train":
+    found = _first_of(names, TRAIN_NAMES if split == "train" else VAL_NAMES)
+    if found is None and split == "train":
         raise UserError(f"has no training part; its parts are {', '.join(names)}")
-    return None
+    return found
+
+
+def _first_of(names: Sequence[str], words: Sequence[str]) -> str | None:
+    return next((name for word in words for name in names if name.lower() == word), None)
 
 
 def _opened(

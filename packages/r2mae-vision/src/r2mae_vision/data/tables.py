@@ -23,8 +23,8 @@ def open_table(file: Path, split: str, columns: Columns) -> ImageFiles | None:
     """
     table, what = read_table(file), str(file)
     names = [str(name) for name in table[image_column(columns.image, table, what)]]
-    if empty := [row for row, name in enumerate(names, 2) if not name]:
-        raise UserError(f"{what}: line {empty[0]} names no image ({len(empty)} in all)")
+    if empty := [row for row, name in enumerate(names, 1) if not name]:
+        raise UserError(f"{what}: row {empty[0]} names no image ({len(empty)} in all)")
     refuse_twice(file.parent, names, what)
     numbers, classes = labels_in(table, columns, what) or (np.full(len(names), -1), ())
     whole = ImageFiles(printable(file.stem), PathReader(file.parent, names), classes, numbers, named=fingerprint(file))
