@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,28 @@ def test_two_processes_share_a_grid(tmp_path):
     assert all(process.returncode == 0 for process in both)
     assert sorted((tmp_path / "run" / "calls.txt").read_text().split()) == [f"c-{i}" for i in range(6)]
     assert all(output.strip().endswith("6") for output in outputs)
+
+
+def test_the_slower_of_two_processes_does_not_undo_the_results_of_the_other(tmp_path):
+    """Another process ends its cell while this one has read what there is, and not written it yet."""
+    script = (
+        "import sys\n"
+        "from r2mae_core import Record, RunFolder, walk_grid\n"
+        "walk_grid(RunFolder(sys.argv[1], {}), {'b-0': lambda home: [Record('t', 'm', 1.0, 'b-0', 0, 1)]})\n"
+    )
+    run, others = RunFolder(tmp_path / "run", {}), []
+
+    def slow(records):
+        others.append(subprocess.Popen([sys.executable, "-c", script, str(run.path)], env=os.environ))
+        while not (run.path / "b-0" / "results.json").exists():
+            assert others[0].poll() in (None, 0)
+            time.sleep(0.05)
+        time.sleep(1)
+        return records
+
+    walk_grid(run, cells([], "a-0"), tidy=slow)
+    assert others[0].wait(60) == 0
+    assert {record.scheme for record in run.results()} == {"a-0", "b-0"}
 
 
 def test_cell_names_are_folders():

@@ -19,6 +19,7 @@ from r2mae_core import (
     read_records,
     typed_options,
 )
+from r2mae_core.sweep import command
 from r2mae_core.sweep.arms import arms_of, paper_range
 from r2mae_core.sweep.curve import Point, fit_curve
 from r2mae_core.sweep.search import SHARES, SHORTEST
@@ -93,6 +94,20 @@ def test_more_budget_goes_on(tmp_path):
     done = [tuple(line.split()[:3]) for line in text.splitlines()]
     assert len(set(done)) == len(done)
     assert 7 < read_json(run.path / "sweep.json")["runs_spent"] <= 8
+
+
+def test_the_answer_is_read_and_written_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """Else the slower of two would write its older answer over that of the other; see the same test of grids."""
+    held, read = [], command.points
+
+    def reading(*args):
+        held.append((tmp_path / "run" / ".results.json.lock").exists())
+        return read(*args)
+
+    monkeypatch.setattr(command, "points", reading)
+    sweep(tmp_path / "run", Trainings(tmp_path / "log"), budget_runs=4)
+    assert held == [True]
+    assert not (tmp_path / "run" / ".results.json.lock").exists()
 
 
 @pytest.mark.parametrize("same_folder", [True, False])

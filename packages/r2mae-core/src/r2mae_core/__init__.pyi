@@ -1,6 +1,6 @@
 from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Share, Workers, check_bounds
 from .lab.command_words import recipes
-from .lab.commands import Command, Compare, print_comparison, refuse_options, report, run
+from .lab.commands import Command, Compare, print_comparison, refuse_options, report, run, show_table
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS, Margin, PositiveControl, positive_control
@@ -288,6 +288,7 @@ __all__ = [
     "seconds_of",
     "seed_device",
     "short_name",
+    "show_table",
     "sinkhorn",
     "span_mask",
     "span_scores",

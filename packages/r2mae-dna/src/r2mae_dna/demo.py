@@ -22,13 +22,13 @@ from r2mae_core import (
     permute_weights,
     positive_control,
     read_metrics,
-    report,
     resolve_device,
     resolved,
     run_identity,
     say,
     scheme,
     scheme_name,
+    show_table,
     walk_grid,
     write_text,
 )
@@ -67,7 +67,9 @@ def demo_command(config: Demo) -> None:
     run = demo(config)
     records = run.results()
     count = {(record.task, record.metric): record.n for record in records}
-    report(run, records, RANK_BY, f"mouse without the rat: {count[RAT_TASK, 'auroc']:,} changes; chr22: human variants")
+    show_table(
+        run, records, RANK_BY, f"mouse without the rat: {count[RAT_TASK, 'auroc']:,} changes; chr22: human variants"
+    )
     lines = verdict(records, config.schemes)
     for line in lines:
         say(line)

@@ -21,13 +21,13 @@ from r2mae_core import (
     page_line,
     precision,
     refuse_options,
-    report,
     resolve_device,
     resolved,
     say,
     scheme,
     scheme_name,
     seconds_of,
+    show_table,
     walk_grid,
 )
 from r2mae_dna.bundled import Bundled, Measure, grid, small_recipe, timed
@@ -88,7 +88,7 @@ def reproduce_command(config: Reproduce) -> None:
     if not first_rank():
         return
     title = "Table 3" if config.data else "The schemes of table 3 on the bundled human-ape alignment"
-    report(run, run.results(), RANK_BY, title, config.target)
+    show_table(run, run.results(), RANK_BY, title, config.target)
     if config.data is None:
         say("The paper's figures are on ClinVar and OMIM, not on these variants, so they are not shown beside ours.")
     say(f"Done: {run.path} (results.json, {config.target}.md)")

@@ -18,11 +18,11 @@ from r2mae_core import (
     open_run,
     print_comparison,
     read_text,
-    report,
     resolve_device,
     resolved,
     run_identities,
     say,
+    show_table,
     stamped,
     write_text,
 )
@@ -151,7 +151,7 @@ def probe_command(config: options.Probe) -> None:
     run = probe(config)
     divided = "donors" if config.held_out == "donors" else "cells"
     title = f"{config.data.name}, {config.n_splits} divisions of the {divided}"
-    report(run, run.results(), RANK_BY, title, average=True)
+    show_table(run, run.results(), RANK_BY, title, average=True)
     for note in notes(run):
         say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, table.md)")
@@ -233,7 +233,7 @@ def reconstruct_command(config: options.Reconstruct) -> None:
     cells = f"all {n:,} validation cells"
     if config.max_cells is not None and config.max_cells < n:
         cells = f"{config.max_cells:,} random ones of {n:,} validation cells"
-    report(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes, {cells}")
+    show_table(run, run.results(), RANK_BY, f"{config.data.name}, Pearson over {config.genes} genes, {cells}")
     for note in notes(run):
         say(f"Note: {note}")
     say(f"Done: {run.path} (results.json, table.md)")

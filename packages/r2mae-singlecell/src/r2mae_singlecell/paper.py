@@ -26,13 +26,13 @@ from r2mae_core import (
     open_run,
     page_line,
     precision,
-    report,
     resolve_device,
     resolved,
     say,
     scheme,
     scheme_name,
     seconds_of,
+    show_table,
     stamped,
     walk_grid,
     with_seed,
@@ -106,8 +106,7 @@ def reproduce_command(config: Reproduce) -> None:
     own = finished(run, config.target)
     over = "seeds and donor divisions" if config.target in PROBES else "seeds"
     title, probing = f"{config.target} on {config.data.name}, mean ± sd over {over}", config.target in PROBES
-    report(run, own, RANK_BY, title, name=config.target, average=probing)
-    run.write_results(finished(run))  # of every table in the folder
+    show_table(run, own, RANK_BY, title, name=config.target, average=probing)
     for note in dict.fromkeys(note for cell in grid(config) for note in notes(_evaluation(config, run, cell))):
         say(f"Note: {note}")
     for line in missing_rows(config):

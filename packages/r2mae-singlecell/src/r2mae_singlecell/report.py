@@ -17,10 +17,10 @@ from r2mae_core import (
     device_name,
     fingerprint,
     open_run,
-    report,
     resolve_device,
     resolved,
     say,
+    show_table,
     stamped,
 )
 from r2mae_singlecell import options
@@ -91,7 +91,7 @@ def report_command(config: options.Report) -> None:
     resolve_device(config.device)
     run = make_report(config)
     if run.results():
-        report(run, run.results(), RANK_BY, f"{config.data.name}: scib-metrics, higher is better")
+        show_table(run, run.results(), RANK_BY, f"{config.data.name}: scib-metrics, higher is better")
     for note in notes(run):
         say(f"Note: {note}")
     for figure in sorted((run.path / "figures").glob("*.png")):

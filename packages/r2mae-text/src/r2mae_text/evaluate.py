@@ -19,10 +19,10 @@ from r2mae_core import (
     device_name,
     open_run,
     print_comparison,
-    report,
     resolve_device,
     resolved,
     say,
+    show_table,
     stamped,
 )
 from r2mae_text.data.shards import Corpus, TokenRows
@@ -129,7 +129,7 @@ def evaluate(config: Evaluate) -> RunFolder:
 def evaluate_command(config: Evaluate) -> None:
     """`r2mae-text evaluate`."""
     run = evaluate(config)
-    report(run, run.results(), RANK_BY, f"{config.model} on held-out text, loss in nats")
+    show_table(run, run.results(), RANK_BY, f"{config.model} on held-out text, loss in nats")
     say(f"Done: {run.path} (results.json, table.md)")
 
 

@@ -21,11 +21,11 @@ from r2mae_core import (
     read_json,
     read_records,
     refuse_changed,
-    report,
     resolve_device,
     resolved,
     run_identity,
     say,
+    show_table,
     stamped,
     whole_folder,
     write_json,
@@ -198,7 +198,7 @@ def pretrained_as(name: str) -> dict[Path, tuple[str, int]]:
 def finetune_command(config: Finetune) -> None:
     """`r2mae-text finetune`."""
     run = finetune(config)
-    report(run, run.results(), RANK_BY, f"{config.model}, fine-tuned")
+    show_table(run, run.results(), RANK_BY, f"{config.model}, fine-tuned")
     first = run.path / f"{config.tasks[0]}-{config.seeds[0]}"
     then = "" if config.save == "none" else f". Next: r2mae-text predict {pasteable(first / 'model')} FILE"
     say(f"Done: {run.path} (results.json, table.md, {first.name}/ …){then}")

@@ -27,6 +27,7 @@ from r2mae_core import (
     say,
     scheme,
     scheme_name,
+    show_table,
     stamped,
     with_seed,
     write_text,
@@ -98,8 +99,8 @@ def demo_mlp(config: Demo) -> RunFolder:
         )
         records += control_records(model, data, names, config, device)
         shown = names[: len(SCHEMES)]
-        report(run, of_table(records, shown), RANK_BY, f"{data.name}: {len(data.test_images)} test images")
         run.write_results(records)
+        show_table(run, of_table(records, shown), RANK_BY, f"{data.name}: {len(data.test_images)} test images")
         lines = verdict(records, shown)
         for line in lines:
             say(line)

@@ -1,20 +1,8 @@
-"""What the paper's figures share: their ratios, the names of schemes read back, and how they are reported."""
+"""What the paper's figures share: their ratios, and the names of schemes read back."""
 
 from collections.abc import Sequence
 
-from r2mae_core import (
-    Fixed,
-    RatioSampler,
-    Record,
-    RunFolder,
-    Uniform,
-    UserError,
-    finished_records,
-    report,
-    scheme,
-    scheme_name,
-)
-from r2mae_vision.evaluate import RANK_BY
+from r2mae_core import Fixed, RatioSampler, Uniform, UserError, scheme, scheme_name
 
 
 def grid_samplers(ratios: Sequence[float], ranges: Sequence[tuple[float, float]]) -> dict[str, RatioSampler]:
@@ -42,9 +30,3 @@ def drawn_range(name: str) -> tuple[float, float]:
         low, high = map(float, name.removeprefix("Uniform(").removesuffix(")").split(", "))
         return low, high
     return scheme(name, "vision").bounds(0)
-
-
-def report_cells(run: RunFolder, shown: Sequence[Record], target: str, title: str) -> None:
-    """Print a target's table and write it as `<target>.md`, beside `results.json` with all finished cells."""
-    report(run, shown, RANK_BY, title, name=target)
-    run.write_results(finished_records(run))

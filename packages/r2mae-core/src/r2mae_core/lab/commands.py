@@ -292,11 +292,26 @@ def report(
     *,
     average: bool = False,
 ) -> None:
-    """Write a run's `results.json` and its table as Markdown, and print the table; on the first rank alone.
+    """Write a run's `results.json` and its table; see `show_table`. On the first rank alone."""
+    if first_rank():
+        run.write_results(records)
+        show_table(run, records, rank_by, title, name, average=average)
+
+
+def show_table(
+    run: RunFolder,
+    records: Sequence[Record],
+    rank_by: Mapping[str, Direction],
+    title: str,
+    name: str = "table",
+    *,
+    average: bool = False,
+) -> None:
+    """Write a table as Markdown into the folder of a run, and print it; on the first rank alone.
 
     Args:
-        run: the run folder.
-        records: what was measured.
+        run: the run folder, whose `results.json` is there.
+        records: what the table shows.
         rank_by: metrics that decide which scheme is better.
         title: of the printed table.
         name: of the Markdown file.
@@ -304,7 +319,6 @@ def report(
     """
     if not first_rank():
         return
-    run.write_results(records)
     table = compare(records, rank_by, average=average)
     write_text(run.path / f"{name}.md", table.markdown())
     say(table.rich(title))

@@ -63,7 +63,8 @@ def walk_grid(
                         records = cells[name](home)
                     write_records(home / "results.json", records)
                 kept[name] = read_records(home)
-            run.write_results(tidy(finished_records(run, cells, part)))
+            with run.summing_up():
+                run.write_results(tidy(finished_records(run, cells, part)))
             took = "done before" if kept[name] == before else f"{time.perf_counter() - start:.0f} s"
             say(f"[{len(kept)}/{len(cells)}] {name}: {took}")
     return [record for name in cells for record in kept[name]]

@@ -160,6 +160,15 @@ class RunFolder:
         """Write `results.json` and return its path."""
         return write_records(self.path / "results.json", records)
 
+    @contextmanager
+    def summing_up(self) -> Iterator[None]:
+        """Let one process at a time read what a shared folder holds and write what follows from it.
+
+        Else the slower of two would put what it had read before over the newer results of the other.
+        """
+        with one_writer(self.path / "results.json", folder=False, wait=True):
+            yield
+
     def results(self) -> list[Record]:
         """Return the records of `results.json`, or none."""
         file = self.path / "results.json"

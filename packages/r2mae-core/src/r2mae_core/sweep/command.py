@@ -95,16 +95,17 @@ def run_sweep(
         )  # fmt: skip
         say(f"Comparing {', '.join(arm.name for arm in arms)} by {metric}, at most {_budget_text(runs, config)}")
         search(study, arms, worker, config.seed)
-        found = points(study, arms)
-        if not found:
-            raise UserError("nothing was measured within the budget; raise --budget_minutes or --budget_runs")
-        without = lost(study)
-        curve = fit_curve([point for point, _ in found], [arm for arm in arms if arm.name not in without])
-        answer = answer_of(curve, found, modality, metric, metrics[metric], spent(study), pretrain_command)
-        answer |= {"lost": without, "seconds": round(spent(study, "seconds"), 1)}
-        run.write_results(list(_records(found, metric, metrics[metric], modality, study.user_attrs["evaluated"])))
-        run.write_json("sweep.json", answer)
-        run.save_figure("sweep.png", draw_curve(curve, found, metric, metrics[metric], modality))
+        with run.summing_up():
+            found = points(study, arms)
+            if not found:
+                raise UserError("nothing was measured within the budget; raise --budget_minutes or --budget_runs")
+            without = lost(study)
+            curve = fit_curve([point for point, _ in found], [arm for arm in arms if arm.name not in without])
+            answer = answer_of(curve, found, modality, metric, metrics[metric], spent(study), pretrain_command)
+            answer |= {"lost": without, "seconds": round(spent(study, "seconds"), 1)}
+            run.write_results(list(_records(found, metric, metrics[metric], modality, study.user_attrs["evaluated"])))
+            run.write_json("sweep.json", answer)
+            run.save_figure("sweep.png", draw_curve(curve, found, metric, metrics[metric], modality))
     for line in lines_of(answer):
         say(line)
     say(f"Done: {run.path} (sweep.json, results.json, figures/sweep.png)")

@@ -28,6 +28,7 @@ from r2mae_core import (
     sampler_to_config,
     say,
     seconds_of,
+    show_table,
     walk_grid,
     with_seed,
 )
@@ -38,7 +39,8 @@ from r2mae_vision.celeba.options import ReproduceCeleba
 from r2mae_vision.celeba.plots import plot_fig2b, plot_probe
 from r2mae_vision.celeba.prepare import prepare_celeba
 from r2mae_vision.celeba.pretrain import pretrain_unet
-from r2mae_vision.grid import fixed_ratio, grid_samplers, report_cells
+from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.grid import fixed_ratio, grid_samplers
 
 LR, EPOCHS = 1e-3, 10  # C.4
 N_TRAIN, N_TEST = 162_770, 19_962  # the official split
@@ -102,7 +104,8 @@ def reproduce(config: ReproduceCeleba) -> RunFolder | None:
         records = walk_grid(run, work)
         summary = [record for record in records if "/" not in record.task]
         metrics, title = SHOWN[config.target in PROBE_FIGURES]
-        report_cells(run, [record for record in summary if record.metric in metrics], config.target, title)
+        shown = [record for record in summary if record.metric in metrics]
+        show_table(run, shown, RANK_BY, title, config.target)
         if config.target == "fig2b":
             _report_optima(summary)
         figure = plot_fig2b(summary, PAPER_OPTIMA) if config.target == "fig2b" else plot_probe(records, config.target)

@@ -24,11 +24,11 @@ from r2mae_core import (
     permutation,
     precision,
     read_records,
-    report,
     resolve_device,
     resolved,
     save_tensors,
     say,
+    show_table,
     stamped,
     write_records,
     write_text,
@@ -272,5 +272,5 @@ def finetune_command(config: Finetune) -> None:
     )
     run = finetune(config)
     if first_rank():
-        report(run, run.results(), RANK_BY, f"{config.data}: validation images")
+        show_table(run, run.results(), RANK_BY, f"{config.data}: validation images")
     say(f"Done: {run.path} (results.json, table.md)")

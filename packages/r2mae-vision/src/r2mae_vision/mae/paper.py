@@ -24,12 +24,13 @@ from r2mae_core import (
     say,
     scheme_name,
     seconds_of,
+    show_table,
     walk_grid,
 )
 from r2mae_vision.data.multilabel import is_multi
 from r2mae_vision.data.pairs import held_out, identity, open_pair
 from r2mae_vision.data.sources import Source, how_to_open, open_source
-from r2mae_vision.grid import report_cells
+from r2mae_vision.evaluate import RANK_BY
 from r2mae_vision.mae.finetune import finetune
 from r2mae_vision.mae.flops import train_flops
 from r2mae_vision.mae.masking import split_patches
@@ -77,7 +78,7 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         )
         if not first_rank():
             return run
-        report_cells(run, records, config.target, f"Table 1 on {config.data}")
+        show_table(run, records, RANK_BY, f"Table 1 on {config.data}", config.target)
         figure = run.save_figure("table1.png", plot_schemes(records))
         curves = run.save_figure("curves.png", plot_loss_curves(records))
         say(f"Figure: {figure}, {curves}")

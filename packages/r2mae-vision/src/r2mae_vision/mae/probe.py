@@ -21,10 +21,10 @@ from r2mae_core import (
     open_run,
     permutation,
     precision,
-    report,
     resolve_device,
     resolved,
     say,
+    show_table,
     stamped,
 )
 from r2mae_vision.data.datasets import n_workers
@@ -346,5 +346,5 @@ def by_lars(config: Probe, n_images: int) -> bool:
 def probe_command(config: Probe) -> None:
     """`r2mae-vision probe`."""
     run = probe(config)
-    report(run, run.results(), RANK_BY, f"{config.model}: frozen features")
+    show_table(run, run.results(), RANK_BY, f"{config.model}: frozen features")
     say(f"Done: {run.path} (results.json, table.md)")

@@ -21,10 +21,12 @@ from r2mae_core import (
     resolved,
     say,
     seconds_of,
+    show_table,
     walk_grid,
     with_seed,
 )
-from r2mae_vision.grid import grid_samplers, report_cells
+from r2mae_vision.evaluate import RANK_BY
+from r2mae_vision.grid import grid_samplers
 from r2mae_vision.mnist.data import ImageData, load_digits_or_mnist
 from r2mae_vision.mnist.evaluate import evaluate_members
 from r2mae_vision.mnist.model import MLPAutoencoder
@@ -69,7 +71,8 @@ def reproduce(config: ReproduceMNIST) -> RunFolder | None:
             run, {cell_name(*shape): partial(_cell, config, run, shape, data, device) for shape in grid}
         )
         source, metric, ylabel, title = FIGURES[config.target]
-        report_cells(run, [record for record in records if record.metric == source], config.target, title)
+        shown = [record for record in records if record.metric == source]
+        show_table(run, shown, RANK_BY, title, config.target)
         say(f"Figure: {run.save_figure(f'{config.target}.png', plot_fig2(records, metric, ylabel, title))}")
         say(f"Done: {run.path} (results.json, {config.target}.md)")
         say(page_line("r2mae-vision", run.path))
