@@ -14,13 +14,13 @@ from scipy import stats
 
 from r2mae_core import UserError, read_metrics, read_records
 from r2mae_text import TASKS, Task
-from r2mae_text.batching import batches, collate, encode, subset
-from r2mae_text.classifier import logits_of
+from r2mae_text.batching import Encoded, batches, collate, encode, labels_of, subset
+from r2mae_text.classifier import logits_of, loss_of
 from r2mae_text.data.glue import Examples, load_task, read_table
 from r2mae_text.finetune import finetune
 from r2mae_text.metrics import f1, matthews, score, spearman
 from r2mae_text.options import Finetune
-from r2mae_text.tuning import finetune_task, tune
+from r2mae_text.tuning import finetune_task, shared_out, tune
 from r2mae_text.weights import export_run
 
 
@@ -220,6 +220,60 @@ def test_finetuning_learns_and_is_a_function_of_the_seed(folder):
     assert runs[0]["validation"]["accuracy"] > 0.95
     few = finetune_task(folder, task, splits, 0, epochs=1, lr=0.0, max_train=5)
     assert few["validation"]["accuracy"] < 0.7
+
+
+KINDS = {
+    "classes": Task(("x",), ("a", "b", "c")),
+    "scores": Task(("x",), ()),
+    "several labels": Task(("x",), ("a", "b", "c"), several=True),
+    "words": Task(("x",), ("a", "b", "c"), tags=True),
+}
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.3, 1.0, 5.0])])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_batch_have_its_mean_loss(kind, weights):
+    """Sentences of other lengths, one of them without a labelled word, and a last part that is smaller."""
+    task, rng = KINDS[kind], np.random.default_rng(0)
+    lengths = np.array([4, 2, 7, 3, 5, 1, 6])
+    starts = np.cumsum([0, *lengths])
+    n, total = len(lengths), starts[-1]
+    words, logits = None, torch.from_numpy(rng.normal(size=(n, 3 if task.labels else 1)))
+    labels = torch.from_numpy(rng.integers(0, 3, n))
+    if kind == "scores":
+        labels, weights = labels.double(), None
+    elif kind == "several labels":
+        labels = torch.from_numpy(rng.integers(0, 2, (n, 3)).astype(float))
+    elif kind == "words":
+        words = np.arange(total)
+        words[starts[5] : starts[6]] = -1
+        labels = torch.from_numpy(np.where(words >= 0, rng.integers(0, 3, total), -100))
+        logits = torch.from_numpy(rng.normal(size=(n, lengths.max(), 3)))
+    data = Encoded(np.zeros(total, np.int32), np.zeros(total, np.uint8), starts, labels, words)
+    weights = None if weights is None else weights.double()
+
+    def loss(which):
+        own = logits[which, : lengths[which].max()] if words is not None else logits[which]
+        return loss_of(task, own, labels_of(data, which, int(lengths[which].max())), weights)
+
+    order = np.array([5, 0, 3, 6, 2, 1, 4])
+    for size in (1, 3, 7, 100):
+        parts = list(shared_out(task, data, order, size, weights))
+        assert sum(len(part) for part, _ in parts) == n - (kind == "words" and size == 1)
+        assert sum(share * loss(part) for part, share in parts).item() == pytest.approx(loss(order).item(), rel=1e-12)
+
+
+def test_small_parts_train_the_same_model_and_clipping_is_an_option(tiny, tokenizer, tmp_path):
+    tiny.config.hidden_dropout_prob = tiny.config.attention_probs_dropout_prob = 0.0
+    folder = export_run(tiny, tokenizer, tmp_path / "model")
+    task, splits = keyword_task(50)
+    settings = {"epochs": 1, "lr": 1e-3, "max_length": 16}
+    whole, parts = (tune(folder, task, splits, 0, **settings, micro_batch_size=size) for size in (None, 5))
+    np.testing.assert_allclose(parts.logits["validation"], whole.logits["validation"], atol=1e-4)
+    assert parts.epochs[0]["loss"] == pytest.approx(whole.epochs[0]["loss"], rel=1e-5)
+    # AdamW's step does not depend on the size of the gradient, but on how it changes: after the first steps.
+    other = tune(folder, task, splits, 0, **settings, clip=None).logits["validation"]
+    assert np.abs(other - whole.logits["validation"]).max() > 1e-3
 
 
 def test_regression_and_pairs(folder):

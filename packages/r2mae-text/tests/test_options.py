@@ -205,7 +205,7 @@ def test_the_options_of_finetune_reach_every_task_and_seed(folder, monkeypatch):
 
     monkeypatch.setattr(finetune_module, "tune", record)
     settings = {"epochs": 2, "lr": 1e-3, "warmup": 0.2, "weight_decay": 0.3, "batch_size": 8, "max_length": 16}
-    settings |= {"max_train": 40, "evaluate": "end", "class_weights": "balanced"}
+    settings |= {"max_train": 40, "evaluate": "end", "class_weights": "balanced", "micro_batch_size": 4, "clip": 0.7}
     finetune(
         Finetune(str(folder), ("movies",), seeds=(3, 4), precision="bf16-mixed", device="cpu", progress=False,
                  out=Path("tuned"), save="none", **settings)

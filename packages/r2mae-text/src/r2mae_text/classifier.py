@@ -140,6 +140,14 @@ def loss_of(task: Task, logits: Tensor, labels: Tensor, weights: Tensor | None =
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights)
 
 
+def weight_of(task: Task, labels: Tensor, weights: Tensor | None = None) -> float:
+    """Return how much some examples count in the mean of `loss_of`: examples, or the sum of their classes' weights."""
+    if task.kind in ("regression", "multi_label"):
+        return float(len(labels))
+    labels = labels[labels >= 0]
+    return float(len(labels) if weights is None else weights.cpu()[labels].sum())
+
+
 @torch.no_grad()
 def logits_of(
     model: Any, data: Encoded, pad_id: int, device: str, bf16: bool = False, batch_size: int = 128

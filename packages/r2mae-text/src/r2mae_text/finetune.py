@@ -120,7 +120,8 @@ def _tune_once(
     with logging_to(logs, config.logger, "r2mae-text") as log:
         tuned = tune(
             config.model, task, splits, seed, epochs=config.epochs, lr=config.lr, warmup=config.warmup,
-            weight_decay=config.weight_decay, batch_size=config.batch_size, max_length=config.max_length,
+            weight_decay=config.weight_decay, batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size, clip=config.clip, max_length=config.max_length,
             max_train=config.max_train, keep="best" if config.save == "best" else "last", evaluate=config.evaluate,
             patience=config.patience, class_weights=config.class_weights, device=device, bf16=bf16,
             progress=config.progress, log=log,

@@ -223,6 +223,11 @@ class Finetune(RunOptions):
     """Stop when this many epochs have not been better than the best one; with --save best."""
     batch_size: Count = 32
     """Examples of a step."""
+    micro_batch_size: Count | None = None
+    """Examples that are computed at once, for memory; default all of a step. Without dropout the result does not
+    depend on it."""
+    clip: Positive | None = 1.0
+    """Largest gradient norm; transformers' default, because the paper does not state it. null: no clipping."""
     lr: Positive = 2e-5
     """Peak learning rate; it falls linearly to zero."""
     warmup: Share = 0.0

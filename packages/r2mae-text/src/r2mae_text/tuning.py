@@ -1,7 +1,7 @@
 """Fine-tuning a model on one task with one seed: length buckets, epochs, the best or the last (paper, C.6)."""
 
 import copy
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from r2mae_core import UserError, adamw, derived_seed, linear, out_of_memory, permutation, say
 from r2mae_text.batching import Encoded, batches, encode, labels_of, subset
-from r2mae_text.classifier import check_lengths, forward, logits_of, loss_of, new_classifier
+from r2mae_text.classifier import check_lengths, forward, logits_of, loss_of, new_classifier, weight_of
 from r2mae_text.data.glue import Examples, Task
 from r2mae_text.metrics import deciding_metric, score
 
@@ -56,6 +56,8 @@ def tune(
     warmup: float = 0.0,
     weight_decay: float = 0.0,
     batch_size: int = 32,
+    micro_batch_size: int | None = None,
+    clip: float | None = 1.0,
     max_length: int = 128,
     max_train: int | None = None,
     keep: Literal["last", "best"] = "last",
@@ -79,6 +81,9 @@ def tune(
         warmup: share of steps in which it rises; it then falls linearly to zero.
         weight_decay: AdamW's, on matrices.
         batch_size: examples of a step.
+        micro_batch_size: examples of it that are computed at once; default all. Without dropout the result does not
+            depend on it.
+        clip: largest gradient norm; None: no clipping.
         max_length: tokens of an example.
         max_train: use only this many training examples, drawn by the seed.
         keep: the model of the last epoch, or of the one that is best on the first split by the task's metric.
@@ -122,20 +127,24 @@ def tune(
             for _ in range(total // epochs):
                 which = next(every)
                 torch.manual_seed(derived_seed(seed, "dropout", step))
-                with autocast:
-                    logits = forward(model, train, which, tokenizer.pad_token_id, device)
-                width = logits.shape[1]
-                loss = loss_of(task, logits.float(), labels_of(train, which, width).to(device), weights)
-                loss_sum += loss.detach()
-                first_bad = torch.where(torch.isfinite(loss.detach()), first_bad, first_bad.clamp(max=step))
                 optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                loss = torch.zeros((), device=device)
+                for part, share in shared_out(task, train, which, micro_batch_size or batch_size, weights):
+                    with autocast:
+                        logits = forward(model, train, part, tokenizer.pad_token_id, device)
+                    labels = labels_of(train, part, logits.shape[1]).to(device)
+                    part_loss = share * loss_of(task, logits.float(), labels, weights)
+                    part_loss.backward()
+                    loss += part_loss.detach()
+                loss_sum += loss
+                first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step))
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
                 optimizer.step()
                 schedule.step()
                 step += 1
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, "--batch_size or --max_length") from None
+            raise out_of_memory(error, "--micro_batch_size or --max_length") from None
         if evaluate == "end" and epoch + 1 < epochs:
             continue
         if (bad := int(first_bad)) < total:
@@ -161,6 +170,23 @@ def tune(
     model.eval()
     scores = next(row["scores"] for row in history if row["epoch"] == best[1])
     return Tuned(scores, best[3], encoded, history, best[1], model, tokenizer)
+
+
+def shared_out(
+    task: Task, data: Encoded, which: np.ndarray, size: int, weights: Tensor | None = None
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield the parts of a batch that are computed at once, each with its share of the mean over the batch.
+
+    Parts without any label, such as sentences whose words are all behind the cut, are left out.
+    """
+    parts = [which[i : i + size] for i in range(0, len(which), size)]
+    if len(parts) == 1:
+        yield which, 1.0
+        return
+    counted = [weight_of(task, labels_of(data, part, int(data.lengths()[part].max())), weights) for part in parts]
+    for part, own in zip(parts, counted, strict=True):
+        if own:
+            yield part, own / sum(counted)
 
 
 def score_of_split(task: Task, logits: np.ndarray, data: Encoded) -> dict[str, float]:
