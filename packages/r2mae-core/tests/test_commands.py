@@ -3,20 +3,27 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from r2mae_core import (
     Command,
     Compare,
+    Count,
+    Fixed,
     LinearDecay,
     Phases,
+    Positive,
     PretrainOptions,
     RatioSampler,
     Record,
     RunFolder,
+    Seed,
+    Share,
     Uniform,
     UserError,
     left_out,
@@ -30,6 +37,7 @@ from r2mae_core import (
     say,
     scheme,
 )
+from r2mae_core.lab.help_page import kind_of
 from r2mae_core.lab.option_groups import option_groups
 
 
@@ -377,7 +385,27 @@ def test_help_groups_its_options(monkeypatch, capsys):
     assert {"--lr", "--batch_size", "--seed", "--clip"} <= set(groups["optimisation"])
     assert {"--device", "--devices", "--strategy", "--compile", "--precision"} <= set(groups["hardware"])
     assert {"--out", "--progress", "--log_every", "--checkpoint_every"} <= set(groups["output"])
-    assert "Rows of an optimizer step. (type: int, default: 99)" in " ".join(body.split())
+    assert "Rows of an optimizer step. (type: whole number, default: 99)" in " ".join(body.split())
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (Count | None, "whole number at least 1 | null"),
+        (Seed, "whole number at least 0"),
+        (Share, "number at least 0 and at most 1"),
+        (tuple[Path, ...], "list of path"),
+        (tuple[Share, Positive], "[number at least 0 and at most 1, number above 0]"),
+        (tuple[str | int, ...] | None, "list of (text | whole number) | null"),
+        (Literal["a", "b"] | None, "a | b | null"),
+        (dict[str, int], "mapping"),
+        (Mapping[str, int], "mapping"),
+        (bool, "true | false"),
+        (Fixed, "Fixed"),
+    ],
+)
+def test_help_names_what_an_option_takes(hint, words):
+    assert kind_of(hint) == words
 
 
 @dataclass(frozen=True)

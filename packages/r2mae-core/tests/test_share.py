@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -271,13 +272,16 @@ def test_a_model_of_one_seed_has_that_seeds_numbers(tmp_path, folder, seeds, val
 
 
 def test_nothing_of_the_machine_is_in_what_is_sent(run, tmp_path, monkeypatch):
+    host = re.compile(rf"\b{re.escape(os.uname().nodename)}\b".encode())
     monkeypatch.setenv("LOGNAME", "jane.doe")
     monkeypatch.setenv("HOME", str(tmp_path / "jane.doe"))
     push_run(run, "lab/line", license="mit", dry_run=True, out=tmp_path / "dry")
     for file in _files(tmp_path / "dry"):
         content = file.read_bytes()
-        for text in (str(tmp_path), "jane.doe", "/srv/trees", os.uname().nodename):
+        for text in (str(tmp_path), "jane.doe", "/srv/trees"):
             assert text.encode() not in content, (file.name, text)
+        # A short name may occur by chance among a picture's bytes, which know no words.
+        assert file.suffix == ".png" or not host.search(content), file.name
 
 
 def test_a_model_that_keeps_the_place_of_its_data_is_not_sent(run, tmp_path, monkeypatch):

@@ -6,9 +6,14 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
+from r2mae_core.lab.help_page import HelpFormatter
+
 
 class ArgumentParser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, whose errors are a tree of all that was tried, with one line and where to look."""
+
+    def __init__(self, *args: Any, formatter_class: Any = HelpFormatter, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""

@@ -162,7 +162,9 @@ def interrupted(run: RunFolder, step: int) -> UserError:
 @contextlib.contextmanager
 def matrix_products(device: str) -> Iterator[None]:
     """Let float32 matrix products on a GPU use its matrix units; on a CPU they stay exact."""
-    before = torch.get_float32_matmul_precision()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings", UserWarning)  # torch 2.9, of this call
+        before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     try:
         yield
