@@ -19,7 +19,7 @@ class SweepOptions(RunOptions):
     """
 
     metric: str | None = None
-    """What is compared: a metric of the evaluation; default its first one. A name that it has not lists what there is."""
+    """What is compared: a metric of the evaluation; default its first one. A wrong name lists them all."""
     ratios: tuple[Ratio, ...] = (0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
     """Fixed ratios to try."""
     ranges: tuple[tuple[Share, Share], ...] | None = None
