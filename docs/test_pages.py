@@ -123,7 +123,7 @@ def recorded(script: str, patch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 def commands() -> list[object]:
     return [
         pytest.param(words, block, id=f"{name_of(page)}:{block.line}-{' '.join(words[:2])}")
-        for page in [*PAGES, *READMES]
+        for page in dict.fromkeys([*PAGES, *ON_THE_SITE, *READMES])
         for block in blocks(page)
         if block.kind == "console"
         for words in block.commands()

@@ -72,7 +72,7 @@ def in_words(found: Sequence[Comparison]) -> str:
     parts = []
     for against, method in (
         ("the usual fixed ratio", "from_default"),
-        ("the best fixed ratio of a search", "from_best"),
+        ("the best fixed ratio, picked afterwards,", "from_best"),
     ):
         sizes = [size for one in uses if (size := getattr(one, method)().in_errors) is not None]
         better, worse = sum(size > CLEAR for size in sizes), sum(size < -CLEAR for size in sizes)

@@ -48,7 +48,7 @@ SOURCES = (
     Source(
         RESULTS / "dna.json", "mouse and mammals, transformer", "dna", left_out=(("chr22", "auroc"), ("chr22", "auprc"))
     ),
-    Source(RESULTS / "text.json", "text demo, RoBERTa", "text"),
+    Source(RESULTS / "text.json", "text demo, RoFormer", "text"),
 )
 """A file that is not there yet is passed over."""
 

@@ -292,7 +292,7 @@ class AlignmentModel(SharedModel, nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers; 85,651,212 for the paper's network with 89 species."""
+        """Trainable numbers; 85,651,206 for the paper's network with 89 species."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
