@@ -95,6 +95,7 @@ def logging_to(
     metrics = MetricsCSV(run.metrics_file)
     metrics.go_back_to(None)
     trackers = tracker_loggers(tracker, run, project)
+    forget_from(0, trackers)
 
     def log(values: Mapping[str, float], step: int) -> None:
         for logger in (metrics, *trackers):
@@ -110,8 +111,15 @@ def logging_to(
         close_trackers(trackers)
 
 
+def forget_from(step: int, loggers: Sequence[Logger]) -> None:
+    """Let trackers that can do so forget a step and those after it, because a training begins or goes on there."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            logger.forget_from(step)
+
+
 def _tensorboard(run: RunFolder, project: str) -> Logger:
-    return TensorBoardLogger(run.path, name="tensorboard", version="")
+    return TensorBoard(run.path, name="tensorboard", version="")
 
 
 def _wandb(run: RunFolder, project: str) -> Logger:
@@ -159,6 +167,35 @@ def _kept(run: RunFolder, tracker: str, new: str | None = None) -> str | None:
 def _plain(value: Any) -> Any:
     """Return an option as every tracker can keep it."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, without what `metrics.csv` does not hold: epochs, an invented "hp_metric", older steps."""
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        super().log_hyperparams(params, {})  # with no metric it writes nothing
+        for part in hparams(dict(self.hparams), {}):  # pyright: ignore[reportArgumentType]
+            self._events.add_summary(part)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Let readers drop what an earlier start logged of this step and those after it."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self._events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+
+    @property
+    def _events(self) -> Any:
+        return self.experiment._get_file_writer()
 
 
 class TrackioLogger(Logger):
