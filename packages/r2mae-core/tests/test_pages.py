@@ -26,7 +26,7 @@ from r2mae_core import (
     write_page,
 )
 from r2mae_core.lab.records import write_records
-from r2mae_core.lab.sealed import write_json
+from r2mae_core.lab.sealed import read_yaml, write_json
 from r2mae_core.pages.curves import MAX_POINTS, Training, charts_over_time
 from r2mae_core.pages.examples import MAX_BYTES, within_bounds
 from toy import Toy, ToyPretrain
@@ -76,6 +76,8 @@ def test_a_real_run(trained):
     assert [(x, y) for *_, x, y in points(drawn["Training loss"])] == losses
     assert {scheme for scheme, *_ in points(drawn["Mask ratio drawn"])} == {"Uniform(0.2, 0.6)"}
     assert {name for _, name, *_ in points(drawn["Validation loss at mask ratio"])} == {"ratio 0.2", "ratio 0.6"}
+    header, row = tables(page)[-1]
+    assert dict(zip(header, row, strict=True))["steps"] == str(read_yaml(trained / "config.yaml")["steps"])
     assert str(trained.parent) not in out.read_text(), "the page names a place of this machine"
 
 
@@ -189,7 +191,7 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     for scheme, ratio in (("r2mae", 0.4), ("fixed", 0.2)):
         for seed in (0, 1):
             record = Record("t", "accuracy", ratio, scheme, seed, 9)
-            metrics = {"loss": [(1, ratio), (2, ratio + seed)], "rows_per_second": [(1, 10.0), (2, 20.0)]}
+            metrics = {"loss": [(0, ratio), (1, ratio + seed)], "rows_per_second": [(0, 10.0), (1, 20.0)]}
             made(grid / f"{scheme}-{seed}" / "pretrain", metrics=metrics, config={"mask_ratio": ratio, "seed": seed})
             write_records(grid / f"{scheme}-{seed}" / "results.json", [record])
     write_records(
@@ -198,8 +200,8 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     page = page_of(grid)
     drawn = charts(page)
     assert points(drawn["Training loss"]) == [
-        ("fixed", "mean of 2 seeds", 1.0, 0.2), ("fixed", "mean of 2 seeds", 2.0, pytest.approx(0.7)),
-        ("r2mae", "mean of 2 seeds", 1.0, 0.4), ("r2mae", "mean of 2 seeds", 2.0, pytest.approx(0.9)),
+        ("fixed", "mean of 2 seeds", 0.0, 0.2), ("fixed", "mean of 2 seeds", 1.0, pytest.approx(0.7)),
+        ("r2mae", "mean of 2 seeds", 0.0, 0.4), ("r2mae", "mean of 2 seeds", 1.0, pytest.approx(0.9)),
     ]  # fmt: skip
     cost = tables(page)[-1]
     assert cost[0][:4] == ["scheme", "trainings", "steps", "speed"]
@@ -372,7 +374,8 @@ def test_a_fine_tuning_is_not_drawn_among_pretrainings(tmp_path):
     assert points(drawn["Training loss, fine-tuning"]) == [
         ("fixed 0.5", "mean of 2 seeds", 1.0, 2.0), ("fixed 0.5", "mean of 2 seeds", 2.0, 1.0),
     ]  # fmt: skip
-    assert [row[0] for row in tables(page)[-1][1:]] == ["fixed 0.5", "fixed 0.5 (fine-tuning)"]
+    rows = [(row[0], row[2]) for row in tables(page)[-1][1:]]
+    assert rows == [("fixed 0.5", "2"), ("fixed 0.5 (fine-tuning)", "2")], "steps 0 and 1; a fine-tuning says how many"
     alone = RunFolder(tmp_path / "tuned", {"seeds": [3]}, command="finetune", program="r2mae-toy")
     for task in ("sst2", "mrpc"):
         made(alone.path / "logs" / f"{task}-3", metrics={"loss": [(1, 2.0)]}, command=None, config=alone.config)

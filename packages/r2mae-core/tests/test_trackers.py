@@ -144,7 +144,7 @@ def in_tensorboard(path):
 
 @pytest.mark.parametrize("before_first_checkpoint", [False, True])
 def test_tensorboard_shows_metrics_csv_and_nothing_else(tmp_path, before_first_checkpoint):
-    """No step twice, and none of a start that was cut off: its speeds are others, and it may have logged other steps."""
+    """No step twice, and none of a start that was cut off, which may have logged other steps."""
     held_out = torch.utils.data.DataLoader(samples(20), batch_size=20)
     arguments = {"checkpoint_every": 9 if before_first_checkpoint else 4, "samples_per_step": 8, "validate_every": 3}
     arguments |= {"validation_loader": held_out, "tracker": "tensorboard"}
@@ -173,6 +173,24 @@ def test_tensorboard_knows_the_options_and_forgets_a_loop_that_begins_anew(tmp_p
     kept = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"lr" in kept
     assert b"['a']" in kept
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*")  # mlflow's use of SQLAlchemy
+@pytest.mark.parametrize("tracker", READERS)
+def test_a_resumed_run_may_have_other_options(tracker, tmp_path, monkeypatch):
+    """Such as its device; MLflow alone refuses another value, so it keeps the first."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip(tracker)
+    for every in (1, 2):
+        run = RunFolder(tmp_path / "run", {"log_every": every, "lr": 0.5})
+        with logging_to(run, tracker, "test") as log:
+            log({"loss": 1.0}, every)
+    if tracker == "mlflow":
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{run.path / 'mlflow' / 'mlflow.db'}")
+        (only,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert only.data.params == {"log_every": "1", "lr": "0.5"}
 
 
 def test_two_folders_of_one_name_are_two_runs(tmp_path):

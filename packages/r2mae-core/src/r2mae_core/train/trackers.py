@@ -1,7 +1,7 @@
 """Experiment trackers beside `metrics.csv`: `--logger tensorboard|wandb|mlflow|trackio`. None uses a network unasked.
 
-Metrics have the same names everywhere. A resumed run goes on in the tracker's own run; what was logged after the last
-checkpoint is logged again, with the same values.
+Metrics have the same names everywhere. A resumed run goes on in the tracker's own run. What was logged after the last
+checkpoint is logged again, with the same losses; TensorBoard drops the older lines, the others keep both.
 """
 
 import importlib.util
@@ -135,7 +135,7 @@ def _mlflow(run: RunFolder, project: str) -> Logger:
     if uri is None:
         database.parent.mkdir(exist_ok=True)
         uri = f"sqlite:///{database.resolve()}"
-    logger = MLFlowLogger(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
+    logger = MLflow(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
     if first_rank():  # the others have no run
         _kept(run, "mlflow", logger.run_id)
     return logger
@@ -196,6 +196,17 @@ class TensorBoard(TensorBoardLogger):
     @property
     def _events(self) -> Any:
         return self.experiment._get_file_writer()
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's logger, for runs that are resumed with another value of an option: MLflow keeps the first."""
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        given = vars(params) if isinstance(params, Namespace) else params
+        known = self.experiment.get_run(self.run_id).data.params
+        super().log_hyperparams({name: value for name, value in given.items() if name not in known})
 
 
 class TrackioLogger(Logger):
