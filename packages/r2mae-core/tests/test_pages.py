@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import statistics
 import sys
 from dataclasses import replace
@@ -29,6 +30,7 @@ from r2mae_core.lab.records import write_records
 from r2mae_core.lab.sealed import read_yaml, write_json
 from r2mae_core.pages.curves import MAX_POINTS, Training, charts_over_time
 from r2mae_core.pages.examples import MAX_BYTES, within_bounds
+from r2mae_core.ratio.config import sampler_to_config
 from toy import Toy, ToyPretrain
 
 REPORTER = Reporter("r2mae-toy", {"pretrain": Command(ToyPretrain, "toy:none", "")}, {"accuracy": "max"})
@@ -142,6 +144,24 @@ def test_a_run_that_was_interrupted(tmp_path):
     assert "Not recorded: there is no results.json." in page.whole_text
     assert "There is no finished model here." in page.whole_text
     assert page_of(made(tmp_path / "empty")).whole_text.count("Not recorded") == 4
+
+
+def test_what_seeds_share_is_said_and_a_copy_is_named(tmp_path):
+    def run(name, seed):
+        scheme = sampler_to_config(Uniform(0.2, 0.6, seed=seed))
+        return made(tmp_path / name, metrics={"loss": [(0, 1.0)]}, config={"seed": seed, "mask_ratio": scheme})
+
+    one, two = run("one", 0), run("two", 1)
+    page = page_of(one, two, out=tmp_path / "page.html")
+    assert facts(page)["Scheme"] == "Uniform(0.2, 0.6)"
+    assert "its copy" not in page.whole_text
+    other = made(tmp_path / "other", config={"data": "more cells"})
+    assert tables(page_of(made(tmp_path / "own"), other, out=tmp_path / "page.html"))[0] == [
+        ["run", "data"], ["own", "cells"], ["other", "more cells"]
+    ]  # fmt: skip
+    shutil.copytree(one, tmp_path / "three")
+    page = page_of(one, tmp_path / "three", out=tmp_path / "page.html")
+    assert "one and three are one run and its copy, not two trainings." in page.whole_text
 
 
 def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
@@ -342,6 +362,10 @@ def test_what_is_refused(tmp_path, monkeypatch):
         page_of(run, out=run / "config.yaml")
     with pytest.raises(UserError, match="is not a run folder"):
         page_of(tmp_path)
+    with pytest.raises(UserError, match="nowhere is not there"):
+        page_of(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="data holds prepared data, not a run"):
+        page_of(made(tmp_path / "data", command="prepare"))
     with pytest.raises(UserError, match="is named twice"):
         page_of(run, tmp_path / "run" / ".." / "run", out=tmp_path / "page.html")
     with pytest.raises(UserError, match="is a run of r2mae-toy; call r2mae-toy report"):
@@ -369,6 +393,8 @@ def test_a_fine_tuning_is_not_drawn_among_pretrainings(tmp_path):
         made(tuned.path / f"seed{seed}", metrics={"loss": [(1, 2.0), (2, 1.0)]}, command=None, config=tuned.config)
     page = page_of(grid)
     assert "with 4 trainings (2 of them fine-tunings) in it" in page.whole_text
+    tuned = page_of(*(grid / f"fixed-{seed}" / "finetune" for seed in (0, 1)), out=tmp_path / "tuned.html")
+    assert "with 2 fine-tunings in them" in tuned.whole_text
     drawn = charts(page)
     assert points(drawn["Training loss"]) == [("fixed 0.5", "mean of 2 seeds", 1.0, 0.5)]
     assert points(drawn["Training loss, fine-tuning"]) == [
