@@ -14,7 +14,6 @@ from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY, shown_as_mask
 from r2mae_text.isolation import Isolation
 from r2mae_text.masking import MaskingRule, mask_tokens
-
 from r2mae_text.weights import load_pretrained
 
 N_ROWS, N_TOKENS, RATIO = 3, 80, 0.15
