@@ -4,6 +4,7 @@ Metrics have the same names everywhere. A resumed run goes on in the tracker's o
 checkpoint is logged again, with the same losses; TensorBoard drops the older lines, the others keep both.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -178,7 +179,8 @@ class TensorBoard(TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         super().log_hyperparams(params, {})  # with no metric it writes nothing
-        for part in hparams(dict(self.hparams), {}):  # pyright: ignore[reportArgumentType]
+        given = vars(params) if isinstance(params, Namespace) else params
+        for part in hparams(given, {}):
             self._events.add_summary(part)
 
     @override
@@ -189,9 +191,9 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def forget_from(self, step: int) -> None:
         """Let readers drop what an earlier start logged of this step and those after it."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        self._events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+        events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
+        begin = events.SessionLog(status=events.SessionLog.START)
+        self._events.add_event(events.Event(session_log=begin), step)
 
     @property
     def _events(self) -> Any:
