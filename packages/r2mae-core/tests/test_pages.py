@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import statistics
 import sys
 from dataclasses import replace
@@ -26,9 +27,10 @@ from r2mae_core import (
     write_page,
 )
 from r2mae_core.lab.records import write_records
-from r2mae_core.lab.sealed import write_json
+from r2mae_core.lab.sealed import read_yaml, write_json
 from r2mae_core.pages.curves import MAX_POINTS, Training, charts_over_time
 from r2mae_core.pages.examples import MAX_BYTES, within_bounds
+from r2mae_core.ratio.config import sampler_to_config
 from toy import Toy, ToyPretrain
 
 REPORTER = Reporter("r2mae-toy", {"pretrain": Command(ToyPretrain, "toy:none", "")}, {"accuracy": "max"})
@@ -76,6 +78,8 @@ def test_a_real_run(trained):
     assert [(x, y) for *_, x, y in points(drawn["Training loss"])] == losses
     assert {scheme for scheme, *_ in points(drawn["Mask ratio drawn"])} == {"Uniform(0.2, 0.6)"}
     assert {name for _, name, *_ in points(drawn["Validation loss at mask ratio"])} == {"ratio 0.2", "ratio 0.6"}
+    header, row = tables(page)[-1]
+    assert dict(zip(header, row, strict=True))["steps"] == str(read_yaml(trained / "config.yaml")["steps"])
     assert str(trained.parent) not in out.read_text(), "the page names a place of this machine"
 
 
@@ -142,6 +146,24 @@ def test_a_run_that_was_interrupted(tmp_path):
     assert page_of(made(tmp_path / "empty")).whole_text.count("Not recorded") == 4
 
 
+def test_what_seeds_share_is_said_and_a_copy_is_named(tmp_path):
+    def run(name, seed):
+        scheme = sampler_to_config(Uniform(0.2, 0.6, seed=seed))
+        return made(tmp_path / name, metrics={"loss": [(0, 1.0)]}, config={"seed": seed, "mask_ratio": scheme})
+
+    one, two = run("one", 0), run("two", 1)
+    page = page_of(one, two, out=tmp_path / "page.html")
+    assert facts(page)["Scheme"] == "Uniform(0.2, 0.6)"
+    assert "its copy" not in page.whole_text
+    other = made(tmp_path / "other", config={"data": "more cells"})
+    assert tables(page_of(made(tmp_path / "own"), other, out=tmp_path / "page.html"))[0] == [
+        ["run", "data"], ["own", "cells"], ["other", "more cells"]
+    ]  # fmt: skip
+    shutil.copytree(one, tmp_path / "three")
+    page = page_of(one, tmp_path / "three", out=tmp_path / "page.html")
+    assert "one and three are one run and its copy, not two trainings." in page.whole_text
+
+
 def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
     records = [Record("t", "accuracy", float("nan"), "a", 0, 9), Record("t", "accuracy", 0.5, "b", 0, 9)]
     run = made(tmp_path / "run", records, {"loss": [(1, "nan"), (2, 1.0), (3, "inf")]})
@@ -189,7 +211,7 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     for scheme, ratio in (("r2mae", 0.4), ("fixed", 0.2)):
         for seed in (0, 1):
             record = Record("t", "accuracy", ratio, scheme, seed, 9)
-            metrics = {"loss": [(1, ratio), (2, ratio + seed)], "rows_per_second": [(1, 10.0), (2, 20.0)]}
+            metrics = {"loss": [(0, ratio), (1, ratio + seed)], "rows_per_second": [(0, 10.0), (1, 20.0)]}
             made(grid / f"{scheme}-{seed}" / "pretrain", metrics=metrics, config={"mask_ratio": ratio, "seed": seed})
             write_records(grid / f"{scheme}-{seed}" / "results.json", [record])
     write_records(
@@ -198,8 +220,8 @@ def test_the_trainings_of_a_grid_have_the_names_of_its_table(tmp_path):
     page = page_of(grid)
     drawn = charts(page)
     assert points(drawn["Training loss"]) == [
-        ("fixed", "mean of 2 seeds", 1.0, 0.2), ("fixed", "mean of 2 seeds", 2.0, pytest.approx(0.7)),
-        ("r2mae", "mean of 2 seeds", 1.0, 0.4), ("r2mae", "mean of 2 seeds", 2.0, pytest.approx(0.9)),
+        ("fixed", "mean of 2 seeds", 0.0, 0.2), ("fixed", "mean of 2 seeds", 1.0, pytest.approx(0.7)),
+        ("r2mae", "mean of 2 seeds", 0.0, 0.4), ("r2mae", "mean of 2 seeds", 1.0, pytest.approx(0.9)),
     ]  # fmt: skip
     cost = tables(page)[-1]
     assert cost[0][:4] == ["scheme", "trainings", "steps", "speed"]
@@ -340,6 +362,10 @@ def test_what_is_refused(tmp_path, monkeypatch):
         page_of(run, out=run / "config.yaml")
     with pytest.raises(UserError, match="is not a run folder"):
         page_of(tmp_path)
+    with pytest.raises(UserError, match="nowhere is not there"):
+        page_of(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="data holds prepared data, not a run"):
+        page_of(made(tmp_path / "data", command="prepare"))
     with pytest.raises(UserError, match="is named twice"):
         page_of(run, tmp_path / "run" / ".." / "run", out=tmp_path / "page.html")
     with pytest.raises(UserError, match="is a run of r2mae-toy; call r2mae-toy report"):
@@ -367,12 +393,15 @@ def test_a_fine_tuning_is_not_drawn_among_pretrainings(tmp_path):
         made(tuned.path / f"seed{seed}", metrics={"loss": [(1, 2.0), (2, 1.0)]}, command=None, config=tuned.config)
     page = page_of(grid)
     assert "with 4 trainings (2 of them fine-tunings) in it" in page.whole_text
+    tuned = page_of(*(grid / f"fixed-{seed}" / "finetune" for seed in (0, 1)), out=tmp_path / "tuned.html")
+    assert "with 2 fine-tunings in them" in tuned.whole_text
     drawn = charts(page)
     assert points(drawn["Training loss"]) == [("fixed 0.5", "mean of 2 seeds", 1.0, 0.5)]
     assert points(drawn["Training loss, fine-tuning"]) == [
         ("fixed 0.5", "mean of 2 seeds", 1.0, 2.0), ("fixed 0.5", "mean of 2 seeds", 2.0, 1.0),
     ]  # fmt: skip
-    assert [row[0] for row in tables(page)[-1][1:]] == ["fixed 0.5", "fixed 0.5 (fine-tuning)"]
+    rows = [(row[0], row[2]) for row in tables(page)[-1][1:]]
+    assert rows == [("fixed 0.5", "2"), ("fixed 0.5 (fine-tuning)", "2")], "steps 0 and 1; a fine-tuning says how many"
     alone = RunFolder(tmp_path / "tuned", {"seeds": [3]}, command="finetune", program="r2mae-toy")
     for task in ("sst2", "mrpc"):
         made(alone.path / "logs" / f"{task}-3", metrics={"loss": [(1, 2.0)]}, command=None, config=alone.config)

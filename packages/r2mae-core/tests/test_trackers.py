@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.loggers import Logger
 
 from r2mae_core import RunFolder, UserError, logging_to, read_metrics
 from r2mae_core.train.trackers import _NEEDS, _kept, check_tracker
-from tiny import train
+from tiny import samples, train
 
 NAMES = ("mask_ratio", "loss")
 
@@ -130,6 +131,66 @@ def test_a_tracker_holds_what_metrics_csv_holds(tracker, tmp_path, monkeypatch):
     for name in NAMES:
         assert len(metrics[name]) == 10
         assert found[name] == pytest.approx(dict(metrics[name]), rel=1e-6)
+
+
+def in_tensorboard(path):
+    """Return metric → [(step, value)], as TensorBoard shows it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("before_first_checkpoint", [False, True])
+def test_tensorboard_shows_metrics_csv_and_nothing_else(tmp_path, before_first_checkpoint):
+    """No step twice, and none of a start that was cut off, which may have logged other steps."""
+    held_out = torch.utils.data.DataLoader(samples(20), batch_size=20)
+    arguments = {"checkpoint_every": 9 if before_first_checkpoint else 4, "samples_per_step": 8, "validate_every": 3}
+    arguments |= {"validation_loader": held_out, "tracker": "tensorboard"}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tmp_path / "run", callbacks=[PowerCut()], log_every=1, **arguments)
+    assert max(step for step, _ in in_tensorboard(tmp_path / "run")["loss"]) == 6
+    train(tmp_path / "run", log_every=5, **arguments)
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {"loss", "samples_per_second", "val_loss/ratio_0.5"} <= set(metrics)
+    assert in_tensorboard(tmp_path / "run") == {
+        name: [(step, pytest.approx(value, rel=1e-6)) for step, value in points] for name, points in metrics.items()
+    }
+
+
+def test_tensorboard_knows_the_options_and_forgets_a_loop_that_begins_anew(tmp_path):
+    for losses in ({3: 3.0, 6: 2.0}, {4: 1.0}):
+        run = RunFolder(tmp_path / "run", {"lr": 0.5, "names": ["a"]})
+        with logging_to(run, "tensorboard") as log:
+            for step, loss in losses.items():
+                log({"loss": loss, "epoch": 1}, step)
+    assert in_tensorboard(run.path) == {"loss": [(4, 1.0)]} == read_metrics(run.metrics_file)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    kept = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"lr" in kept
+    assert b"['a']" in kept
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*")  # mlflow's use of SQLAlchemy
+@pytest.mark.parametrize("tracker", READERS)
+def test_a_resumed_run_may_have_other_options(tracker, tmp_path, monkeypatch):
+    """Such as its device; MLflow alone refuses another value, so it keeps the first."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip(tracker)
+    for every in (1, 2):
+        run = RunFolder(tmp_path / "run", {"log_every": every, "lr": 0.5})
+        with logging_to(run, tracker, "test") as log:
+            log({"loss": 1.0}, every)
+    if tracker == "mlflow":
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{run.path / 'mlflow' / 'mlflow.db'}")
+        (only,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert only.data.params == {"log_every": "1", "lr": "0.5"}
 
 
 def test_two_folders_of_one_name_are_two_runs(tmp_path):

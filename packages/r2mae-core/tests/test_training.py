@@ -175,6 +175,7 @@ def test_metrics_have_the_ratio_and_the_loss_per_bin(tmp_path):
     sampler = Uniform(0.2, 0.8, seed=1)
     assert metrics["mask_ratio"] == [(s, sampler.sample(s)) for s in (4, 9, 14, 19)]
     assert all(value > 0 for _, value in metrics["samples_per_second"])
+    assert [step for step, _ in metrics["samples_per_second"]] == [step for step, _ in metrics["loss"]]
     losses = {step: value[3] for (step, _), value in module.trace.items()}
     assert metrics["loss"][1][1] == pytest.approx(sum(losses[s] for s in range(5, 10)) / 5, rel=1e-5)
     bins = {}

@@ -97,7 +97,8 @@ def test_options_reach_the_optimizer_the_loader_and_the_trainer(data, built):
     assert module.module.to_latent.weight.shape == (6, 24)
     metrics = read_metrics(run.metrics_file)
     assert [step + 1 for step, _ in metrics["val_loss/ratio_0.3"]] == [4, 8]
-    assert [step for step, _ in metrics["cells_per_second"]] == [2, 4, 6, 8]
+    assert [step + 1 for step, _ in metrics["cells_per_second"]] == [2, 4, 6, 8]
+    assert [step + 1 for step, _ in metrics["loss"]] == [2, 4, 6, 8, 9]  # and the last
     assert [c.every for c in trainer.callbacks if isinstance(c, StepCheckpoints)] == [5]
 
 

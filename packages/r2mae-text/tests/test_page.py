@@ -14,8 +14,9 @@ sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
 from page_reader import read_page
 from r2mae_core import UserError, run_summary
-from r2mae_text.options import Pretrain
-from r2mae_text.page import filled_in
+from r2mae_text.finetune import finetune
+from r2mae_text.options import Finetune, Pretrain
+from r2mae_text.page import filled_in, how_to_load
 from r2mae_text.pretrain import pretrain
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -52,6 +53,17 @@ def test_report(run, call, monkeypatch):
     found = {}
     exec(page.all("code")[-1].whole_text, found)
     assert found["model"].config.vocab_size >= len(found["tokenizer"])
+
+
+def test_a_fine_tuned_model_is_loaded_as_the_page_says(run, tmp_path, monkeypatch):
+    options = {"max_train": 16, "max_length": 16, "batch_size": 8, "epochs": 1, "device": "cpu", "progress": False}
+    tuned = finetune(Finetune(str(run), ("movies",), seeds=(0, 1), out=tmp_path / "tuned", **options))
+    text = how_to_load(run_summary(tuned.path))
+    assert "movies-0/model'  # likewise the other 1" in text
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(text, found)
+    assert found["model"].config.id2label == {0: "negative", 1: "positive"}
 
 
 def test_another_corpus_is_refused_and_one_that_is_gone_is_said(run, call, tmp_path):

@@ -77,7 +77,7 @@ def test_a_run_writes_what_it_says(config, corpus):
     )
     assert len(metrics["loss"]) == 8
     assert all(0.15 <= ratio <= 0.4 for _, ratio in metrics["mask_ratio"])
-    assert metrics["tokens"][-1] == (8, 8 * 16 * 32)
+    assert metrics["tokens"][-1] == (7, 8 * 16 * 32)
     assert metrics["loss"][0][1] == pytest.approx(np.log(400), abs=0.3)
     records = read_records(run.path)
     assert {r.metric for r in records} == {f"loss@{r:g}" for r in (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)}

@@ -38,7 +38,7 @@ def test_demo_prints_the_table_and_writes_the_run_folder(call, tmp_path):
     assert {r.metric for r in records} == {"probe_accuracy", "effective_rank", *losses}
     assert len(records) == (14 + 2) * 2 * 13  # with the two controls
     assert "Positive control NOT met" in out  # two seeds are too few for a verdict
-    assert {r.device for r in records} == {"cpu (1 threads)"}
+    assert {r.device for r in records} == {"cpu (1 thread)"}
     assert (run / "config.yaml").exists()
     assert (run / "metrics.csv").exists()
     assert json.loads((run / "versions.json").read_text())["packages"]["torch"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from r2mae_core import Example, Page, Reporter, RunSummary, UserError, write_page_command
+from r2mae_core import Example, Page, Reporter, RunSummary, UserError, read_json, write_page_command
+from r2mae_text.classifier import DESCRIPTION
 from r2mae_text.cli import COMMANDS
 from r2mae_text.data.shards import Corpus
 from r2mae_text.evaluate import RANK_BY, shown_as_mask
@@ -31,12 +32,30 @@ def reporter() -> Reporter:
 def how_to_load(run: RunSummary) -> str | None:
     """Return Python that loads a run's model, or None where there is none."""
     if not (run.path / "model" / "config.json").exists():
-        return None
+        return _how_to_load_tuned(run)
     return (
         "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
         f"folder = {run.path.name + '/model'!r}  # wherever the run folder lies\n"
         "model = AutoModelForMaskedLM.from_pretrained(folder)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+    )
+
+
+def _how_to_load_tuned(run: RunSummary) -> str | None:
+    """Return Python that loads the first of a fine-tuning's models, which lie in a folder for each task and seed."""
+    found = sorted(run.path.glob(f"*/model/{DESCRIPTION}"))
+    if not found:
+        return None
+    config = read_json(found[0].parent / "config.json")
+    (network,) = config["architectures"]
+    folder = "/".join((run.path.name, *found[0].parent.relative_to(run.path).parts))
+    others = f"  # likewise the other {len(found) - 1}" if len(found) > 1 else ""
+    return (
+        f"from transformers import AutoTokenizer, {network}\n\n"
+        f"folder = {folder!r}{others}\n"
+        f"model = {network}.from_pretrained(folder)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        f"# The answers for any file: r2mae-text predict {folder} FILE\n"
     )
 
 
@@ -47,7 +66,7 @@ def filled_in(run: RunSummary) -> list[Example]:
     Raises:
         UserError: the corpus is not there, is another one, or has no held-out text; the model is damaged.
     """
-    if how_to_load(run) is None or "corpus" not in run.facts:
+    if not (run.path / "model" / "config.json").exists() or "corpus" not in run.facts:
         return []
     corpus = Corpus.open(Path(str(run.data)))
     if corpus.digest != run.facts["corpus"]:

@@ -42,7 +42,9 @@ class Setup:
         """Return an option and its value as a table shows them; exact: with the value itself."""
         value, shown = self.options[option], self.shown.get(option, "")
         name = option.rpartition(" ")[2]
-        return " ".join(part for part in (name, shown, value if exact or not shown else "") if part)
+        return " ".join(
+            part for part in (name, shown, value if not shown or (exact and value != shown) else "") if part
+        )
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def _row(scheme: str, pool: str, kind: str, members: Sequence[Member], legend: i
     also = ", ".join(filter(None, (pool, kind)))
     name = f"{scheme} ({also})" if also else scheme
     trainings = [member.training.metrics for member in members]
-    steps = [
-        max(points[-1][0] for points in metrics.values() if points) for metrics in trainings if any(metrics.values())
-    ]
+    steps = [n for member in members if (n := member.training.steps) is not None]
     speeds = [name for metrics in trainings for name in metrics if name.endswith("_per_second")]
     unit = speeds[0].removesuffix("_per_second").replace("_", " ") if speeds else ""
     rate = _median(value for metrics in trainings for _, value in metrics.get(speeds[0] if speeds else "", ()))

@@ -31,10 +31,21 @@ class Training:
     """Empty for a pretraining; else what it is ("fine-tuning"): its loss is another, and has charts of its own."""
 
     @property
+    def steps(self) -> int | None:
+        """Optimizer steps, as far as they were logged: pretrainings count them from 0, others those that were done."""
+        losses = [points for name, points in self.metrics.items() if name in _OF_EVERY_TRAINING]
+        last = [points[-1][0] for points in losses or self.metrics.values() if points]
+        return max(last) + (not self.kind) if last else None
+
+    @property
     def name(self) -> str:
         """What it is besides its scheme."""
         seed = "seed not recorded" if self.seed is None else f"seed {self.seed}"
         return f"{seed}, {self.run}" if self.run else seed
+
+
+_OF_EVERY_TRAINING = ("loss", "train_loss")
+"""These stand at the last step, too; other metrics may stand at the steps that were done (older versions' speed)."""
 
 
 @dataclass(frozen=True)

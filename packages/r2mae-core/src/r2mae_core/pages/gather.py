@@ -77,6 +77,8 @@ def gather(
     for run in runs:
         if run.program not in (None, program):
             raise UserError(f"{run.path} is a run of {run.program}; call {run.program} report {pasteable(run.path)}")
+        if run.command == "prepare":
+            raise UserError(f"{run.path} holds prepared data, not a run; name what a training or an evaluation wrote")
     runs = tuple(replace(run, program=program) for run in runs)  # an older run does not note it
     names = _names([run.path for run in runs])
     members = [member for run in runs for member in _members(run, commands)]
@@ -99,7 +101,12 @@ def gather(
         if (run.path / "verdict.txt").exists()
         for line in read_text(run.path / "verdict.txt").splitlines()
     ]
-    notices = [*other_data, *unlike, *(_unfinished(run, members) for run in runs if not _finished(run))]
+    notices = [
+        *_copies(runs, names),
+        *other_data,
+        *unlike,
+        *(_unfinished(run, members) for run in runs if not _finished(run)),
+    ]
     return Gathered(
         runs, names, tuple(members), tuple(tables), tuple(answers), tuple(verdict), differing, tuple(notices)
     )
@@ -298,6 +305,18 @@ def _differing(runs: Sequence[RunSummary]) -> tuple[dict[str, tuple[str, ...]], 
     if len(set(versions)) > 1:
         table["commit"] = tuple(run.commit or "not recorded" for run in runs)
     return table, notes
+
+
+def _copies(runs: Sequence[RunSummary], names: Mapping[Path, str]) -> list[str]:
+    """Return the notices of runs that stand there twice: they are one training, not two."""
+    said = []
+    for i, run in enumerate(runs):
+        for other in runs[:i]:
+            alike = (run.started, run.options, run.metrics) == (other.started, other.options, other.metrics)
+            if alike and run.started is not None and (run.metrics or run.evaluation == other.evaluation):
+                said.append(f"{names[other.path]} and {names[run.path]} are one run and its copy, not two trainings.")
+                break
+    return said
 
 
 def _finished(run: RunSummary) -> bool:

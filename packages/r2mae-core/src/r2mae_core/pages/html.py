@@ -121,12 +121,9 @@ def _title(gathered: Gathered) -> str:
 def _sentence(gathered: Gathered) -> str:
     run = gathered.runs[0]
     n, tuned = len(gathered.members), sum(bool(member.training.kind) for member in gathered.members)
-    kinds = f" ({tuned} of them fine-tunings)" if tuned else ""
-    trainings = (
-        f", with {n} training{'s' if n != 1 else ''}{kinds} in {'them' if len(gathered.runs) > 1 else 'it'}"
-        if n
-        else ""
-    )
+    kinds = f" ({tuned} of them {'fine-tunings' if tuned > 1 else 'a fine-tuning'})" if 0 < tuned < n else ""
+    what = f"{'fine-tuning' if tuned == n else 'training'}{'s' if n != 1 else ''}"
+    trainings = f", with {n} {what}{kinds} in {'them' if len(gathered.runs) > 1 else 'it'}" if n else ""
     if len(gathered.runs) > 1:
         return f"A comparison of {len(gathered.runs)} runs{trainings}: what was asked, how it went, and what came out."
     scheme = f" with the mask-ratio scheme {run.scheme}" if run.scheme else ""
@@ -169,6 +166,8 @@ def _asked(runs: Sequence[RunSummary]) -> list[tuple[str, str | None]]:
         ("Seeds", lambda run: ", ".join(map(str, run.seeds)) or None),
     ):
         values = list(dict.fromkeys(value(run) for run in runs))
+        if title == "Scheme" and len(values) > 1:  # the words name the seed, too
+            values = list(dict.fromkeys(run.scheme for run in runs))
         if title == "Continued from" and values == [None]:
             continue
         if title == "Scheme" and values == [None] and not any("mask_ratio" in run.options for run in runs):

@@ -135,6 +135,8 @@ def run_summary(
         UserError: it is no run folder, or a file of it is damaged.
     """
     path = Path(folder)
+    if not path.exists():
+        raise UserError(f"{path} is not there")
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is not a run folder: it has no config.yaml")
     options = read_yaml(path / "config.yaml")

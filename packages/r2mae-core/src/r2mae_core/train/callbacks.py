@@ -89,7 +89,7 @@ class Throughput(pl.Callback):
         rate = len(steps) * self.samples_per_step / (time.perf_counter() - self.start)
         metrics = self.metrics(rate, steps, trainer, pl_module)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
+            logger.log_metrics(metrics, trainer.global_step - 1)  # the losses of this step have its place, from 0 on
         self.start, self.step = time.perf_counter(), trainer.global_step
 
 

@@ -46,7 +46,8 @@ def device_name(device: str) -> str:
     """Return the device's name for a record, such as "NVIDIA H100 80GB HBM3" or "cpu (2 threads)"."""
     import torch
 
-    return torch.cuda.get_device_name() if device == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    n = torch.get_num_threads()
+    return torch.cuda.get_device_name() if device == "cuda" else f"{device} ({n} thread{'s' if n != 1 else ''})"
 
 
 def seconds_of(step: Callable[[], Any], device: str, repeats: int = 3) -> float:

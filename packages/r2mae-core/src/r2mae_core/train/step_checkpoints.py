@@ -11,6 +11,7 @@ from typing_extensions import override
 from r2mae_core.lab.errors import UserError
 from r2mae_core.lab.sealed import write_checksums
 from r2mae_core.train.metrics_csv import MetricsCSV
+from r2mae_core.train.trackers import forget_from
 
 
 class StepCheckpoints(pl.Callback):
@@ -56,6 +57,7 @@ class StepCheckpoints(pl.Callback):
         self.saved = trainer.global_step  # what a training goes on from is there already
         if not self.resumed and self.metrics is not None:
             self.metrics.go_back_to(None)  # a start that was killed before its first checkpoint
+        forget_from(trainer.global_step, trainer.loggers)
 
     @override
     def on_train_batch_start(

@@ -1,9 +1,10 @@
 """Experiment trackers beside `metrics.csv`: `--logger tensorboard|wandb|mlflow|trackio`. None uses a network unasked.
 
-Metrics have the same names everywhere. A resumed run goes on in the tracker's own run; what was logged after the last
-checkpoint is logged again, with the same values.
+Metrics have the same names everywhere. A resumed run goes on in the tracker's own run. What was logged after the last
+checkpoint is logged again, with the same losses; TensorBoard drops the older lines, the others keep both.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -95,6 +96,7 @@ def logging_to(
     metrics = MetricsCSV(run.metrics_file)
     metrics.go_back_to(None)
     trackers = tracker_loggers(tracker, run, project)
+    forget_from(0, trackers)
 
     def log(values: Mapping[str, float], step: int) -> None:
         for logger in (metrics, *trackers):
@@ -110,8 +112,15 @@ def logging_to(
         close_trackers(trackers)
 
 
+def forget_from(step: int, loggers: Sequence[Logger]) -> None:
+    """Let trackers that can do so forget a step and those after it, because a training begins or goes on there."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            logger.forget_from(step)
+
+
 def _tensorboard(run: RunFolder, project: str) -> Logger:
-    return TensorBoardLogger(run.path, name="tensorboard", version="")
+    return TensorBoard(run.path, name="tensorboard", version="")
 
 
 def _wandb(run: RunFolder, project: str) -> Logger:
@@ -127,7 +136,7 @@ def _mlflow(run: RunFolder, project: str) -> Logger:
     if uri is None:
         database.parent.mkdir(exist_ok=True)
         uri = f"sqlite:///{database.resolve()}"
-    logger = MLFlowLogger(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
+    logger = MLflow(project, run.path.name, tracking_uri=uri, run_id=_kept(run, "mlflow"))
     if first_rank():  # the others have no run
         _kept(run, "mlflow", logger.run_id)
     return logger
@@ -159,6 +168,47 @@ def _kept(run: RunFolder, tracker: str, new: str | None = None) -> str | None:
 def _plain(value: Any) -> Any:
     """Return an option as every tracker can keep it."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, without what `metrics.csv` does not hold: epochs, an invented "hp_metric", older steps."""
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        super().log_hyperparams(params, {})  # with no metric it writes nothing
+        given = vars(params) if isinstance(params, Namespace) else params
+        for part in hparams(given, {}):
+            self._events.add_summary(part)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Let readers drop what an earlier start logged of this step and those after it."""
+        events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
+        begin = events.SessionLog(status=events.SessionLog.START)
+        self._events.add_event(events.Event(session_log=begin), step)
+
+    @property
+    def _events(self) -> Any:
+        return self.experiment._get_file_writer()
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's logger, for runs that are resumed with another value of an option: MLflow keeps the first."""
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        given = vars(params) if isinstance(params, Namespace) else params
+        known = self.experiment.get_run(self.run_id).data.params
+        super().log_hyperparams({name: value for name, value in given.items() if name not in known})
 
 
 class TrackioLogger(Logger):

@@ -250,7 +250,9 @@ class Judge(pl.Callback):
                 values = judge(model, self.train, self.held_out)
             model.train()
             for logger in trainer.loggers:
-                logger.log_metrics({f"judge/{name}": value for name, value in values.items()}, step)
+                logger.log_metrics(
+                    {f"judge/{name}": value for name, value in values.items()}, step - 1
+                )  # as its losses
         values = trainer.strategy.broadcast(values)
         self.steps.append(step)
         for name, value in values.items():
