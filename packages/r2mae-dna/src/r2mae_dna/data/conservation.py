@@ -59,7 +59,7 @@ class Track:
         if own is not None and (last := min(end, self._lengths[own])) > start:
             with reading(self.path, "a bigWig file"):
                 values = self._file.values(own, start, last, numpy=True)
-                if len(values):  # none at all in a track without any value
+                if np.ndim(values) and len(values):  # a track without any value gives none, or a bare 0
                     out[: last - start] = values
         if self._probability and (wrong := (out < 0) | (out > 1)).any():
             at = int(wrong.argmax())
