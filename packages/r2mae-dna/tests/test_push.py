@@ -69,7 +69,7 @@ def test_push_and_load_by_name(run, model, call, tmp_path, monkeypatch):
 
 
 def test_weights_that_are_not_of_the_last_step(run, vertebrates, call, tmp_path):
-    size = {"n_hidden": 32, "n_layers": 2, "n_heads": 2, "max_windows": 16, "batch_size": 8, "steps": 2}
+    size = {"n_hidden": 152, "n_layers": 2, "n_heads": 2, "max_windows": 16, "batch_size": 8, "steps": 2}
     held_out = pretrain(Pretrain(vertebrates[1], out=tmp_path / "v", device="cpu", progress=False, **size)).path
     for place, said in ((run, False), (held_out, True)):  # the first has nothing held out
         assert call("push", place, "a/b", "--license", "mit", "--dry_run", "--out", f"dry-{said}")[0] == 0
