@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,22 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hub_stand_in import TOKEN, Hub
-from r2mae_core import CardFacts, Record, RunFolder, UserError, model_card, read_yaml, run_summary, write_yaml
+from r2mae_core import CardFacts, Command, Record, RunFolder, UserError, model_card, read_yaml, run_summary, write_yaml
 from r2mae_core.lab.records import write_records
 from r2mae_core.lab.sealed import write_json
-from r2mae_core.share.model_card import public_text
+from r2mae_core.share.model_card import public_text, training_rows
 from r2mae_core.share.private import refuse_private
 from r2mae_core.share.push import summary_of_model
 from shared_toy import Line, push_run
 
 HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Tune:
+    tasks: tuple[str, ...]
+    data: Path
+    seeds: tuple[int, ...] = (0,)
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +279,20 @@ def test_a_model_of_one_seed_has_that_seeds_numbers(tmp_path, folder, seeds, val
     assert {row.task: row.mean for row in summary.evaluation} == pytest.approx(values)
 
 
+def test_a_model_of_one_task_has_all_splits_of_it_and_names_no_other(tmp_path):
+    run = RunFolder(tmp_path / "run", {"seeds": [0], "tasks": ["mnli", "mnli-long", "b"], "data": "."})
+    tasks = ("mnli", "mnli-mismatched", "mnli-long", "mnli-long-hard", "b")
+    run.write_results([Record(task, "accuracy", 0.5, "r2mae", 0, 9) for task in tasks])
+    write_json(run.path / "facts.json", {"program": "r2mae-line", "command": "tune"})
+    for folder, expected in (("mnli-0", tasks[:2]), ("mnli-long-0", tasks[2:4]), ("b-0", tasks[4:])):
+        (run.path / folder).mkdir()
+        summary = summary_of_model(run.path / folder, {"tune": Command(Tune, "toy:none", "")})
+        assert tuple(row.task for row in summary.evaluation) == expected
+        rows = dict(training_rows(summary, "r2mae"))
+        assert rows["options besides the defaults"] == f"`tasks` {folder.removesuffix('-0')}"
+        assert "data" not in rows  # the current folder has no name
+
+
 def test_nothing_of_the_machine_is_in_what_is_sent(run, tmp_path, monkeypatch):
     host = re.compile(rf"\b{re.escape(os.uname().nodename)}\b".encode())
     monkeypatch.setenv("LOGNAME", "jane.doe")
@@ -355,6 +377,8 @@ def test_public_text():
     assert public_text(["../a/b.txt", 3]) == "b.txt, 3"
     assert public_text({"tree": "x/y.nwk", "n": 2}) == "tree y.nwk, n 2"
     assert public_text(0.5) == "0.5"
+    assert public_text("scratch:/home/me/run") == "scratch:run"  # its shape, not its weights
+    assert public_text("s3://bucket/data.h5ad") == "data.h5ad"
     assert public_text("hfds/lab/pictures") == "hfds/lab/pictures"
 
 

@@ -68,6 +68,14 @@ def test_push_and_load_by_name(run, model, call, tmp_path, monkeypatch):
     assert torch.allclose(theirs, expected, atol=1e-4, rtol=0)
 
 
+def test_weights_that_are_not_of_the_last_step(run, vertebrates, call, tmp_path):
+    size = {"n_hidden": 152, "n_layers": 2, "n_heads": 2, "max_windows": 16, "batch_size": 8, "steps": 2}
+    held_out = pretrain(Pretrain(vertebrates[1], out=tmp_path / "v", device="cpu", progress=False, **size)).path
+    for place, said in ((run, False), (held_out, True)):  # the first has nothing held out
+        assert call("push", place, "a/b", "--license", "mit", "--dry_run", "--out", f"dry-{said}")[0] == 0
+        assert ("| weights | of the validation with the lowest" in Path(f"dry-{said}/README.md").read_text()) == said
+
+
 def test_an_unfinished_run_is_refused(run, call, tmp_path):
     (tmp_path / "r").mkdir()
     for name in ("config.yaml", "facts.json", "versions.json"):

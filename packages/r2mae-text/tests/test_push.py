@@ -44,6 +44,7 @@ def test_push_and_load_by_name_with_transformers_alone(run, call, tmp_path):
     assert code == 0, err
     card = Path("dry/README.md").read_text()
     assert "| began with the weights | first |" in card
+    assert "- Its training had texts of at most 16 tokens" in card
     assert "library_name: transformers\n" in card
     assert "pipeline_tag: fill-mask\n" in card
     assert "base_model" not in card  # it started from a folder, which nobody else has
@@ -96,6 +97,8 @@ def test_a_fine_tuned_model(run, call, tmp_path):
         "| labels | no, yes |",
         "text-classification",
         "| pretrained with |",
+        "| weights | after epoch 1 of 1 |",
+        "- Its training had texts of at most 16 tokens",
     ):
         assert text in card, text
     assert "| reviews | validation | accuracy |" in card
@@ -108,7 +111,26 @@ def test_a_run_without_a_model(run, call, tmp_path):
     code, _, err = call("push", "r", "a/b", "--license", "mit", "--dry_run")
     assert code == 1
     assert "has no finished model" in err
+    assert "export" not in err  # what that writes is no run, which push needs
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("finetune", "run the same finetune command"),
+        ("evaluate", "is a run of evaluate, which leaves no model"),
+        ("sweep", "is a run of sweep, which leaves no model"),
+    ],
+)
+def test_a_run_of_another_command(call, tmp_path, command, message):
+    write_yaml(tmp_path / "config.yaml", {})
+    write_json(tmp_path / "facts.json", {"program": "r2mae-text", "command": command})
+    code, _, err = call("push", tmp_path, "a/b", "--license", "mit", "--dry_run", "--out", tmp_path.parent / "dry")
+    assert code == 1
+    assert message in err
+    with pytest.raises(UserError, match=message):
+        load_pretrained(tmp_path)
 
 
 def test_data_from_the_hub_is_named(corpus, tmp_path):
@@ -128,3 +150,6 @@ def test_base_model_is_a_name_on_the_hub(tmp_path):
         write_yaml(tmp_path / "config.yaml", {"start": "lab/first"})
         write_json(tmp_path / "facts.json", {"start_weights": weights})
         assert _on_the_hub(tmp_path) == name
+    write_yaml(tmp_path / "config.yaml", {"model": "scratch:lab/first"})  # a new model of the same shape
+    write_json(tmp_path / "facts.json", {"weights": f"lab/first {'a' * 40}"})
+    assert _on_the_hub(tmp_path) is None

@@ -1,9 +1,10 @@
 """`r2mae-dna push`: a run's model on the hub, in GPN-MSA's own layout."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from r2mae_core import SUMS, CardFacts, PushOptions, UserError, push
+from r2mae_core import SUMS, CardFacts, PushOptions, UserError, push, read_yaml
 from r2mae_dna.model import AlignmentModel
 from r2mae_dna.weights import load_model
 
@@ -39,7 +40,19 @@ def write_model(run: Path, folder: Path) -> CardFacts:
     model = load_model(run).model
     for name in ("config.json", "model.safetensors", SUMS):
         shutil.copyfile(run / "model" / name, folder / name)
-    return card_facts(model)
+    facts = card_facts(model)
+    if (weights := _weights(run)) is None:
+        return facts
+    return replace(facts, details={**facts.details, "weights": weights})
+
+
+def _weights(run: Path) -> str | None:
+    """Return of which step the weights are, where they need not be of the last."""
+    if not (run / "config.yaml").exists() or read_yaml(run / "config.yaml").get("keep") != "best":
+        return None
+    if not (run / "results.json").exists():  # nothing was held out, so there is no best
+        return None
+    return "of the validation with the lowest loss on held-out windows, not of the last step"
 
 
 def card_facts(model: AlignmentModel) -> CardFacts:

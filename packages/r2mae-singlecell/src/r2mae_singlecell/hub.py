@@ -6,6 +6,8 @@ from typing import Any
 
 from r2mae_core import CardFacts, UserError, model_card, whole_folder, write_text
 
+UNNAMED = "OWNER/NAME"
+"""What a card's code loads where the model has no name on the hub yet."""
 EXPORT = "r2mae_export"
 """Folder with `model.safetensors` and `model.json`, which `R2MAE.from_export` reads without pickle."""
 _OURS = """\
@@ -14,9 +16,9 @@ from r2mae_singlecell import R2MAE
 model = R2MAE.from_pretrained("{name}")  # adata=… for data that are set up like the training's
 """
 _SCVI = """\
-import scvi
+from scvi.hub import HubModel
 
-model = scvi.hub.HubModel.pull_from_huggingface_hub("{name}")  # then .load_model(adata=…)
+model = HubModel.pull_from_huggingface_hub("{name}")  # then .load_model(adata=…)
 """
 
 
@@ -50,7 +52,8 @@ def write_hub_model(
         raise UserError(f"{folder} already exists; name another folder")
     with whole_folder(folder) as new:
         write_files(model, new, save_anndata=save_anndata)
-        write_text(new / "README.md", model_card(card_facts(model), title, license=license, note=description or None))
+        card = model_card(card_facts(model), UNNAMED, title=title, license=license, note=description or None)
+        write_text(new / "README.md", card)
     return hub.HubModel(str(folder))
 
 
@@ -81,10 +84,11 @@ def card_facts(model: Any) -> CardFacts:
             f"model_cls_name:{type(model).__name__}",
             *(f"{name}:{text}" for name, text in zip(("scvi_version", "anndata_version"), _versions(), strict=True)),
         ),
-        scheme=model.mask_ratio.describe(),
+        # A model does not keep whether a step, a micro-batch or a cell had a ratio of its own.
+        scheme=model.mask_ratio.describe().replace(", drawn at every step", ""),
         details={
             "genes": f"{numbers.n_vars:,}",
-            "cells that it was trained on": f"{numbers.n_cells:,}",
+            "cells of its data, with those held out": f"{numbers.n_cells:,}",
             "batches": f"{numbers.n_batch:,}",
             "latent": f"{model.module.n_latent}",
             "setup": ", ".join(f"{name}={value!r}" for name, value in setup.items() if value),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from scvi.model.base import BaseModelClass
 
 from r2mae_core import CardFacts, PushOptions, SharedModel, UserError, folder_or_fetched, model_card, push, write_text
-from r2mae_singlecell.hub import EXPORT, card_facts, write_files
+from r2mae_singlecell.hub import EXPORT, UNNAMED, card_facts, write_files
 
 
 def push_command(config: PushOptions) -> None:
@@ -40,7 +40,7 @@ class SharedMixin(SharedModel, BaseModelClass):
     def write_pretrained(self, folder: Path) -> None:
         """Write what scvi-hub asks for, with our export in it and a short card."""
         write_files(self, folder)
-        write_text(folder / "README.md", model_card(self.card_facts(), "R2MAE"))
+        write_text(folder / "README.md", model_card(self.card_facts(), UNNAMED, title="R2MAE"))
 
     @classmethod
     def read_pretrained(cls, folder: Path) -> Self:

@@ -1,14 +1,16 @@
 """`r2mae-text push`: a run's model on the hub, as a plain transformers folder."""
 
+import csv
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from r2mae_core import CardFacts, PushOptions, UserError, push, read_json, read_yaml
 from r2mae_text.data.shards import Corpus
 from r2mae_text.model import usable_positions
-from r2mae_text.weights import load_pretrained, model_folder
+from r2mae_text.weights import load_pretrained, model_folder, without_model
 
 _KINDS = {
     "MaskedLM": ("fill-mask", "A masked language model: a bidirectional transformer that fills in hidden words."),
@@ -31,10 +33,11 @@ def write_model(run: Path, folder: Path) -> CardFacts:
     Raises:
         UserError: the run has no finished model, or several, or it is damaged.
     """
-    place = run / "model" if (run / "model" / "config.json").exists() else model_folder(run)
+    place = run / "model" if (run / "model" / "config.json").exists() else _only_model(run)
     if not isinstance(place, Path) or not (place / "config.json").exists():
         raise UserError(f"{run} is no run folder with a finished model")
     kind, auto = _kind_of(place)
+    longest = _longest(run)
     model, tokenizer = load_pretrained(place, auto)
     shutil.copytree(place, folder, dirs_exist_ok=True)
     task, what = _KINDS[kind]
@@ -54,13 +57,43 @@ def write_model(run: Path, folder: Path) -> CardFacts:
             "vocabulary": f"{len(tokenizer):,} tokens",
             "longest text": f"{usable_positions(model.config):,} tokens",
             **({"labels": ", ".join(labels)} if labels else {}),
+            **_kept(place.parent / "epochs.csv"),
         },
         limits=(
             "It repeats what its training text says and leaves out, errors and prejudices included.",
             f"Longer texts than {usable_positions(model.config):,} tokens are cut off or refused.",
+            *_untried(longest, usable_positions(model.config)),
             "It fills in words or classifies; it does not write text.",
         ),
     )
+
+
+def _only_model(run: Path) -> str | Path:
+    if (run / "config.yaml").exists() and not [*run.glob("model"), *run.glob("*/model/config.json")]:
+        raise without_model(run)
+    return model_folder(run)
+
+
+def _longest(run: Path) -> int | None:
+    """Return the length of the longest text of a run's training; None: it is not noted."""
+    options = _read(run, "config.yaml", read_yaml)
+    return options.get("length") or options.get("max_length")
+
+
+def _untried(longest: int | None, positions: int) -> tuple[str, ...]:
+    if longest is None or longest >= positions:
+        return ()
+    return (f"Its training had texts of at most {longest:,} tokens; how it does on longer ones was not tried.",)
+
+
+def _kept(epochs: Path) -> dict[str, str]:
+    """Return of which epoch a fine-tuned model's weights are."""
+    if not epochs.exists():
+        return {}
+    with epochs.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kept = next((row["epoch"] for row in rows if row.get("kept") == "1"), None)
+    return {} if kept is None else {"weights": f"after epoch {kept} of {rows[-1]['epoch']}"}
 
 
 def _kind_of(place: Path) -> tuple[str, str]:
@@ -84,6 +117,8 @@ def _on_the_hub(run: Path) -> str | None:
     A run notes it with its commit, and a folder's weights by a digest: a relative path may look like a name.
     """
     facts = _facts(run)
+    if str(_read(run, "config.yaml", read_yaml).get("model")).startswith("scratch:"):
+        return None  # it has that model's shape, and nothing of its weights
     noted = str(facts.get("start_weights") or facts.get("weights") or "")
     name, space, _ = noted.partition(" ")
     return name if space else None
@@ -102,7 +137,11 @@ def _datasets(run: Path) -> tuple[str, ...]:
 
 
 def _facts(run: Path) -> dict[str, Any]:
-    """Return the facts of the run that a model is of: its folder's, or that above it."""
+    return _read(run, "facts.json", read_json)
+
+
+def _read(run: Path, name: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a file holds of the run that a model is of: its folder's, or that above it."""
     homes = (home for home in (run, *run.absolute().parents[:2]) if (home / "config.yaml").exists())
-    file = next(homes, run) / "facts.json"
-    return read_json(file) if file.exists() else {}
+    file = next(homes, run) / name
+    return read(file) if file.exists() else {}

@@ -159,10 +159,23 @@ def model_folder(name: str | Path) -> str | Path:
             raise UserError(f"{folder} has {len(tuned)} models; name one: {names}{' …' if tuned[4:] else ''}")
         return tuned[0].parent
     if not (folder / "model").is_dir():
-        raise UserError(
-            f"{unfinished(folder)}; or write what it has with r2mae-text export {name} --out DIR, and give DIR"
-        )
+        missing = without_model(folder)
+        if _command_of(folder) != "pretrain":
+            raise missing
+        raise UserError(f"{missing}; or write what it has with r2mae-text export {name} --out DIR, and give DIR")
     return folder / "model"
+
+
+def without_model(run: Path) -> UserError:
+    """Return the message for a run folder without a model: of a training that has not ended, or of another command."""
+    if (command := _command_of(run)) in ("pretrain", "finetune"):
+        return unfinished(run, command)
+    return UserError(f"{run} is a run of {command}, which leaves no model; name the run folder of a pretraining")
+
+
+def _command_of(run: Path) -> str:
+    file = run / "facts.json"
+    return str((read_json(file) if file.exists() else {}).get("command") or "pretrain")
 
 
 def model_digest(name: str | Path) -> str:

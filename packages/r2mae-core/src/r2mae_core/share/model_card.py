@@ -1,6 +1,7 @@
 """The card of a model: what it is, how to load it, how it was trained, what was measured, and its limits."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,7 @@ def model_card(
     facts: CardFacts,
     name: str,
     *,
+    title: str | None = None,
     license: str | None = None,
     license_name: str | None = None,
     note: str | None = None,
@@ -56,7 +58,8 @@ def model_card(
 
     Args:
         facts: what the package says of the model.
-        name: of the model on the hub.
+        name: of the model on the hub, for the code that loads it.
+        title: of the card; None: the name's last part.
         license: the hub's name of the licence; None: not decided, as in a folder that is not sent.
         license_name: of a licence that the hub does not know.
         note: a paragraph of the user's.
@@ -76,8 +79,8 @@ def model_card(
         datasets=list(facts.datasets) or None,
         tags=list(dict.fromkeys(["r2mae", "masked-modeling", *facts.tags])),
     )
-    title = name.rpartition("/")[2]
-    parts = [f"---\n{header.to_yaml()}\n---", f"# {title}", _first_paragraph(facts, summary)]
+    heading = title or name.rpartition("/")[2]
+    parts = [f"---\n{header.to_yaml()}\n---", f"# {heading}", _first_paragraph(facts, summary)]
     parts += [note] if note else []
     parts += ["## How to load it"]
     for library, code in facts.code.items():
@@ -108,7 +111,7 @@ def training_rows(summary: RunSummary, library: str) -> list[list[str]]:
         ("scheme", summary.scheme),
         ("pretrained with", "; ".join(f"{scheme} (seed {seed})" for scheme, seed in summary.models) or None),
         ("seed", ", ".join(map(str, summary.seeds)) or None),
-        ("data", None if summary.data is None else public_text(summary.data)),
+        ("data", _place(summary.data)),
         ("digest of the data", f"`{summary.data_digest}`" if summary.data_digest else None),
         ("began with the weights", None if summary.start is None else public_text(summary.start)),
         ("options besides the defaults", _options(summary.changed_options)),
@@ -130,6 +133,8 @@ def public_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(public_text, value))
     text = str(value)
+    if (prefixed := re.fullmatch(r"(?!hub:)([a-z_]{2,}:)(?!//)(.+)", text)) is not None:  # scratch:PLACE is not PLACE
+        return prefixed[1] + public_text(prefixed[2])
     if ("/" not in text and "\\" not in text) or text.startswith(("hfds/", "hub:")):  # names on the hub
         return text
     return PurePosixPath(text.replace("\\", "/")).name
@@ -138,6 +143,12 @@ def public_text(value: Any) -> str:
 def _first_paragraph(facts: CardFacts, summary: RunSummary | None) -> str:
     scheme = facts.scheme if summary is None else summary.scheme_in_words
     return facts.what if scheme is None else f"{facts.what} Its mask ratio in training was {scheme}."
+
+
+def _place(data: str | None) -> str | None:
+    """Return the name of a place of data; None: it has none, as the current folder."""
+    text = "" if data is None else public_text(data)
+    return None if text.strip(".") == "" else text
 
 
 def _options(changed: Mapping[str, Any] | None) -> str | None:

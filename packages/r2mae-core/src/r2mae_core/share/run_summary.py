@@ -129,7 +129,7 @@ def run_summary(
         folder: a run folder of any command, finished or not.
         commands: verb → command of the package that the run is of, for `changed_options`.
         seed: of one of the run's models: no other seed's results, and no other seed; None: of all.
-        task: likewise of one of its tasks.
+        task: likewise of one of its tasks, with all splits of it.
 
     Raises:
         UserError: it is no run folder, or a file of it is damaged.
@@ -142,12 +142,13 @@ def run_summary(
     options = read_yaml(path / "config.yaml")
     facts, stamps = _json(path / "facts.json"), _json(path / "versions.json")
     records = read_records(path) if (path / "results.json").exists() else []
-    records = [one for one in records if seed in (None, one.seed) and task in (None, one.task)]
+    records = [one for one in records if seed in (None, one.seed) and task in (None, _task_of(one, options))]
     program = facts.get("program") or _program_of(stamps.get("argv"))
     command = facts.get("command")
     sources, own = facts.get("sources") or {}, {key: value for key, value in facts.items() if key not in NOTED}
     scheme, words = _scheme(options, program)
     known = None if commands is None else commands.get(str(command))
+    asked = options if task is None or "tasks" not in options else {**options, "tasks": [task]}
     return RunSummary(
         path=path,
         options=options,
@@ -170,7 +171,7 @@ def run_summary(
         versions=stamps.get("packages") or {},
         metrics=read_metrics(path / "metrics.csv") if (path / "metrics.csv").exists() else {},
         evaluation=evaluation_rows(records),
-        changed_options=None if known is None else _changed(options, known.config),
+        changed_options=None if known is None else _changed(asked, known.config),
         finished=bool(records) or (path / "model").is_dir(),
     )
 
@@ -214,6 +215,14 @@ def _seeds(options: Mapping[str, Any], records: Iterable[Record]) -> tuple[int, 
     if isinstance(asked, list | tuple):
         return tuple(seed for seed in asked if isinstance(seed, int))
     return tuple(sorted({record.seed for record in records}))
+
+
+def _task_of(record: Record, options: Mapping[str, Any]) -> str:
+    """Return the task that a record is of, as the options name it: that of "mnli-mismatched" is "mnli"."""
+    asked = options.get("tasks")
+    tasks = [str(name) for name in asked] if isinstance(asked, list | tuple) else []
+    found = [name for name in tasks if record.task == name or record.task.startswith(f"{name}-")]
+    return max(found, key=len, default=record.task)
 
 
 def _text(value: Any) -> str | None:
