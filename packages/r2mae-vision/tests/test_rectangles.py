@@ -333,7 +333,7 @@ def test_from_the_run_to_probe_finetune_predict_picture_and_export(trained, fold
         wanted = load_mae(run.path).encoder.forward_features(images)
         theirs = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).eval()
         assert torch.equal(theirs.forward_features(images), wanted)
-        assert timm.data.resolve_model_data_config(theirs)["input_size"] == (3, 8, 16)
+        assert tuple(timm.data.resolve_model_data_config(theirs)["input_size"]) == (3, 8, 16)
         again = build_encoder(open_encoder(str(out)), 0, num_classes=0, global_pool="").eval()
         assert torch.equal(again.forward_features(images), wanted)
     assert open_encoder(str(out)).shape.image_size == (8, 16)

@@ -53,7 +53,7 @@ def test_timm_knows_all_about_an_exported_encoder(tmp_path, shape):
     wanted = model.encoder.forward_features(images)
     assert torch.equal(theirs.forward_features(images), wanted)
     data = resolve_model_data_config(theirs)
-    assert data["input_size"] == (shape.in_chans, shape.image_size, shape.image_size)
+    assert tuple(data["input_size"]) == (shape.in_chans, shape.image_size, shape.image_size)
     assert (tuple(data["mean"]), tuple(data["std"]), data["interpolation"]) == (shape.mean, shape.std, "bicubic")
     with_head = timm.create_model(name, pretrained=True, num_classes=7).eval()
     assert with_head(images).shape == (2, 7)
