@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from r2mae_core import RunFolder, UserError, logging_to, read_metrics
+from r2mae_core.train import training
 from r2mae_core.train.trackers import _NEEDS, _kept, check_tracker
 from tiny import samples, train
 
@@ -241,3 +242,13 @@ def test_a_loop_of_ones_own_is_logged_anew_and_its_failure_is_said(tmp_path, mon
         log({"loss": 1.0}, 1)
     assert told == [(1, {"loss": 2.0}), "failed", (1, {"loss": 1.0}), "success"]
     assert read_metrics(run.metrics_file) == {"loss": [(1, 1.0)]}
+
+
+def test_trackers_are_closed_where_there_is_no_training(tmp_path, monkeypatch):
+    """Else the next training of the process would go on in the run of the failed one."""
+    opened, closed = [], []
+    monkeypatch.setattr(training, "tracker_loggers", lambda *_: opened)
+    monkeypatch.setattr(training, "close_trackers", closed.append)
+    with pytest.raises(UserError, match="nonsense"):
+        train(tmp_path / "run", strategy="nonsense")
+    assert closed == [opened]

@@ -211,6 +211,10 @@ def test_bad_options_are_refused(tmp_path):
         prepare(settings(source, validation_share=1.5))
     with pytest.raises(UserError, match=r"no tokenizer 'nosuch/tokenizer' here or on the hub .* give a local folder"):
         prepare(settings(source, tokenizer="nosuch/tokenizer", out=Path("b")))
+    (tmp_path / "corpus" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "corpus" / "tokenizer" / "tokenizer.json").touch()
+    with pytest.raises(UserError, match=r"no tokenizer in .*corpus, but there is one in .*corpus/tokenizer; give that"):
+        prepare(settings(source, tokenizer=str(tmp_path / "corpus"), out=Path("d")))
     with pytest.raises(UserError, match=r"the data set 'nosuch/data' cannot be read .* name their folder instead"):
         prepare(settings("hub:nosuch/data", out=Path("c")))
 

@@ -42,6 +42,9 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> "PreTrained
     except Exception as error:  # the readers of its files raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         place = f"no tokenizer in {name}" if local else f"no tokenizer {str(name)!r} here or on the hub"
+        within = Path(name) / "tokenizer"  # as in a corpus that prepare wrote
+        if (within / "tokenizer.json").exists():
+            raise UserError(f"{place}, but there is one in {within}; give that folder") from None
         raise UserError(
             f"{place} ({reason}); give a local folder that holds tokenizer.json (or vocab.json and merges.txt), "
             "or --tokenizer gpt2 (with r2mae-text[demo]) or --tokenizer train, which need no hub"

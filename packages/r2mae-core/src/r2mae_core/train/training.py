@@ -103,8 +103,6 @@ def fit(
     if run.last_checkpoint is not None and sharded:
         check_shards(run.last_checkpoint)
     metrics = MetricsCSV(run.metrics_file)
-    with quiet_lightning():
-        trackers = tracker_loggers(tracker, run, project)
     checkpoints = StepCheckpoints(
         run.checkpoints, checkpoint_every, validate_every=validate_every, metrics=metrics, sharded=sharded
     )
@@ -115,7 +113,11 @@ def fit(
         own.append(StepProgress(description))
     if samples_per_step:
         own.append(Throughput(samples_per_step))
-    with quiet_lightning(), matrix_products(device):
+    with quiet_lightning(), matrix_products(device), contextlib.ExitStack() as at_the_end:
+        trackers = tracker_loggers(tracker, run, project)
+        at_the_end.callback(close_trackers, trackers)
+        if isinstance(loader, ResumableLoader):
+            at_the_end.callback(loader.close)
         trainer = _trainer(
             max_epochs=max_epochs,
             max_steps=max_steps,
@@ -139,13 +141,8 @@ def fit(
             use_distributed_sampler=False,  # the loader knows its rank
             num_sanity_val_steps=0,
         )
-        try:
-            with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
-                trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
-        finally:
-            close_trackers(trackers)
-            if isinstance(loader, ResumableLoader):
-                loader.close()
+        with contextlib.suppress(SystemExit):  # Lightning's answer to Ctrl-C
+            trainer.fit(module, loader, validation_loader, ckpt_path=run.last_checkpoint, weights_only=True)
     if trainer.interrupted:
         raise interrupted(run, trainer.global_step)
     return trainer
