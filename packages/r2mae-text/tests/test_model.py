@@ -124,8 +124,9 @@ def test_sinusoidal_positions_are_as_large_as_words_and_alike_to_their_neighbour
     near, far = (torch.cosine_similarity(table[:400], table[gap : 400 + gap]).mean() for gap in (1, 40))
     assert near > 0.9 > far
     assert model.base_model.embeddings.position_embeddings.weight[1].abs().max() == 0
+    args = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     with pytest.raises(UserError, match="modernbert has no learned position embeddings"):
-        build_model("modernbert", tokenizer, model_args={"num_hidden_layers": 1}, position_start="sinusoidal")
+        build_model("modernbert", tokenizer, model_args=args, position_start="sinusoidal")
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,15 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> "PreTrained
 
     if local := Path(name).is_dir():
         check_checksums(Path(name))
+        within = Path(name) / "tokenizer"  # as in a corpus that prepare wrote
+        if (within / "tokenizer.json").exists() and not any(Path(name).glob("*token*.json")):
+            raise UserError(f"no tokenizer in {name}, but there is one in {within}; give that folder")
     try:
         at = {} if revision is None else {"revision": revision}
         tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=local, trust_remote_code=False, **at)
     except Exception as error:  # the readers of its files raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         place = f"no tokenizer in {name}" if local else f"no tokenizer {str(name)!r} here or on the hub"
-        within = Path(name) / "tokenizer"  # as in a corpus that prepare wrote
-        if (within / "tokenizer.json").exists():
-            raise UserError(f"{place}, but there is one in {within}; give that folder") from None
         raise UserError(
             f"{place} ({reason}); give a local folder that holds tokenizer.json (or vocab.json and merges.txt), "
             "or --tokenizer gpt2 (with r2mae-text[demo]) or --tokenizer train, which need no hub"
