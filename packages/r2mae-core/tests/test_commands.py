@@ -29,13 +29,13 @@ from r2mae_core import (
     left_out,
     print_comparison,
     refuse_options,
-    report,
     resolved,
     run,
     sampler_from_config,
     sampler_to_config,
     say,
     scheme,
+    show_table,
 )
 from r2mae_core.lab.help_page import kind_of
 from r2mae_core.lab.option_groups import option_groups
@@ -261,14 +261,13 @@ def test_every_public_name_exists():
         r2mae_core.nothing  # noqa: B018
 
 
-def test_report_writes_what_it_prints(tmp_path, capsys):
+def test_a_table_is_kept_as_it_is_printed(tmp_path, capsys):
     run = RunFolder(tmp_path / "run", {})
-    report(
-        run, [Record("digits", "accuracy", value, "a", seed, 9) for seed, value in enumerate((0.8, 0.9))], {}, "Title"
-    )
+    records = [Record("digits", "accuracy", value, "a", seed, 9) for seed, value in enumerate((0.8, 0.9))]
+    show_table(run, records, {}, "Title")
     assert "0.850 ±0.071" in capsys.readouterr().out
     assert (run.path / "table.md").read_text().startswith("| scheme (n = 2) | accuracy |")
-    assert len(run.results()) == 2
+    assert not run.results()  # these are written where they were measured
 
 
 @pytest.mark.parametrize(

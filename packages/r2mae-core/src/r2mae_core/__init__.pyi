@@ -1,6 +1,6 @@
 from .lab.bounds import Bound, Count, Natural, NonNegative, Positive, Seed, Share, Workers, check_bounds
 from .lab.command_words import recipes
-from .lab.commands import Command, Compare, print_comparison, refuse_options, report, run, show_table
+from .lab.commands import Command, Compare, print_comparison, refuse_options, run, show_table
 from .lab.comparison import ComparisonTable, Direction, compare, compare_runs, competition_ranks
 from .lab.contents import VERIFIED, Contents, check_contents, contents_of, identity_of_contents
 from .lab.control import NO_PRETRAINING, SHUFFLED_WEIGHTS, Margin, PositiveControl, positive_control
@@ -263,7 +263,6 @@ __all__ = [
     "register_modality",
     "register_scheme",
     "remove_leftovers",
-    "report",
     "reserve",
     "resolve_device",
     "resolved",

@@ -17,9 +17,9 @@ from r2mae_core import (
     left_out,
     open_run,
     print_comparison,
-    report,
     resolved,
     say,
+    show_table,
     stamped,
     write_json,
 )
@@ -328,7 +328,8 @@ def evaluate_command(config: Evaluate) -> None:
             if line:
                 say(line)
         say(data.text())
-        report(run, stamped(records, device_name("cpu")), RANK_BY, str(config.table))
+        run.write_results(stamped(records, device_name("cpu")))
+        show_table(run, run.results(), RANK_BY, str(config.table))
         for (name, metric), found in intervals.items():
             if found.low is not None:
                 say(f"{name} {metric}: {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})")

@@ -14,11 +14,11 @@ from r2mae_core import (
     derived_seed,
     device_name,
     open_run,
-    report,
     resolve_device,
     resolved,
     run_identity,
     say,
+    show_table,
     spread,
     stamped,
 )
@@ -235,7 +235,7 @@ def probe_command(config: Probe) -> None:
     """`r2mae-dna probe`."""
     run = probe(config)
     records = run.results()
-    report(run, records, RANK_BY, f"{records[0].n:,} {config.split} windows on {records[0].device}")
+    show_table(run, records, RANK_BY, f"{records[0].n:,} {config.split} windows on {records[0].device}")
     say("plurality: the other species' letters at the base, smoothing fitted. shuffled: columns permuted in windows.")
     say("strand_difference: total variation between the predictions on the two strands.")
     say(f"Done: {run.path} (results.json, table.md)")

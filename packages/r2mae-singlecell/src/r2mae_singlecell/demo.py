@@ -19,13 +19,13 @@ from r2mae_core import (
     page_line,
     permute_weights,
     positive_control,
-    report,
     resolve_device,
     resolved,
     run_pretraining,
     say,
     scheme,
     scheme_name,
+    show_table,
     stamped,
     walk_grid,
     with_seed,
@@ -83,7 +83,8 @@ def demo(config: Demo) -> RunFolder:
             for name in (*names, *CONTROLS)
         }
         records = [*stamped(plain, device_name(device)), *walk_grid(run, cells)]
-        report(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
+        run.write_results(records)
+        show_table(run, records, RANK_BY, f"{adata.n_obs} blood cells, {len(np.unique(labels))} cell types")
         lines = verdict(records)
         for line in lines:
             say(line)

@@ -29,11 +29,11 @@ from r2mae_core import (
     positive_control,
     read_metrics,
     read_records,
-    report,
     resolve_device,
     resolved,
     say,
     scheme,
+    show_table,
     stamped,
     write_records,
     write_text,
@@ -83,7 +83,9 @@ def demo(config: Demo) -> RunFolder:
         _run(jobs(config, corpus.path, run.path, device), device, start)
         records = collect(config, run.path)
         title = "losses on held-out text (nats), and AUROC of words in held-out sentences (chance: 0.5)"
-        report(run, [record for record in records if record.metric in SHOWN], RANK_BY, title)
+        shown = [record for record in records if record.metric in SHOWN]
+        run.write_results(shown)
+        show_table(run, shown, RANK_BY, title)
         say("swapped, replaced, commas: which words were swapped or replaced, and where a comma was; frozen encoders.")
         say("loss@r: loss on held-out text when a fraction r is hidden, with the same masks for every scheme.")
         lines = verdict(records).lines()

@@ -21,7 +21,6 @@ from r2mae_core import (
     permute_weights,
     positive_control,
     refuse_options,
-    report,
     resolve_device,
     resolved,
     say,
@@ -190,7 +189,8 @@ def demo_vit(config: Demo) -> RunFolder:
         say(f"A small ViT on the left four fifths of two photographs, on {device_name(device)}")
         pretrained = pretrain(options)
         title = "the right fifth of the photographs: mean squared error on hidden pixels (0 ... 1)"
-        report(run, stamped(photograph_errors(pretrained.path, device), device_name(device)), RANK_BY, title)
+        run.write_results(stamped(photograph_errors(pretrained.path, device), device_name(device)))
+        show_table(run, run.results(), RANK_BY, title)
         target = run.path / "figures" / "demo.png"
         figure = reconstruct(Reconstruct(pretrained.path, device=config.device, out=target, overwrite=True))
         say(f"Figure: {figure}\nRun folder: {run.path} ({time.perf_counter() - start:.0f} s)")

@@ -283,21 +283,6 @@ def print_comparison(config: Compare, rank_by: Mapping[str, Direction]) -> None:
     say(table.csv().rstrip() if config.csv else table.markdown() if config.markdown else table.rich())
 
 
-def report(
-    run: RunFolder,
-    records: Sequence[Record],
-    rank_by: Mapping[str, Direction],
-    title: str,
-    name: str = "table",
-    *,
-    average: bool = False,
-) -> None:
-    """Write a run's `results.json` and its table; see `show_table`. On the first rank alone."""
-    if first_rank():
-        run.write_results(records)
-        show_table(run, records, rank_by, title, name, average=average)
-
-
 def show_table(
     run: RunFolder,
     records: Sequence[Record],
