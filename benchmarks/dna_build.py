@@ -1,4 +1,4 @@
-"""Memory of `msa build`: a process's own (RssAnon) and pages of its mapped scratch file (RssFile), at their peaks.
+"""Memory of `msa-build`: a process's own (RssAnon) and pages of its mapped scratch file (RssFile), at their peaks.
 
 Run: `nox -s "bench(dna)" -- dna_build`. A made alignment of 30 species, of two lengths: the own memory must not grow
 with the length, while mapped pages, which the system takes back when it needs them, do. Linux only (/proc).

@@ -5,8 +5,9 @@ A page is read from top to bottom, and everything happens in one namespace in on
 - a ```python block is executed;
 - after `<!-- apart -->` it is executed in a process of its own: what it imports starts threads, and later pages fork;
 - a ```text block after `<!-- output -->` must be what the last ```python block printed;
-- the `$ r2mae-…` commands of a ```console block are parsed by the package's own parser: every option must exist and
-  every value must be accepted. After `<!-- run -->` they are executed too. `<!-- run: --steps 2 -->` adds options to
+- the `$ r2mae-…` commands of a ```console block, those after `srun` or `torchrun` in a ```bash block, and whole
+  commands in the text are parsed by the package's own parser: every option must exist, every value be accepted, and
+  the options fit each other. After `<!-- run -->` they are executed too. `<!-- run: --steps 2 -->` adds options to
   each of them, and `<!-- run_pretrain: --steps 2 -->` to that verb alone: a page can show the size that a reader
   wants, and the test takes seconds. The commands of the README find `your_data` in their folder.
 
@@ -45,6 +46,12 @@ PAGES = [
 ON_THE_SITE = sorted({*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")})
 READMES = [ROOT / "benchmarks" / "RESULTS.md", *sorted(ROOT.glob("packages/*/README.md"))]
 """Their commands are parsed; `nox -s demo` and `release` run them at full size."""
+STARTS = {
+    "console": re.compile(r"\$ (r2mae-.*)"),
+    "bash": re.compile(r"(?:srun |torchrun .*-m )(r2mae[-_].*)"),
+}
+"""Kind of a block → what stands before a command of ours."""
+IN_THE_TEXT = re.compile(r"`(r2mae-[a-z]+\s[^`…]+)`")
 BLOCK = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n)*)^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,14 +69,19 @@ class Block:
         return missing(self.marks.get("needs", ""))
 
     def commands(self) -> list[list[str]]:
-        """Return the words of every `$ r2mae-…` line; a backslash continues a line, what follows # is a comment."""
+        """Return the words of every command of ours; a backslash continues a line, what follows # is a comment."""
         lines = re.sub(r"\\\n\s*", "", self.body).splitlines()
-        words = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
-        return [line for line in words if line and line[0].startswith("r2mae-")]
+        found = [STARTS[self.kind].match(line) for line in lines] if self.kind in STARTS else []
+        return [_script(shlex.split(each[1], comments=True)) for each in found if each]
 
     def smaller(self, words: list[str]) -> list[str]:
         """Return the options that the test adds to a command of this block."""
         return shlex.split(self.marks["run"]) + shlex.split(self.marks.get(f"run_{words[1]}", ""))
+
+
+def _script(words: list[str]) -> list[str]:
+    """Return a command by its script's name, also where it is started as a module."""
+    return [words[0].removesuffix(".cli").replace("_", "-"), *words[1:]]
 
 
 def missing(names: str) -> list[str]:
@@ -125,9 +137,14 @@ def commands() -> list[object]:
         pytest.param(words, block, id=f"{name_of(page)}:{block.line}-{' '.join(words[:2])}")
         for page in dict.fromkeys([*PAGES, *ON_THE_SITE, *READMES])
         for block in blocks(page)
-        if block.kind == "console"
         for words in block.commands()
     ]
+
+
+def in_the_text() -> list[object]:
+    texts = {page: BLOCK.sub("", page.read_text(encoding="utf-8")) for page in {*PAGES, *ON_THE_SITE, *READMES}}
+    found = {" ".join(line.split()): page for page, text in texts.items() for line in IN_THE_TEXT.findall(text)}
+    return [pytest.param(shlex.split(line), id=f"{name_of(page)}: {line}") for line, page in sorted(found.items())]
 
 
 @pytest.mark.parametrize(("words", "block"), commands())
@@ -140,6 +157,19 @@ def test_command_parses(words, block, monkeypatch, capsys):
         assert code == 0
         return
     assert (code, len(seen)) == (0, 1), f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("words", in_the_text())
+def test_command_in_the_text_parses(words, monkeypatch, capsys):
+    """A command that names all that is needed; `r2mae-vision pretrain` alone speaks of a verb."""
+    if missing(words[0].replace("-", "_")):
+        pytest.skip(f"not installed: {words[0]}")
+    with recorded(words[0], monkeypatch) as seen:
+        code = call(words)
+    error = capsys.readouterr().err
+    if "arguments are required" in error or "--trust mine" in error:
+        return
+    assert (code, len(seen)) == (0, 1), error
 
 
 @pytest.mark.parametrize("line", ["r2mae-text prepare texts --vocabulary 3", "r2mae-theory risk --n many"])

@@ -107,7 +107,7 @@ def words(samplers: dict[str, RatioSampler], seeds: Sequence[int], work: Path, s
         run = pretrain(replace(options, mask_ratio=sampler, seed=seed, out=home / "pretrain"))
         tuned = Finetune(
             str(run.path), ("movies",), seeds=(seed,), epochs=3, max_train=2000, max_length=32, lr=5e-4, warmup=0.1,
-            device="cpu", out=home / "finetune", progress=False, save="none", evaluate="end",
+            device="cpu", out=home / "finetune", progress=False, keep="none", evaluate="end",
         )  # fmt: skip
         yield name, seed, float(np.mean([r.value for r in finetune(tuned).results() if r.metric == "accuracy"]))
 

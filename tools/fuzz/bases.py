@@ -18,7 +18,9 @@ _SMALL_VIT = (
 _BERT = '--model tiny --model_args \'{"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}\' '
 _BERT += "--length 16 --batch_size 8 --micro_batch_size 4 --steps 3"
 _DNA = "--model tiny --n_hidden 32 --n_layers 1 --n_heads 2 --steps 2 --batch_size 8 --validation_ratios [0.15]"
-_COLUMNS = "--preset none --donor donor --batch batch --cell_type cell_type --disease disease --age age"
+_COLUMNS = " ".join(
+    ["--preset none", *(f"--{name}_column {name}" for name in ("donor", "batch", "cell_type", "disease", "age"))]
+)
 _CELLS = "--n_hidden 8 --n_latent 4 --epochs 1 --batch_size 20"
 
 
@@ -51,18 +53,18 @@ MAKERS: dict[str, dict[str, str]] = {
         "--no-progress",
         "run": f"pretrain shards {_BERT} --out run {CPU}",
         "plain": "export run --out plain",
-        "tuned": "finetune run --data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 "
+        "tuned": "finetune run --task_data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 "
         f"--max_length 8 --batch_size 8 --out tuned {CPU}",
     },
     "dna": {
-        "store": "msa build hg a.maf --out store --no-progress",
+        "store": "msa-build hg a.maf --out store --no-progress",
         "windows": "prepare store --out windows --validation_regions 7:1-600",
         "run": f"pretrain windows {_DNA} --out run {CPU}",
         "scored.vcf": f"score run store v.vcf --out scored.vcf {CPU}",
         "evaluated": "evaluate t.csv --scores [score] --bootstrap 5 --out evaluated",
     },
     "singlecell": {
-        "atlas.h5ad": "simulate --n-donors 12 --n-cells 240 --n-genes 60 --n-types 2 --out atlas.h5ad",
+        "atlas.h5ad": "simulate --n_donors 12 --n_cells 240 --n_genes 60 --n_types 2 --out atlas.h5ad",
         "data.h5ad": f"prepare cells.h5ad --n_genes 30 {_COLUMNS} --out data.h5ad --no-progress",
         "run": f"pretrain data.h5ad {_CELLS} --out run {CPU}",
         "probed": "probe run data.h5ad --n_splits 1 --tasks [age] --baselines [shuffled] --device cpu --out probed",
@@ -97,7 +99,7 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base("export run", _MODEL),
         Base(f"reproduce table1 --data images --epochs 1 --schemes [fixed] --seeds [0] --pretrain '{_SMALL_VIT}' "
              f"--evaluate [probe] --probe '{{\"workers\": 0, \"k\": [1]}}' {CPU}"),
-        Base(f"reproduce table1 --dry-run {CPU}"),
+        Base(f"reproduce table1 --dry_run {CPU}"),
         Base("reproduce-mnist fig2a --data mnist --ratios [0.5] --ranges [[0.1,0.5]] --n_hidden [8] --n_latent [4] "
              f"--epochs 1 --seeds [0] {CPU}"),
         Base(f"reproduce-celeba fig2b --data celeba --side 16 --base_channels [2] --ratios [0.5] --ranges [] "
@@ -115,20 +117,20 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base(f"pretrain shards {_BERT} {CPU}", "shards/index.json"),
         Base(f"pretrain shards {_BERT} --out part {CPU}", _STATE, "part"),
         Base(f"pretrain shards --start run --length 16 --batch_size 8 --steps 2 {CPU}", _MODEL),
-        Base("finetune run --data tasks --tasks [jsonl,tsv,parquet] --text_columns [text] --seeds [0] --epochs 1 "
+        Base("finetune run --task_data tasks --tasks [jsonl,tsv,parquet] --text_columns [text] --seeds [0] --epochs 1 "
              f"--max_length 8 --batch_size 8 {CPU}", _MODEL),
-        Base("finetune run --data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 --max_length 8 "
-             f"--batch_size 8 --out tuned {CPU}", "", "tuned"),
+        Base("finetune run --task_data tasks --tasks [jsonl] --text_columns [text] --seeds [0] --epochs 1 "
+             f"--max_length 8 --batch_size 8 --out tuned {CPU}", "", "tuned"),
         Base("export run", _MODEL),
         Base("fill run 'the <mask> saw'", _MODEL),
         Base("fill plain 'the <mask> saw'", "plain/model.safetensors plain/config.json"),
-        Base(f"reproduce table2 --dry-run {CPU}"),
+        Base(f"reproduce table2 --dry_run {CPU}"),
         Base("compare run tuned", "run/results.json tuned/results.json"),
     ),
     "dna": (
-        Base("msa build hg a.maf --fasta r.fa --no-progress", "a.maf r.fa"),
+        Base("msa-build hg a.maf --fasta r.fa --no-progress", "a.maf r.fa"),
         Base("msa-build hg a.maf.gz --species pt --no-progress", "a.maf.gz"),
-        Base("msa info store", "store/*.json"),
+        Base("msa-info store", "store/*.json"),
         Base("msa-show store 7:200-240"),
         Base("prepare store --validation_regions 7:1-600", "store/*.json"),
         Base("prepare store --phastcons phastcons.bw --phylop phylop.bw --top 0.5", "*.bw store/*.json"),
@@ -142,11 +144,11 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base("evaluate t.csv --scores [score] --bootstrap 5", "t.csv"),
         Base("evaluate t.parquet --bootstrap 5", "t.parquet"),
         Base("evaluate scored.vcf --preset rare-common --bootstrap 5", "scored.vcf"),
-        Base(f"reproduce table3 --dry-run --schemes [fixed] --steps 2 --n_hidden 32 --n_layers 1 --batch_size 4 {CPU}"),
+        Base(f"reproduce table3 --dry_run --schemes [fixed] --steps 2 --n_hidden 32 --n_layers 1 --batch_size 4 {CPU}"),
         Base("compare evaluated run", "evaluated/results.json run/results.json"),
     ),
     "singlecell": (
-        Base("simulate --n-donors 6 --n-cells 120 --n-genes 40 --n-types 2"),
+        Base("simulate --n_donors 6 --n_cells 120 --n_genes 40 --n_types 2"),
         Base(f"prepare cells.h5ad --n_genes 30 {_COLUMNS} --no-progress", "cells.h5ad"),
         Base(f"prepare cells.zarr --n_genes 30 {_COLUMNS} --no-progress"),
         Base("prepare atlas.h5ad --n_genes 30 --no-progress", "atlas.h5ad"),
@@ -155,7 +157,7 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base("embed run data.h5ad --device cpu", f"{_MODEL} data.h5ad"),
         Base("probe run data.h5ad --n_splits 1 --tasks [cell_type] --baselines [pca] --device cpu", _MODEL),
         Base("reconstruct run data.h5ad --ratios [0.3] --device cpu", _MODEL),
-        Base(f"reproduce table6 data.h5ad --dry-run --schemes [fixed] --baselines [log-norm] {_CELLS} {CPU}"),
+        Base(f"reproduce table6 data.h5ad --dry_run --schemes [fixed] --baselines [log-norm] {_CELLS} {CPU}"),
         Base("compare run probed", "run/results.json probed/results.json"),
     ),
     "theory": (
@@ -170,6 +172,6 @@ BASES: dict[str, tuple[Base, ...]] = {
         Base("advise t.csv --step 0.2 --bootstrap 2 --validate", "t.csv"),
         Base("advise t.csv --step 0.2 --bootstrap 2 --out advised", "", "advised"),
         Base("reproduce table5 --repeats 2 --step 0.3 --seeds [2] --out table", "", "table"),
-        Base("reproduce fig1a --repeats 2 --step 0.3 --dry-run"),
+        Base("reproduce fig1a --repeats 2 --step 0.3 --dry_run"),
     ),
 }  # fmt: skip

@@ -177,7 +177,18 @@ def test_probe_of_a_lab_file_says_what_it_has_not(here, call):
     obs = pd.DataFrame({"lane": lanes, "kind": kinds}, index=atlas.obs_names)
     lab = anndata.AnnData(X, obs=obs, var=pd.DataFrame(index=atlas.raw.var_names))
     lab.write_h5ad("lab.h5ad")
-    argv = ("--preset", "none", "--batch", "lane", "--cell_type", "kind", "--n_genes", 30, "--out", "l.h5ad")
+    argv = (
+        "--preset",
+        "none",
+        "--batch_column",
+        "lane",
+        "--cell_type_column",
+        "kind",
+        "--n_genes",
+        30,
+        "--out",
+        "l.h5ad",
+    )
     assert call("prepare", "lab.h5ad", *argv)[0] == 0
     size = ("--n_hidden", 16, "--n_latent", 4, "--epochs", 1, "--batch_size", 36, "--device", "cpu")
     assert call("pretrain", "l.h5ad", *size, "--out", "lab-run")[0] == 0

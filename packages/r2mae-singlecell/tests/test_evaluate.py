@@ -130,7 +130,9 @@ def test_what_cannot_be_probed_is_named():
         probe_embedding(np.zeros((600, 2)), obs.assign(age=np.nan), [AGE])
     with pytest.raises(UserError, match="1 donors cannot be divided"):
         probe_embedding(np.zeros((600, 2)), obs.assign(donor="one", is_reference=False), [AGE])
-    with pytest.raises(UserError, match=r"obs has no column 'donor'; name it .* --donor COLUMN.* --held_out cells"):
+    with pytest.raises(
+        UserError, match=r"obs has no column 'donor'; name it .* --donor_column COLUMN.* --held_out cells"
+    ):
         probe_embedding(np.zeros((600, 2)), obs.drop(columns="donor"), [AGE])
 
 

@@ -116,7 +116,7 @@ def test_they_are_in_no_mean_of_a_file(make_adata, trained, call):
     lacked = [f"gene{i}" for i in LACKED]
     first[:, ::-1].copy().write_h5ad("a.h5ad")
     second[:, ~second.var_names.isin(lacked)].copy().write_h5ad("b.h5ad")
-    argv = ["a.h5ad", "b.h5ad", "--genes", "union", "--n_genes", 40, "--batch", "batch", "--out", "p.h5ad"]
+    argv = ["a.h5ad", "b.h5ad", "--genes", "union", "--n_genes", 40, "--batch_column", "batch", "--out", "p.h5ad"]
     assert call("prepare", *argv, "--no-progress")[0] == 0
     prepared = anndata.read_h5ad("p.h5ad")
     found = anndata.read_h5ad(trained.surprise_file("p.h5ad", "s.h5ad"))
@@ -206,7 +206,18 @@ def test_commands_leave_them_out_and_say_so(make_adata, call):
     second.obs_names = [f"b{i}" for i in range(60)]
     first.write_h5ad("a.h5ad")
     second.write_h5ad("b.h5ad")
-    argv = ["a.h5ad", "b.h5ad", "--genes", "union", "--n_genes", 40, "--batch", "batch", "--cell_type", "kind"]
+    argv = [
+        "a.h5ad",
+        "b.h5ad",
+        "--genes",
+        "union",
+        "--n_genes",
+        40,
+        "--batch_column",
+        "batch",
+        "--cell_type_column",
+        "kind",
+    ]
     assert call("prepare", *argv, "--out", "p.h5ad", "--no-progress")[0] == 0
     size = ["--epochs", 1, "--n_hidden", 8, "--n_latent", 4, "--batch_size", 30, "--device", "cpu", "--no-progress"]
     assert call("pretrain", "p.h5ad", "--out", "run", *size)[0] == 0

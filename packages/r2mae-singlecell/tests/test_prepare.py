@@ -167,7 +167,7 @@ def test_columns_of_an_unknown_file_are_taken_by_these_names_alone():
     }  # fmt: skip
     assert layout("batch", "sample", batch="sample") == {**none, "batch": "sample"}
     assert layout("donor_id", "batch", preset="none", batch="batch") == {**none, "batch": "batch"}
-    with pytest.raises(UserError, match="has the columns 'donor' and 'donor_id'; name one with --donor"):
+    with pytest.raises(UserError, match="has the columns 'donor' and 'donor_id'; name one with --donor_column"):
         layout("donor", "donor_id")
     assert layout("donor", "donor_id", donor="donor")["donor"] == "donor"
     both = set(PRESETS["hlca"].columns()) | set(PRESETS["seaad"].columns())

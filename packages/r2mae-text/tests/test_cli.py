@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_on_stderr(call, argv, message):
     [
         (["prepare", "sotu", "--validation=0.1"], "--validation is now written --validation_share"),
         (["pretrain", "--corpus", "corpus"], "--corpus is now written data, the argument after pretrain"),
-        (["reproduce", "table2", "--corpus", "c"], "--corpus is now written --data (and GLUE's folder --glue)"),
+        (["reproduce", "table2", "--corpus", "c"], "--corpus is now written --data"),
         (["demo", "--n-seeds", "3"], "--n_seeds is now written --seeds '[0,1]'"),
     ],
 )

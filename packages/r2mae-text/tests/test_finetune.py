@@ -131,7 +131,9 @@ def test_missing_tasks_are_refused(tmp_path):
         load_task("sst3", str(tmp_path))
     with pytest.raises(UserError, match=r"no train of sst2 in .*looked for sst2/train.parquet .* and SST-2/train.tsv"):
         load_task("sst2", str(tmp_path))
-    with pytest.raises(UserError, match=r"sst2 is unavailable from the hub .*give --data DIR .*with sst2/train.par"):
+    with pytest.raises(
+        UserError, match=r"sst2 is unavailable from the hub .*give --task_data DIR .*with sst2/train.par"
+    ):
         load_task("sst2")
     (tmp_path / "x.jsonl").write_text("{broken\n")
     with pytest.raises(UserError, match=r"x.jsonl, line 1 is not JSON"):

@@ -166,7 +166,7 @@ def test_tables_are_what_csv_and_datasets_read(ending, delimiter, line_end):
 def test_a_score_has_the_majoritys_beside_it(tiny, tokenizer):
     folder = export_run(tiny, tokenizer, Path("model"))
     write("mine", [-1, 1] * 6, [-1, 1, 1, 1])
-    config = {"data": ".", "text_columns": TEXT, "epochs": 1, "device": "cpu", "progress": False}
+    config = {"task_data": ".", "text_columns": TEXT, "epochs": 1, "device": "cpu", "progress": False}
     run = finetune(Finetune(str(folder), ("mine",), seeds=(0,), out=Path("run"), **config))
     values = {record.metric: record.value for record in read_records(run.path)}
     assert set(values) == {"accuracy", "macro_f1", "majority"}

@@ -208,7 +208,7 @@ def test_the_options_of_finetune_reach_every_task_and_seed(folder, monkeypatch):
     settings |= {"max_train": 40, "evaluate": "end", "class_weights": "balanced", "micro_batch_size": 4, "clip": 0.7}
     finetune(
         Finetune(str(folder), ("movies",), seeds=(3, 4), precision="bf16-mixed", device="cpu", progress=False,
-                 out=Path("tuned"), save="none", **settings)
+                 out=Path("tuned"), keep="none", **settings)
     )  # fmt: skip
     assert calls == [
         (seed, {**settings, "keep": "last", "patience": None, "device": "cpu", "bf16": True, "progress": False})

@@ -202,7 +202,7 @@ def test_fine_tuning(glue, tiny, tokenizer, call, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: (clipped.append(most), kept(p, most))[1])
     weights.save_model(tiny, tokenizer, tmp_path / "model")
     code, _, err = call(
-        "finetune", tmp_path / "model", "-c", "paper-glue", "--data", glue, "--device", "cpu", "--no-progress",
+        "finetune", tmp_path / "model", "-c", "paper-glue", "--task_data", glue, "--device", "cpu", "--no-progress",
         "--out", "run", "--max_length", 30,
     )  # fmt: skip
     assert code == 0, err

@@ -112,7 +112,7 @@ def test_vectors_are_those_of_transformers(call, folder, pooling):
     write("t.jsonl", TEXTS)
     code, out, _ = call(
         "embed", folder, "t.jsonl", "--text_columns", "[text]", "--pooling", pooling, "--device", "cpu", "--out",
-        "v.npz", "--save_model", "st", "--batch_size", "3",
+        "v.npz", "--out_model", "st", "--batch_size", "3",
     )  # fmt: skip
     assert code == 0
     assert "4 texts, 32 numbers each; left out: 1 rows without a text" in out

@@ -78,7 +78,7 @@ def test_a_fine_tuned_model(run, call, tmp_path):
         (reviews / f"{split}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
     given = {
         "tasks": ("reviews",),
-        "data": tmp_path,
+        "task_data": tmp_path,
         "epochs": 1,
         "device": "cpu",
         "progress": False,

@@ -171,7 +171,14 @@ def test_what_is_loaded_runs_no_code(folder, tmp_path):
 
 
 def tuning(folder, **changes):
-    settings = {"tasks": ("sst2",), "data": "tasks", "seeds": (0,), "epochs": 1, "out": Path("tuned"), "save": "none"}
+    settings = {
+        "tasks": ("sst2",),
+        "task_data": "tasks",
+        "seeds": (0,),
+        "epochs": 1,
+        "out": Path("tuned"),
+        "keep": "none",
+    }
     return Finetune(str(folder), device="cpu", progress=False, **{**settings, **changes})
 
 

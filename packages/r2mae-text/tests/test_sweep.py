@@ -95,7 +95,7 @@ def test_options_of_the_stages(config):
     assert (made.steps, made.tokens, made.ratio_per, made.model_args) == (50, None, "sample", MODEL)
     tuning = finetune_options(replace(config, finetune={"seeds": [1, 2], "lr": 1e-3}), Path("m"), 7, Path("f"))
     assert (tuning.seeds, tuning.lr, tuning.model, tuning.tasks) == ((1, 2), 1e-3, "m", ("topic",))
-    assert (tuning.data, tuning.text_columns, tuning.device) == (config.task_data, ("text",), "cpu")
+    assert (tuning.task_data, tuning.text_columns, tuning.device) == (config.task_data, ("text",), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def table(file):
 
 
 def options(folder, **changes):
-    settings = {"tasks": ("mine",), "data": ".", "text_columns": ("text",), "seeds": (0,), "epochs": 2, "lr": 1e-3}
+    settings = {"tasks": ("mine",), "task_data": ".", "text_columns": ("text",), "seeds": (0,), "epochs": 2, "lr": 1e-3}
     settings |= {"device": "cpu", "progress": False, "out": Path("tuned")}
     return Finetune(str(folder), **{**settings, **changes})
 
@@ -115,7 +115,7 @@ def test_the_best_epoch_is_kept_and_training_stops(folder, monkeypatch):
     np.testing.assert_array_equal(best.logits["validation"], seen[1])
     again = module.logits_of(best.model, best.encoded["validation"], 1, "cpu")
     np.testing.assert_allclose(again, seen[1], atol=1e-6)
-    for wrong in ({"patience": 2}, {"save": "best", "evaluate": "end"}):
+    for wrong in ({"patience": 2}, {"keep": "best", "evaluate": "end"}):
         with pytest.raises(UserError, match="needs --"):
             options(folder, **wrong)
 

@@ -187,7 +187,7 @@ def test_the_command(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.c_[X, Y])
     words = [str(tmp_path / "x.npy"), "--target", "representation", "--labels", "[12,13,14]", "--n_dimensions", "3"]
     with pytest.raises(SystemExit) as stop:
-        main(["advise", *words, "--splits", "3", "--step", "0.2", "--out", str(tmp_path / "run")])
+        main(["advise", *words, "--n_splits", "3", "--step", "0.2", "--out", str(tmp_path / "run")])
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert "200 samples, 12 features, a representation of 3; the probe learns columns 12, 13, 14 from 100 rows" in out

@@ -37,9 +37,9 @@ def jobs() -> list[Job]:
         "--no-progress"
     )
     return [
-        Job("dna", "msa build", "msa build Hsap apes.maf --no-progress", ("apes.maf",), "store", "--species Ptro",
+        Job("dna", "msa-build", "msa-build Hsap apes.maf --no-progress", ("apes.maf",), "store", "--species Ptro",
             {"a letter": replace("apes.maf", "ACA", "AGA")}, ("--species Nobody",), kills=4, disk=True),
-        Job("dna", "msa build of others", "msa build Hsap other.maf --no-progress", ("other.maf",), "other-store",
+        Job("dna", "msa-build of others", "msa-build Hsap other.maf --no-progress", ("other.maf",), "other-store",
             maker=True),
         Job("dna", "prepare", f"prepare store {_REGIONS}", ("store",), "windows", "--window 64",
             store, ("--only chr7:1-2000",), kills=4, disk=True),
@@ -60,6 +60,6 @@ def jobs() -> list[Job]:
             "--seed 1", mistakes=("--scores [missing]",), damage=False),
         Job("dna", "reproduce", reproduce, (), "table", kills=2, damage=False),
         Job("dna", "compare", "compare run evaluated", ("run", "evaluated")),
-        Job("dna", "msa info", "msa info store", ("store",)),
-        Job("dna", "msa show", "msa show store chr22:50,300,100-50,300,150", ("store",)),
+        Job("dna", "msa-info", "msa-info store", ("store",)),
+        Job("dna", "msa-show", "msa-show store chr22:50,300,100-50,300,150", ("store",)),
     ]  # fmt: skip

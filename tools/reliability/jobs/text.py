@@ -9,7 +9,7 @@ from tools.reliability.jobs.changes import put, remove, reverse_words, write
 
 _TRAIN = "--model tiny --length 32 --batch_size 16 --micro_batch_size 8"
 _OFTEN = "--steps 24 --checkpoint_every 7 --validate_every 6 --log_every 5 --no-progress"
-_TUNE = "--data tasks --tasks [topic] --text_columns [text] --epochs 2 --batch_size 8 --no-progress"
+_TUNE = "--task_data tasks --tasks [topic] --text_columns [text] --epochs 2 --batch_size 8 --no-progress"
 _PREPARE = "--vocab_size 300 --validation_share 0.2 --no-progress --workers"
 
 
@@ -41,7 +41,7 @@ def jobs() -> list[Job]:
     }
     reproduce = (
         "reproduce fig1f --data corpus --ratios [0.15,0.3,0.4,0.8] --models [tiny] --length 32 --tokens 6000 "
-        "--batch_size 16 --micro_batch_size 8 --glue tasks --tasks [sst2] --epochs 1 --seeds [0] --no-progress"
+        "--batch_size 16 --micro_batch_size 8 --task_data tasks --tasks [sst2] --epochs 1 --seeds [0] --no-progress"
     )
     return [
         Job("text", "prepare", f"prepare texts {_PREPARE} 1", ("texts",), "corpus", "--validation_share 0.5",

@@ -64,7 +64,7 @@ def jobs() -> list[Job]:
         "a file less": remove(some),
         "another picture under the name": copy("images/train/digit-2/0002.png", some),
     }
-    prepare = "prepare images --image-size 8 --in-chans 1 --no-progress --workers"
+    prepare = "prepare images --image_size 8 --in_chans 1 --no-progress --workers"
     store, run = {"another store": put("store", "other-store")}, {"another model": put("run", "other-run")}
     pretrain = f"pretrain store {_VIT} {_TRAIN} {_OFTEN}"
     tune = f"finetune run store {_TUNE} --crop_pct 1 --no-flip --seeds [0,1] --device cpu --no-progress --workers 0"
@@ -78,8 +78,8 @@ def jobs() -> list[Job]:
     )
     faces = f"reproduce-celeba fig5 --data celeba --cache place/cache --workers 1 {_CELEBA}"
     return [
-        Job("vision", "prepare", f"{prepare} 1", ("images",), "store", "--fit squash --image-size 6", images,
-            ("--in-chans 2", "--image-size 0"), kills=5, disk=True),
+        Job("vision", "prepare", f"{prepare} 1", ("images",), "store", "--fit squash --image_size 6", images,
+            ("--in_chans 2", "--image_size 0"), kills=5, disk=True),
         Job("vision", "prepare with workers", f"{prepare} 2", ("images",), "store2", kills=2, cold=True, damage=False),
         Job("vision", "prepare others", prepare.replace(" images", " other-images") + " 1", ("other-images",),
             "other-store", maker=True),

@@ -40,7 +40,8 @@ COMMANDS = {
         {"windows": "data"},
     ),
     "probe": Command(
-        options.Probe, "r2mae_dna.probe:probe_command", "Evaluate a model on held-out windows.", {"windows": "data"}
+        options.Probe, "r2mae_dna.probe:probe_command", "Measure a model's loss and accuracy on held-out windows.",
+        {"windows": "data"},
     ),
     "score": Command(options.Score, "r2mae_dna.score:score_command", "Score variants: VCF in, VCF out."),
     "scan": Command(

@@ -51,7 +51,7 @@ class MsaBuild:
     workers: Count = 1
     """Processes that share the chromosomes; the store is the same for any number."""
     part: str = ""
-    """I/N, such as 2/8: build only this part of the chromosomes, on any machine; `msa merge` joins the parts."""
+    """I/N, such as 2/8: build only this part of the chromosomes, on any machine; `msa-merge` joins the parts."""
     overwrite: bool = False
     """Replace a store that is there."""
     progress: bool = True
@@ -165,8 +165,9 @@ class Pretrain(PretrainOptions):
     validation_ratios: tuple[Ratio, ...] = (0.05, 0.15, 0.3)
     """Fixed mask ratios of the validation loss; the middle one decides on early stopping and the best model."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0; or another
-    field's, such as llada), a number, or a sampler."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0; or another's:
+    llada, mmbert, scgpt, …), a number, or a sampler, such as --mask_ratio Uniform --mask_ratio.low 0.05
+    --mask_ratio.high 0.3."""
     mask_shape: Literal["independent", "spans"] = "independent"
     """independent: each base is hidden for itself (the paper's); spans: neighbouring ones together."""
     mean_span: Annotated[float, Bound(1)] | None = None
@@ -223,7 +224,7 @@ class Pretrain(PretrainOptions):
     clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
     patience: Count | None = None
-    """Stop after so many validations without a better loss; null (the default): never. `-c paper` has 1."""
+    """Stop after so many validations without a better loss; null: never. `-c paper` has 1."""
     keep: Literal["best", "last"] = "best"
     """Which model is saved at the end: the best on the validation windows, if there are any, or the last."""
 
@@ -331,7 +332,7 @@ class Score(RunOptions):
     max_mismatch: Share = 0.05
     """Stop when more of the reference alleles than this disagree with the alignment."""
     force: bool = False
-    """Score even then."""
+    """Score even if more reference alleles than --max_mismatch disagree."""
     strict: bool = False
     """Fail if any variant cannot be scored."""
     aliases: str = "auto"
@@ -468,8 +469,9 @@ class Evaluate:
     label: str = "label"
     """Column of labels: true/false, 1/0, Pathogenic/Benign or Pathogenic/Common."""
     regions: str = ""
-    """Only the variants whose positions are in these regions, separated by spaces, such as "chr22:1,000-2,000 chrX", of
-    which all counts are then. By its index, as `score` reads it, if the file has one; else the whole file is read."""
+    """Evaluate (and count) only the variants whose positions are in these regions, separated by spaces, such as
+    "chr22:1,000-2,000 chrX". If the file has an index, as for `score`, only these parts are read; else the whole
+    file."""
     bed: Path | None = None
     """BED file of more regions, plain or gzipped."""
     group: str = "consequence"
@@ -570,9 +572,9 @@ class Reproduce(RunOptions):
     """The table."""
     _: KW_ONLY
     data: Path | None = None
-    """Training windows; default: the bundled human-ape alignment."""
+    """Training windows; with --msa, and --clinvar or --omim. Default: the bundled human-ape alignment."""
     msa: Path | None = None
-    """Alignment store to score with; default: the bundled one."""
+    """Alignment store to score with; with --data."""
     clinvar: Path | None = None
     """ClinVar-against-gnomAD missense table (songlab/clinvar, test.parquet)."""
     omim: Path | None = None
@@ -612,3 +614,9 @@ class Reproduce(RunOptions):
         super().__post_init__()
         refuse_repeats("schemes", self.schemes)
         refuse_repeats("seeds", self.seeds)
+        given = {name for name in ("data", "msa", "clinvar", "omim") if getattr(self, name) is not None}
+        if given and not ({"data", "msa"} <= given and given & {"clinvar", "omim"}):
+            raise UserError(
+                "the full experiment needs --data, --msa, and --clinvar or --omim; without any of them the bundled "
+                f"alignment is taken (given: {', '.join(f'--{name}' for name in sorted(given))})"
+            )

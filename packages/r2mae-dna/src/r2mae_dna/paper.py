@@ -131,11 +131,6 @@ def _facts(config: Reproduce) -> dict[str, str]:
 
 
 def _check(config: Reproduce) -> None:
-    own = (config.data, config.msa)
-    if any(own) != all(own) or (config.data is None and (config.clinvar or config.omim)):
-        raise UserError("the full experiment needs --data, --msa, and --clinvar or --omim; without any, the bundled")
-    if config.data is not None and config.clinvar is None and config.omim is None:
-        raise UserError("nothing to evaluate the models on: give --clinvar, --omim, or both")
     if config.data is None:
         refuse_options(config, dict.fromkeys(("model", "patience"), "your own alignment"), "the bundled alignment")
     else:

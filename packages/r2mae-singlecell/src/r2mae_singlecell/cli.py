@@ -24,6 +24,7 @@ COMMANDS = {
         options.Prepare,
         "r2mae_singlecell.data.prepare:prepare_command",
         "Turn h5ad, h5mu, zarr, Cell Ranger or loom files into training data; FILE::PLACE is where its counts lie.",
+        renamed={name: f"--{name}_column" for name in ("donor", "batch", "cell_type", "disease", "age")},
     ),
     "pretrain": Command(
         options.Pretrain, "r2mae_singlecell.pretrain:pretrain_command", "Pretrain a masked autoencoder."
@@ -52,7 +53,9 @@ COMMANDS = {
         options.Probe, "r2mae_singlecell.evaluate:probe_command", "Predict cell type, disease and age from embeddings."
     ),
     "reconstruct": Command(
-        options.Reconstruct, "r2mae_singlecell.evaluate:reconstruct_command", "Evaluate the prediction of hidden genes."
+        options.Reconstruct,
+        "r2mae_singlecell.evaluate:reconstruct_command",
+        "Measure how well hidden genes are predicted.",
     ),
     "push": Command(
         PushOptions, "r2mae_singlecell.push:push_command", "Put a run's model on the Hugging Face hub, with its card."

@@ -76,7 +76,7 @@ def named_donors(obs: pd.DataFrame) -> np.ndarray:
     """
     if "donor" not in obs:
         raise UserError(
-            "obs has no column 'donor'; name it when the data are prepared (`r2mae-singlecell prepare … --donor "
+            "obs has no column 'donor'; name it when the data are prepared (`r2mae-singlecell prepare … --donor_column "
             "COLUMN`), or divide the cells instead (`probe … --held_out cells`, `Protocol(held_out='cells')`)"
         )
     donors: Any = known_labels(pd.Series(obs["donor"]))

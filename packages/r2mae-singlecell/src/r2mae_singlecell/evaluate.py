@@ -139,7 +139,7 @@ def chosen_tasks(config: options.Probe, adata: Any) -> tuple[list[Task], ProbeRe
     if not there:
         raise UserError(
             f"{config.data} has no value of {missing}, so there is nothing to predict; name a column when the data are "
-            "prepared: `r2mae-singlecell prepare … --cell_type COLUMN`"
+            "prepared: `r2mae-singlecell prepare … --cell_type_column COLUMN`"
         )
     if missing:
         result.note(f"not predicted, because the data have no values: {missing}")

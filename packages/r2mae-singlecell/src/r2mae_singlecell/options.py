@@ -147,20 +147,20 @@ class Prepare:
     """Round fractional counts, as SoupX and STARsolo write them. Counts whole up to 1e-6 are rounded always."""
     missing_batch: Literal["refuse", "drop", "own"] = "refuse"
     """Cells without a batch: an error; left out; or each file's are a batch of their own."""
-    donor: str | None = None
+    donor_column: str | None = None
     """Column of the donor."""
-    batch: str | None = None
+    batch_column: str | None = None
     """Column of the batch covariate; of several files, file: each is a batch."""
-    cell_type: str | None = None
+    cell_type_column: str | None = None
     """Column of the fine cell type."""
-    disease: str | None = None
+    disease_column: str | None = None
     """Column of the disease."""
-    age: str | None = None
+    age_column: str | None = None
     """Column of the age in years, or of development stages that name them."""
     n_genes: Count = 5000
     """Variable genes to keep."""
     like: Path | None = None
-    """A run, an exported model or a prepared file, whose genes are taken, in its order, by name or Ensembl id, instead
+    """A run, a model's folder or a prepared file, whose genes are taken, in its order, by name or Ensembl id, instead
     of the variable ones; what a file lacks counts as hidden in its cells."""
     min_genes_found: Annotated[float, Bound(0, 1)] = 0.5
     """Least share of the genes of --like that each file must have."""
@@ -194,8 +194,9 @@ class Pretrain(PretrainOptions):
     """The file that prepare wrote."""
     _: KW_ONLY
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0, scgpt, …), a
-    number, or a sampler."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, cl, cl-k0, r2mae+cl, r2mae+cl-k0; or another's:
+    scgpt, llada, …), a number, or a sampler, such as --mask_ratio Uniform --mask_ratio.low 0.1
+    --mask_ratio.high 0.5."""
     mask_shape: MaskShape = "independent"
     """independent: genes are hidden one by one (the paper's); groups: the genes of a set together, with --gene_sets."""
     gene_sets: Path | None = None
@@ -254,7 +255,8 @@ class NewData:
     """Cells of any file for a trained model."""
 
     run: Path
-    """Run folder that pretrain wrote, or a folder of export; run and data may stand in either order."""
+    """Run folder that pretrain wrote, or a model's folder (of embed --out_model, or of `R2MAE.export` in Python); run
+    and data may stand in either order."""
     data: Path
     """A file of any format that prepare reads, prepared or not."""
     _: KW_ONLY
@@ -299,7 +301,7 @@ class Embed(NewData):
     seed: Seed = 0
     """--adapt: seed for the new weights, masks and order."""
     out_model: Path | None = None
-    """--adapt: the folder for the adapted model, as export writes it; embed and the others take it as RUN."""
+    """--adapt: the folder for the adapted model; embed, impute, surprise, report and prepare --like take it as RUN."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -321,13 +323,13 @@ class Impute(NewData):
     """Genes to hide together and to predict, by name or id; default: all, in random groups."""
     mask_ratio: Share = 0.25
     """Fraction of all genes in such a group."""
-    library_size: Positive = 1.0
-    """What a cell's expression sums to over all of the model's genes."""
     seed: Seed = 0
     """Seed for the groups."""
     out: Path | None = None
     """The h5ad file to write: X (dense float32), obs and the model's genes; default
     runs/r2mae-singlecell-impute-TIME.h5ad."""
+    library_size: Positive = 1.0
+    """What a cell's expression sums to over all of the model's genes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -344,11 +346,11 @@ class Surprise(NewData):
     """Fraction of all genes that is hidden together."""
     seed: Seed = 0
     """Seed for the groups."""
-    table: Literal["cells", "genes"] = "cells"
-    """What a tsv file lists; an h5ad file has both."""
     out: Path | None = None
     """The file to write: h5ad with masked_nll in obs and var, or tsv; default
     runs/r2mae-singlecell-surprise-TIME.h5ad."""
+    table: Literal["cells", "genes"] = "cells"
+    """What a tsv file lists; an h5ad file has both."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -360,7 +362,7 @@ class Report:
     """Look at an embedding, beside PCA and a shuffle: UMAP, markers, mixing of batches, scib-metrics' table."""
 
     embedding: Path
-    """Run folder of pretrain, a folder of export, or an h5ad file with an embedding (that embed wrote, or another)."""
+    """Run folder of pretrain, a model's folder, or an h5ad file with an embedding (that embed wrote, or another)."""
     data: Path
     """The file with the counts of these cells, of any format that prepare reads."""
     _: KW_ONLY
@@ -472,12 +474,12 @@ class Reconstruct:
 
 @dataclass(frozen=True)
 class Reproduce(RunOptions):
-    """Reproduce a table of the paper: schemes × seeds, our values beside the paper's. Finished cells are kept."""
+    """Reproduce a table of the paper: schemes × seeds, our values beside the paper's. Finished trainings are kept."""
 
     target: Literal["table4", "table6", "table7", "table8"]
     """table4: SEA-AD probes; table6: HLCA probes; table7: SEA-AD reconstruction; table8: HLCA reconstruction."""
     data: Path
-    """The prepared atlas; a simulated one shows that the code runs, not the paper's figures."""
+    """The prepared atlas; a simulated one shows that the code runs, not the paper's numbers."""
     _: KW_ONLY
     n_splits: Annotated[int, Bound(1, 1000)] = 5
     """Random divisions of the donors."""
@@ -516,8 +518,8 @@ class Reproduce(RunOptions):
     dry_run: bool = False
     """Print the grid and an estimate of its cost, measured on a few steps, and stop."""
     out: Path | None = None
-    """Run folder; default runs/r2mae-singlecell-reproduce-TIME. Finished cells there are kept; tables of one atlas may
-    share a folder, and so their models."""
+    """Run folder; default runs/r2mae-singlecell-reproduce-TIME. Finished trainings there are kept; tables of one atlas
+    may share a folder, and so their models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

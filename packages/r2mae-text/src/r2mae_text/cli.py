@@ -25,11 +25,21 @@ COMMANDS = {
         "Pretrain a masked language model.",
         {"corpus": "data, the argument after pretrain"},
     ),
-    "finetune": Command(options.Finetune, "r2mae_text.finetune:finetune_command", "Fine-tune on GLUE or your tasks."),
+    "finetune": Command(
+        options.Finetune,
+        "r2mae_text.finetune:finetune_command",
+        "Fine-tune on GLUE or your tasks.",
+        {"data": "--task_data", "save": "--keep"},
+    ),
     "predict": Command(
         options.Predict, "r2mae_text.predict:predict_command", "Write what a fine-tuned model says of a file's texts."
     ),
-    "embed": Command(options.Embed, "r2mae_text.embed:embed_command", "Write a vector for each text of a file."),
+    "embed": Command(
+        options.Embed,
+        "r2mae_text.embed:embed_command",
+        "Write a vector for each text of a file.",
+        {"save_model": "--out_model"},
+    ),
     "evaluate": Command(
         options.Evaluate, "r2mae_text.evaluate:evaluate_command", "Measure a model's loss on held-out text."
     ),
@@ -43,7 +53,7 @@ COMMANDS = {
         options.Reproduce,
         "r2mae_text.paper:reproduce_command",
         "Reproduce a table or figure of the paper.",
-        {"corpus": "--data (and GLUE's folder --glue)"},
+        {"corpus": "--data", "glue": "--task_data"},
     ),
     "report": Command(Page, "r2mae_text.page:report_command", "Write one HTML page of a run, or of several."),
     "compare": Command(Compare, "r2mae_text.evaluate:compare_command", "Put several runs into one table."),

@@ -42,13 +42,13 @@ def embed(config: Embed) -> Path:
     """
     out = config.out or default_run_path("r2mae-text", "embed").with_suffix(".npz")
     check_output(out, [config.data, config.model], overwrite=config.overwrite)
-    if config.save_model is not None:
-        check_output(config.save_model, [config.data, config.model], overwrite=config.overwrite)
+    if config.out_model is not None:
+        check_output(config.out_model, [config.data, config.model], overwrite=config.overwrite)
     device = resolve_device(config.device)
     model, tokenizer = load_pretrained(config.model, "AutoModel", new_head=False)
     longest = min(config.max_length or 512, usable_positions(model.config))
-    if config.save_model is not None:
-        save_sentence_model(model, tokenizer, config.save_model, config.pooling, longest)
+    if config.out_model is not None:
+        save_sentence_model(model, tokenizer, config.out_model, config.pooling, longest)
     examples = read_texts(config.data, config.text_columns)
     data = encode(tokenizer, examples, longest)
     bf16 = precision(config.precision, device) == "bf16-mixed"

@@ -40,7 +40,7 @@ from r2mae_text.tuned import save_tuned, submission_name, submission_rows, write
 from r2mae_text.tuning import Tuned, tune
 from r2mae_text.weights import model_digest
 
-FREE = ("tasks", "seeds", "model", "data")
+FREE = ("tasks", "seeds", "model", "task_data")
 """A run may be widened by tasks and seeds. Model and data are known by their content."""
 
 
@@ -56,9 +56,9 @@ def finetune(config: Finetune) -> RunFolder:
         check_task(name, config.text_columns, config.kind, config.label_column)
     model = Path(config.model.removeprefix("scratch:"))
     if config.out is not None:
-        check_output(config.out, [model, *(Path(config.data) / name for name in config.tasks)])
+        check_output(config.out, [model, *(Path(config.task_data) / name for name in config.tasks)])
     own: dict[str, Any] = {"kind": config.kind, "label_column": config.label_column}
-    sources = {name: task_sources(name, config.data, config.text_columns, **own) for name in config.tasks}
+    sources = {name: task_sources(name, config.task_data, config.text_columns, **own) for name in config.tasks}
     facts = {"scheme": scheme, "weights": model_digest(config.model.removeprefix("scratch:"))}
     with open_run(
         "r2mae-text",
@@ -89,9 +89,9 @@ def _task_records(
             refuse_changed(part, then if isinstance(then, dict) else {}, sources, remedy)
     if missing:
         task, splits = load_task(
-            name, config.data, config.text_columns, kind=config.kind, label_column=config.label_column
+            name, config.task_data, config.text_columns, kind=config.kind, label_column=config.label_column
         )
-        tests, absent = load_test(name, config.data) if config.save != "none" else ({}, {})
+        tests, absent = load_test(name, config.task_data) if config.keep != "none" else ({}, {})
         if config.progress:
             say(_described(name, task, splits))
             for split, why in absent.items():
@@ -122,13 +122,13 @@ def _tune_once(
             config.model, task, splits, seed, epochs=config.epochs, lr=config.lr, warmup=config.warmup,
             weight_decay=config.weight_decay, batch_size=config.batch_size,
             micro_batch_size=config.micro_batch_size, clip=config.clip, max_length=config.max_length,
-            max_train=config.max_train, keep="best" if config.save == "best" else "last", evaluate=config.evaluate,
+            max_train=config.max_train, keep="best" if config.keep == "best" else "last", evaluate=config.evaluate,
             patience=config.patience, class_weights=config.class_weights, device=device, bf16=bf16,
             progress=config.progress, log=log,
         )  # fmt: skip
     with whole_folder(run.path / f"{name}-{seed}") as folder:
         write_tuned(folder, task, splits, tuned)
-        if config.save != "none":
+        if config.keep != "none":
             _write_submissions(folder, tests, name, task, tuned, config.max_length, device, bf16)
             save_tuned(folder / "model", name, task, tuned, config.max_length)
     scores, counted = tuned.scores, {split: len(examples) for split, examples in splits.items()}
@@ -201,5 +201,5 @@ def finetune_command(config: Finetune) -> None:
     run = finetune(config)
     show_table(run, run.results(), RANK_BY, f"{config.model}, fine-tuned")
     first = run.path / f"{config.tasks[0]}-{config.seeds[0]}"
-    then = "" if config.save == "none" else f". Next: r2mae-text predict {pasteable(first / 'model')} FILE"
+    then = "" if config.keep == "none" else f". Next: r2mae-text predict {pasteable(first / 'model')} FILE"
     say(f"Done: {run.path} (results.json, table.md, {first.name}/ …){then}")

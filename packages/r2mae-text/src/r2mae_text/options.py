@@ -120,7 +120,8 @@ class Pretrain(PretrainOptions):
     """Let the documents of a row not see each other, with positions that start anew in each, in training and
     validation. Without it a row is one text, as in RoBERTa."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic, mmbert, llada), a number, or a sampler."""
+    """A scheme (fixed, high, mdlm, dynamic, r2mae, r2mae+dynamic; or another's: mmbert, ettin, llada, …), a number, or
+    a sampler, such as --mask_ratio Uniform --mask_ratio.low 0.2 --mask_ratio.high 0.6."""
     mask_share: Share = 0.8
     """Share of hidden tokens shown as <mask>; BERT's rule, because the paper does not state it."""
     random_share: Share = 0.1
@@ -160,9 +161,9 @@ class Pretrain(PretrainOptions):
     warmup: Share = 0.03
     """Share of the steps in which the rate rises; it then falls linearly to zero."""
     weight_decay: NonNegative = 0.01
-    """AdamW's, on matrices; not on biases and norms, as in transformers."""
+    """AdamW's weight decay, on matrices; not on biases and norms, as in transformers."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """AdamW's; transformers' default, because the paper does not state them."""
+    """AdamW's betas; transformers' default, because the paper does not state them."""
     clip: Positive | None = 1.0
     """Largest gradient norm; transformers' default, because the paper does not state it. null: no clipping."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -194,8 +195,8 @@ class Finetune(RunOptions):
     """Run folder of pretrain, checkpoint folder, hub name, or scratch:RUN for the same architecture, newly
     initialised."""
     tasks: tuple[str, ...] = ("mnli", "qqp", "sst2", "qnli")
-    """Tasks of GLUE, movies (bundled), or tasks of your own: folders in data, with the columns given below."""
-    data: str = "hub"
+    """Tasks of GLUE, movies (bundled), or tasks of your own: folders in --task_data, with the columns given below."""
+    task_data: str = "hub"
     """Folder with TASK/train.* and TASK/validation.* (.parquet, .tsv, .jsonl) or GLUE's own zip layout; or hub."""
     text_columns: tuple[str, ...] = ()
     """Columns of the text (one) or texts (two) of tasks that are not GLUE's; of words with labels, a column of lists
@@ -216,11 +217,11 @@ class Finetune(RunOptions):
     """Passes over the training set."""
     evaluate: Literal["epoch", "end"] = "epoch"
     """When the held-out examples are looked at: after every epoch, or at the end. The training is the same."""
-    save: Literal["last", "best", "none"] = "last"
-    """Which model is saved, and reported: that of the last epoch, or of the one that is best on the (first) validation
+    keep: Literal["last", "best", "none"] = "last"
+    """Which model is kept, and reported: that of the last epoch, or of the one that is best on the (first) validation
     set, whose score is then optimistic; a file test.* of a task of your own is scored too. none: no model."""
     patience: Count | None = None
-    """Stop when this many epochs have not been better than the best one; with --save best."""
+    """Stop after so many epochs without a better score; null: never. Needs --keep best."""
     batch_size: Count = 32
     """Examples of a step."""
     micro_batch_size: Count | None = None
@@ -233,23 +234,23 @@ class Finetune(RunOptions):
     warmup: Share = 0.0
     """Share of the steps in which the rate rises; transformers' default, because the paper does not state it."""
     weight_decay: NonNegative = 0.0
-    """AdamW's; transformers' default, because the paper does not state it."""
+    """AdamW's weight decay; transformers' default, because the paper does not state it."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """One fine-tuning per seed: new classifier, order and dropout."""
     precision: Precision = "auto"
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     logger: Tracker = "csv"
-    """Where the loss and the scores of every epoch go besides RUN/logs/TASK-SEED/metrics.csv; local and offline unless
-    the tracker's own variables say otherwise."""
+    """A tracker that gets the loss and the scores of every epoch too; csv: none, RUN/logs/TASK-SEED/metrics.csv alone.
+    Local and offline unless the tracker's own variables say otherwise."""
 
     def __post_init__(self) -> None:
         check_options(self, "tasks", "seeds")
         if len(self.text_columns) > 2:
             raise UserError(f"--text_columns names one column or two, got {len(self.text_columns)}")
-        if self.patience is not None and self.save != "best":
-            raise UserError("--patience stops where epochs get no better, and needs --save best")
-        if self.save == "best" and self.evaluate == "end":
-            raise UserError("--save best compares the epochs, and needs --evaluate epoch")
+        if self.patience is not None and self.keep != "best":
+            raise UserError("--patience stops where epochs get no better, and needs --keep best")
+        if self.keep == "best" and self.evaluate == "end":
+            raise UserError("--keep best compares the epochs, and needs --evaluate epoch")
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,7 @@ class Embed:
     """auto: bf16-mixed on a GPU, float32 on a CPU."""
     device: Device = "auto"
     """Where to compute."""
-    save_model: Path | None = None
+    out_model: Path | None = None
     """Also write the model as a folder that sentence-transformers opens, with this pooling."""
     out: Path | None = None
     """The .npz to write, with vectors and rows; default runs/r2mae-text-embed-TIME.npz."""
@@ -386,9 +387,9 @@ class Reproduce(RunOptions):
     target: Literal["table2", "fig1f", "fig2c"]
     """table2: GLUE for five schemes; fig1f, fig2c: accuracy over fixed ratios, the latter for each size."""
     data: Path | None = None
-    """Folder that prepare wrote. Without it only the published figures are shown."""
-    glue: str = "hub"
-    """GLUE's data: a folder or hub, as --data of finetune."""
+    """Folder that prepare wrote. Without it only the published numbers are shown."""
+    task_data: str = "hub"
+    """As in finetune."""
     tasks: tuple[str, ...] = ("mnli", "qqp", "sst2", "qnli")
     """Tasks of GLUE."""
     length: Length = 128
@@ -430,14 +431,16 @@ class Sweep(SweepOptions):
     data: Path = field(kw_only=False)
     """Folder that prepare wrote."""
     tasks: tuple[str, ...] = ()
-    """Tasks to fine-tune on: of GLUE, movies (bundled), or your own. The metric is the mean over them."""
+    """Tasks to fine-tune on: of GLUE, movies (bundled), or your own. The metric is the mean over them.
+    Needed, unless --metric is loss@RATIO."""
     task_data: str = "hub"
-    """Where the tasks' data are, as --data of finetune."""
+    """As in finetune."""
     text_columns: tuple[str, ...] = ()
     """Columns of the text (one) or texts (two) of tasks that are not GLUE's."""
     metric: str | None = None
-    """What is compared: accuracy, f1, mcc, spearman or pearson, as all tasks measure it; default the first of them. Or,
-    without tasks, the held-out loss at one ratio, such as loss@0.15; that favours schemes near this ratio."""
+    """What is compared, if all tasks measure it: accuracy, f1, macro_f1, micro_f1, entity_f1, mcc, spearman or pearson;
+    default the first. Or, without tasks, the held-out loss at one ratio, such as loss@0.15; that favours schemes near
+    this ratio."""
     pretrain: dict[str, Any] = field(default_factory=dict)
     """Options of pretrain, such as {"model": "small", "tokens": 1e8}; steps or tokens say what a full length is."""
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -456,6 +459,10 @@ class Sweep(SweepOptions):
             )
         if not by_loss and not self.tasks:
             raise UserError("--tasks is empty; name what to fine-tune on, or --metric loss@0.15 for the held-out loss")
+        if not {"steps", "tokens"} & set(self.pretrain):
+            raise UserError(
+                '--pretrain needs steps or tokens: the full length of one training, such as {"tokens": 1e8}'
+            )
 
 
 def _refuse_not_finite(name: str, value: Any) -> None:

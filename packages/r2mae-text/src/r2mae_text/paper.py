@@ -146,11 +146,11 @@ def reproduce(config: Reproduce) -> RunFolder | None:
         _dry_run(config, runs)
         return None
     if config.out is not None:
-        check_output(config.out, [config.data, config.glue])
+        check_output(config.out, [config.data, config.task_data])
     for task in config.tasks:
-        task_sources(task, config.glue)  # refuses what is missing before days of pretraining
+        task_sources(task, config.task_data)  # refuses what is missing before days of pretraining
     # Targets share models, and a grid may be widened; the data are known by their content.
-    free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size", "data", "glue")
+    free = ("target", "models", "tasks", "ratios", "seeds", "micro_batch_size", "data", "task_data")
     facts = {"corpus": Corpus.open(config.data).digest}
     with open_run("r2mae-text", "reproduce", config.out, resolved(config), facts=facts, free=free, shared=True) as run:
         cells = {
@@ -184,9 +184,9 @@ def _measure(config: Reproduce, options: Pretrain, home: Path) -> list[Record]:
     pretrained = pretrain(replace(options, out=home / "pretrain"))
     tuned = finetune(
         Finetune(
-            str(pretrained.path), config.tasks, config.glue, epochs=config.epochs, lr=config.finetune_lr,
+            str(pretrained.path), config.tasks, config.task_data, epochs=config.epochs, lr=config.finetune_lr,
             seeds=config.seeds, device=config.device, precision=config.precision, out=home / "finetune",
-            progress=config.progress, save="none", evaluate="end",
+            progress=config.progress, keep="none", evaluate="end",
         )
     )  # fmt: skip
     return [_beside_the_papers(record, options.model) for record in (*pretrained.results(), *tuned.results())]
@@ -261,7 +261,7 @@ def _published(config: Reproduce) -> None:
         rows = [[f"{ratio:g}", *map(str, row)] for ratio, row in DINKYTRAIN.items()]
         title = "Fine-tuned large models over the fixed ratio (published)"
         _print_table(title, ["ratio", *DINKYTRAIN_TASKS], rows)
-    say(f"To train the models, give a corpus: r2mae-text reproduce {config.target} --data DIR (see also --dry-run)")
+    say(f"To train the models, give a corpus: r2mae-text reproduce {config.target} --data DIR (see also --dry_run)")
 
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -91,8 +91,6 @@ def pretrain_options(config: Sweep) -> Pretrain:
     """
     known = {field.name for field in fields(Pretrain)} - DECIDED
     given = typed_options(Pretrain, config.pretrain, "pretrain", known)
-    if given.get("steps") is None and given.get("tokens") is None:
-        raise UserError('--pretrain needs steps or tokens: the full length of one training, such as {"tokens": 1e8}')
     made = Pretrain(config.data, device=config.device, progress=config.progress, **given)
     steps = made.steps or max(round((made.tokens or 0) / (made.batch_size * made.length)), 1)
     if steps < SHORTEST:
@@ -109,8 +107,8 @@ def finetune_options(config: Sweep, model: Path, seed: int, out: Path) -> Finetu
     Raises:
         UserError: one is unknown, of another kind, or belongs to the sweep.
     """
-    own: dict[str, Any] = {"model": str(model), "data": config.task_data, "text_columns": config.text_columns}
-    own |= {"device": config.device, "progress": False, "out": out, "save": "none", "evaluate": "end"}
+    own: dict[str, Any] = {"model": str(model), "task_data": config.task_data, "text_columns": config.text_columns}
+    own |= {"device": config.device, "progress": False, "out": out, "keep": "none", "evaluate": "end"}
     own |= {"tasks": config.tasks} if config.tasks else {}
     known = {field.name for field in fields(Finetune)} - {*own, "tasks"}
     return Finetune(**{**own, "seeds": (seed,), **typed_options(Finetune, config.finetune, "finetune", known)})

@@ -17,7 +17,7 @@ from r2mae_theory.rows import Row, text_table, write_rows
 from r2mae_theory.validate import Validation
 
 _OF_THE_OTHER = {
-    "hidden": dict.fromkeys(("labels", "n_dimensions", "n_labels", "reading", "splits"), "--target representation"),
+    "hidden": dict.fromkeys(("labels", "n_dimensions", "n_labels", "reading", "n_splits"), "--target representation"),
     "representation": dict.fromkeys(
         ("n_samples", "targets", "shrinkage", "bootstrap", "epochs", "validate"), "--target hidden"
     ),

@@ -16,7 +16,7 @@ COMMANDS = {
         options.Advise,
         "r2mae_theory.advice_command:advise_command",
         "Recommend a mask ratio and a range for your data.",
-        {"file": "DATA"},
+        {"file": "DATA", "splits": "--n_splits"},
     ),
     "reproduce": Command(
         options.Reproduce,

@@ -122,7 +122,7 @@ class Advise:
     reading: Literal["coefficients", "predictions"] = "coefficients"
     """--target representation: cut at the leading singular vectors of the coefficients, or at the leading principal
     directions of the predictions."""
-    splits: Annotated[int, Bound(2, 10**5)] = 20
+    n_splits: Annotated[int, Bound(2, 10**5)] = 20
     """--target representation: random halves of the rows."""
     seed: Seed = 0
     """Seed for the bootstrap, the validation and the halves."""

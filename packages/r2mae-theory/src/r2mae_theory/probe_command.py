@@ -24,7 +24,7 @@ def advise_for_probe(config: Advise) -> RunFolder:
         n_dimensions=config.n_dimensions,
         n_labels=config.n_labels,
         reading=config.reading,
-        n_splits=config.splits,
+        n_splits=config.n_splits,
         seed=config.seed,
     )
     with open_run("r2mae-theory", "advise", config.out, resolved(config), sources=fingerprint(config.data)) as run:

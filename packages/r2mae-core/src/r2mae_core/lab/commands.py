@@ -61,7 +61,7 @@ class Compare:
     markdown: bool = False
     """Print Markdown."""
     csv: bool = False
-    """Print CSV: a line per cell, with full precision."""
+    """Print CSV: a line for each entry of the table, with full precision."""
 
 
 def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -219,6 +219,8 @@ def _parser(prog: str, package: str, description: str, commands: Mapping[str, Co
         if not first:
             _add_lists(options, command.config, lists)
         group_options(options, command.config)
+        for action in options._actions:  # what every package's options say alike
+            action.help = (action.help or "").replace("PROGRAM", prog).replace("COMMAND-TIME", f"{verb}-TIME") or None
         verbs.add_subcommand(verb, options, help=command.help)
     return parser
 

@@ -6,6 +6,7 @@ from typing import Any
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
         "data", "validation", "max_windows", "validation_ratios", "workers", "tasks", "regions", "bed", "aliases",
+        "more_msa", "task_data",
     ),
     "scheme": ("mask_ratio", "ratio_per", "freeze_steps", "scale_curriculum", "schemes", "ratios", "ranges"),
     "model": (
@@ -15,13 +16,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "optimisation": (
         "steps", "tokens", "minutes", "epochs", "batch_size", "micro_batch_size", "lr", "base_lr", "warmup",
         "warmup_epochs", "weight_decay", "betas", "eps", "clip", "patience", "keep", "seed", "seeds", "n_seeds",
-        "adapt",
+        "adapt", "judge_every", "judge_patience", "budget_runs", "budget_minutes",
     ),
     "hardware": ("device", "devices", "nodes", "strategy", "precision", "compile", "peak_tflops"),
     "sharing": ("license", "license_name", "note", "private", "update", "revision"),
     "output": (
         "validate_every", "checkpoint_every", "log_every", "logger", "dry_run", "markdown", "csv", "out",
-        "out_model", "overwrite", "progress",
+        "out_model", "overwrite", "progress", "storage",
     ),
 }  # fmt: skip
 """Group → options that have one meaning in every package."""

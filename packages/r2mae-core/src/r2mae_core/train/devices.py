@@ -51,7 +51,7 @@ def device_name(device: str) -> str:
 
 
 def seconds_of(step: Callable[[], Any], device: str, repeats: int = 3) -> float:
-    """Return the least wall time of a call, after one that is not counted; what a `--dry-run` estimates with.
+    """Return the least wall time of a call, after one that is not counted; what a `--dry_run` estimates with.
 
     Args:
         step: what to time.

@@ -46,7 +46,8 @@ class PretrainOptions(RunOptions):
     """What every `pretrain` takes. A package adds its data, its model and its budget, and may change a default."""
 
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme's name, a number, or a sampler."""
+    """A scheme's name, a number, or a sampler, such as --mask_ratio Uniform --mask_ratio.low 0.2
+    --mask_ratio.high 0.6."""
     ratio_per: RatioPer = "step"
     """Draw the ratio once per optimizer step (the paper's), for each micro-batch, or for each sample."""
     loss_weight: LossWeight = "none"
@@ -80,7 +81,8 @@ class PretrainOptions(RunOptions):
     log_every: Count = 20
     """Optimizer steps between two lines of the log."""
     logger: Tracker = "csv"
-    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
+    """A tracker that gets the log too; csv: none, metrics.csv alone. Local and offline unless the tracker's own
+    variables say otherwise."""
 
     @property
     def world_size(self) -> int:

@@ -54,7 +54,7 @@ class JoinedStores(AlignmentStore):
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the content: that of the store into which `msa merge` would join these."""
+        """Digest of the content: that of the store into which `msa-merge` would join these."""
         digests: dict[str, str] = {}
         for store in self._stores:
             if store.info is None or not store.info.digests:

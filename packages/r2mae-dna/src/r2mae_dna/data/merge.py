@@ -117,7 +117,7 @@ def _home_of_each(stores: Sequence[AlignmentStore]) -> dict[str, AlignmentStore]
 def _info(store: AlignmentStore) -> StoreInfo:
     if store.info is None or not store.info.digests or not store.info.files:
         raise UserError(
-            f"{store.path} is not of this version of r2mae-dna msa build, and cannot be joined; build it again"
+            f"{store.path} is not of this version of r2mae-dna msa-build, and cannot be joined; build it again"
         )
     return store.info
 
@@ -187,10 +187,10 @@ def _plan(stores: Sequence[AlignmentStore]) -> tuple[list[str], dict[str, Any]]:
 
 
 def merge_command(config: MsaMerge) -> None:
-    """`r2mae-dna msa merge`."""
+    """`r2mae-dna msa-merge`."""
     out = config.out or default_run_path("r2mae-dna", "msa-merge")
     info = merge_stores(config.parts, out, overwrite=config.overwrite)
     n = len(info.covered)
     say(f"{len(config.parts)} stores, {len(info.species)} species, {n} chromosome{'s' if n > 1 else ''}")
     place = pasteable(out)
-    say(f"Done: {out}, digest {info.digest}. Next: r2mae-dna msa info {place}, or r2mae-dna prepare {place}")
+    say(f"Done: {out}, digest {info.digest}. Next: r2mae-dna msa-info {place}, or r2mae-dna prepare {place}")

@@ -1,4 +1,4 @@
-"""`r2mae-dna msa build`, `msa info` and `msa show`."""
+"""`r2mae-dna msa-build`, `msa-info` and `msa-show`."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _STYLES = {"A": "green", "C": "blue", "G": "yellow", "T": "red", "-": "dim"}
 
 
 def build_command(config: MsaBuild) -> None:
-    """`r2mae-dna msa build`."""
+    """`r2mae-dna msa-build`."""
     out, species = (
         config.out or default_run_path("r2mae-dna", "msa-build"),
         species_names(config.species, config.reference),
@@ -52,14 +52,14 @@ def build_command(config: MsaBuild) -> None:
         progress=config.progress,
     )
     if report.info is None:
-        say(f"Part {config.part} has no chromosome; no store is written, and msa merge needs none of it")
+        say(f"Part {config.part} has no chromosome; no store is written, and msa-merge needs none of it")
         return
     for line in report_lines(report, report.info):
         say(line)
     if config.part:
-        say(f"Done: {out}, part {config.part}. When all parts are there: r2mae-dna msa merge PART... --out STORE")
+        say(f"Done: {out}, part {config.part}. When all parts are there: r2mae-dna msa-merge PART... --out STORE")
         return
-    say(f"Done: {out}. Next: r2mae-dna msa info {pasteable(out)}, or r2mae-dna prepare {pasteable(out)}")
+    say(f"Done: {out}. Next: r2mae-dna msa-info {pasteable(out)}, or r2mae-dna prepare {pasteable(out)}")
 
 
 def species_names(text: str, reference: str = "") -> list[str]:
@@ -110,7 +110,7 @@ def report_lines(report: BuildReport, info: StoreInfo) -> list[str]:
 
 
 def info_command(config: MsaInfo) -> None:
-    """`r2mae-dna msa info`."""
+    """`r2mae-dna msa-info`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -141,7 +141,7 @@ def info_command(config: MsaInfo) -> None:
 
 
 def show_command(config: MsaShow) -> None:
-    """`r2mae-dna msa show`.
+    """`r2mae-dna msa-show`.
 
     Raises:
         UserError: the region is too long, or is outside the chromosome.

@@ -73,11 +73,11 @@ class StoreInfo:
 class AlignmentStore:
     """Read access to a store.
 
-    A store of `msa build` is checked when it is opened: the sizes of all its files, and their checksums if it has at
+    A store of `msa-build` is checked when it is opened: the sizes of all its files, and their checksums if it has at
     most `VERIFIED` (1 GiB). Whatever its size, each part has a checksum that is checked when the part is read.
 
     Args:
-        path: the folder that `msa build` wrote, or a published GPN-MSA zarr folder or zip.
+        path: the folder that `msa-build` wrote, or a published GPN-MSA zarr folder or zip.
 
     Raises:
         UserError: the path is not an alignment store, is damaged, or could run code.
@@ -184,7 +184,7 @@ def _open_group(path: Path) -> Any:
     from zarr.storage import ZipStore
 
     if not path.exists():
-        raise UserError(f"no alignment store at {path}; make one from MAF files with r2mae-dna msa build")
+        raise UserError(f"no alignment store at {path}; make one from MAF files with r2mae-dna msa-build")
     try:
         source = ZipStore(path, mode="r") if path.suffix == ".zip" else path
         return zarr.open_group(source, mode="r")

@@ -84,7 +84,7 @@ def _batches(
     if missing == "own":
         own, known = f"no batch ({file})", set(table["batch"].dropna().astype(str))
         if own in known:
-            raise UserError(f"{file}: there is a batch {own!r} already; name another column with --batch")
+            raise UserError(f"{file}: there is a batch {own!r} already; name another column with --batch_column")
         filled = table["batch"].astype(object).where(~without, own)
         return (
             table.assign(batch=filled),
@@ -95,7 +95,7 @@ def _batches(
     raise UserError(
         f"{file}: {n:,} cells have no batch ({where}), such as {str(table.index[without.to_numpy()][0])!r}; leave them "
         "out with --missing_batch drop, make them a batch of their own with --missing_batch own, or name another "
-        "column with --batch"
+        "column with --batch_column"
     )
 
 

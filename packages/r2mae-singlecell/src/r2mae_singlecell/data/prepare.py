@@ -67,12 +67,12 @@ def prepare(config: options.Prepare) -> Prepared:
     Raises:
         UserError: what `prepare_atlas` refuses.
     """
-    columns = {name: getattr(config, name) for name in ("counts", "donor", "batch", "cell_type", "disease", "age")}
+    columns = {name: getattr(config, f"{name}_column") for name in STANDARD if name != "is_reference"}
     return prepare_atlas(
         config.source,
         config.out or default_run_path("r2mae-singlecell", "prepare").with_suffix(".h5ad"),
         config.preset,
-        columns,
+        columns | {"counts": config.counts},
         n_genes=config.n_genes,
         min_genes=config.min_genes,
         target_sum=config.target_sum,
@@ -96,7 +96,7 @@ def prepare_command(config: options.Prepare) -> None:
     taken = [f"{name} from {column}" for name, column in prepared.columns.items()]
     say(f"Columns: {', '.join(taken) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else ""))
     if "batch" in absent:
-        say("All cells count as one batch; --batch names a column if there are several")
+        say("All cells count as one batch; --batch_column names one if there are several")
     say(left_out(prepared.left_out))
     for file, rows in prepared.table.groupby("file", sort=False):
         more = [f"{n:,} {reason}" for reason, n in zip(rows["reason"], rows["n"], strict=True) if n]

@@ -188,7 +188,7 @@ def _found(obs_columns: set[str], given: Mapping[str, str], where: str) -> Atlas
         there = [name for name in names if name in obs_columns]
         if len(there) > 1 and standard not in given:
             raise UserError(
-                f"{where} has the columns {' and '.join(map(repr, there))}; name one with --{standard}, or give "
+                f"{where} has the columns {' and '.join(map(repr, there))}; name one with --{standard}_column, or give "
                 "--preset none to use only what you name"
             )
         if there:

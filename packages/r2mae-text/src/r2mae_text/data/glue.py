@@ -295,14 +295,14 @@ def _from_hub(name: str, split: str) -> list[dict[str, Any]]:
     except ModuleNotFoundError:
         raise UserError(
             f"{name} from the hub needs the package datasets: pip install 'r2mae-text[hub]'; or give the folder of "
-            "GLUE's files with --data DIR (reproduce: --glue DIR)"
+            "GLUE's files with --task_data DIR"
         ) from None
     try:
         return list(load_dataset("nyu-mll/glue", name, split=split))  # pyright: ignore[reportReturnType]
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"GLUE's {name} is unavailable from the hub ({reason}); give --data DIR (reproduce: --glue DIR) with "
+            f"GLUE's {name} is unavailable from the hub ({reason}); give --task_data DIR with "
             f"{name}/train.parquet and {name}/validation.parquet, or the folder of GLUE's own zip files"
         ) from None
 

@@ -17,7 +17,7 @@ class ReproduceCeleba(RunOptions):
     """fig2b: error on uncorrupted images; fig5, fig6, fig7: attribute probe of the smallest, the second and the third
     U-Net."""
     data: Path | None = None
-    """Folder of CelebA's img_align_celeba and its two lists."""
+    """Needed: folder of CelebA's img_align_celeba and its two lists."""
     cache: Path | None = None
     """Folder of the decoded images; default runs/celeba-SIDE-CROP."""
     side: Side = 64

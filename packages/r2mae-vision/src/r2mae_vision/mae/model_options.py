@@ -107,6 +107,12 @@ class Reconstruct:
     """How many of the run's images."""
     ratios: tuple[Share, ...] = (0.5, 0.75, 0.9)
     """Fractions hidden."""
+    seed: Seed = 0
+    """Seed for the masks."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """The picture; its suffix sets the format, such as .png or .pdf; default runs/r2mae-vision-reconstruct-TIME.png."""
     channels: tuple[Annotated[int, Bound(0)], ...] | None = None
     """One or three channels to show, counted from 0, such as [3,2,1] for red, green and blue of Sentinel-2; needed
     where the model reads other than one or three."""
@@ -115,12 +121,6 @@ class Reconstruct:
     visible: from the visible patches around it; true: from the hidden patch itself, which gives away much of it."""
     features: bool = True
     """Add a column: the first three principal components of the patches' features, as colours."""
-    seed: Seed = 0
-    """Seed for the masks."""
-    device: Device = "auto"
-    """Where to compute."""
-    out: Path | None = None
-    """The picture; its suffix sets the format, such as .png or .pdf; default runs/r2mae-vision-reconstruct-TIME.png."""
     overwrite: bool = False
     """Replace a file that is there."""
 

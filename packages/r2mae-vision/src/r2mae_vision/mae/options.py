@@ -43,7 +43,8 @@ class Pretrain(PretrainOptions, DataColumns):
     """Pretrain a masked autoencoder. The defaults are the paper's for ImageNet (C.5), those of MAE's public recipe."""
 
     data: str = field(kw_only=False)
-    """digits, photographs, a prepared folder, a folder of class folders, .tar, hfds/NAME, MNIST's or CIFAR's files."""
+    """digits, photographs, a folder (prepared, of class folders, or of MNIST's or CIFAR's files), .tar or .zip of class
+    folders, .csv or .tsv of paths and labels, .parquet with the images, hfds/NAME, or wds/PATTERN."""
     workers: Workers | None = None
     """Processes that decode images; default one per core. Prepared images need none."""
     augment: Literal["crop", "none"] = "crop"
@@ -53,7 +54,8 @@ class Pretrain(PretrainOptions, DataColumns):
     flip: bool = True
     """Mirror half of the images; not for digits."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic, mage, maskgit, …), a number, or a sampler."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic; or another's: mage, maskgit, …), a number, or a
+    sampler, such as --mask_ratio Uniform --mask_ratio.low 0.6 --mask_ratio.high 0.9."""
     mask_shape: MaskShape = "independent"
     """independent: any patches (the paper's); blocks: rectangles, as BEiT hides; inverse_blocks: all but rectangles."""
     block_area: tuple[Area, Area] | None = None
@@ -99,11 +101,11 @@ class Pretrain(PretrainOptions, DataColumns):
     warmup: Share = 1 / 15
     """Share of the steps in which the rate rises (10 of 150 epochs); it then falls as a cosine."""
     weight_decay: NonNegative = 0.05
-    """AdamW's, on matrices."""
+    """AdamW's weight decay, on matrices alone."""
     decay_tokens: bool = False
     """Decay class, mask and register tokens too, as MAE's public code does."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
-    """AdamW's."""
+    """AdamW's betas."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,7 +174,7 @@ class Finetune(EncoderOptions):
     layer_decay: Factor = 0.65
     """Factor on the learning rate from each layer to the one below."""
     weight_decay: NonNegative = 0.05
-    """AdamW's, on matrices."""
+    """AdamW's weight decay, on matrices alone."""
     clip: Positive | None = None
     """Largest gradient norm; null: no clipping."""
     ema: Share | None = None
@@ -192,7 +194,8 @@ class Finetune(EncoderOptions):
     checkpoint_every: Count | None = None
     """Optimizer steps between two checkpoints; default at the end of every epoch."""
     logger: Tracker = "csv"
-    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
+    """A tracker that gets the log too; csv: none, metrics.csv alone. Local and offline unless the tracker's own
+    variables say otherwise."""
     out: Path | None = None
     """Run folder; default runs/r2mae-vision-finetune-TIME. Finished seeds are not repeated."""
 

@@ -15,7 +15,8 @@ class PretrainMLP(RunOptions):
     data: str = field(kw_only=False)
     """digits, or a folder of the four MNIST files (IDX or IDX.gz)."""
     mask_ratio: RatioSampler | float | str = "r2mae"
-    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic), a number, or a sampler."""
+    """A scheme (fixed, low, high, mdlm, dynamic, r2mae, r2mae+dynamic; or another's: mage, maskgit, …), a number, or a
+    sampler, such as --mask_ratio Uniform --mask_ratio.low 0.5 --mask_ratio.high 0.9."""
     n_hidden: tuple[Width, Width] = (512, 64)
     """Widths of the two hidden layers; the second is the representation."""
     epochs: Count = 15
@@ -27,7 +28,8 @@ class PretrainMLP(RunOptions):
     seed: Seed = 0
     """Seed for initialisation, masks and data order."""
     logger: Tracker = "csv"
-    """Where the log goes besides metrics.csv; local and offline unless the tracker's own variables say otherwise."""
+    """A tracker that gets the log too; csv: none, metrics.csv alone. Local and offline unless the tracker's own
+    variables say otherwise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +43,7 @@ class ReproduceMNIST(RunOptions):
     target: Literal["fig2a", "fig2d"] = field(kw_only=False)
     """fig2a: probe error over the mask ratio; fig2d: effective rank."""
     data: str | None = None
-    """Folder of the four MNIST files (IDX or IDX.gz), or digits for a quick look."""
+    """Needed: folder of the four MNIST files (IDX or IDX.gz), or digits for a quick look."""
     download: bool = False
     """Let torchvision download MNIST into the folder first."""
     ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
