@@ -98,6 +98,9 @@ def test_a_fine_tuned_model(run, call, tmp_path):
         "text-classification",
         "| pretrained with |",
         "| weights | after epoch 1 of 1 |",
+        "| digest of the data | `",
+        "| last step in the log | 1 |",
+        "![Loss by optimizer step](training.png)",
         "- Its training had texts of at most 16 tokens",
     ):
         assert text in card, text

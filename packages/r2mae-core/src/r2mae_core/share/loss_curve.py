@@ -5,6 +5,9 @@ from typing import Any
 from r2mae_core.lab.figures import new_figure
 from r2mae_core.share.run_summary import RunSummary
 
+FEW = 30
+"""Up to so many logged steps, each has a mark."""
+
 
 def plot_training(summary: RunSummary) -> Any:
     """Draw the training loss and the validation losses, one line per mask ratio; None: nothing was logged."""
@@ -17,7 +20,8 @@ def plot_training(summary: RunSummary) -> Any:
     axes = figure.subplots()
     if summary.loss:
         steps, values = zip(*summary.loss, strict=True)
-        axes.plot(steps, values, color="0.65", linewidth=1, label="training")
+        marker = "o" if len(steps) <= FEW else None  # one step alone would be no line
+        axes.plot(steps, values, color="0.65", linewidth=1, marker=marker, markersize=3, label="training")
     colours = colormaps["viridis"].resampled(len(curves) + 1)
     for i, (ratio, series) in enumerate(curves.items()):
         steps, values = zip(*series, strict=True)

@@ -15,6 +15,8 @@ from r2mae_core.lab.files import whole_folder
 from r2mae_core.lab.metrics_file import read_metrics
 from r2mae_core.lab.outputs import check_output
 from r2mae_core.lab.run_folder import default_run_path
+from r2mae_core.lab.sealed import read_json
+from r2mae_core.lab.setups import digest_of_sources
 from r2mae_core.lab.terminal import say
 from r2mae_core.share.hub import check_licence, check_name, hub_library, send
 from r2mae_core.share.loss_curve import plot_training
@@ -88,13 +90,27 @@ def summary_of_model(place: Path, commands: Mapping[str, Command]) -> RunSummary
     with_results = [folder for folder in homes if (folder / "results.json").exists()]
     home = (with_results or homes or [place])[0]
     summary = run_summary(home, commands)
-    own = _own(place.absolute().relative_to(home.absolute()).parts)
+    parts = place.absolute().relative_to(home.absolute()).parts
+    own = _own(parts)
     if own.get("seed") in summary.seeds:  # else the numbers are of something else, such as the widths of a grid's cell
         summary = run_summary(home, commands, **own)
-    logs = [place / "metrics.csv"] if place != summary.path else sorted(place.glob("*/metrics.csv"))
-    if not summary.metrics and len(logs) == 1 and logs[0].exists():
-        return replace(summary, metrics=read_metrics(logs[0]))
-    return summary
+    logs = sorted(log for where in ("*", "logs/*") for log in home.glob(f"{where}/metrics.csv"))
+    names = list(dict.fromkeys(log.parent.name for log in logs))
+    name = parts[0] if parts else names[0] if len(names) == 1 else None
+    return summary if name is None else _with_what_is_its_own(summary, [log for log in logs if log.parent.name == name])
+
+
+def _with_what_is_its_own(summary: RunSummary, logs: Sequence[Path]) -> RunSummary:
+    """Return a summary with the log of one of its models, and the digest of what that alone was trained on."""
+    if not logs:
+        return summary
+    part = summary.path / "parts" / f"{logs[0].parent.name}.json"
+    sources = read_json(part).get("sources") if part.exists() else None
+    return replace(
+        summary,
+        metrics=summary.metrics or read_metrics(logs[0]),
+        data_digest=summary.data_digest or digest_of_sources(sources or {}),
+    )
 
 
 def _own(parts: Sequence[str]) -> dict[str, Any]:

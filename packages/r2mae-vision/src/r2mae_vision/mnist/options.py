@@ -51,7 +51,8 @@ class ReproduceMNIST(RunOptions):
     ranges: tuple[tuple[Share, Share], ...] = ((0.1, 0.5), (0.3, 0.7), (0.5, 0.9))
     """Ranges of R2MAE."""
     n_hidden: tuple[Width, ...] = (16, 512)
-    """Widths of the first hidden layer; 16 is the paper's parameter-insufficient setting."""
+    """Widths of the first hidden layer, each with each of --n_latent; 16 is the paper's parameter-insufficient
+    setting."""
     n_latent: tuple[Width, ...] = (16, 32, 64, 256, 1024)
     """Widths of the second hidden layer, the representation."""
     epochs: Count = 15
