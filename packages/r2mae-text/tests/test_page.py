@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("bokeh", reason="the extra `report` brings it")
 sys.path.append(str(Path(__file__).parents[2] / "r2mae-core" / "tests"))
 
-from page_reader import read_page
-from r2mae_core import UserError, run_summary
+from page_reader import read_page, tables
+from r2mae_core import Page, UserError, device_name, run_summary, write_page
 from r2mae_text.finetune import finetune
 from r2mae_text.options import Finetune, Pretrain
-from r2mae_text.page import filled_in, how_to_load
+from r2mae_text.page import filled_in, how_to_load, reporter
 from r2mae_text.pretrain import pretrain
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -58,6 +58,11 @@ def test_report(run, call, monkeypatch):
 def test_a_fine_tuned_model_is_loaded_as_the_page_says(run, tmp_path, monkeypatch):
     options = {"max_train": 16, "max_length": 16, "batch_size": 8, "epochs": 1, "device": "cpu", "progress": False}
     tuned = finetune(Finetune(str(run), ("movies",), seeds=(0, 1), out=tmp_path / "tuned", **options))
+    titles, *rows = tables(read_page(write_page(Page((tuned.path,), out=tmp_path / "page.html"), reporter())))[-1]
+    cost = dict(zip(titles, rows[0], strict=True))
+    assert float(cost["seconds"].replace(",", "")) > 0
+    assert int(cost["parameters"].replace(",", "")) > 10_000
+    assert cost["device"] == device_name("cpu")
     text = how_to_load(run_summary(tuned.path))
     assert "movies-0/model'  # likewise the other 1" in text
     monkeypatch.chdir(tmp_path)

@@ -52,7 +52,7 @@ def _row(scheme: str, pool: str, kind: str, members: Sequence[Member], legend: i
     devices = dict.fromkeys(
         [r.device for r in records if r.device] + [m.summary.device for m in members if m.summary.device]
     )
-    sizes = {n_parameters(member.summary.path / "model") for member in members}
+    sizes = {n_parameters(_model_of(member.summary.path)) for member in members}
     return Row(
         (
             Cell(name, name),
@@ -86,6 +86,12 @@ def _seconds(member: Member) -> float | None:
 
 def _shown(value: float | None, spec: str) -> Cell:
     return number("–" if value is None else format(value, spec), value)
+
+
+def _model_of(folder: Path) -> Path:
+    """Return where the model of a training lies, whose log may be in a folder of its own: RUN/logs/NAME, RUN/NAME."""
+    beside = folder.parent.parent / folder.name
+    return (beside if folder.parent.name == "logs" else folder) / "model"
 
 
 def n_parameters(model: Path) -> int | None:

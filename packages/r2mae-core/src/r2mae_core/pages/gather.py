@@ -136,6 +136,8 @@ def _members(run: RunSummary, commands: Mapping[str, Command]) -> Iterator[Membe
             continue
         records = tuple(_records(folder))
         if tuning := _fine_tuning(folder, run.path):
+            part = folder.parent.parent / "parts" / f"{folder.name}.json"  # where the log lies apart from the model
+            records = records or (tuple(read_records(part)) if part.exists() else ())
             yield Member(replace(tuning, metrics=summary.metrics), summary, records)
             continue
         scheme, seed = _identity(folder, run.path, summary, found)
