@@ -71,7 +71,7 @@ CUDA = {
     "singlecell_loading": "",
     "paper_cost": "--compile",
 }
-WITHOUT_DEVICE = ("theory_speed", "dna_data", "dna_build", "dna_scan", "singlecell_prepare")
+WITHOUT_DEVICE = ("theory_speed", "vision_loading", "dna_data", "dna_build", "dna_scan", "singlecell_prepare")
 """Scripts that do not use a GPU and have no option `--device`."""
 
 
@@ -113,7 +113,8 @@ def part(package, scripts, device):
     lines = [
         "### The paper's runs" if package == "paper" else f"### r2mae-{package}",
         "",
-        f"{today}, Python {platform.python_version()}, {versions}, commit {git_commit() or 'unknown'}.",
+        f"{today}, on {machine(device)}, Python {platform.python_version()}, {versions}, commit "
+        f"{git_commit() or 'unknown'}.",
     ]
     good = True
     for name, words in scripts.items():
@@ -143,6 +144,16 @@ def summary(text):
             title = line.rstrip(".")
     head = ["| package | what | ours is faster by | turns | target |", "|---|---|---|---|---|"]
     return "\n".join(head + rows)
+
+
+def places(parts):
+    """Return on which machine each part was measured: `--only` keeps the others, which may be of another machine."""
+    found = {}
+    for part in parts:
+        package = re.search(r"^### (?:r2mae-)?(.*)$", part, re.MULTILINE)[1]
+        where = re.search(r"^\d{4}-\d\d-\d\d, on (.*?), Python ", part, re.MULTILINE)[1]
+        found.setdefault(where, []).append(package)
+    return "; ".join(f"{where}: {', '.join(packages)}" for where, packages in found.items()) + "."
 
 
 def marks(name):
@@ -177,13 +188,14 @@ def main():
         text = replaced(text, f"{device} {package}", body)
         if not given.quick:
             write_text(RESULTS, text)
-    parts = [
+    found = [
         re.search(f"{marks(f'{device} {p}')[0]}(.*?){marks(f'{device} {p}')[1]}", text, re.DOTALL) for p in PACKAGES
     ]
-    table = summary("\n".join(match[1] for match in parts if match))
-    print(f"\n{machine(device)}\n\n{table}")
+    parts = [match[1] for match in found if match]
+    table = f"{places(parts)}\n\n{summary(chr(10).join(parts))}"
+    print(f"\n{table}")
     if not given.quick:
-        write_text(RESULTS, replaced(text, f"{device} summary", f"{machine(device)}\n\n{table}"))
+        write_text(RESULTS, replaced(text, f"{device} summary", table))
     return 0 if good else 1
 
 
