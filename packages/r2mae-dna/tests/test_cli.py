@@ -262,7 +262,7 @@ def test_a_dumped_config_replays_to_the_same_model(call, apes):
         (["compare", "nowhere"], "no results at"),
         (["demo", "--schemes", '["r3mae"]'], "unknown mask scheme 'r3mae' for dna"),
         (["reproduce", "table3", "--omim", "x.parquet"], "the full experiment needs --data, --msa"),
-        (["reproduce", "table3", "--data", "w", "--msa", "s"], "nothing to evaluate the models on"),
+        (["reproduce", "table3", "--data", "w", "--msa", "s"], "--clinvar or --omim"),
         (
             ["reproduce", "table3", "--model", "tiny"],
             "--model (for your own alignment) does not apply to the bundled alignment",
