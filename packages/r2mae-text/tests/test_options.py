@@ -255,7 +255,7 @@ def test_the_options_of_reproduce_reach_both_stages(stages, corpus, tmp_path):
     assert trained.mask_ratio.ratio == 0.2
     assert {name: getattr(trained, name) for name in (*first, *shared)} == {**first, **shared}
     assert (tuned.model, tuned.out) == (str(home / "pretrain"), home / "finetune")
-    assert (tuned.tasks, tuned.data, tuned.epochs, tuned.lr, tuned.seeds) == (("sst2",), "glue", 2, 1e-4, (1,))
+    assert (tuned.tasks, tuned.task_data, tuned.epochs, tuned.lr, tuned.seeds) == (("sst2",), "glue", 2, 1e-4, (1,))
     assert {name: getattr(tuned, name) for name in shared} == shared
     reproduce(replace(config, seeds=(1, 2)))  # a finished model is fine-tuned with further seeds
     assert {r.seed for r in read_records(tmp_path / "run") if r.metric == "accuracy"} == {1, 2}
