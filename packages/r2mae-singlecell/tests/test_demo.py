@@ -47,17 +47,11 @@ def test_a_sound_training_meets_the_positive_control_and_lost_weights_do_not(mon
     assert room.verdict(controls)[0].startswith("Positive control met (met on 1 of 1, needed on 1)")
     sound = room.load_run
 
-    def met(loss):
-        """Return whether the control is met by models whose weights were lost in this way."""
+    def lost(path, adata, device):
+        model = sound(path, adata, device)
+        permute_weights(model.module, 77)
+        return model
 
-        def lost(path, adata, device):
-            model = sound(path, adata, device)
-            permute_weights(model.module, loss)
-            return model
-
-        monkeypatch.setattr(room, "load_run", lost)
-        broken = [*measured("r2mae"), *(record for record in controls if record.scheme != "r2mae")]
-        return not room.verdict(broken)[0].startswith("Positive control NOT met (met on 0 of 1, needed on 1)")
-
-    # Two standard deviations of three seeds: once in a while a lucky loss is above them, with other versions another.
-    assert sum(met(loss) for loss in (77, 78, 79)) <= 1
+    monkeypatch.setattr(room, "load_run", lost)
+    broken = [*measured("r2mae"), *(record for record in controls if record.scheme != "r2mae")]
+    assert room.verdict(broken)[0].startswith("Positive control NOT met (met on 0 of 1, needed on 1)")

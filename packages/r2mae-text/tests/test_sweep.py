@@ -114,6 +114,7 @@ def test_options_of_the_stages(config):
         ({"text_columns": ("words",)}, "topic, train: no column words but text, label"),
         ({"tasks": ("topic", "stsb")}, "have no metric in common; sweep them one by one"),
         ({"pretrain": {"model": "tiny"}}, "--pretrain needs steps or tokens"),
+        ({"pretrain": {"steps": None}}, "--pretrain needs steps or tokens"),
         ({"pretrain": {**PRETRAIN, "steps": 4}}, "--pretrain makes 4 steps of full length"),
         ({"pretrain": {**PRETRAIN, "minutes": 3}}, r"--pretrain takes no minutes \(the sweep decides it\)"),
         ({"pretrain": {**PRETRAIN, "layers": 3}}, "--pretrain takes no layers; it takes"),

@@ -459,7 +459,7 @@ class Sweep(SweepOptions):
             )
         if not by_loss and not self.tasks:
             raise UserError("--tasks is empty; name what to fine-tune on, or --metric loss@0.15 for the held-out loss")
-        if not {"steps", "tokens"} & set(self.pretrain):
+        if self.pretrain.get("steps") is None and self.pretrain.get("tokens") is None:
             raise UserError(
                 '--pretrain needs steps or tokens: the full length of one training, such as {"tokens": 1e8}'
             )
