@@ -24,7 +24,7 @@ EVERYWHERE = {"help", "version", "trust"}  # of every command line, beside the o
 OF_OTHERS = {
     "CHANGELOG.md": {  # what was renamed, and options of our tools
         "constants", "n_seeds", "hidden", "layers", "heads", "scope", "root", "judge", "warmup_epochs", "corpus",
-        "windows", "test", "validation",
+        "windows", "test", "validation", "save", "save_model",
     },
     "compare.md": {"mlm_probability"},
     "install.md": {"no_demo"},
